@@ -1,0 +1,14 @@
+"""Plug-and-play reconstruction: operators, denoisers and solvers that meet in a registry.
+
+>>> from pnp_mlpatch import denoisers, operators, reconstruct, solvers
+>>> "mask" in operators.names(), "mlpatch" in denoisers.names(), "admm" in solvers.names()
+(True, True, True)
+"""
+
+from pnp_mlpatch import denoisers, operators, solvers
+from pnp_mlpatch.api import reconstruct
+from pnp_mlpatch.denoisers.wrap import as_denoiser, e_mode, per_channel, rescaled
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "as_denoiser", "denoisers", "e_mode", "operators", "per_channel", "reconstruct", "rescaled", "solvers"]

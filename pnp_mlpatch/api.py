@@ -1,0 +1,53 @@
+"""``reconstruct``: the three families in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pnp_mlpatch import denoisers, operators, solvers
+from pnp_mlpatch.denoisers.wrap import as_denoiser
+from pnp_mlpatch.errors import InputTypeError
+from pnp_mlpatch.solvers.base import Callback, Result, Solver, State
+
+
+def reconstruct(
+    q: Tensor,
+    A: operators.LinearOperator,
+    D: denoisers.Denoiser | str = "mlpatch",
+    solver: Solver | str = "admm",
+    *,
+    noise: float | Tensor | None = None,
+    x0: Tensor | None = None,
+    state: State | None = None,
+    callbacks: Sequence[Callback] = (),
+    record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Result:
+    """Find the image f with ``q = A f + n`` by a plug-and-play solver.
+
+    ``q`` is (B, *A.data_shape); ``D`` a denoiser or its name; ``solver`` a solver or its name, with its ``settings`` (``sigma``,
+    ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
+    a tensor (B,) or a map. The other arguments are those of :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
+
+    >>> import torch
+    >>> from pnp_mlpatch import operators, reconstruct
+    >>> from pnp_mlpatch.operators.mask import Mask, random_mask
+    >>> truth = torch.linspace(0, 1, 32).repeat(32, 1)[None, None]
+    >>> A = Mask(random_mask((32, 32), keep=0.5))
+    >>> result = reconstruct(A(truth), A, "tv", noise=0.02, sigma=0.05, iterations=30)
+    >>> bool((result.x - truth).abs().max() < 0.05)
+    True
+    """
+    if isinstance(solver, str):
+        solver = solvers.make(solver, **settings)
+    elif settings:
+        raise InputTypeError(f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; set them on the solver object instead.")
+    if not isinstance(solver, Solver):
+        raise InputTypeError(f"reconstruct: solver must be a name or a Solver object, got {solver!r}.")
+    if isinstance(D, str) or not callable(D):
+        D = as_denoiser(D)
+    return solver.run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, progress=progress)

@@ -1,0 +1,94 @@
+"""What a denoiser is, and the checks that every denoiser of this package starts with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.registry import Registry
+
+registry = Registry("denoiser", package="pnp_mlpatch.denoisers", not_plugins=("base", "wrap"))
+register = registry.register
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Any callable ``D(x, sigma) -> x_hat`` for ``x = clean + sigma * white Gaussian noise``.
+
+    ``x`` is a real tensor (B, C, H, W), any H and W; ``sigma`` is the noise standard deviation in the units of ``x``,
+    a float or a tensor of shape (B,). The result has the shape, dtype and device of ``x``; ``x`` is not changed; the
+    same call gives the same result. Every deepinv denoiser fits.
+    """
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DenoiserInfo:
+    """What is known of a denoiser; ``None`` where it is not.
+
+    ``sigma`` says how the noise level is used: ``"input"`` (one model for a range of levels), ``"ignored"`` (a blind
+    or single-level model) or ``"unknown"``. ``sigma_range`` is the trained range, in the units of the image.
+    ``field`` is the receptive field: the output at a pixel depends on input pixels at most so far away (sup norm).
+    """
+
+    name: str
+    channels: int | None = None
+    sigma: str = "unknown"
+    sigma_range: tuple[float, float] | None = None
+    field: int | None = None
+    trained_size: tuple[int, int] | None = None
+
+
+def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
+    """Raise unless ``x`` is a floating tensor (B, C, H, W) with the right channels and at least one pixel."""
+    if not isinstance(x, Tensor):
+        raise InputTypeError(
+            f"{who}: the image must be a torch tensor of shape (B, C, H, W), got {type(x).__name__}. For a numpy function or array see as_denoiser."
+        )
+    if not x.is_floating_point() or x.dtype in (torch.float16, torch.bfloat16):
+        raise InputTypeError(
+            f"{who}: the image must be float32 or float64, got {x.dtype}. Convert it first, e.g. x.float() / 255 for 8-bit values."
+        )
+    if x.ndim != 4 or 0 in x.shape:
+        raise InputError(
+            f"{who}: the image must have shape (B, C, H, W) with no empty axis, got {tuple(x.shape)}. Add axes with x[None, None] for one grey image."
+        )
+    if channels is not None and x.shape[1] != channels:
+        raise InputError(
+            f"{who}: this denoiser has {channels} channel(s), the image has {x.shape[1]}. "
+            "Use per_channel(D) to run a one-channel denoiser on every channel."
+        )
+
+
+def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None) -> Tensor:
+    """``sigma`` as a tensor (B, 1, 1, 1) of the dtype and device of ``x``; raise unless finite, >= 0 and in range."""
+    if isinstance(sigma, Tensor):
+        if sigma.is_complex() or sigma.dtype == torch.bool:
+            raise InputTypeError(f"{who}: sigma must be real, got {sigma.dtype}.")
+        if sigma.numel() not in (1, x.shape[0]) or sum(n != 1 for n in sigma.shape) > 1:
+            raise InputError(
+                f"{who}: sigma must be a number or a tensor of shape ({x.shape[0]},), one level an image, got shape {tuple(sigma.shape)}."
+            )
+        column = sigma.to(x).reshape(-1, 1, 1, 1).expand(x.shape[0], 1, 1, 1)
+    else:
+        try:
+            column = x.new_full((x.shape[0], 1, 1, 1), float(sigma))
+        except (TypeError, ValueError) as error:
+            raise InputTypeError(f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}.") from error
+    if torch.compiler.is_compiling():
+        return column
+    low, high = float(column.detach().min()), float(column.detach().max())
+    if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
+        raise InputError(f"{who}: sigma must be finite and >= 0, got {low if low < 0 else high:g}.")
+    if largest is not None and high > largest * (1 + 1e-4):
+        raise InputError(
+            f"{who}: sigma = {high:.4g} is above the trained range 0 to {largest:.4g}. Sigma is a standard deviation in the "
+            "units of the image; if the image is not in [0, 1], use rescaled(D, scale, offset)."
+        )
+    return column

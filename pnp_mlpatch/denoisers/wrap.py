@@ -1,0 +1,162 @@
+"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel`` and ``e_mode``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo, check_image, registry, sigma_column
+from pnp_mlpatch.errors import InputError, InputTypeError
+
+_EXAMPLES = (
+    "as_denoiser('tv'); as_denoiser(net, sigma='ignored') for a module called as net(x); "
+    "as_denoiser(f, array='numpy') for a numpy function f(image, sigma) of one (H, W) or (H, W, C) image"
+)
+
+
+def describe(D: Any) -> DenoiserInfo:
+    """What a denoiser says of itself (``D.info``), or its name and nothing more."""
+    info = getattr(D, "info", None)
+    return info if isinstance(info, DenoiserInfo) else DenoiserInfo(name=getattr(D, "__name__", type(D).__name__))
+
+
+class _Wrapped:
+    """A plain callable with a name and an info; every wrapper below returns one."""
+
+    def __init__(self, function: Callable[[Tensor, float | Tensor], Tensor], info: DenoiserInfo, inner: Any = None):
+        self._function, self.info, self.inner = function, info, inner
+        self.__name__ = info.name
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self._function(x, sigma)
+
+    def to(self, device: torch.device | str) -> _Wrapped:
+        """Move the wrapped module, if it is one."""
+        if hasattr(self.inner, "to"):
+            self.inner.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<denoiser {self.info.name}>"
+
+
+def as_denoiser(D: Any, *, sigma: str | None = None, array: str = "torch") -> Denoiser:
+    """Make ``D(x, sigma)`` of a registry name, a module, a deepinv model, or a function of a tensor or of a numpy image.
+
+    ``sigma`` says how the noise level is passed: "input" (second argument) or "ignored" (D is called as D(x)). By default it
+    is read from the signature: one required argument means "ignored", two mean "input".
+
+    ``array="numpy"`` is for functions of one numpy image, (H, W) for one channel and (H, W, C) for more, and a float sigma;
+    each image of the batch is passed by itself, as float64, and the result comes back in the dtype and device of the input.
+
+    The result of every call is checked: same shape, a tensor (or an array), finite where the input is. Modules are put in
+    evaluation mode by the caller. Raises :class:`InputTypeError` where it cannot know how to call D.
+    """
+    if isinstance(D, str):
+        return registry.make(D)
+    if not callable(D):
+        raise InputTypeError(f"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: {_EXAMPLES}.")
+    if array not in ("torch", "numpy"):
+        raise InputError(f"as_denoiser: array must be 'torch' or 'numpy', got {array!r}.")
+    if sigma not in (None, "input", "ignored"):
+        raise InputError(f"as_denoiser: sigma must be 'input' or 'ignored', got {sigma!r}.")
+    how = sigma or _sigma_use(D)
+    known = describe(D)
+    info = DenoiserInfo(known.name, known.channels, how, known.sigma_range, known.field, known.trained_size)
+    call = (lambda x, s: D(x, s)) if how == "input" else (lambda x, s: D(x))
+
+    def on_torch(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        y = call(x, sigma)
+        return _result(y, x, info.name)
+
+    def on_numpy(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        levels = sigma_column(sigma, x, info.name).flatten().tolist()
+        images = x.detach().cpu().double().numpy()
+        out = []
+        for image, level in zip(images, levels, strict=True):
+            single = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+            y = np.asarray(call(single.copy(), level))
+            if y.shape != single.shape:
+                raise InputError(f"denoiser {info.name}: expected an array {single.shape} back, got {y.shape}.")
+            out.append(y[None] if len(image) == 1 else np.moveaxis(y, -1, 0))
+        return _result(torch.from_numpy(np.stack(out)).to(x), x, info.name)
+
+    return _Wrapped(on_torch if array == "torch" else on_numpy, info, D)
+
+
+def rescaled(D: Denoiser, scale: float, offset: float = 0.0) -> Denoiser:
+    """D for images in other units: ``x -> scale * D((x - offset) / scale, sigma / scale) + offset``.
+
+    ``scale`` > 0 and ``offset`` are such that ``(x - offset) / scale`` is in the range that D was trained on. Chest CT in HU
+    with D trained on [0, 1]: ``rescaled(D, scale=2048, offset=-1024)``.
+    """
+    if not (scale > 0 and np.isfinite(scale) and np.isfinite(offset)):
+        raise InputError(f"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}.")
+    known = describe(D)
+    levels = None if known.sigma_range is None else (known.sigma_range[0] * scale, known.sigma_range[1] * scale)
+    info = DenoiserInfo(f"rescaled {known.name}", known.channels, known.sigma, levels, known.field, known.trained_size)
+    return _Wrapped(lambda x, sigma: D((x - offset) / scale, sigma / scale) * scale + offset, info, D)
+
+
+def per_channel(D: Denoiser) -> Denoiser:
+    """A one-channel D on every channel by itself: (B, C, H, W) goes through D as (B C, 1, H, W)."""
+    known = describe(D)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, f"per_channel({known.name})")
+        batch, channels = x.shape[:2]
+        if isinstance(sigma, Tensor) and sigma.numel() > 1:
+            sigma = sigma_column(sigma, x, known.name).flatten().repeat_interleave(channels)
+        y = D(x.reshape(batch * channels, 1, *x.shape[2:]), sigma)
+        return y.reshape(x.shape)
+
+    info = DenoiserInfo(f"per_channel {known.name}", None, known.sigma, known.sigma_range, known.field, known.trained_size)
+    return _Wrapped(denoise, info, D)
+
+
+def e_mode(D: Denoiser) -> Denoiser:
+    """A one-channel D for convergence maps (E, B): it denoises E and sets B to zero, since gravity makes no B modes."""
+    known = describe(D)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, f"e_mode({known.name})", 2)
+        e = D(x[:, :1].contiguous(), sigma)
+        return torch.cat([e, torch.zeros_like(e)], dim=1)
+
+    info = DenoiserInfo(f"e_mode {known.name}", 2, known.sigma, known.sigma_range, known.field, known.trained_size)
+    return _Wrapped(denoise, info, D)
+
+
+def _sigma_use(D: Any) -> str:
+    target = D.forward if isinstance(D, nn.Module) else D
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if len(required) == 2 or (len(positional) >= 2 and positional[1].name == "sigma"):
+        return "input"
+    if len(positional) == 1:
+        return "ignored"
+    name = getattr(D, "__name__", type(D).__name__)
+    raise InputTypeError(f"as_denoiser: cannot tell from its signature how {name} takes the noise level. Say sigma='input' or 'ignored'. Examples: {_EXAMPLES}.")
+
+
+def _result(y: Any, x: Tensor, name: str) -> Tensor:
+    if not isinstance(y, Tensor):
+        raise InputTypeError(
+            f"denoiser {name}: expected a tensor back, got {type(y).__name__}. For numpy functions say as_denoiser(..., array='numpy')."
+        )
+    if y.shape != x.shape:
+        raise InputError(f"denoiser {name}: expected shape {tuple(x.shape)} back, got {tuple(y.shape)}. One-channel denoisers go through per_channel(...).")
+    if y.device != x.device:
+        raise InputError(f"denoiser {name}: expected the result on {x.device}, got {y.device}. Move the model there first.")
+    return y.to(x.dtype)

@@ -1,0 +1,112 @@
+"""Every error the package raises, and the checks and imports that raise them.
+
+A message says who complains, what was expected, what came, and what to do. Each class also derives from the
+builtin that a caller would catch by habit (``ValueError``, ``TypeError``, ``ImportError`` ...).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class PnPError(Exception):
+    """Base class of all errors of this package."""
+
+
+class InputError(PnPError, ValueError):
+    """A value that cannot be used: wrong shape, not finite, out of range."""
+
+
+class InputTypeError(PnPError, TypeError):
+    """A value of the wrong type or dtype."""
+
+
+class UnknownPlugin(PnPError, LookupError):
+    """No plugin of that name."""
+
+
+class BrokenPlugin(PnPError, ImportError):
+    """A plugin that is listed but cannot be imported."""
+
+
+class MissingPackage(PnPError, ImportError):
+    """An optional package that the call needs is not installed."""
+
+
+class WeightsError(PnPError, ValueError):
+    """A weights or checkpoint file that is missing, corrupt, or for another model."""
+
+
+class FileError(PnPError, OSError):
+    """A data or image file that cannot be read or written."""
+
+
+class ContractError(PnPError, AssertionError):
+    """A plugin that breaks the contract of its family; raised by :mod:`pnp_mlpatch.testing`."""
+
+
+class Diverged(PnPError, ArithmeticError):
+    """An iteration produced values that are not finite.
+
+    ``state`` is the last finite state: ``solver.run(..., state=error.state)`` goes on from it with other settings.
+    """
+
+    def __init__(self, message: str, state: Any = None):
+        super().__init__(message)
+        self.state = state
+
+
+# Packages by import name: what to type to get them.
+_PIP = {
+    "astra": "astra-toolbox",
+    "skimage": "scikit-image",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
+_torchvision_stubs: list[Any] = []
+
+
+def require(package: str, needed_by: str) -> ModuleType:
+    """Import ``package`` (a dotted name is fine) or raise :class:`MissingPackage` with the pip line.
+
+    Only the absence of the package itself is turned into that error; a fault inside it is shown as it is.
+    """
+    top = package.partition(".")[0]
+    try:
+        if top == "deepinv":
+            _import_torchvision()
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in (top, "torchvision"):
+            raise
+        missing = (error.name or top).partition(".")[0]
+        raise MissingPackage(
+            f"{needed_by} needs the package '{missing}', which is not installed. Install it with: pip install {_PIP.get(missing, missing)}"
+        ) from error
+
+
+def _import_torchvision() -> None:
+    """Import torchvision even where its compiled operators were built for another torch (CUDA against CPU).
+
+    deepinv imports torchvision at its top, but uses only its Python parts. A torchvision without its compiled
+    operators stops at the first fake kernel that it registers; declaring the schema lets it go on.
+    """
+    for _ in range(8):
+        try:
+            importlib.import_module("torchvision")
+            return
+        except RuntimeError as error:
+            found = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if found is None:
+                raise
+            from torch.library import Library
+
+            stub = Library("torchvision", "FRAGMENT")
+            stub.define(f"{found[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _torchvision_stubs.append(stub)  # the declaration lives as long as this object
+            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+                del sys.modules[name]

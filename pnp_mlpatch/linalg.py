@@ -1,0 +1,67 @@
+"""Iterative linear algebra on batches: each image of a batch converges on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class CGInfo:
+    """Steps taken, and the relative residual |b - A x| / |b| reached by each image, shape (B,)."""
+
+    iterations: int
+    residual: Tensor
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each image of a batch, shaped (B, 1, ...) to broadcast against it."""
+    return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
+
+
+def pcg(normal: Map, b: Tensor, x0: Tensor, *, precondition: Map | None = None, tol: float = 1e-6, max_iter: int = 100) -> tuple[Tensor, CGInfo]:
+    """Preconditioned conjugate gradients for ``normal(x) = b``, symmetric positive definite, on a batch (B, ...).
+
+    Stops when ``|b - normal(x)| <= tol |b|`` for every image, or after ``max_iter`` steps; an image that has arrived is not
+    moved any more. ``precondition`` applies an approximation of the inverse. Arguments are not changed, and every step is
+    differentiable (Hestenes and Stiefel 1952).
+    """
+    x, r = x0, b - normal(x0)
+    z = precondition(r) if precondition else r
+    p, rz = z, dot(r, z)
+    goal = tol**2 * dot(b, b)
+    tiny = torch.finfo(b.dtype).tiny
+    steps = 0
+    while steps < max_iter:
+        active = dot(r, r) > goal
+        if not bool(active.any()):
+            break
+        q = normal(p)
+        curvature = dot(p, q)
+        active = active & (curvature > tiny)
+        step = torch.where(active, rz / curvature.clamp_min(tiny), torch.zeros_like(rz))
+        x, r = x + step * p, r - step * q
+        z = precondition(r) if precondition else r
+        rz, before = dot(r, z), rz
+        p = z + torch.where(active, rz / before.clamp_min(tiny), torch.zeros_like(rz)) * p
+        steps += 1
+    norm = dot(b, b).sqrt().clamp_min(tiny)
+    return x, CGInfo(steps, (dot(r, r).sqrt() / norm).flatten())
+
+
+def power_iteration(normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-4) -> float:
+    """The largest eigenvalue of a symmetric positive semidefinite map, from the start ``x`` (1, ...)."""
+    value = 0.0
+    for _ in range(iterations):
+        x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+        y = normal(x)
+        before, value = value, float((x * y).sum())
+        if abs(value - before) <= tol * abs(value):
+            break
+        x = y
+    return value

@@ -1,0 +1,52 @@
+"""How near a reconstruction is to the truth."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError
+
+
+def _pair(x: Tensor, truth: Tensor, who: str) -> None:
+    if x.shape != truth.shape or x.ndim != 4:
+        raise InputError(f"{who}: both images must have one shape (B, C, H, W), got {tuple(x.shape)} and {tuple(truth.shape)}.")
+
+
+def mse(x: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of each image of a batch: (B, C, H, W) twice -> (B,), in float64."""
+    _pair(x, truth, "mse")
+    return (x.double() - truth.double()).square().mean(dim=(1, 2, 3))
+
+
+def psnr(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
+    """Peak signal-to-noise ratio in dB, ``10 log10(data_range^2 / mse)``, for each image: (B,). Infinite for equal images."""
+    _pair(x, truth, "psnr")
+    if not data_range > 0:
+        raise InputError(f"psnr: data_range must be > 0, got {data_range}.")
+    return 10 * torch.log10(data_range**2 / mse(x, truth))
+
+
+def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
+    """Structural similarity of each image: (B,), 1 for equal images.
+
+    Gaussian window of standard deviation 1.5 cut at 11 x 11, K1 = 0.01, K2 = 0.03, mean over the pixels whose window lies
+    inside the image and over channels (Wang, Bovik, Sheikh, Simoncelli 2004). Raises :class:`InputError` below 11 x 11.
+    """
+    _pair(x, truth, "ssim")
+    if min(x.shape[-2:]) < 11:
+        raise InputError(f"ssim: its window is 11 x 11, the images have {x.shape[-2]} x {x.shape[-1]} pixels.")
+    a, b = x.double().flatten(0, 1)[:, None], truth.double().flatten(0, 1)[:, None]
+    t = torch.arange(-5, 6, dtype=torch.float64, device=x.device)
+    g = torch.exp(-(t**2) / (2 * 1.5**2))
+    g = g / g.sum()
+
+    def mean(image: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(image, g[None, None, :, None]), g[None, None, None, :])
+
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    value = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    return value.reshape(x.shape[0], -1).mean(dim=1)

@@ -1,0 +1,260 @@
+r"""What a linear operator is: the public methods, the hooks behind them, and the exact data step of the decomposable ones.
+
+The data step of all solvers is
+
+    h(z; alpha) = argmin_f 1/2 |A f - q|^2 + alpha/2 |f - z|^2 = (A^H A + alpha)^-1 (A^H q + alpha z)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.linalg import pcg, power_iteration
+from pnp_mlpatch.registry import Registry
+
+registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
+register = registry.register
+
+_TRANSPOSE = {"forward": "adjoint", "adjoint": "forward", "normal": "normal"}
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map for autograd: its backward is the transposed map, its forward-mode derivative the map itself."""
+
+    @staticmethod
+    def forward(x: Tensor, operator: LinearOperator, kind: str) -> Tensor:
+        return getattr(operator, "_" + kind)(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.operator, ctx.kind = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _Linear.apply(gradients[0].contiguous(), ctx.operator, _TRANSPOSE[ctx.kind]), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _Linear.apply(tangents[0], ctx.operator, ctx.kind)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: LinearOperator, kind: str) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        y = _Linear.apply(x.flatten(0, 1), operator, kind)
+        return y.unflatten(0, x.shape[:2]), 0
+
+
+class LinearOperator(nn.Module, ABC):
+    r"""A linear map A from images (B, \*image_shape) to data (B, \*data_shape), real in and real out.
+
+    A plugin gives ``_forward`` and ``_adjoint`` (batches in, batches out, no checks needed), and, where it can do better than
+    the default, ``_normal`` (A^H A), ``_data_step`` (h in closed form), ``_precondition``, ``_initial`` and ``_weighted``.
+    The public methods check their input, call the hook, and carry gradients (the backward of A is A^H); they are not
+    overridden. ``example()`` makes a tiny instance, on which the contract tests run.
+
+    Float32 and float64 tensors are taken; anything else is refused by name.
+    """
+
+    def __init__(self, image_shape: Sequence[int], data_shape: Sequence[int]):
+        super().__init__()
+        if len(image_shape) != 3:
+            raise InputError(f"{type(self).__name__}: image_shape must be (C, H, W), got {tuple(image_shape)}.")
+        self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
+
+    # ---- public
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x: (B, C, H, W) -> (B, *data_shape)."""
+        self._check(x, self.image_shape, "A(x)", "image", "data", self.data_shape)
+        return _Linear.apply(x, self, "forward")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^H y: (B, *data_shape) -> (B, C, H, W), with <A x, y> = <x, A^H y>."""
+        self._check(y, self.data_shape, "A.adjoint(y)", "data", "image", self.image_shape)
+        return _Linear.apply(y, self, "adjoint")
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x: (B, C, H, W) -> (B, C, H, W)."""
+        self._check(x, self.image_shape, "A.normal(x)", "image", "data", self.data_shape)
+        return _Linear.apply(x, self, "normal")
+
+    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
+        """The spectral norm |A|, by power iteration on A^H A from a fixed random start (a lower bound, close to 1e-3)."""
+        start = torch.randn(1, *self.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
+        with torch.no_grad():
+            return math.sqrt(max(0.0, power_iteration(self.normal, start, iterations=iterations, tol=tol)))
+
+    def data_step(
+        self, z: Tensor, alpha: float | Tensor, *, Aty: Tensor, x0: Tensor | None = None, tol: float = 1e-6, max_iter: int = 100
+    ) -> Tensor:
+        """h(z; alpha) = (A^H A + alpha)^-1 (Aty + alpha z), with ``Aty = A.adjoint(q)``.
+
+        ``alpha`` > 0 is a number or a tensor (B,). Operators with a closed form are exact. The others run preconditioned
+        conjugate gradients from ``x0`` (default ``z``) until the relative residual is ``tol``, or for ``max_iter`` steps.
+        """
+        self._check(z, self.image_shape, "A.data_step(z)", "image", "data", self.data_shape)
+        self._check(Aty, self.image_shape, "A.data_step(Aty=)", "image (the adjoint of the data)", "data", self.data_shape)
+        if x0 is not None:
+            self._check(x0, self.image_shape, "A.data_step(x0=)", "image", "data", self.data_shape)
+        return self._data_step(z, self._alpha(alpha, z), Aty, z if x0 is None else x0, tol, max_iter)
+
+    def initial(self, q: Tensor) -> Tensor:
+        """Where an expert would start from: (B, *data_shape) -> (B, C, H, W)."""
+        self._check(q, self.data_shape, "A.initial(q)", "data", "image", self.image_shape)
+        return self._initial(q)
+
+    def weighted(self, weight: Tensor) -> LinearOperator:
+        """The operator f -> weight * (A f); ``weight`` >= 0 broadcasts to data_shape. Noise maps are carried this way."""
+        try:
+            weight = torch.broadcast_to(weight.detach(), self.data_shape)
+        except RuntimeError as error:
+            raise InputError(f"{self._who()}.weighted: a weight of shape {tuple(weight.shape)} does not broadcast to data {self.data_shape}.") from error
+        if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
+            raise InputError(f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero.")
+        return self._weighted(weight)
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> LinearOperator:
+        """A tiny instance, non-square where it can be; the contract tests run on it."""
+
+    # ---- hooks
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor: ...
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._adjoint(self._forward(x))
+
+    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+        x, _ = pcg(
+            lambda x: self.normal(x) + alpha * x, Aty + alpha * z, x0, precondition=self._precondition(alpha), tol=tol, max_iter=max_iter
+        )
+        return x
+
+    def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""
+        return None
+
+    def _initial(self, q: Tensor) -> Tensor:
+        return self.adjoint(q) / max(self.norm() ** 2, 1e-12)
+
+    def _weighted(self, weight: Tensor) -> LinearOperator:
+        return Weighted(self, weight)
+
+    # ---- checks
+
+    def _who(self) -> str:
+        return type(self).__name__
+
+    def _device(self) -> torch.device:
+        return next((b.device for b in self.buffers()), torch.device("cpu"))
+
+    def _check(self, x: Tensor, shape: tuple[int, ...], call: str, expected: str, other: str, other_shape: tuple[int, ...]) -> None:
+        who = f"{self._who()}: {call}"
+        if not isinstance(x, Tensor):
+            raise InputTypeError(f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. Convert with torch.as_tensor.")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise InputTypeError(f"{who} takes float32 or float64, got {x.dtype}. Convert it first, e.g. with .float(); complex values travel as two channels.")
+        if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
+            hint = ""
+            if tuple(x.shape) == shape:
+                hint = " Add the batch axis: x[None]."
+            elif tuple(x.shape[1:]) == other_shape:
+                hint = f" This is the shape of the {other}; " + ("use A.adjoint." if other == "data" else "use A(x).")
+            elif tuple(x.shape[1:]) == (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else False:
+                hint = " The last two axes look transposed."
+            raise InputError(f"{who} takes {expected} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{hint}")
+        if x.shape[0] == 0:
+            raise InputError(f"{who} got an empty batch.")
+        if x.device != self._device() and any(True for _ in self.buffers()):
+            raise InputError(f"{who}: the tensor is on {x.device}, the operator on {self._device()}. Move one with .to(device).")
+
+    def _alpha(self, alpha: float | Tensor, z: Tensor) -> Tensor:
+        column = torch.as_tensor(alpha, dtype=z.dtype, device=z.device)
+        if column.numel() not in (1, z.shape[0]):
+            raise InputError(f"{self._who()}.data_step: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}.")
+        if not bool((column.detach() > 0).all()) or not bool(torch.isfinite(column.detach()).all()):
+            raise InputError(f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}.")
+        return column.reshape(-1, 1, 1, 1)
+
+
+class DecomposableOperator(LinearOperator):
+    r"""A = V diag(d) U with U unitary and V^H V = I, so that the data step is exact at the price of one U and one U^H:
+
+        h(z; alpha) = U^H [ (|d|^2 + alpha)^-1 U (A^H q + alpha z) ]
+
+    Hooks: ``_u``, ``_uh``, ``_v``, ``_vh`` (identity by default) and ``_d`` (broadcasts against ``_u(x)``; may be complex).
+    """
+
+    def _u(self, x: Tensor) -> Tensor:
+        return x
+
+    def _uh(self, s: Tensor) -> Tensor:
+        return s
+
+    def _v(self, s: Tensor) -> Tensor:
+        return s
+
+    def _vh(self, y: Tensor) -> Tensor:
+        return y
+
+    @abstractmethod
+    def _d(self, dtype: torch.dtype) -> Tensor:
+        """The diagonal, in the precision of real ``dtype``."""
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._v(self._d(x.dtype) * self._u(x))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._uh(self._d(y.dtype).conj() * self._vh(y))
+
+    def _normal(self, x: Tensor) -> Tensor:
+        d = self._d(x.dtype)
+        return self._uh((d * d.conj()).real * self._u(x))
+
+    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+        d = self._d(z.dtype)
+        return self._uh(self._u(Aty + alpha * z) / ((d * d.conj()).real + alpha))
+
+
+class Weighted(LinearOperator):
+    """f -> weight * (A f) for any A: the data step by conjugate gradients with the preconditioner of A at the mean weight."""
+
+    def __init__(self, operator: LinearOperator, weight: Tensor):
+        super().__init__(operator.image_shape, operator.data_shape)
+        self.operator = operator
+        self.weight: Tensor
+        self.register_buffer("weight", weight.clone(), persistent=False)
+
+    @classmethod
+    def example(cls) -> LinearOperator:
+        raise InputError("Weighted is made by A.weighted(weight).")
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.weight.to(x.dtype) * self.operator._forward(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.operator._adjoint((self.weight.to(y.dtype) * y).contiguous())
+
+    def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
+        mean = float(self.weight.double().square().mean())
+        inner = self.operator._precondition(alpha / mean)
+        return None if inner is None else lambda r: inner(r) / mean
+
+    def _initial(self, q: Tensor) -> Tensor:
+        weight = self.weight.to(q.dtype)
+        return self.operator._initial(torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q)))
+
+    def _weighted(self, weight: Tensor) -> LinearOperator:
+        return Weighted(self.operator, self.weight * weight)

@@ -1,0 +1,67 @@
+"""Blur: circular convolution with a known point spread function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.operators.base import DecomposableOperator, register
+
+
+@register("blur")
+class Blur(DecomposableOperator):
+    """(A x)[i, j] = sum_(k, l) psf[k, l] x[i - (k - K // 2), j - (l - L // 2)], indices modulo (H, W).
+
+    ``psf`` (K, L) is not larger than the image; its element (K // 2, L // 2) is the centre. ``image_shape`` is (C, H, W); each
+    channel is blurred alike. U is the unitary FFT over rows and columns, d = FFT of the point spread function.
+    """
+
+    def __init__(self, psf: Tensor, image_shape: Sequence[int]):
+        super().__init__(image_shape, image_shape)
+        if not isinstance(psf, Tensor) or psf.is_complex():
+            raise InputTypeError("Blur: psf must be a real torch tensor (K, L).")
+        height, width = self.image_shape[1:]
+        if psf.ndim != 2 or psf.numel() == 0 or psf.shape[0] > height or psf.shape[1] > width:
+            raise InputError(f"Blur: psf must be (K, L), not larger than the image {height} x {width}, got {tuple(psf.shape)}.")
+        psf = psf.detach().double()
+        if not bool(torch.isfinite(psf).all()) or not bool(psf.any()):
+            raise InputError("Blur: psf must be finite and not zero everywhere.")
+        kernel = torch.zeros(height, width, dtype=torch.float64, device=psf.device)
+        kernel[: psf.shape[0], : psf.shape[1]] = psf
+        kernel = kernel.roll((-(psf.shape[0] // 2), -(psf.shape[1] // 2)), (0, 1))
+        self.otf: Tensor
+        self.register_buffer("otf", torch.view_as_real(torch.fft.rfft2(kernel)))
+
+    @classmethod
+    def example(cls) -> Blur:
+        psf = torch.tensor([[0.0, 0.1, 0.05], [0.2, 0.3, 0.1], [0.05, 0.1, 0.1], [0.0, 0.05, 0.0]])
+        return cls(psf, (2, 8, 11))
+
+    def _d(self, dtype: torch.dtype) -> Tensor:
+        return torch.view_as_complex(self.otf.to(dtype).contiguous())
+
+    def _u(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft2(x, norm="ortho")
+
+    def _uh(self, s: Tensor) -> Tensor:
+        return torch.fft.irfft2(s, s=self.image_shape[1:], norm="ortho")
+
+    _v = _uh
+    _vh = _u
+
+    def _initial(self, q: Tensor) -> Tensor:
+        return q.clone()
+
+
+def gaussian_psf(sigma: float, size: int | None = None) -> Tensor:
+    """A normalised Gaussian point spread function of standard deviation ``sigma`` pixels, odd ``size`` (default 6 sigma + 1)."""
+    if not sigma > 0:
+        raise InputError(f"gaussian_psf: sigma must be > 0, got {sigma}.")
+    half = (size // 2) if size else max(1, round(3 * sigma))
+    t = torch.arange(-half, half + 1, dtype=torch.float64)
+    g = torch.exp(-(t**2) / (2 * sigma**2))
+    psf = g[:, None] * g
+    return psf / psf.sum()

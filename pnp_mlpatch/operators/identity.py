@@ -1,0 +1,36 @@
+"""Denoising as an inverse problem: q = f + n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.operators.base import DecomposableOperator, LinearOperator, register
+
+
+@register("identity")
+class Identity(DecomposableOperator):
+    """A x = x on images of ``image_shape`` (C, H, W)."""
+
+    def __init__(self, image_shape: Sequence[int]):
+        super().__init__(image_shape, image_shape)
+        self.weight: Tensor
+        self.register_buffer("weight", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def example(cls) -> Identity:
+        return cls((2, 5, 7))
+
+    def _d(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype)
+
+    def _initial(self, q: Tensor) -> Tensor:
+        weight = self.weight.to(q.dtype)
+        return torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q))
+
+    def _weighted(self, weight: Tensor) -> LinearOperator:
+        other = Identity(self.image_shape)
+        other.weight = self.weight * weight
+        return other

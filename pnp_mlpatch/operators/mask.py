@@ -1,0 +1,83 @@
+"""Inpainting: only some pixels are seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch.operators.base import DecomposableOperator, register
+
+
+@register("mask", needs=("scipy",))
+class Mask(DecomposableOperator):
+    """A x = mask * x, with a mask of zeros and ones (or of weights) of shape (H, W) or (C, H, W).
+
+    An (H, W) mask serves ``channels`` channels alike. The data have the shape of the image, zero where nothing is seen.
+    ``initial`` interpolates the gaps linearly on the Delaunay triangulation of the seen pixels, and takes the nearest
+    seen pixel outside their hull: started from zeros, plug-and-play inpainting fails.
+
+    Raises :class:`InputError` for another rank, for values that are not finite or negative, and for a mask of zeros only.
+    """
+
+    def __init__(self, mask: Tensor, channels: int = 1):
+        if not isinstance(mask, Tensor):
+            raise InputTypeError(f"Mask: the mask must be a torch tensor (H, W) or (C, H, W), got {type(mask).__name__}. Use torch.as_tensor.")
+        if mask.ndim not in (2, 3) or mask.numel() == 0:
+            raise InputError(f"Mask: the mask must have shape (H, W) or (C, H, W), got {tuple(mask.shape)}.")
+        if mask.is_complex():
+            raise InputTypeError("Mask: the mask must be real.")
+        if mask.ndim == 3 and channels not in (1, mask.shape[0]):
+            raise InputError(f"Mask: the mask has {mask.shape[0]} channels, but channels={channels}.")
+        mask = mask.detach().to(torch.float64)
+        if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0:
+            raise InputError("Mask: mask values must be finite and >= 0 (0 = not seen, 1 = seen).")
+        if not bool(mask.any()):
+            raise InputError("Mask: the mask is zero everywhere, so the data say nothing. Is it inverted? 1 means seen.")
+        mask = mask.expand(channels, *mask.shape).clone() if mask.ndim == 2 else mask.clone()
+        super().__init__(mask.shape, mask.shape)
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    @classmethod
+    def example(cls) -> Mask:
+        return cls(random_mask((6, 9), keep=0.4, seed=1), channels=2)
+
+    def _d(self, dtype: torch.dtype) -> Tensor:
+        return self.mask.to(dtype)
+
+    def _initial(self, q: Tensor) -> Tensor:
+        return interpolate_gaps(torch.where(self.mask > 0, q / self.mask.clamp_min(1e-30).to(q.dtype), torch.zeros_like(q)), self.mask > 0)
+
+    def _weighted(self, weight: Tensor) -> Mask:
+        return Mask(self.mask * weight)
+
+
+def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor:
+    """A mask (H, W) of zeros and ones in which each pixel is kept with probability ``keep``."""
+    if not 0 < keep <= 1:
+        raise InputError(f"random_mask: keep must be in (0, 1], got {keep}.")
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < keep).float()
+
+
+def interpolate_gaps(x: Tensor, seen: Tensor) -> Tensor:
+    """Fill the pixels of x (B, C, H, W) where ``seen`` (C, H, W) is false: linear inside the hull of the seen, nearest outside."""
+    interpolate = require("scipy.interpolate", "Interpolating the missing pixels")
+    out = x.detach().clone()
+    for c in range(x.shape[1]):
+        known = seen[c].cpu().numpy()
+        if known.all():
+            continue
+        if not known.any():
+            out[:, c] = out[:, [k for k in range(x.shape[1]) if bool(seen[k].any())]].mean()
+            continue
+        at, gaps = np.argwhere(known), np.argwhere(~known)
+        values = x[:, c].detach().cpu().double().numpy()[:, known].T  # points, B
+        filled = interpolate.NearestNDInterpolator(at, values)(gaps)
+        spread = np.linalg.matrix_rank(at - at[0]) if len(at) < 1000 else 2
+        if len(at) > 3 and spread == 2:
+            linear = interpolate.LinearNDInterpolator(at, values)(gaps)
+            filled = np.where(np.isfinite(linear), linear, filled)
+        out[:, c, ~seen[c]] = torch.from_numpy(filled.T).to(out)
+    return out

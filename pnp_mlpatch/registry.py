@@ -1,0 +1,157 @@
+"""Plugins by name: listed without being imported, made with checked arguments.
+
+A plugin is a module of its family's package (file name = plugin name) that registers a class or a factory::
+
+    @register("mask")
+    class Mask(LinearOperator): ...
+
+or an entry point of another package, in the group ``pnp_mlpatch.operators``, ``.denoisers`` or ``.solvers``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pnp_mlpatch.errors import BrokenPlugin, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What ``info(name)`` tells: where a plugin comes from, what it needs, how it is called, and why it is broken if it is."""
+
+    name: str
+    family: str
+    source: str
+    signature: str = ""
+    doc: str = ""
+    needs: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    broken: str | None = None
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint such as ``Did you mean 'mask'? `` or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'? " if close else ""
+
+
+class Registry:
+    """The plugins of one family: ``names``, ``get``, ``make``, ``info``; ``register`` is the decorator for plugin files."""
+
+    def __init__(self, family: str, package: str, not_plugins: tuple[str, ...]):
+        self.family, self.package, self.group = family, package, package
+        self._not_plugins = not_plugins
+        self._made: dict[str, Callable[..., Any]] = {}
+        self._needs: dict[str, tuple[str, ...]] = {}
+
+    def register(self, name: str, *, needs: tuple[str, ...] = ()) -> Callable[[T], T]:
+        """Decorator: make a class or factory known as ``name``; ``needs`` are the import names of optional packages."""
+
+        def decorate(plugin: T) -> T:
+            known = self._made.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (plugin.__module__, plugin.__qualname__):
+                raise InputError(
+                    f"Two {self.family}s register the name '{name}': {known.__module__}.{known.__qualname__} and "
+                    f"{plugin.__module__}.{plugin.__qualname__}. Rename one of them."
+                )
+            self._made[name], self._needs[name] = plugin, tuple(needs)
+            return plugin
+
+        return decorate
+
+    def _modules(self) -> list[str]:
+        spec = importlib.util.find_spec(self.package)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        return [m.name for m in pkgutil.iter_modules(places) if m.name not in self._not_plugins and not m.name.startswith("_")]
+
+    def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for point in importlib.metadata.entry_points(group=self.group):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    def names(self) -> list[str]:
+        """All plugin names, sorted: files of the package, entry points, and what was registered at run time. Imports none."""
+        return sorted({*self._modules(), *self._entry_points(), *self._made})
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The class or factory called ``name``.
+
+        Raises :class:`UnknownPlugin` (with the closest name), :class:`MissingPackage`, or :class:`BrokenPlugin` with the
+        reason if its module does not import.
+        """
+        if not isinstance(name, str):
+            raise InputTypeError(f"A {self.family} is called by its name, a string; got {type(name).__name__}.")
+        if name in self._made:
+            return self._made[name]
+        points = self._entry_points().get(name, [])
+        distinct = {point.value for point in points}
+        if name in self._modules():
+            distinct.add(f"{self.package}.{name}")
+        if len(distinct) > 1:
+            raise InputError(f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. Uninstall or rename one of them.")
+        if not distinct:
+            names = self.names()
+            raise UnknownPlugin(f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}.")
+        try:
+            if points:
+                self._made.setdefault(name, points[0].load())
+            else:
+                importlib.import_module(f"{self.package}.{name}")
+        except PnPError:
+            raise
+        except Exception as error:
+            raise BrokenPlugin(
+                f"The {self.family} '{name}' ({distinct.pop()}) cannot be imported: {type(error).__name__}: {error}. "
+                "The other plugins are not affected."
+            ) from error
+        if name not in self._made:
+            raise BrokenPlugin(f"The module {self.package}.{name} registers no {self.family} called '{name}'.")
+        return self._made[name]
+
+    def make(self, name: str, **config: Any) -> Any:
+        """Make the plugin ``name``; ``config`` is checked against its signature before it is called.
+
+        Raises :class:`InputTypeError` for settings that it does not have, and for required ones that are not given.
+        """
+        plugin = self.get(name)
+        signature = inspect.signature(plugin)
+        known = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for key in config:
+            if key not in known:
+                raise InputTypeError(
+                    f"The {self.family} '{name}' has no setting '{key}'. {did_you_mean(key, known)}It takes: {', '.join(known) or 'none'}."
+                )
+        absent = [p.name for p in signature.parameters.values() if p.name in known and p.default is p.empty and p.name not in config]
+        if absent:
+            raise InputTypeError(f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.")
+        return plugin(**config)
+
+    def info(self, name: str) -> PluginInfo:
+        """What is known of a plugin; one that cannot be imported is described as broken, not raised."""
+        try:
+            plugin = self.get(name)
+        except (BrokenPlugin, MissingPackage) as error:
+            return PluginInfo(name, self.family, source="", broken=str(error))
+        needs = self._needs.get(name, ())
+        missing = tuple(package for package in needs if importlib.util.find_spec(package) is None)
+        source = "built in" if plugin.__module__.startswith("pnp_mlpatch.") else plugin.__module__
+        return PluginInfo(
+            name,
+            self.family,
+            source,
+            signature=str(inspect.signature(plugin)),
+            doc=inspect.getdoc(plugin) or "",
+            needs=needs,
+            missing=missing,
+        )

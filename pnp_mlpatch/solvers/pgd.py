@@ -1,0 +1,65 @@
+"""Plug-and-play proximal gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, register
+
+
+@dataclass(frozen=True)
+class PGDState(State):
+    """``x`` is the denoised variable; ``tau`` the step size."""
+
+    tau: float
+
+
+@register("pgd")
+@dataclass(frozen=True)
+class PGD(Solver):
+    r"""Proximal gradient descent with a denoiser in place of the proximal map.
+
+        x_k = D( x_{k-1} - tau A^H (A x_{k-1} - q), sigma_k )        tau < 2 / |A|^2
+
+    ``tau`` is the step size; ``None`` takes 1 / |A|^2, with the norm from a power iteration. ``sigma`` is the level given to
+    the denoiser: a number, a sequence with one for each iteration, or a tensor (B,) with one for each image; ``None`` takes
+    sqrt(tau) noise, the level at which D is the proximal map of the same prior that ADMM at any sigma has. A larger sigma
+    regularises more.
+
+    Needs no data step, so it serves every operator; it takes more iterations than ADMM where A is ill-conditioned.
+
+    Kamilov, Mansour, Wohlberg 2017.
+    """
+
+    state_type: ClassVar[type[State]] = PGDState
+
+    iterations: int = 100
+    sigma: schedules.Schedule | None = None
+    tau: float | None = None
+    tol: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_settings(self, tau=self.tau)
+        if self.sigma is not None:
+            schedules.check_schedule(self.sigma, "PGD: sigma")
+
+    def init(self, problem: Problem, x0: Tensor) -> PGDState:
+        tau = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30) if self.tau is None else float(self.tau)
+        return PGDState(x=x0, iteration=0, tau=tau)
+
+    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+        assert isinstance(state, PGDState)
+        if self.sigma is None:
+            return {"sigma": state.tau**0.5 * problem.known_noise("PGD (or give sigma)"), "tau": state.tau}
+        return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
+
+    def step(self, problem: Problem, denoise: Denoiser, state: State) -> PGDState:
+        assert isinstance(state, PGDState)
+        gradient = problem.A.normal(state.x) - problem.Aty
+        x = denoise(state.x - state.tau * gradient, self.levels(problem, state)["sigma"])
+        return PGDState(x=x, iteration=state.iteration + 1, tau=state.tau)

@@ -1,0 +1,50 @@
+"""Noise levels over the iterations: a number for all of them, one for each image, or a sequence with one for each iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError, InputTypeError
+
+Level = float | Tensor
+Schedule = float | Sequence[float] | Tensor
+
+
+def geometric(start: float, end: float, steps: int) -> tuple[float, ...]:
+    """``steps`` levels from ``start`` to ``end``, equally spaced in the logarithm."""
+    if not (start > 0 and end > 0 and math.isfinite(start) and math.isfinite(end)):
+        raise InputError(f"geometric: both levels must be positive, got {start} and {end}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"geometric: steps must be an integer >= 1, got {steps!r}.")
+    if steps == 1:
+        return (float(end),)
+    return tuple(start * (end / start) ** (k / (steps - 1)) for k in range(steps))
+
+
+def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[float, ...]:
+    """The schedule of DPIR: from 49/255 down to the noise level of the data (Zhang et al. 2021), at least 1/255."""
+    return geometric(start, max(min(noise, start), 1 / 255), steps)
+
+
+def level(schedule: Schedule, k: int) -> Level:
+    """The level at iteration k: a sequence is held at its last value, a tensor (B,) is one level an image."""
+    if isinstance(schedule, Tensor) or not isinstance(schedule, Sequence):
+        return schedule
+    return schedule[min(k, len(schedule) - 1)]
+
+
+def check_schedule(schedule: Schedule, who: str) -> None:
+    """Raise unless every level is finite and > 0."""
+    if isinstance(schedule, Tensor):
+        values = schedule.detach().double().reshape(-1)
+    else:
+        try:
+            values = torch.tensor(schedule, dtype=torch.float64).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputTypeError(f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}.") from error
+    if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
+        raise InputError(f"{who} must be finite and > 0, got {schedule!r}.")

@@ -1,0 +1,114 @@
+"""Weights files: safetensors with the configuration and the card of the model inside; written whole or not at all.
+
+Shipped weights lie in ``pnp_mlpatch/weights/`` and are listed in its ``manifest.toml`` with their sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import FileError, WeightsError, require
+
+DIRECTORY = Path(__file__).with_name("weights")
+
+
+def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
+    """Call ``write(temporary)`` beside ``path``, then move the result into place; a failure leaves ``path`` as it was."""
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise FileError(f"{target}: cannot write there ({error.strerror}). Choose a folder that you may write to.") from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
+    """A TOML file as a dictionary; raise :class:`FileError` if it is missing or not TOML."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        tomllib = require("tomli", "Reading TOML on Python 3.10")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read ({error}). Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path}: not valid TOML: {error}.") from error
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """The shipped weights: name -> {file, sha256, ...}."""
+    path = DIRECTORY / "manifest.toml"
+    return read_toml(path) if path.exists() else {}
+
+
+def sha256(path: str | PathLike[str]) -> str:
+    """The sha256 of a file, as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def locate(weights: str | PathLike[str]) -> Path:
+    """The file for a shipped name (its sha256 checked) or for a path."""
+    shipped = manifest()
+    if str(weights) in shipped:
+        entry = shipped[str(weights)]
+        path = DIRECTORY / entry["file"]
+        if not path.exists():
+            raise WeightsError(f"{path}: the shipped weights '{weights}' are missing. Reinstall the package.")
+        if sha256(path) != entry["sha256"]:
+            raise WeightsError(f"{path}: sha256 differs from the manifest, the file was changed or damaged. Reinstall the package.")
+        return path
+    path = Path(weights)
+    if not path.is_file():
+        raise WeightsError(f"'{weights}' is neither a weights file nor a shipped name. Shipped: {', '.join(sorted(shipped)) or 'none'}.")
+    return path
+
+
+def save(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], card: Mapping[str, Any]
+) -> None:
+    """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"kind": kind, "config": json.dumps(dict(config)), "card": json.dumps(dict(card))}
+    write_whole(path, lambda temporary: save_file(plain, str(temporary), metadata=header))
+
+
+def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Tensors, configuration and card; raise :class:`WeightsError` unless the file is whole and of this ``kind``."""
+    safetensors = require("safetensors", "Reading weights")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file.") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Save or copy it again.") from error
+    if header.get("kind") != kind:
+        raise WeightsError(f"{path}: expected weights of kind '{kind}', got {header.get('kind', 'a file without a kind')!r}.")
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path}: tensor '{name}' holds values that are not finite.")
+    return tensors, json.loads(header["config"]), json.loads(header["card"])
