@@ -45,7 +45,9 @@ def reconstruct(
     if isinstance(solver, str):
         solver = solvers.make(solver, **settings)
     elif settings:
-        raise InputTypeError(f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; set them on the solver object instead.")
+        raise InputTypeError(
+            f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; set them on the solver object instead."
+        )
     if not isinstance(solver, Solver):
         raise InputTypeError(f"reconstruct: solver must be a name or a Solver object, got {solver!r}.")
     if isinstance(D, str) or not callable(D):

@@ -24,7 +24,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
 
 
-def pcg(normal: Map, b: Tensor, x0: Tensor, *, precondition: Map | None = None, tol: float = 1e-6, max_iter: int = 100) -> tuple[Tensor, CGInfo]:
+def pcg(
+    normal: Map, b: Tensor, x0: Tensor, *, precondition: Map | None = None, tol: float = 1e-6, max_iter: int = 100
+) -> tuple[Tensor, CGInfo]:
     """Preconditioned conjugate gradients for ``normal(x) = b``, symmetric positive definite, on a batch (B, ...).
 
     Stops when ``|b - normal(x)| <= tol |b|`` for every image, or after ``max_iter`` steps; an image that has arrived is not

@@ -64,7 +64,9 @@ def adjoint_mismatch(A: LinearOperator, *, batch: int = 2, seed: int = 0, dtype:
     return float(gap.abs() / (Ax.norm() * y.double().norm()).clamp_min(1e-30))
 
 
-def optimality(A: LinearOperator, alpha: float, *, seed: int = 0, dtype: torch.dtype = torch.float32, tol: float = 1e-6, max_iter: int = 1000) -> float:
+def optimality(
+    A: LinearOperator, alpha: float, *, seed: int = 0, dtype: torch.dtype = torch.float32, tol: float = 1e-6, max_iter: int = 1000
+) -> float:
     """Relative residual of the data step, |A^H (A f - q) + alpha (f - z)| / |A^H q + alpha z|, at random z and q."""
     generator = torch.Generator().manual_seed(seed)
     device = next((b.device for b in A.buffers()), torch.device("cpu"))
@@ -91,11 +93,19 @@ def _operator_checks(A: LinearOperator, tol: float) -> Iterator[Check]:
     kept_x, kept_y = x.clone(), y.clone()
     Ax, Aty = A(x), A.adjoint(y)
     size = Ax.norm()
-    yield Check("A(x) has the data shape, A.adjoint(y) the image shape", Ax.shape == y.shape and Aty.shape == x.shape, f"{tuple(Ax.shape)}, {tuple(Aty.shape)}")
-    yield Check("dtype and device are kept", Ax.dtype == x.dtype and Aty.dtype == x.dtype and Ax.device == x.device, f"{Ax.dtype}, {Aty.dtype}")
+    yield Check(
+        "A(x) has the data shape, A.adjoint(y) the image shape",
+        Ax.shape == y.shape and Aty.shape == x.shape,
+        f"{tuple(Ax.shape)}, {tuple(Aty.shape)}",
+    )
+    yield Check(
+        "dtype and device are kept", Ax.dtype == x.dtype and Aty.dtype == x.dtype and Ax.device == x.device, f"{Ax.dtype}, {Aty.dtype}"
+    )
     yield Check("inputs are not changed", torch.equal(x, kept_x) and torch.equal(y, kept_y))
     yield _at_most("A is linear", float((A(2 * x - 3 * x2) - (2 * Ax - 3 * A(x2))).norm() / size), 1e-5)
-    yield _at_most("a batch is the same as its images one by one", float((torch.cat([A(x[k : k + 1]) for k in range(3)]) - Ax).norm() / size), 1e-5)
+    yield _at_most(
+        "a batch is the same as its images one by one", float((torch.cat([A(x[k : k + 1]) for k in range(3)]) - Ax).norm() / size), 1e-5
+    )
     advice = "The adjoint is the transpose of the matrix of A: no weights, no other interpolation."
     yield _at_most("adjoint: <A x, y> = <x, A^H y>", adjoint_mismatch(A), tol, advice)
     yield _at_most("adjoint in float64 input", adjoint_mismatch(A, dtype=torch.float64), tol, advice)
@@ -112,14 +122,14 @@ def _operator_checks(A: LinearOperator, tol: float) -> Iterator[Check]:
     yield _guarded("autograd: the backward of A is A^H and of A^H is A", autograd)
 
     def functional() -> Check:
-        _, pull = torch.func.vjp(A, x)
+        pull = torch.func.vjp(A, x)[1]
         return _at_most("torch.func.vjp", _relative(pull(y)[0], Aty), 1e-6)
 
     yield _guarded("torch.func.vjp", functional)
     strided = torch.randn(3, *A.image_shape[:1], *A.image_shape[:0:-1], generator=generator).to(device).transpose(-1, -2)
     yield _at_most("non-contiguous input", _relative(A(strided), A(strided.contiguous())), 1e-6)
     norm = A.norm()
-    yield Check("norm() bounds |A x| / |x|", norm > 0 and float((size / x.norm())) <= 1.01 * norm, f"norm {norm:.4g}")
+    yield Check("norm() bounds |A x| / |x|", norm > 0 and float(size / x.norm()) <= 1.01 * norm, f"norm {norm:.4g}")
     for decade in (-3, -2, -1, 0, 1):
         alpha = norm**2 * 10.0**decade
         yield _at_most(f"data step solves its equation at alpha = {alpha:.1e}", optimality(A, alpha), 1e-5)
@@ -154,7 +164,9 @@ def _operator_checks(A: LinearOperator, tol: float) -> Iterator[Check]:
                 A(bad)  # type: ignore[arg-type]
             except PnPError:
                 continue
-            return Check("bad input is refused", False, f"{type(bad).__name__} {getattr(bad, 'shape', '')} {getattr(bad, 'dtype', '')} went through")
+            return Check(
+                "bad input is refused", False, f"{type(bad).__name__} {getattr(bad, 'shape', '')} {getattr(bad, 'dtype', '')} went through"
+            )
         return Check("bad input is refused", True)
 
     yield _guarded("bad input is refused", refused)
@@ -187,10 +199,18 @@ def _denoiser_checks(D: Denoiser, channels: int | None, sigma: float, stateless_
         if not isinstance(y, Tensor):
             yield Check("returns a tensor", False, f"got {type(y).__name__}. Wrap it with as_denoiser(...).")
             return
-        yield Check("shape, dtype and device are kept", y.shape == x.shape and y.dtype == x.dtype and y.device == x.device, f"{tuple(y.shape)} {y.dtype}")
+        yield Check(
+            "shape, dtype and device are kept",
+            y.shape == x.shape and y.dtype == x.dtype and y.device == x.device,
+            f"{tuple(y.shape)} {y.dtype}",
+        )
         yield Check("input is not changed", torch.equal(x, kept), "D writes into its input; clone it first.")
         again = D(x, sigma)
-        yield Check("the same call gives the same result", torch.equal(y, again), f"differs by {float((y - again).abs().max()):.1e}: D keeps state or draws random numbers.")
+        yield Check(
+            "the same call gives the same result",
+            torch.equal(y, again),
+            f"differs by {float((y - again).abs().max()):.1e}: D keeps state or draws random numbers.",
+        )
         alone = torch.cat([D(x[k : k + 1], sigma) for k in range(3)])
         gap = float((alone - y).abs().max())
         yield _at_most("an image does not depend on the others of its batch", gap, 1e-4, "Is a batch norm in training mode?")
@@ -203,13 +223,19 @@ def _denoiser_checks(D: Denoiser, channels: int | None, sigma: float, stateless_
 
         yield _guarded("sigma as a tensor (B,)", levels)
         if info.sigma == "input":
-            yield Check("sigma changes the result", not torch.equal(D(x, sigma), D(x, sigma / 4)), "info.sigma is 'input', but D ignores it.")
+            yield Check(
+                "sigma changes the result", not torch.equal(D(x, sigma), D(x, sigma / 4)), "info.sigma is 'input', but D ignores it."
+            )
         for shape in ((1, 1), (1, 9), (13, 1), (7, 11)):
 
             def tiny(shape: tuple[int, int] = shape) -> Check:
                 small = torch.rand(1, c, *shape, generator=generator)
                 out = D(small, sigma)
-                return Check(f"takes {shape[0]} x {shape[1]} pixels", out.shape == small.shape and bool(torch.isfinite(out).all()), f"{tuple(out.shape)}")
+                return Check(
+                    f"takes {shape[0]} x {shape[1]} pixels",
+                    out.shape == small.shape and bool(torch.isfinite(out).all()),
+                    f"{tuple(out.shape)}",
+                )
 
             yield _guarded(f"takes {shape[0]} x {shape[1]} pixels", tiny)
         strided = x.transpose(-1, -2)
@@ -274,18 +300,29 @@ def _solver_checks(solver: Solver, A: LinearOperator, D: Denoiser) -> Iterator[C
     yield Check("a step counts itself", state.iteration == 0 and one.iteration == 1, f"{state.iteration} -> {one.iteration}")
     yield Check("the estimate is a finite image", one.x.shape == truth.shape and bool(torch.isfinite(one.x).all()), f"{tuple(one.x.shape)}")
     whole = solver.run(q, A, D, noise=noise, progress=False)
-    yield Check("run ends with a status", whole.status in ("converged", "max_iter", "stopped") and whole.state.iteration <= solver.iterations, whole.status)
+    yield Check(
+        "run ends with a status",
+        whole.status in ("converged", "max_iter", "stopped") and whole.state.iteration <= solver.iterations,
+        whole.status,
+    )
     columns = {name: len(values) for name, values in whole.history.items()}
     yield Check("the history has a row for each iteration", set(columns.values()) == {whole.state.iteration}, str(columns))
     again = solver.run(q, A, D, noise=noise, progress=False)
     yield Check("run is repeatable", torch.equal(whole.x, again.x))
     half = solver.run(q, A, D, noise=noise, progress=False, callbacks=[lambda s: s.iteration >= max(1, whole.state.iteration // 2)])
     resumed = solver.run(q, A, D, noise=noise, progress=False, state=half.state)
-    yield Check("a stopped run resumes to the same result", torch.equal(whole.x, resumed.x) or half.state.iteration == whole.state.iteration)
+    yield Check(
+        "a stopped run resumes to the same result", torch.equal(whole.x, resumed.x) or half.state.iteration == whole.state.iteration
+    )
     single = solver.run(q[:1], A, D, noise=noise, x0=x0[:1], progress=False)
     steps = min(single.state.iteration, whole.state.iteration)
     both = [s for s, _ in zip(solver.iterate(problem, D, solver.init(problem, x0)), range(steps), strict=False)][-1]
-    one_image = [s for s, _ in zip(solver.iterate(make_problem(q[:1], A, noise), D, solver.init(make_problem(q[:1], A, noise), x0[:1])), range(steps), strict=False)][-1]
+    one_image = [
+        s
+        for s, _ in zip(
+            solver.iterate(make_problem(q[:1], A, noise), D, solver.init(make_problem(q[:1], A, noise), x0[:1])), range(steps), strict=False
+        )
+    ][-1]
     yield _at_most("an image does not depend on the others of its batch", _relative(one_image.x, both.x[:1]), 1e-4)
 
     def gradient() -> Check:

@@ -26,16 +26,16 @@ class DRUNet(nn.Module):
     :class:`WeightsError` for weights that are missing, damaged or of another shape.
     """
 
-    def __init__(
-        self, weights: str | PathLike[str] | None, channels: int = 1, *, nc: Sequence[int] = (64, 128, 256, 512)
-    ):
+    def __init__(self, weights: str | PathLike[str] | None, channels: int = 1, *, nc: Sequence[int] = (64, 128, 256, 512)):
         super().__init__()
         deepinv = require("deepinv", "The denoiser 'drunet'")
         if channels not in (1, 3):
             raise InputError(f"DRUNet: channels must be 1 or 3, got {channels!r}.")
         download = weights == "download"
         try:
-            self.net = deepinv.models.DRUNet(in_channels=channels, out_channels=channels, nc=tuple(nc), pretrained="download" if download else None)
+            self.net = deepinv.models.DRUNet(
+                in_channels=channels, out_channels=channels, nc=tuple(nc), pretrained="download" if download else None
+            )
         except Exception as error:
             if not download:
                 raise

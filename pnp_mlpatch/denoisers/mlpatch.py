@@ -22,8 +22,9 @@ Khorashadizadeh et al. 2024, arXiv 2411.04995.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,14 +86,20 @@ class MLPatch(nn.Module):
         tile: int = 64,
     ):
         super().__init__()
-        for name, value in dict(channels=channels, rings=rings, angles=angles, width=width, depth=depth, tile=tile).items():
+        for name, value in {"channels": channels, "rings": rings, "angles": angles, "width": width, "depth": depth, "tile": tile}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"MLPatch: {name} must be an integer >= 1, got {value!r}.")
         if not (radius > 0 and sigma_max > 0 and math.isfinite(radius) and math.isfinite(sigma_max)):
             raise InputError(f"MLPatch: radius and sigma_max must be positive, got {radius!r} and {sigma_max!r}.")
-        self.config: dict[str, Any] = dict(
-            channels=channels, radius=float(radius), rings=rings, angles=angles, width=width, depth=depth, sigma_max=float(sigma_max)
-        )
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "radius": float(radius),
+            "rings": rings,
+            "angles": angles,
+            "width": width,
+            "depth": depth,
+            "sigma_max": float(sigma_max),
+        }
         self.channels, self.radius, self.sigma_max, self.tile = channels, float(radius), float(sigma_max), tile
         self.card: dict[str, Any] = {}
 
@@ -208,7 +215,7 @@ class MLPatch(nn.Module):
         """The MLP after its first product: h (B, P, width), sigma (B, 1, 1, 1) -> (B, P, C)."""
         level = (sigma / self.sigma_max).reshape(-1, 1, 1)
         h = F.gelu(h + (self.first_bias + level * self.first_sigma).to(h.dtype))
-        for layer in self.hidden:
+        for layer in cast("Iterable[nn.Linear]", self.hidden):
             h = F.gelu(F.linear(h, layer.weight.to(h.dtype), layer.bias.to(h.dtype)))
         return F.linear(h, self.last.weight.to(h.dtype))
 

@@ -147,7 +147,9 @@ def _sigma_use(D: Any) -> str:
     if len(positional) == 1:
         return "ignored"
     name = getattr(D, "__name__", type(D).__name__)
-    raise InputTypeError(f"as_denoiser: cannot tell from its signature how {name} takes the noise level. Say sigma='input' or 'ignored'. Examples: {_EXAMPLES}.")
+    raise InputTypeError(
+        f"as_denoiser: cannot tell from its signature how {name} takes the noise level. Say sigma='input' or 'ignored'. Examples: {_EXAMPLES}."
+    )
 
 
 def _result(y: Any, x: Tensor, name: str) -> Tensor:
@@ -156,7 +158,9 @@ def _result(y: Any, x: Tensor, name: str) -> Tensor:
             f"denoiser {name}: expected a tensor back, got {type(y).__name__}. For numpy functions say as_denoiser(..., array='numpy')."
         )
     if y.shape != x.shape:
-        raise InputError(f"denoiser {name}: expected shape {tuple(x.shape)} back, got {tuple(y.shape)}. One-channel denoisers go through per_channel(...).")
+        raise InputError(
+            f"denoiser {name}: expected shape {tuple(x.shape)} back, got {tuple(y.shape)}. One-channel denoisers go through per_channel(...)."
+        )
     if y.device != x.device:
         raise InputError(f"denoiser {name}: expected the result on {x.device}, got {y.device}. Move the model there first.")
     return y.to(x.dtype)

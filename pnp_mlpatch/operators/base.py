@@ -45,7 +45,8 @@ class _Linear(torch.autograd.Function):
         return _Linear.apply(tangents[0], ctx.operator, ctx.kind)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: LinearOperator, kind: str) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        x, operator, kind = args
         x = x.movedim(in_dims[0], 0)
         y = _Linear.apply(x.flatten(0, 1), operator, kind)
         return y.unflatten(0, x.shape[:2]), 0
@@ -115,7 +116,9 @@ class LinearOperator(nn.Module, ABC):
         try:
             weight = torch.broadcast_to(weight.detach(), self.data_shape)
         except RuntimeError as error:
-            raise InputError(f"{self._who()}.weighted: a weight of shape {tuple(weight.shape)} does not broadcast to data {self.data_shape}.") from error
+            raise InputError(
+                f"{self._who()}.weighted: a weight of shape {tuple(weight.shape)} does not broadcast to data {self.data_shape}."
+            ) from error
         if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
             raise InputError(f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero.")
         return self._weighted(weight)
@@ -165,7 +168,9 @@ class LinearOperator(nn.Module, ABC):
         if not isinstance(x, Tensor):
             raise InputTypeError(f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. Convert with torch.as_tensor.")
         if x.dtype not in (torch.float32, torch.float64):
-            raise InputTypeError(f"{who} takes float32 or float64, got {x.dtype}. Convert it first, e.g. with .float(); complex values travel as two channels.")
+            raise InputTypeError(
+                f"{who} takes float32 or float64, got {x.dtype}. Convert it first, e.g. with .float(); complex values travel as two channels."
+            )
         if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
             hint = ""
             if tuple(x.shape) == shape:

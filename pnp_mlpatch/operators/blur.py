@@ -49,8 +49,11 @@ class Blur(DecomposableOperator):
     def _uh(self, s: Tensor) -> Tensor:
         return torch.fft.irfft2(s, s=self.image_shape[1:], norm="ortho")
 
-    _v = _uh
-    _vh = _u
+    def _v(self, s: Tensor) -> Tensor:
+        return self._uh(s)
+
+    def _vh(self, y: Tensor) -> Tensor:
+        return self._u(y)
 
     def _initial(self, q: Tensor) -> Tensor:
         return q.clone()

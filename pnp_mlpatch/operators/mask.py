@@ -23,7 +23,9 @@ class Mask(DecomposableOperator):
 
     def __init__(self, mask: Tensor, channels: int = 1):
         if not isinstance(mask, Tensor):
-            raise InputTypeError(f"Mask: the mask must be a torch tensor (H, W) or (C, H, W), got {type(mask).__name__}. Use torch.as_tensor.")
+            raise InputTypeError(
+                f"Mask: the mask must be a torch tensor (H, W) or (C, H, W), got {type(mask).__name__}. Use torch.as_tensor."
+            )
         if mask.ndim not in (2, 3) or mask.numel() == 0:
             raise InputError(f"Mask: the mask must have shape (H, W) or (C, H, W), got {tuple(mask.shape)}.")
         if mask.is_complex():

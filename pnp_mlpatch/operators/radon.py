@@ -80,7 +80,9 @@ class Radon(LinearOperator):
         if backend == "auto":
             backend = "sparse" if size <= memory else "astra_cpu"
         elif backend == "sparse" and size > memory:
-            raise InputError(f"Radon: the sparse matrices need about {size:.1f} GiB, memory={memory} allows less. Raise memory, or use 'astra_cpu'.")
+            raise InputError(
+                f"Radon: the sparse matrices need about {size:.1f} GiB, memory={memory} allows less. Raise memory, or use 'astra_cpu'."
+            )
         elif backend == "astra_cuda" and not astra.use_cuda():
             raise MissingPackage("Radon: backend 'astra_cuda' needs a CUDA device and an ASTRA built for it; none was found. Use 'auto'.")
         self.backend = backend

@@ -60,7 +60,9 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
     if not bool(torch.isfinite(q.detach()).all()):
-        raise InputError(f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them.")
+        raise InputError(
+            f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
+        )
     if noise is None:
         return Problem(q, A, None, A.adjoint(q))
     if not isinstance(noise, Tensor):
@@ -70,7 +72,9 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
             raise InputTypeError(f"solver: noise must be a number or a tensor, got {noise!r}.") from error
     values = torch.as_tensor(noise).detach().double()
     if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
-        shown = f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
+        shown = (
+            f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
+        )
         raise InputError(
             f"solver: noise is a standard deviation, finite and > 0; got {shown}. "
             "For data without noise give a small one, such as 1/255 of the range, or give alpha and no noise."
@@ -209,7 +213,9 @@ class Solver(ABC):
                 x0 = problem.A.initial(problem.q) if x0 is None else self._start(x0, problem)
                 state = self.init(problem, x0)
             elif type(state) is not self.state_type:
-                raise InputTypeError(f"{type(self).__name__}: state must be {self.state_type.__name__} from an earlier run, got {type(state).__name__}.")
+                raise InputTypeError(
+                    f"{type(self).__name__}: state must be {self.state_type.__name__} from an earlier run, got {type(state).__name__}."
+                )
             else:
                 self._start(state.x, problem)
             first, status = state.iteration, "max_iter"
@@ -227,7 +233,8 @@ class Solver(ABC):
                         history.setdefault(name, []).append(value)
                     bar.update()
                     bar.set_postfix({name: f"{row[name]:.3g}" for name in ("residual", *(record or {}))}, refresh=False)
-                    if any([callback(state) is True for callback in callbacks]):
+                    answers = [callback(state) for callback in callbacks]
+                    if any(answer is True for answer in answers):
                         status = "stopped"
                         break
                     if residual < self.tol:

@@ -67,7 +67,5 @@ class HQS(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
         level = self.levels(problem, state)
-        f = problem.A.data_step(
-            state.x, level["alpha"], Aty=problem.Aty, x0=state.f, tol=self.data_tol, max_iter=self.data_iterations
-        )
+        f = problem.A.data_step(state.x, level["alpha"], Aty=problem.Aty, x0=state.f, tol=self.data_tol, max_iter=self.data_iterations)
         return HQSState(x=denoise(f, level["sigma"]), iteration=state.iteration + 1, f=f)

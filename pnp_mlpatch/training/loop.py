@@ -45,7 +45,9 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
     generator = torch.Generator()
     start, seen = time.perf_counter(), 0.0
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=None if progress is None else not progress, desc="train")
+    bar = tqdm(
+        range(first, config.steps), initial=first, total=config.steps, disable=None if progress is None else not progress, desc="train"
+    )
     for step in bar:
         generator.manual_seed(config.seed * 1_000_003 + step)
         noisy, clean, sigma = batch(
@@ -127,7 +129,9 @@ def _restore(path: Path, config: TrainConfig, model: MLPatch, optimizer: torch.o
     now = config.to_dict()
     differ = [key for key in now if key not in free and saved.get(key) != now[key]]
     if differ:
-        raise WeightsError(f"{path}: the checkpoint was made with other settings ({', '.join(differ)}). Use another 'out', or resume=False.")
+        raise WeightsError(
+            f"{path}: the checkpoint was made with other settings ({', '.join(differ)}). Use another 'out', or resume=False."
+        )
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
