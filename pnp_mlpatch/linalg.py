@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Map = Callable[[Tensor], Tensor]
@@ -67,3 +68,9 @@ def power_iteration(normal: Map, x: Tensor, *, iterations: int = 100, tol: float
             break
         x = y
     return value
+
+
+def laplacian(x: Tensor) -> Tensor:
+    """The five-point Laplacian of each channel of (B, C, H, W), with no flow over the border; symmetric, negative semidefinite."""
+    p = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * x

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch.linalg import laplacian, pcg
 from pnp_mlpatch.operators.base import DecomposableOperator, register
 
 
@@ -15,8 +15,7 @@ class Mask(DecomposableOperator):
     """A x = mask * x, with a mask of zeros and ones (or of weights) of shape (H, W) or (C, H, W).
 
     An (H, W) mask serves ``channels`` channels alike. The data have the shape of the image, zero where nothing is seen.
-    ``initial`` interpolates the gaps linearly on the Delaunay triangulation of the seen pixels, and takes the nearest
-    seen pixel outside their hull: started from zeros, plug-and-play inpainting fails.
+    ``initial`` fills the gaps smoothly (:func:`interpolate_gaps`): started from zeros, plug-and-play inpainting fails.
 
     Raises :class:`InputError` for another rank, for values that are not finite or negative, and for a mask of zeros only.
     """
@@ -63,23 +62,27 @@ def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < keep).float()
 
 
-def interpolate_gaps(x: Tensor, seen: Tensor) -> Tensor:
-    """Fill the pixels of x (B, C, H, W) where ``seen`` (C, H, W) is false: linear inside the hull of the seen, nearest outside."""
-    interpolate = require("scipy.interpolate", "Interpolating the missing pixels")
-    out = x.detach().clone()
+def interpolate_gaps(x: Tensor, seen: Tensor, *, tol: float = 1e-3, max_iter: int = 500) -> Tensor:
+    """Fill the pixels of x (B, C, H, W) where ``seen`` (C, H, W) is false with the smoothest continuation of the seen ones.
+
+    It minimises |Laplacian u|^2 with u = x at the seen pixels (the biharmonic interpolation), by conjugate gradients from the
+    nearest seen pixels; thousands of small gaps take some fifteen steps. A channel in which nothing is seen is filled with the
+    mean of what is seen of the image.
+    """
+    ndimage = require("scipy.ndimage", "Interpolating the missing pixels")
+    x = x.detach()
+    start = torch.empty_like(x)
     for c in range(x.shape[1]):
-        known = seen[c].cpu().numpy()
-        if known.all():
+        if not bool(seen[c].any()):
+            start[:, c] = x[:, seen].mean(dim=1)[:, None, None]
             continue
-        if not known.any():
-            out[:, c] = out[:, [k for k in range(x.shape[1]) if bool(seen[k].any())]].mean()
-            continue
-        at, gaps = np.argwhere(known), np.argwhere(~known)
-        values = x[:, c].detach().cpu().double().numpy()[:, known].T  # points, B
-        filled = interpolate.NearestNDInterpolator(at, values)(gaps)
-        spread = np.linalg.matrix_rank(at - at[0]) if len(at) < 1000 else 2
-        if len(at) > 3 and spread == 2:
-            linear = interpolate.LinearNDInterpolator(at, values)(gaps)
-            filled = np.where(np.isfinite(linear), linear, filled)
-        out[:, c, ~seen[c]] = torch.from_numpy(filled.T).to(out)
-    return out
+        rows, cols = ndimage.distance_transform_edt((~seen[c]).cpu().numpy(), return_distances=False, return_indices=True)
+        start[:, c] = x[:, c, torch.from_numpy(rows).to(x.device), torch.from_numpy(cols).to(x.device)]
+    gap = (~seen & seen.flatten(1).any(dim=1)[:, None, None]).to(x.dtype)
+
+    def energy(u: Tensor) -> Tensor:
+        return gap * laplacian(laplacian(gap * u)) + (1 - gap) * u
+
+    fixed = (1 - gap) * start
+    filled, _ = pcg(energy, -gap * laplacian(laplacian(fixed)), gap * start, tol=tol, max_iter=max_iter)
+    return fixed + gap * filled
