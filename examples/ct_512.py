@@ -50,9 +50,11 @@ def main():
     fbp = A.initial(q)
     fbp_seconds = time.perf_counter() - start
 
-    strengths = (0.1,) if args.quick else (0.04, 0.06, 0.08, 0.12, 0.18)
+    strengths = (0.1,) if args.quick else (0.12, 0.2, 0.3, 0.45, 0.7)
     tv_runs = {
-        s: reconstruct(q, A, denoisers.make("tv", strength=s), noise=noise, sigma=20 / 255, iterations=5 if args.quick else 80, tol=0, record=score)
+        s: reconstruct(
+            q, A, denoisers.make("tv", strength=s), noise=noise, sigma=20 / 255, iterations=5 if args.quick else 80, tol=0, record=score
+        )
         for s in strengths
     }
     best = max(tv_runs, key=lambda s: tv_runs[s].history["psnr"][-1])
@@ -71,9 +73,13 @@ def main():
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")
 
-    captions = {"truth": truth} | {f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x for row, (x, _) in zip(rows, results.values(), strict=True)}
+    captions = {"truth": truth} | {
+        f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x for row, (x, _) in zip(rows, results.values(), strict=True)
+    }
     zoom = (260 * size // 512, 90 * size // 512, 110 * size // 512, 110 * size // 512)
-    panel(args.out / "ct_512.png", captions, truth=truth, zoom=zoom, window=(0.0, 0.75), title=f"Chest CT, {size} x {size}, 60 views, 40 dB")
+    panel(
+        args.out / "ct_512.png", captions, truth=truth, zoom=zoom, window=(0.0, 0.75), title=f"Chest CT, {size} x {size}, 60 views, 40 dB"
+    )
     curves(args.out / "ct_512_convergence.png", {"TV": tv.history, "MLPatch": ours.history})
     print(f"pictures: {args.out / 'ct_512.png'}, {args.out / 'ct_512_convergence.png'}")
 

@@ -102,7 +102,12 @@ def rescaled(D: Denoiser, scale: float, offset: float = 0.0) -> Denoiser:
     known = describe(D)
     levels = None if known.sigma_range is None else (known.sigma_range[0] * scale, known.sigma_range[1] * scale)
     info = DenoiserInfo(f"rescaled {known.name}", known.channels, known.sigma, levels, known.field, known.trained_size)
-    return _Wrapped(lambda x, sigma: D((x - offset) / scale, sigma / scale) * scale + offset, info, D)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        return D((x - offset) / scale, sigma / scale) * scale + offset
+
+    return _Wrapped(denoise, info, D)
 
 
 def per_channel(D: Denoiser) -> Denoiser:

@@ -1,0 +1,27 @@
+"""Shared pieces: real weights, real images at small size, a private cache folder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pnp_mlpatch import denoisers, samples
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNP_MLPATCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def mlpatch():
+    """The shipped weights."""
+    return denoisers.make("mlpatch")
+
+
+@pytest.fixture(scope="session")
+def photo() -> torch.Tensor:
+    """A part of the sample photograph, (1, 1, 96, 80)."""
+    return samples.camera()[..., 100:196, 200:280].contiguous()

@@ -1,0 +1,114 @@
+"""Every registered plugin against the contract of its family; a new plugin is tested by being there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pnp_mlpatch import denoisers, operators, solvers
+from pnp_mlpatch.denoisers.wrap import as_denoiser, e_mode, per_channel, rescaled
+from pnp_mlpatch.errors import ContractError
+from pnp_mlpatch.operators.radon import BACKENDS, PROJECTORS, Radon
+from pnp_mlpatch.testing import adjoint_mismatch, check_denoiser, check_operator, check_solver, optimality
+
+# what a denoiser needs to be made for the test where its defaults do not do (untrained: no published weights offline)
+UNTRAINED = {"drunet": {"weights": None, "nc": (8, 8, 8, 8)}}
+
+
+@pytest.mark.parametrize("name", operators.names())
+def test_operator(name):
+    checks = check_operator(operators.get(name).example())
+    assert len(checks) >= 20
+
+
+@pytest.mark.parametrize("projector", PROJECTORS)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("auto", "astra_cuda")])
+def test_radon_backend(backend, projector):
+    check_operator(Radon((13, 17), angles=11, channels=2, backend=backend, projector=projector, cache=False))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", operators.names())
+def test_operator_on_gpu(name):
+    check_operator(operators.get(name).example().to("cuda"))
+
+
+@pytest.mark.parametrize("name", denoisers.names())
+def test_denoiser(name):
+    D = denoisers.make(name, **UNTRAINED.get(name, {}))
+    checks = check_denoiser(D, stateless_only=name in UNTRAINED)
+    assert len(checks) >= 13
+
+
+@pytest.mark.parametrize("solver", solvers.names())
+@pytest.mark.parametrize("operator", operators.names())
+def test_solver_with_operator(solver, operator):
+    checks = check_solver(solvers.make(solver), operators.get(operator).example())
+    assert len(checks) >= 10
+
+
+def test_wrappers_keep_the_contract(mlpatch):
+    check_denoiser(as_denoiser(mlpatch))
+    check_denoiser(per_channel(mlpatch), channels=3)
+    check_denoiser(rescaled(mlpatch, scale=2.0, offset=-0.5), sigma=0.2)
+    D = e_mode(mlpatch)
+    x = torch.rand(2, 2, 12, 9)
+    assert torch.equal(D(x, 0.1)[:, :1], mlpatch(x[:, :1].contiguous(), 0.1))
+    assert not D(x, 0.1)[:, 1].any()
+
+
+@pytest.mark.parametrize("name", [n for n in operators.names() if n != "radon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_closed_forms_over_five_decades(name, dtype):
+    A = operators.get(name).example()
+    for decade in range(-3, 3):
+        assert optimality(A, 10.0**decade, dtype=dtype) < (1e-5 if dtype == torch.float32 else 1e-12)
+
+
+# ---- the contracts find what is wrong
+
+
+class _WrongAdjoint(operators.get("identity")):
+    def _adjoint(self, y):
+        return 1.01 * y
+
+
+def test_a_wrong_adjoint_is_found():
+    A = _WrongAdjoint((1, 4, 5))
+    assert adjoint_mismatch(A) > 1e-4
+    with pytest.raises(ContractError, match=r"adjoint: <A x, y> = <x, A\^H y>"):
+        check_operator(A)
+
+
+class _Faulty:
+    def __init__(self, fault):
+        self.fault, self.calls = fault, 0
+
+    def __call__(self, x, sigma):
+        self.calls += 1
+        if self.fault == "state":
+            return x * (1 - 0.1 * self.calls)
+        if self.fault == "changes input":
+            return x.mul_(0.9)
+        if self.fault == "batch":
+            return x - x.mean()
+        if self.fault == "numpy":
+            return x.numpy()
+        if self.fault == "amplifies":
+            return 1.1 * x
+        return x
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("state", "the same call gives the same result"),
+        ("changes input", "input is not changed"),
+        ("batch", "does not depend on the others"),
+        ("numpy", "returns a tensor"),
+        ("amplifies", "noise on a smooth image is reduced"),
+    ],
+)
+def test_a_faulty_denoiser_is_found(fault, words):
+    with pytest.raises(ContractError, match=words):
+        check_denoiser(_Faulty(fault))

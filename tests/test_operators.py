@@ -1,0 +1,283 @@
+"""The mathematics of each operator, against something independent of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pnp_mlpatch import samples
+from pnp_mlpatch.linalg import pcg, power_iteration
+from pnp_mlpatch.metrics import psnr
+from pnp_mlpatch.operators.blur import Blur, gaussian_psf
+from pnp_mlpatch.operators.identity import Identity
+from pnp_mlpatch.operators.lensing import Lensing
+from pnp_mlpatch.operators.mask import Mask, interpolate_gaps, random_mask
+from pnp_mlpatch.operators.radon import Radon, cache_directory
+
+
+def dense(A, dtype=torch.float64):
+    """The matrix of an operator, column by column."""
+    count = math.prod(A.image_shape)
+    basis = torch.eye(count, dtype=dtype).reshape(count, *A.image_shape)
+    return A(basis).reshape(count, -1).T
+
+
+# ---- data step against a dense solve
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        Identity((1, 4, 5)).weighted(torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))),
+        Mask(random_mask((6, 5), keep=0.5)).weighted(torch.rand(1, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1),
+        Blur.example(),
+        Lensing.example(),
+        Lensing(weight=10 ** (2 * torch.rand(8, 8, generator=torch.Generator().manual_seed(2)) - 1) * random_mask((8, 8), keep=0.7)),
+    ],
+    ids=["identity", "mask", "blur", "lensing", "lensing even, noise over two decades"],
+)
+def test_data_step_equals_a_dense_solve(A):
+    matrix = dense(A)
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(1, *A.image_shape, dtype=torch.float64, generator=generator)
+    q = torch.randn(1, *A.data_shape, dtype=torch.float64, generator=generator)
+    for alpha in (1e-3, 1.0, 1e2):
+        f = A.data_step(z, alpha, Aty=A.adjoint(q))
+        b = matrix.T @ q.flatten() + alpha * z.flatten()
+        exact = torch.linalg.solve(matrix.T @ matrix + alpha * torch.eye(len(b), dtype=b.dtype), b)
+        assert float((f.flatten() - exact).norm() / exact.norm()) < 1e-9
+
+
+# ---- blur
+
+
+def test_blur_is_scipys_convolution():
+    from scipy.ndimage import convolve
+
+    A = Blur.example()
+    x = torch.rand(1, *A.image_shape, dtype=torch.float64)
+    psf = torch.tensor([[0.0, 0.1, 0.05], [0.2, 0.3, 0.1], [0.05, 0.1, 0.1], [0.0, 0.05, 0.0]])
+    expected = np.stack([convolve(c, psf.double().numpy(), mode="wrap") for c in x[0].numpy()])
+    assert np.abs(A(x)[0].numpy() - expected).max() < 1e-7
+
+
+def test_gaussian_psf_is_normalised_and_symmetric():
+    psf = gaussian_psf(1.5)
+    assert abs(float(psf.sum()) - 1) < 1e-12
+    assert torch.equal(psf, psf.flip(0))
+    assert psf.shape[0] % 2 == 1
+
+
+# ---- mask
+
+
+def test_gaps_are_filled_smoothly_and_seen_pixels_are_kept(photo):
+    seen = random_mask((96, 80), keep=0.3)[None] > 0
+    filled = interpolate_gaps(photo * seen, seen)
+    assert torch.equal(filled[:, seen], photo[:, seen])
+    assert float(psnr(filled, photo)) > 24
+
+
+def test_gaps_equal_the_exact_biharmonic_interpolation():
+    from pnp_mlpatch.linalg import laplacian
+
+    seen = random_mask((7, 6), keep=0.4, seed=2)[None] > 0
+    x = torch.rand(1, 1, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * seen
+    basis = torch.eye(42, dtype=torch.float64).reshape(42, 1, 7, 6)
+    energy = laplacian(laplacian(basis)).reshape(42, 42).T
+    gap = ~seen.flatten()
+    exact = x.flatten().clone()
+    exact[gap] = torch.linalg.solve(energy[gap][:, gap], -(energy[gap][:, ~gap] @ x.flatten()[~gap]))
+    filled = interpolate_gaps(x, seen, tol=1e-12)
+    assert float((filled.flatten() - exact).abs().max()) < 1e-8
+
+
+def test_a_single_seen_pixel_and_an_unseen_channel():
+    mask = torch.zeros(2, 6, 7)
+    mask[0, 2, 3] = 1
+    A = Mask(mask)
+    assert torch.allclose(A.initial(A(torch.ones(3, 2, 6, 7))), torch.ones(3, 2, 6, 7))
+
+
+def test_masked_data_have_no_influence():
+    A = Mask(random_mask((8, 9), keep=0.5))
+    q = torch.rand(1, 1, 8, 9)
+    changed = torch.where(A.mask > 0, q, torch.full_like(q, 1e6))
+    assert torch.equal(A.adjoint(q), A.adjoint(changed))
+    assert torch.equal(A.initial(q), A.initial(changed))
+
+
+# ---- lensing
+
+
+def test_a_mass_peak_has_tangential_shear():
+    kappa = torch.zeros(1, 2, 33, 33)
+    kappa[0, 0, 16, 16] = 1
+    gamma1, gamma2 = Lensing(shape=(33, 33))(kappa)[0]
+    assert gamma1[16, 20] < 0
+    assert gamma1[16, 12] < 0
+    assert gamma1[20, 16] > 0
+    assert gamma1[12, 16] > 0
+    assert gamma2[19, 19] < 0  # at (+x, +y)
+    assert gamma2[13, 19] > 0
+
+
+@pytest.mark.parametrize("shape", [(15, 17), (16, 18), (15, 16)])
+def test_kaiser_squires_inverts_the_shear_up_to_the_mean(shape):
+    A = Lensing(shape=shape)
+    kappa = torch.randn(2, 2, *shape)
+    mean = kappa.mean(dim=(-2, -1), keepdim=True)
+    assert float((A.initial(A(kappa)) - (kappa - mean)).abs().max()) < 1e-5
+    assert float(A(kappa).mean(dim=(-2, -1)).abs().max()) < 1e-6
+
+
+def test_masked_shear_has_no_influence_and_the_mean_stays_where_z_has_it():
+    weight = random_mask((12, 13), keep=0.7)
+    A = Lensing(weight=weight)
+    q = torch.randn(1, 2, 12, 13)
+    changed = torch.where(weight > 0, q, torch.full_like(q, 1e6))
+    assert torch.equal(A.adjoint(q), A.adjoint(changed))
+    z = torch.randn(1, 2, 12, 13) + 0.7
+    f = A.data_step(z, 0.3, Aty=A.adjoint(q))
+    assert torch.allclose(f.mean(dim=(-2, -1)), z.mean(dim=(-2, -1)), atol=1e-6)
+
+
+# ---- radon
+
+
+def blob(height, width, row, col, variance):
+    rows, cols = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    return torch.exp(-((rows - row) ** 2 + (cols - col) ** 2) / (2 * variance))
+
+
+def test_sense_of_rotation_and_axes():
+    """A blob at row 12, column 40 of 48 x 60: x = 40 - 29.5 to the right, y = 23.5 - 12 up; it projects to x cos + y sin."""
+    angles = torch.tensor([0.0, 0.4, math.pi / 2, 2.5])
+    A = Radon((48, 60), angles, 79, cache=False)
+    image = blob(48, 60, 12, 40, 4.0)
+    q = A(image[None, None])[0, 0]
+    t = torch.arange(79.0) - 39
+    expected = 10.5 * torch.cos(angles) + 11.5 * torch.sin(angles)
+    assert torch.allclose((q * t).sum(1) / q.sum(1), expected, atol=0.02)
+    assert torch.allclose(q.sum(1) / image.sum(), torch.ones(4), atol=0.01)  # mass is kept
+
+
+def test_sinogram_agrees_with_scikit_image():
+    from skimage.transform import radon
+
+    n = 65  # its centre of rotation is the pixel n // 2: for odd n the middle of the image, as ours
+    image = blob(n, n, 40, 27, 20.0) + 0.5 * blob(n, n, 20, 41, 10.0)
+    image[image < 1e-3] = 0
+    degrees = np.array([0.0, 25.0, 90.0, 140.0])
+    mine = Radon((n, n), torch.from_numpy(np.deg2rad(degrees)), n, cache=False)(image[None, None])[0, 0].double()
+    theirs = torch.from_numpy(radon(image.double().numpy(), degrees, circle=True).T.copy())
+    assert float((mine - theirs).norm() / mine.norm()) < 0.02
+    assert float((mine.flip(1) - theirs).norm() / mine.norm()) > 0.3
+
+
+def test_line_integrals_of_a_disc():
+    n, r = 128, 40.0
+    rows, cols = torch.meshgrid(torch.arange(n) - 63.5, torch.arange(n) - 63.5, indexing="ij")
+    disc = ((rows**2 + cols**2) < r**2).float()
+    A = Radon((n, n), 5, 181, cache=False)
+    t = torch.arange(181.0) - 90
+    exact = 2 * (r**2 - t**2).clamp_min(0).sqrt()
+    assert float((A(disc[None, None])[0, 0] - exact).norm() / (exact.norm() * 5**0.5)) < 0.02
+
+
+def test_fbp_reconstructs_a_smooth_image():
+    n = 64
+    rows, cols = torch.meshgrid(torch.arange(n) - 31.5, torch.arange(n) - 31.5, indexing="ij")
+    image = torch.exp(-((rows - 4) ** 2 + (cols + 5) ** 2) / 60)[None, None]
+    A = Radon((n, n), 120, cache=False)
+    assert float((A.initial(A(image)) - image).abs().max()) < 0.05
+    assert float((A.fbp(A(image), window="none") - image).abs().max()) < 0.03
+    full_turn = Radon((n, n), torch.arange(200) * (2 * math.pi / 200), cache=False)
+    assert float((full_turn.fbp(full_turn(image), window="none") - image).abs().max()) < 0.02
+
+
+def test_backends_agree():
+    stored, direct = Radon((24, 20), 9, cache=False), Radon((24, 20), 9, backend="astra_cpu")
+    x, y = torch.rand(2, 1, 24, 20), torch.rand(2, *direct.data_shape)
+    assert float((stored(x) - direct(x)).norm() / direct(x).norm()) < 1e-5
+    assert float((stored.adjoint(y) - direct.adjoint(y)).norm() / direct.adjoint(y).norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("views", "ratio", "at_most", "factor"), [(60, 1e-2, 8, 2), (60, 1e-1, 5, 1.5), (180, 1e-3, 13, 2.5), (180, 1e-2, 7, 2)]
+)
+def test_the_preconditioner_saves_iterations(views, ratio, at_most, factor):
+    A = Radon((96, 96), views, cache=False)
+    alpha = torch.tensor(ratio * A.norm() ** 2).reshape(1, 1, 1, 1)
+    truth = samples.camera()[..., 100:196, 200:296]
+    Aty = A.adjoint(A(truth))
+    z = torch.full_like(truth, 0.5)
+    counts = []
+    for precondition in (None, A._precondition(alpha)):
+        _, info = pcg(lambda v: A.normal(v) + alpha * v, Aty + alpha * z, z, precondition=precondition, tol=1e-5, max_iter=200)
+        assert float(info.residual) <= 1.01e-5
+        counts.append(info.iterations)
+    assert counts[1] <= at_most
+    assert factor * counts[1] <= counts[0]
+
+
+def test_matrix_cache_is_used_and_a_damaged_one_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNP_MLPATCH_CACHE", str(tmp_path))
+    assert cache_directory() == tmp_path
+    x = torch.rand(1, 1, 12, 13)
+    first = Radon((12, 13), 7)(x)
+    (file,) = tmp_path.glob("radon-*.npz")
+    stamp = file.stat().st_mtime_ns
+    assert torch.equal(Radon((12, 13), 7)(x), first)
+    assert file.stat().st_mtime_ns == stamp
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match="built again"):
+        again = Radon((12, 13), 7)
+    assert torch.equal(again(x), first)
+
+
+def test_no_astra_object_is_left_behind():
+    import astra
+
+    A = Radon((12, 13), 7, backend="astra_cpu")
+    before = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2))
+    for _ in range(20):
+        A.adjoint(A(torch.rand(1, 1, 12, 13)))
+    # ids are handed out in a row, and freed ones are looked up without success
+    after = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2))
+    for identity in range(before + 1, after):
+        with pytest.raises(Exception, match=r"not initialized|not found|[Ii]nvalid"):
+            astra.projector.volume_geometry(identity)
+    astra.projector.delete([before, after])
+
+
+# ---- linear algebra
+
+
+def test_pcg_solves_each_image_on_its_own():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 20, 20, dtype=torch.float64, generator=generator)
+    matrices = root @ root.mT + torch.tensor([0.1, 1.0, 100.0], dtype=torch.float64)[:, None, None] * torch.eye(20, dtype=torch.float64)
+    b = torch.randn(3, 20, dtype=torch.float64, generator=generator)
+    x, info = pcg(lambda v: torch.einsum("bij,bj->bi", matrices, v), b, torch.zeros_like(b), tol=1e-10, max_iter=500)
+    assert info.residual.max() <= 1.01e-10
+    assert torch.allclose(x, torch.linalg.solve(matrices, b), rtol=1e-6, atol=1e-8)
+
+
+def test_pcg_at_the_solution_stays_there():
+    b = torch.ones(2, 3)
+    x, info = pcg(lambda v: 2 * v, b, b / 2)
+    assert torch.equal(x, b / 2)
+    assert info.iterations == 0
+    zero, _ = pcg(lambda v: 2 * v, torch.zeros(1, 3), torch.zeros(1, 3))
+    assert torch.equal(zero, torch.zeros(1, 3))
+
+
+def test_power_iteration_and_norm():
+    d = torch.tensor([[1.0, 9.0, 4.0]])
+    assert abs(power_iteration(lambda v: d * v, torch.ones(1, 3), tol=1e-8) - 9) < 1e-3
+    A = Radon((20, 20), 8, cache=False)
+    assert abs(A.norm() - float(torch.linalg.matrix_norm(dense(A), 2))) < 5e-3 * A.norm()
