@@ -1,0 +1,38 @@
+"""Every example runs with --quick, prints its table and writes its pictures; report's functions by themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pnp_mlpatch.report import curves, panel, table
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("program", EXAMPLES, ids=lambda p: p.stem)
+def test_example(program, tmp_path):
+    done = subprocess.run([sys.executable, str(program), "--quick", "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "PSNR (dB)" in done.stdout
+    pictures = list(tmp_path.glob(f"{program.stem}*.png"))
+    assert pictures
+    assert all(p.stat().st_size > 10_000 for p in pictures)
+
+
+def test_table_is_markdown():
+    text = table([{"name": "a", "x": 1.234}, {"name": "bcd", "x": 10.0}])
+    assert text.splitlines() == ["| name |     x |", "|------|------:|", "| a    |  1.23 |", "| bcd  | 10.00 |"]
+    with pytest.raises(ValueError, match="no rows"):
+        table([])
+
+
+def test_panel_and_curves_write_whole_files(tmp_path):
+    x = torch.rand(1, 3, 20, 24)
+    panel(tmp_path / "p.png", {"truth": x, "noisy": x + 0.1}, truth=x, zoom=(2, 3, 8, 8), title="t")
+    curves(tmp_path / "c.png", {"run": {"iteration": [1, 2], "residual": [0.1, 0.01], "psnr": [20.0, 21.0]}})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]
