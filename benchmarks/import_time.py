@@ -16,9 +16,14 @@ OURS = TORCH + (
 
 
 def main():
-    runs = [tuple(map(float, subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True).stdout.split())) for _ in range(7)]
+    runs = [
+        tuple(map(float, subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True).stdout.split()))
+        for _ in range(7)
+    ]
     torch_s, ours_s = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"torch {torch_s:.2f} s, pnp_mlpatch on top {ours_s:.3f} s ({100 * ours_s / torch_s:.0f} %), {platform.machine()}, {platform.processor() or 'cpu'}")
+    print(
+        f"torch {torch_s:.2f} s, pnp_mlpatch on top {ours_s:.3f} s ({100 * ours_s / torch_s:.0f} %), {platform.machine()}, {platform.processor() or 'cpu'}"
+    )
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def _operator_checks(A: LinearOperator, tol: float) -> Iterator[Check]:
     yield _at_most("non-contiguous input", _relative(A(strided), A(strided.contiguous())), 1e-6)
     norm = A.norm()
     yield Check("norm() bounds |A x| / |x|", norm > 0 and float(size / x.norm()) <= 1.01 * norm, f"norm {norm:.4g}")
-    for decade in (-3, -2, -1, 0, 1):
+    for decade in range(-3, 3):
         alpha = norm**2 * 10.0**decade
         yield _at_most(f"data step solves its equation at alpha = {alpha:.1e}", optimality(A, alpha), 1e-5)
 
