@@ -15,20 +15,8 @@ import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, reconstruct, samples
 from pnp_mlpatch.metrics import psnr, ssim
-from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.operators.radon import Radon, simulate
 from pnp_mlpatch.report import curves, panel, table
-
-
-def simulate(truth, views, *, snr_db, seed=0):
-    """Line integrals of ``truth`` (1, 1, N, N) on a grid of 2N, binned to detectors of one pixel, with white noise."""
-    size = truth.shape[-1]
-    detectors = Radon((size, size), views, backend="astra_cpu").data_shape[-1]
-    fine = Radon((2 * size, 2 * size), views, 2 * detectors, backend="astra_cpu")
-    upsampled = F.interpolate(truth, scale_factor=2, mode="bicubic")
-    pairs = fine(upsampled) / 2  # a fine pixel is half a pixel long
-    clean = pairs.unflatten(-1, (detectors, 2)).mean(-1)
-    noise = float(clean.square().mean().sqrt()) * 10 ** (-snr_db / 20)
-    return clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)), noise
 
 
 def main():
@@ -43,7 +31,7 @@ def main():
         truth = F.interpolate(truth, size=(128, 128), mode="area")
     size = truth.shape[-1]
     A = Radon((size, size), angles=60, cache=not args.quick)
-    q, noise = simulate(truth, 60, snr_db=40)
+    q, noise = simulate(A, truth, snr_db=40)
     score = {"psnr": lambda x: psnr(x, truth)}
 
     start = time.perf_counter()

@@ -89,14 +89,15 @@ def show_info(args: argparse.Namespace) -> int:
         raise InputError(f"info: '{args.name}' is in {len(families)} families. Say --family {' or --family '.join(families)}.")
     if families:
         _print_plugin(REGISTRIES[families[0]], args.name)
-        if args.name == "mlpatch":
-            for name in shipped:
-                try:
-                    _print_card(name)
-                except WeightsError as error:
-                    print(f"\nweights {name}\n  cannot be read: {error}")
-            if not shipped:
-                print("\nNo weights are shipped; give a file: --set denoiser.weights=PATH")
+        own = [name for name in shipped if _kind(name) == args.name] if families == ["denoiser"] else []
+        for name in own:
+            print()
+            try:
+                _print_card(name)
+            except WeightsError as error:
+                print(f"weights {name}\n  cannot be read: {error}")
+        if args.name == "mlpatch" and not own:
+            print("\nNo weights are shipped; give a file: --set denoiser.weights=PATH")
     elif args.name in shipped and args.family in (None, "denoiser"):
         _print_card(args.name)
     else:
@@ -129,9 +130,14 @@ def _print_plugin(registry: Registry, name: str) -> None:
         print(f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}"))
 
 
+def _kind(name: str) -> str:
+    """The denoiser that shipped weights belong to."""
+    return weights.manifest()[name].get("kind", "mlpatch")
+
+
 def _print_card(name: str) -> None:
-    _, config, card = weights.load(weights.locate(name), kind=weights.manifest()[name].get("kind", "mlpatch"))
-    print(f"\nweights {name}")
+    _, config, card = weights.load(weights.locate(name), kind=_kind(name))
+    print(f"weights {name}")
     for title, values in (("card", card), ("config", config)):
         print(f"  {title}:")
         for key, value in values.items():
@@ -523,7 +529,7 @@ def _prepare(args: argparse.Namespace) -> torch.device:
 
 
 def train_denoiser(args: argparse.Namespace) -> int:
-    """Train an MLPatch from a TOML file and flags."""
+    """Train a denoiser from a TOML file and flags."""
     from pnp_mlpatch.training import TrainConfig, train
 
     values = read_toml(args.config) if args.config else {}
@@ -601,7 +607,7 @@ SOLVE_EPILOG = """\
 Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation --noise, from --seed.
 --data takes q itself: .npy, or a picture where the data have the shape of the image. Images are (H, W), (H, W, 3) or
 (C, H, W); 8- and 16-bit pictures are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
-are taken from the picture; for data of another shape, such as sinograms, give them: --set operator.shape=[512,512].
+are taken from the picture; for data of another shape, such as sinograms, give them: --set 'operator.shape=[512,512]'.
 
 Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator that is an array (mask,
 psf, weight, angles) is given by the path of a .npy file or of a picture; a picture of a mask is cut at half its range, one
@@ -628,7 +634,7 @@ A configuration file has the same words; flags override it, and paths are relati
 
 Examples:
   pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
-  pnp-mlpatch solve --data sinogram.npy --operator radon --set operator.shape=[512,512] --set operator.angles=60 --noise 0.5 --output slice.tiff
+  pnp-mlpatch solve --data sinogram.npy --operator radon --set 'operator.shape=[512,512]' --set operator.angles=60 --noise 0.5 --output slice.tiff
   pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
 """
 
@@ -639,7 +645,7 @@ A file:
   validation = "pictures/val"       # folder; its PSNR goes to log.csv every validate_every steps
   steps = 20000
   checkpoint_every = 1000           # the same command goes on from the last checkpoint
-  [model]                           # settings of MLPatch
+  [model]                           # settings of the network
   width = 256
   depth = 3
   radius = 8.0
@@ -702,7 +708,7 @@ def build_parser() -> argparse.ArgumentParser:
     doc = plain_text(inspect.getdoc(TrainConfig) or "")
     keys = textwrap.fill(", ".join(_key(f) for f in dataclasses.fields(TrainConfig)), 110)
     about = f"{doc}\n\nKeys and defaults:\n{keys}\n\n{TRAIN_EPILOG}"
-    sub = command("train", train_denoiser, "Train an MLPatch on a folder of pictures.", about)
+    sub = command("train", train_denoiser, "Train a denoiser on a folder of pictures.", about)
     sub.add_argument("--config", metavar="FILE.toml", help="the settings, see below; flags override them")
     sub.add_argument("--data", metavar="FOLDER", help="the training pictures")
     sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")

@@ -7,6 +7,9 @@ builtin that a caller would catch by habit (``ValueError``, ``TypeError``, ``Imp
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import math
+import numbers
 import re
 import sys
 from types import ModuleType
@@ -60,6 +63,11 @@ class Diverged(PnPError, ArithmeticError):
         self.state = state
 
 
+def finite_number(value: Any) -> bool:
+    """Whether ``value`` is a real, finite number; a string or a bool is not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 # Packages by import name: what to type to get them.
 _PIP = {
     "astra": "astra-toolbox",
@@ -77,7 +85,7 @@ def require(package: str, needed_by: str) -> ModuleType:
     """
     top = package.partition(".")[0]
     try:
-        if top == "deepinv":
+        if top == "deepinv" and importlib.util.find_spec("deepinv") is not None:
             _import_torchvision()
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
 from pnp_mlpatch.weights import write_whole
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -24,7 +24,7 @@ def read_array(path: str | PathLike[str]) -> Tensor:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
         raise FileError(f"{path}: not a readable .npy array ({error}).") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
         kind = getattr(array, "dtype", type(array).__name__)
@@ -66,19 +66,23 @@ def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
 
 
 def _from_pillow(file, path: Path) -> Tensor:
-    if "A" in file.getbands() or "transparency" in file.info:
+    transparent = file.info.get("transparency")
+    if isinstance(transparent, int) and file.mode in ("1", "L", "I", "I;16"):
+        if bool((np.asarray(file) == transparent).any()):
+            raise InputError(f"{path}: the picture is partly transparent. Flatten it on a background first.")
+    elif "A" in file.getbands() or transparent is not None:
         rgba = file.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
             raise InputError(f"{path}: the picture is partly transparent. Flatten it on a background first.")
         file = rgba.convert("L" if file.mode in ("LA", "La") else "RGB")
-    elif file.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
+    if file.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
         file = file.convert("RGB")
     elif file.mode == "1":
         file = file.convert("L")
     array = np.asarray(file)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
-    elif array.dtype == np.uint16 or (array.dtype == np.int32 and file.mode.startswith("I")):
+    elif array.dtype.newbyteorder("=") == np.uint16 or (array.dtype == np.int32 and file.mode.startswith("I")):
         if array.min() < 0 or array.max() > 65535:
             raise InputError(f"{path}: integer values {array.min()} to {array.max()} do not fit 16 bit. Save it as float TIFF or .npy.")
         array = array.astype(np.float32) / 65535
@@ -103,6 +107,11 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
     Raises :class:`InputError` for another shape or ending, and for values that are not finite.
     """
     path = Path(path)
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise InputTypeError(
+            f"{path}: expected a tensor of real floats, got {got}. Convert it first, e.g. x.float() / 255 for 8-bit values."
+        )
     x = image.detach().cpu().float()
     x = x[0] if x.ndim == 4 and x.shape[0] == 1 else x
     if x.ndim != 3 or x.shape[0] not in (1, 2, 3):
@@ -112,7 +121,12 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         plain = x[0] if x.shape[0] == 1 else x
-        write_whole(path, lambda temporary: np.save(temporary, plain.numpy()))
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # by name, numpy would append .npy to any other ending
+                np.save(file, plain.numpy())
+
+        write_whole(path, write)
     elif suffix in (".png", ".tif", ".tiff"):
         Image = require("PIL.Image", "Writing a picture")
         if suffix == ".png":

@@ -6,10 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 
-def _pair(x: Tensor, truth: Tensor, who: str) -> None:
+def _pair(x: Tensor, truth: Tensor, who: str, data_range: float = 1.0) -> None:
+    if not (isinstance(x, Tensor) and isinstance(truth, Tensor)):
+        raise InputTypeError(f"{who}: both images must be torch tensors, got {type(x).__name__} and {type(truth).__name__}.")
+    if not data_range > 0:
+        raise InputError(f"{who}: data_range must be > 0, got {data_range}.")
     if x.shape != truth.shape or x.ndim != 4:
         raise InputError(f"{who}: both images must have one shape (B, C, H, W), got {tuple(x.shape)} and {tuple(truth.shape)}.")
 
@@ -22,9 +26,7 @@ def mse(x: Tensor, truth: Tensor) -> Tensor:
 
 def psnr(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio in dB, ``10 log10(data_range^2 / mse)``, for each image: (B,). Infinite for equal images."""
-    _pair(x, truth, "psnr")
-    if not data_range > 0:
-        raise InputError(f"psnr: data_range must be > 0, got {data_range}.")
+    _pair(x, truth, "psnr", data_range)
     return 10 * torch.log10(data_range**2 / mse(x, truth))
 
 
@@ -34,7 +36,7 @@ def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
     Gaussian window of standard deviation 1.5 cut at 11 x 11, K1 = 0.01, K2 = 0.03, mean over the pixels whose window lies
     inside the image and over channels (Wang, Bovik, Sheikh, Simoncelli 2004). Raises :class:`InputError` below 11 x 11.
     """
-    _pair(x, truth, "ssim")
+    _pair(x, truth, "ssim", data_range)
     if min(x.shape[-2:]) < 11:
         raise InputError(f"ssim: its window is 11 x 11, the images have {x.shape[-2]} x {x.shape[-1]} pixels.")
     a, b = x.double().flatten(0, 1)[:, None], truth.double().flatten(0, 1)[:, None]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pnp_mlpatch.errors import BrokenPlugin, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin
+from pnp_mlpatch.errors import BrokenPlugin, InputError, InputTypeError, PnPError, UnknownPlugin
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ class PluginInfo:
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """A hint such as ``Did you mean 'mask'? `` or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'? " if close else ""
 
 
@@ -53,9 +53,13 @@ class Registry:
         self._not_plugins = not_plugins
         self._made: dict[str, Callable[..., Any]] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
+        self._networks: dict[str, type] = {}
 
-    def register(self, name: str, *, needs: tuple[str, ...] = ()) -> Callable[[T], T]:
-        """Decorator: make a class or factory known as ``name``; ``needs`` are the import names of optional packages."""
+    def register(self, name: str, *, needs: tuple[str, ...] = (), network: type | None = None) -> Callable[[T], T]:
+        """Decorator: make a class or factory known as ``name``.
+
+        ``needs`` are the import names of optional packages; ``network`` is the class that training makes, if it can be trained.
+        """
 
         def decorate(plugin: T) -> T:
             known = self._made.get(name)
@@ -65,6 +69,8 @@ class Registry:
                     f"{plugin.__module__}.{plugin.__qualname__}. Rename one of them."
                 )
             self._made[name], self._needs[name] = plugin, tuple(needs)
+            if network is not None:
+                self._networks[name] = network
             return plugin
 
         return decorate
@@ -91,7 +97,7 @@ class Registry:
         reason if its module does not import.
         """
         if not isinstance(name, str):
-            raise InputTypeError(f"A {self.family} is called by its name, a string; got {type(name).__name__}.")
+            raise InputTypeError(f"The name of a plugin ({self.family}) is a string; got {type(name).__name__}.")
         if name in self._made:
             return self._made[name]
         points = self._entry_points().get(name, [])
@@ -105,7 +111,10 @@ class Registry:
             raise UnknownPlugin(f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}.")
         try:
             if points:
-                self._made.setdefault(name, points[0].load())
+                plugin = points[0].load()
+                if not callable(plugin):
+                    raise TypeError(f"{points[0].value} is not callable")
+                self._made.setdefault(name, plugin)
             else:
                 importlib.import_module(f"{self.package}.{name}")
         except PnPError:
@@ -137,11 +146,20 @@ class Registry:
             raise InputTypeError(f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.")
         return plugin(**config)
 
+    def network(self, name: str) -> type:
+        """The class that training makes for the plugin ``name``; raise :class:`InputError` if it cannot be trained."""
+        self.get(name)
+        if name not in self._networks:
+            raise InputError(f"The {self.family} '{name}' cannot be trained. Trainable: {', '.join(sorted(self._networks)) or 'none'}.")
+        return self._networks[name]
+
     def info(self, name: str) -> PluginInfo:
         """What is known of a plugin; one that cannot be imported is described as broken, not raised."""
         try:
             plugin = self.get(name)
-        except (BrokenPlugin, MissingPackage) as error:
+        except UnknownPlugin:
+            raise
+        except PnPError as error:  # its module does not import, or two have its name
             return PluginInfo(name, self.family, source="", broken=str(error))
         needs = self._needs.get(name, ())
         missing = tuple(package for package in needs if importlib.util.find_spec(package) is None)

@@ -38,6 +38,8 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
+    except OSError as error:
+        raise FileError(f"{target}: could not be written ({error.strerror or error}). The file is as it was before.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,6 +72,8 @@ def sha256(path: str | PathLike[str]) -> str:
 def locate(weights: str | PathLike[str]) -> Path:
     """The file for a shipped name (its sha256 checked) or for a path."""
     shipped = manifest()
+    if not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(f"weights must be a shipped name or a path, got {weights!r}. Shipped: {', '.join(sorted(shipped)) or 'none'}.")
     if str(weights) in shipped:
         entry = shipped[str(weights)]
         path = DIRECTORY / entry["file"]
@@ -88,8 +92,7 @@ def save(
     path: str | PathLike[str], tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
     """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header."""
-    from safetensors.torch import save_file
-
+    save_file = require("safetensors.torch", "Writing weights").save_file
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "config": json.dumps(dict(config)), "card": json.dumps(dict(card))}
     write_whole(path, lambda temporary: save_file(plain, str(temporary), metadata=header))
@@ -111,4 +114,10 @@ def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], di
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: tensor '{name}' holds values that are not finite.")
-    return tensors, json.loads(header["config"]), json.loads(header["card"])
+    try:
+        config, card = (json.loads(header[name]) for name in ("config", "card"))
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: the config or the card in its header is missing or damaged ({error}).") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"{path}: the card in its header is not a dictionary.")
+    return tensors, config, card

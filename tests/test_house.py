@@ -31,7 +31,7 @@ FLOORS = {
     "__init__": 5,
 }
 FAMILIES = ("operators", "denoisers", "solvers")
-SHARED = {"base", "wrap", "schedules", "__init__"}
+SHARED = {"base", "networks", "wrap", "schedules", "__init__"}
 
 
 def modules():

@@ -8,68 +8,70 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, register, sigma_column
+from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers.networks import Network, load_state, shipped_or_own
 from pnp_mlpatch.errors import InputError, WeightsError, require
 
+PUBLISHED = (64, 128, 256, 512)
 
-@register("drunet", needs=("deepinv",))
-class DRUNet(nn.Module):
+
+class DRUNet(Network):
     """deepinv's DRU-Net for images in [0, 1] with ``channels`` 1 or 3, on any image size, sigma as a float or (B,).
 
-    ``weights`` is the path of a state dict (.pth, .pt or .safetensors), "download" for deepinv's own download of the published
-    weights (32.6M parameters, needs the network once), or ``None`` for an untrained network. ``nc`` are the widths of its four
-    scales: (64, 128, 256, 512) are the published ones, (32, 64, 128, 256) make the 8.16M network of the talk.
-
-    The image is continued by replication to multiples of 8 and cut back. Raises :class:`MissingPackage` without deepinv,
-    :class:`WeightsError` for weights that are missing, damaged or of another shape.
+    ``nc`` are the widths of its four scales: (64, 128, 256, 512) are the published ones (32.6M parameters), (32, 64, 128, 256)
+    make the 8.16M network of the talk; ``nb`` residual blocks at each scale. The image is continued by replication to multiples
+    of 8 and cut back.
     """
 
-    def __init__(self, weights: str | PathLike[str] | None, channels: int = 1, *, nc: Sequence[int] = (64, 128, 256, 512)):
-        super().__init__()
-        deepinv = require("deepinv", "The denoiser 'drunet'")
+    kind = "drunet"
+
+    def __init__(self, channels: int = 1, *, nc: Sequence[int] = PUBLISHED, nb: int = 4, sigma_max: float | None = 60 / 255):
         if channels not in (1, 3):
             raise InputError(f"DRUNet: channels must be 1 or 3, got {channels!r}.")
-        download = weights == "download"
-        try:
-            self.net = deepinv.models.DRUNet(
-                in_channels=channels, out_channels=channels, nc=tuple(nc), pretrained="download" if download else None
-            )
-        except Exception as error:
-            if not download:
-                raise
-            raise WeightsError(
-                f"DRUNet: the published weights could not be downloaded ({type(error).__name__}: {error}). Give the path of a local file instead."
-            ) from error
-        if weights is not None and not download:
-            load_state(self.net, Path(weights), "DRUNet")
-        self.eval().requires_grad_(False)
-        self.channels = channels
-        self.info = DenoiserInfo("drunet", channels, "input")
+        if len(nc) != 4 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*nc, nb)):
+            raise InputError(f"DRUNet: nc must be four widths >= 1 and nb an integer >= 1, got {nc!r} and {nb!r}.")
+        super().__init__(channels, sigma_max, {"channels": channels, "nc": list(nc), "nb": nb, "sigma_max": sigma_max})
+        deepinv = require("deepinv", "The denoiser 'drunet'")
+        self.net = deepinv.models.DRUNet(in_channels=channels, out_channels=channels, nc=tuple(nc), nb=nb, pretrained=None)
+
+    @classmethod
+    def example(cls) -> DRUNet:
+        return cls(nc=(4, 8, 8, 8), nb=1).eval().requires_grad_(False)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
         check_image(x, "DRUNet", self.channels)
-        level = sigma_column(sigma, x, "DRUNet")
+        column = sigma_column(sigma, x, "DRUNet", self.sigma_max)
         height, width = x.shape[-2:]
-        parameter = next(self.net.parameters())
-        padded = F.pad(x.to(parameter.dtype), (0, -width % 8, 0, -height % 8), mode="replicate")
-        noise_map = level.to(parameter.dtype).expand(-1, 1, *padded.shape[-2:])
-        return self.net.forward_unet(torch.cat([padded, noise_map], dim=1))[..., :height, :width].to(x.dtype)
+        dtype = next(self.parameters()).dtype
+        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)
+        padded = F.pad(both, (0, -width % 8, 0, -height % 8), mode="replicate")
+        return self.net.forward_unet(padded)[..., :height, :width].to(x.dtype)
 
 
-def load_state(net: nn.Module, path: Path, who: str) -> None:
-    """Load a state dict file into ``net``; raise :class:`WeightsError` if it is missing, damaged or does not fit."""
-    if not path.is_file():
-        raise WeightsError(f"{who}: no weights file at {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise WeightsError(f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error}).") from error
-    try:
-        net.load_state_dict(tensors)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{who}: {path} does not fit this network. {str(error)[:500]}") from error
+@register("drunet", needs=("deepinv",), network=DRUNet)
+def drunet(weights: str | PathLike[str] | None, channels: int = 1, *, nc: Sequence[int] = PUBLISHED) -> DRUNet:
+    """A :class:`DRUNet` with weights: "download", the path of a state dict, a file of this package's training, or none.
+
+    "download" is deepinv's own download of the published weights (needs the network once, and the default ``nc``). Of a file of
+    this package's training, ``channels`` and ``nc`` are read from the file. ``None`` is an
+    untrained network. Raises :class:`MissingPackage` without deepinv,
+    :class:`WeightsError` for weights that are missing, damaged or of another shape.
+    """
+    own = None if weights is None or weights == "download" else shipped_or_own(weights)
+    if own is not None:
+        return DRUNet.load(own)
+    model = DRUNet(channels, nc=nc, sigma_max=None)
+    if weights == "download":
+        deepinv = require("deepinv", "The denoiser 'drunet'")
+        try:
+            model.net = deepinv.models.DRUNet(in_channels=channels, out_channels=channels, nc=tuple(nc), pretrained="download")
+        except Exception as error:
+            raise WeightsError(
+                f"drunet: the published weights could not be downloaded ({type(error).__name__}: {error}). Give the path of a local file instead."
+            ) from error
+    elif weights is not None:
+        load_state(model.net, Path(weights), "drunet")
+    return model.eval().requires_grad_(False)

@@ -24,15 +24,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from os import PathLike
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch import weights as weight_files
-from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, register, sigma_column
-from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError
+from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers.networks import Network
+from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 
 
 def cubic(t: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
     return torch.stack([r[:, None] * angle.sin(), r[:, None] * angle.cos()], dim=-1).reshape(-1, 2).float()
 
 
-class MLPatch(nn.Module):
+class MLPatch(Network):
     r"""A noise-conditional local MLP denoiser; the network and its two forms of evaluation.
 
     ``radius`` bounds the learned offsets in pixels, ``rings x angles`` of them start on circles; ``width`` and ``depth``
@@ -72,6 +73,8 @@ class MLPatch(nn.Module):
     Raises :class:`InputError` or :class:`InputTypeError` for images that are not float (B, C, H, W) with the right C, and
     for sigma outside 0 to ``sigma_max``.
     """
+
+    kind = "mlpatch"
 
     def __init__(
         self,
@@ -85,23 +88,26 @@ class MLPatch(nn.Module):
         sigma_max: float = 60 / 255,
         tile: int = 64,
     ):
-        super().__init__()
         for name, value in {"channels": channels, "rings": rings, "angles": angles, "width": width, "depth": depth, "tile": tile}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"MLPatch: {name} must be an integer >= 1, got {value!r}.")
-        if not (radius > 0 and sigma_max > 0 and math.isfinite(radius) and math.isfinite(sigma_max)):
+        if not all(finite_number(value) and value > 0 for value in (radius, sigma_max)):
             raise InputError(f"MLPatch: radius and sigma_max must be positive, got {radius!r} and {sigma_max!r}.")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "radius": float(radius),
-            "rings": rings,
-            "angles": angles,
-            "width": width,
-            "depth": depth,
-            "sigma_max": float(sigma_max),
-        }
-        self.channels, self.radius, self.sigma_max, self.tile = channels, float(radius), float(sigma_max), tile
-        self.card: dict[str, Any] = {}
+        super().__init__(
+            channels,
+            float(sigma_max),
+            {
+                "channels": channels,
+                "radius": float(radius),
+                "rings": rings,
+                "angles": angles,
+                "width": width,
+                "depth": depth,
+                "sigma_max": float(sigma_max),
+            },
+        )
+        self.radius, self.sigma_max, self.tile = float(radius), float(sigma_max), tile
+        self.field = self.halo = math.ceil(radius) + 1  # cubic weights reach |t - o| < 2
 
         self.offsets = nn.Parameter(polar_offsets(0.95 * radius, rings, angles))
         samples = rings * angles
@@ -112,24 +118,11 @@ class MLPatch(nn.Module):
         self.last = nn.Linear(width, channels, bias=False)
         nn.init.zeros_(self.last.weight)
 
-    # ---- what is known of it
-
-    @property
-    def field(self) -> int:
-        """Receptive field of the grid form in pixels (sup norm): cubic weights reach |t - o| < 2."""
-        return math.ceil(self.radius) + 1
-
-    @property
-    def info(self) -> DenoiserInfo:
-        size = self.card.get("trained_size")
-        return DenoiserInfo(
-            name="mlpatch",
-            channels=self.channels,
-            sigma="input",
-            sigma_range=(0.0, self.sigma_max),
-            field=self.field,
-            trained_size=tuple(size) if size else None,
-        )
+    @classmethod
+    def example(cls) -> MLPatch:
+        net = cls(radius=3.0, rings=2, angles=6, width=16)
+        nn.init.normal_(net.last.weight, std=0.3)
+        return net.eval().requires_grad_(False)
 
     # ---- the two forms
 
@@ -146,7 +139,7 @@ class MLPatch(nn.Module):
             for top in range(0, height, self.tile):
                 for left in range(0, width, self.tile):
                     bottom, right = min(top + self.tile, height), min(left + self.tile, width)
-                    f = self.field
+                    f = self.halo
                     rows = reflect(torch.arange(top - f, bottom + f, device=x.device), height)
                     cols = reflect(torch.arange(left - f, right + f, device=x.device), width)
                     block = image[:, :, rows[:, None], cols]
@@ -158,7 +151,7 @@ class MLPatch(nn.Module):
         if taps is None or kernel is None:
             taps, kernel = self._folded(block.dtype)
         batch, channels, height, width = block.shape
-        f = self.field
+        f = self.halo
         height, width = height - 2 * f, width - 2 * f
         stride = width + 2 * f
         corner = torch.arange(height, device=block.device)[:, None] * stride + torch.arange(width, device=block.device)
@@ -203,7 +196,7 @@ class MLPatch(nn.Module):
 
     def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Sampling and first layer as one filter: integer taps (T, 2) and kernel (width, C * T)."""
-        f = self.field
+        f = self.halo
         axis = torch.arange(-f, f + 1, device=self.offsets.device)
         taps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
         beyond = (taps.abs() - 2).clamp_min(0)
@@ -223,7 +216,7 @@ class MLPatch(nn.Module):
         """The continuous form for a few coordinates: weights of the samples at the fraction of each coordinate."""
         base = coords.floor()
         fraction = (coords - base).to(x.dtype)
-        reach = self.field + 1
+        reach = self.halo + 1
         taps = torch.arange(-reach, reach + 1, device=x.device)
         rows = reflect(base[:, :1].long() + taps, x.shape[-2])
         cols = reflect(base[:, 1:].long() + taps, x.shape[-1])
@@ -236,33 +229,19 @@ class MLPatch(nn.Module):
         residual = self._mlp(F.linear(samples[..., :-1].flatten(2), kernel), sigma)
         return (samples[..., -1] - residual).movedim(-1, 1)
 
-    # ---- files
 
-    def save(self, path: str | PathLike[str], card: dict[str, Any]) -> None:
-        """Write weights, configuration and card as one safetensors file."""
-        weight_files.save(path, self.state_dict(), kind="mlpatch", config=self.config, card=card)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str], *, tile: int = 64) -> MLPatch:
-        """Read what :meth:`save` wrote; raise :class:`WeightsError` for a file that is missing, corrupt or of another model."""
-        tensors, config, card = weight_files.load(path, kind="mlpatch")
-        try:
-            model = cls(**config, tile=tile)
-            model.load_state_dict(tensors)
-        except (TypeError, RuntimeError, InputError) as error:
-            raise WeightsError(f"{path}: these weights do not fit an MLPatch of this version ({error}).") from error
-        model.card = card
-        return model.eval().requires_grad_(False)
-
-
-@register("mlpatch", needs=())
+@register("mlpatch", network=MLPatch)
 def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int = 64) -> MLPatch:
     """An :class:`MLPatch` with trained weights: a name that ships with the package, or a path.
 
     Shipped: ``mlpatch-grey``, one channel, images in [0, 1], sigma 0 to 60/255, trained at 128 x 128. The default tile of
     64 fits the cache of current processors. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
     """
-    return MLPatch.load(weight_files.locate(weights), tile=tile)
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")
+    model = MLPatch.load(weight_files.locate(weights))
+    model.tile = tile
+    return model
 
 
 __all__ = ["MLPatch", "cubic", "mlpatch", "polar_offsets", "reflect"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, register, sigma_column
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import InputError, finite_number
 
 
 @register("tv")
@@ -21,7 +21,7 @@ class TV:
     """
 
     def __init__(self, strength: float = 0.8, *, iterations: int = 60, tol: float = 1e-4):
-        if not (strength > 0 and torch.isfinite(torch.tensor(float(strength)))):
+        if not (finite_number(strength) and strength > 0):
             raise InputError(f"TV: strength must be finite and > 0, got {strength!r}.")
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1 or not tol >= 0:
             raise InputError(f"TV: iterations must be an integer >= 1 and tol >= 0, got {iterations!r} and {tol!r}.")

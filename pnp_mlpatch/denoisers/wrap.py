@@ -54,7 +54,7 @@ def as_denoiser(D: Any, *, sigma: str | None = None, array: str = "torch") -> De
     ``array="numpy"`` is for functions of one numpy image, (H, W) for one channel and (H, W, C) for more, and a float sigma;
     each image of the batch is passed by itself, as float64, and the result comes back in the dtype and device of the input.
 
-    The result of every call is checked: same shape, a tensor (or an array), finite where the input is. Modules are put in
+    The result of every call is checked: a tensor (or an array) of the same shape. Modules are put in
     evaluation mode by the caller. Raises :class:`InputTypeError` where it cannot know how to call D.
     """
     if isinstance(D, str):
@@ -83,6 +83,9 @@ def as_denoiser(D: Any, *, sigma: str | None = None, array: str = "torch") -> De
         for image, level in zip(images, levels, strict=True):
             single = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
             y = np.asarray(call(single.copy(), level))
+            if y.shape == single.shape and y.dtype.kind not in "fiub":
+                kind = "complex" if y.dtype.kind == "c" else str(y.dtype)
+                raise InputTypeError(f"denoiser {info.name}: expected real numbers back, got {kind} values.")
             if y.shape != single.shape:
                 raise InputError(f"denoiser {info.name}: expected an array {single.shape} back, got {y.shape}.")
             out.append(y[None] if len(image) == 1 else np.moveaxis(y, -1, 0))
@@ -97,6 +100,7 @@ def rescaled(D: Denoiser, scale: float, offset: float = 0.0) -> Denoiser:
     ``scale`` > 0 and ``offset`` are such that ``(x - offset) / scale`` is in the range that D was trained on. Chest CT in HU
     with D trained on [0, 1]: ``rescaled(D, scale=2048, offset=-1024)``.
     """
+    _callable(D, "rescaled")
     if not (scale > 0 and np.isfinite(scale) and np.isfinite(offset)):
         raise InputError(f"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}.")
     known = describe(D)
@@ -105,13 +109,14 @@ def rescaled(D: Denoiser, scale: float, offset: float = 0.0) -> Denoiser:
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, info.name)
-        return D((x - offset) / scale, sigma / scale) * scale + offset
+        return _result(D((x - offset) / scale, sigma / scale), x, known.name) * scale + offset
 
     return _Wrapped(denoise, info, D)
 
 
 def per_channel(D: Denoiser) -> Denoiser:
     """A one-channel D on every channel by itself: (B, C, H, W) goes through D as (B C, 1, H, W)."""
+    _callable(D, "per_channel")
     known = describe(D)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -119,8 +124,8 @@ def per_channel(D: Denoiser) -> Denoiser:
         batch, channels = x.shape[:2]
         if isinstance(sigma, Tensor) and sigma.numel() > 1:
             sigma = sigma_column(sigma, x, known.name).flatten().repeat_interleave(channels)
-        y = D(x.reshape(batch * channels, 1, *x.shape[2:]), sigma)
-        return y.reshape(x.shape)
+        planes = x.reshape(batch * channels, 1, *x.shape[2:])
+        return _result(D(planes, sigma), planes, known.name).reshape(x.shape)
 
     info = DenoiserInfo(f"per_channel {known.name}", None, known.sigma, known.sigma_range, known.field, known.trained_size)
     return _Wrapped(denoise, info, D)
@@ -128,15 +133,22 @@ def per_channel(D: Denoiser) -> Denoiser:
 
 def e_mode(D: Denoiser) -> Denoiser:
     """A one-channel D for convergence maps (E, B): it denoises E and sets B to zero, since gravity makes no B modes."""
+    _callable(D, "e_mode")
     known = describe(D)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, f"e_mode({known.name})", 2)
-        e = D(x[:, :1].contiguous(), sigma)
+        e = x[:, :1].contiguous()
+        e = _result(D(e, sigma), e, known.name)
         return torch.cat([e, torch.zeros_like(e)], dim=1)
 
     info = DenoiserInfo(f"e_mode {known.name}", 2, known.sigma, known.sigma_range, known.field, known.trained_size)
     return _Wrapped(denoise, info, D)
+
+
+def _callable(D: Any, who: str) -> None:
+    if not callable(D):
+        raise InputTypeError(f"{who}: the denoiser must be callable as D(x, sigma), got {D!r}. Make one of a name with as_denoiser(name).")
 
 
 def _sigma_use(D: Any) -> str:
@@ -162,6 +174,8 @@ def _result(y: Any, x: Tensor, name: str) -> Tensor:
         raise InputTypeError(
             f"denoiser {name}: expected a tensor back, got {type(y).__name__}. For numpy functions say as_denoiser(..., array='numpy')."
         )
+    if y.is_complex():
+        raise InputTypeError(f"denoiser {name}: expected real values back, got complex ones ({y.dtype}).")
     if y.shape != x.shape:
         raise InputError(
             f"denoiser {name}: expected shape {tuple(x.shape)} back, got {tuple(y.shape)}. One-channel denoisers go through per_channel(...)."

@@ -65,8 +65,12 @@ class LinearOperator(nn.Module, ABC):
 
     def __init__(self, image_shape: Sequence[int], data_shape: Sequence[int]):
         super().__init__()
-        if len(image_shape) != 3:
-            raise InputError(f"{type(self).__name__}: image_shape must be (C, H, W), got {tuple(image_shape)}.")
+        if (
+            not isinstance(image_shape, Sequence)
+            or len(image_shape) != 3
+            or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in image_shape)
+        ):
+            raise InputError(f"{type(self).__name__}: image_shape must be (C, H, W), three integers >= 1, got {image_shape!r}.")
         self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
 
     # ---- public
@@ -104,6 +108,9 @@ class LinearOperator(nn.Module, ABC):
         self._check(Aty, self.image_shape, "A.data_step(Aty=)", "image (the adjoint of the data)", "data", self.data_shape)
         if x0 is not None:
             self._check(x0, self.image_shape, "A.data_step(x0=)", "image", "data", self.data_shape)
+        for name, other in (("Aty", Aty), ("x0", x0)):
+            if other is not None and other.shape[0] not in (1, z.shape[0]):
+                raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
         return self._data_step(z, self._alpha(alpha, z), Aty, z if x0 is None else x0, tol, max_iter)
 
     def initial(self, q: Tensor) -> Tensor:
@@ -113,6 +120,9 @@ class LinearOperator(nn.Module, ABC):
 
     def weighted(self, weight: Tensor) -> LinearOperator:
         """The operator f -> weight * (A f); ``weight`` >= 0 broadcasts to data_shape. Noise maps are carried this way."""
+        if not isinstance(weight, Tensor) or weight.is_complex():
+            got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            raise InputTypeError(f"{self._who()}.weighted: the weight must be a real torch tensor, got {got}.")
         try:
             weight = torch.broadcast_to(weight.detach(), self.data_shape)
         except RuntimeError as error:
@@ -186,7 +196,10 @@ class LinearOperator(nn.Module, ABC):
             raise InputError(f"{who}: the tensor is on {x.device}, the operator on {self._device()}. Move one with .to(device).")
 
     def _alpha(self, alpha: float | Tensor, z: Tensor) -> Tensor:
-        column = torch.as_tensor(alpha, dtype=z.dtype, device=z.device)
+        try:
+            column = torch.as_tensor(alpha, dtype=z.dtype, device=z.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputTypeError(f"{self._who()}.data_step: alpha must be a number or a tensor (B,), got {alpha!r}.") from error
         if column.numel() not in (1, z.shape[0]):
             raise InputError(f"{self._who()}.data_step: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}.")
         if not bool((column.detach() > 0).all()) or not bool(torch.isfinite(column.detach()).all()):

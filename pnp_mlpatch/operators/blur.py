@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 from pnp_mlpatch.operators.base import DecomposableOperator, register
 
 
@@ -61,8 +61,10 @@ class Blur(DecomposableOperator):
 
 def gaussian_psf(sigma: float, size: int | None = None) -> Tensor:
     """A normalised Gaussian point spread function of standard deviation ``sigma`` pixels, odd ``size`` (default 6 sigma + 1)."""
-    if not sigma > 0:
-        raise InputError(f"gaussian_psf: sigma must be > 0, got {sigma}.")
+    if not (finite_number(sigma) and sigma > 0):
+        raise InputError(f"gaussian_psf: sigma must be finite and > 0, got {sigma!r}.")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise InputError(f"gaussian_psf: size must be an integer >= 1, got {size!r}.")
     half = (size // 2) if size else max(1, round(3 * sigma))
     t = torch.arange(-half, half + 1, dtype=torch.float64)
     g = torch.exp(-(t**2) / (2 * sigma**2))

@@ -38,7 +38,9 @@ class Lensing(LinearOperator):
         if (shape is None) == (weight is None):
             raise InputError("Lensing: give either shape=(H, W) or weight=, a tensor (H, W).")
         if weight is None:
-            weight = torch.ones(*tuple(shape or ()), dtype=torch.float64)
+            if not isinstance(shape, (tuple, list)) or len(shape) != 2 or any(not isinstance(n, int) or n < 1 for n in shape):
+                raise InputError(f"Lensing: shape must be (H, W), two integers >= 1, got {shape!r}.")
+            weight = torch.ones(*shape, dtype=torch.float64)
         if not isinstance(weight, Tensor) or weight.is_complex():
             raise InputTypeError("Lensing: weight must be a real torch tensor (H, W).")
         if weight.ndim == 3 and weight.shape[0] in (1, 2):

@@ -29,6 +29,8 @@ class Mask(DecomposableOperator):
             raise InputError(f"Mask: the mask must have shape (H, W) or (C, H, W), got {tuple(mask.shape)}.")
         if mask.is_complex():
             raise InputTypeError("Mask: the mask must be real.")
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise InputError(f"Mask: channels must be an integer >= 1, got {channels!r}.")
         if mask.ndim == 3 and channels not in (1, mask.shape[0]):
             raise InputError(f"Mask: the mask has {mask.shape[0]} channels, but channels={channels}.")
         mask = mask.detach().to(torch.float64)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError, MissingPackage, require
@@ -66,7 +67,7 @@ class Radon(LinearOperator):
         height, width = _two(shape)
         theta = _angles(angles)
         detectors = math.ceil(math.hypot(height, width)) if detectors is None else detectors
-        if isinstance(detectors, bool) or not isinstance(detectors, int) or detectors < 1 or channels < 1:
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (detectors, channels)):
             raise InputError(f"Radon: detectors and channels must be integers >= 1, got {detectors!r} and {channels!r}.")
         for name, value, known in (("projector", projector, PROJECTORS), ("backend", backend, BACKENDS)):
             if value not in known:
@@ -145,6 +146,7 @@ class Radon(LinearOperator):
         """Filtered backprojection with the ramp filter under a window, "hann" or "none" (Ram-Lak), for angles over pi or 2 pi."""
         if window not in ("hann", "none"):
             raise InputError(f"Radon.fbp: window must be 'hann' or 'none', got {window!r}.")
+        self._check(q, self.data_shape, "A.fbp(q)", "data", "image", self.image_shape)
         count, detectors = self.data_shape[1:]
         size = 2 ** math.ceil(math.log2(2 * detectors))
         ramp = _ramp(size, window).to(q.device, q.dtype)
@@ -152,8 +154,23 @@ class Radon(LinearOperator):
         return self.adjoint(filtered.contiguous()) * (math.pi / count)
 
 
+def simulate(A: Radon, truth: Tensor, *, snr_db: float, seed: int = 0) -> tuple[Tensor, float]:
+    """Data of ``truth`` (B, C, H, W) that were not made by A itself: the sinogram, and the standard deviation of its noise.
+
+    Line integrals of the image interpolated to twice the size (bicubic), binned to the detectors of A, with white noise whose
+    standard deviation is ``10^(-snr_db / 20)`` times the root mean square of the sinogram.
+    """
+    channels, height, width = A.image_shape
+    detectors = A.data_shape[2]
+    fine = Radon((2 * height, 2 * width), A.angles, 2 * detectors, channels=channels, projector=A.projector, backend="astra_cpu")
+    q = fine(F.interpolate(truth, scale_factor=2, mode="bicubic")) / 2  # a fine pixel is half a pixel long
+    q = q.unflatten(-1, (detectors, 2)).mean(-1)
+    noise = float(q.square().mean().sqrt()) * 10 ** (-snr_db / 20)
+    return q + noise * torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).to(q), noise
+
+
 def _two(shape: Sequence[int]) -> tuple[int, int]:
-    if len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+    if not isinstance(shape, Sequence) or len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise InputError(f"Radon: shape must be (H, W), two integers >= 1, got {shape!r}.")
     return shape[0], shape[1]
 
@@ -163,6 +180,8 @@ def _angles(angles: int | Sequence[float] | Tensor) -> Tensor:
         if angles < 1:
             raise InputError(f"Radon: the number of angles must be >= 1, got {angles}.")
         return torch.arange(angles, dtype=torch.float64) * (math.pi / angles)
+    if isinstance(angles, Tensor) and angles.is_complex():
+        raise InputTypeError("Radon: angles must be real, in radians.")
     try:
         theta = torch.as_tensor(angles, dtype=torch.float64).clone()
     except (TypeError, ValueError, RuntimeError) as error:

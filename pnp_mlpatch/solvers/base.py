@@ -59,6 +59,7 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         raise InputTypeError(f"solver: A must be a LinearOperator, got {type(A).__name__}.")
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
+    A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
     if not bool(torch.isfinite(q.detach()).all()):
         raise InputError(
             f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
@@ -67,11 +68,17 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         return Problem(q, A, None, A.adjoint(q))
     if not isinstance(noise, Tensor):
         try:
+            if isinstance(noise, str):
+                raise TypeError
             noise = float(noise)
         except (TypeError, ValueError) as error:
             raise InputTypeError(f"solver: noise must be a number or a tensor, got {noise!r}.") from error
+    if isinstance(noise, Tensor) and (noise.is_complex() or noise.numel() == 0):
+        raise InputTypeError(
+            f"solver: noise must be real and not empty (noise is a standard deviation), got {tuple(noise.shape)} {noise.dtype}."
+        )
     values = torch.as_tensor(noise).detach().double()
-    if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
+    if not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
         shown = (
             f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
         )
@@ -252,7 +259,10 @@ class Solver(ABC):
             raise WeightsError(f"{path}: not a saved solver state ({type(error).__name__}).") from error
         if kind != cls.state_type.__name__:
             raise WeightsError(f"{path}: a state of kind {kind}, expected {cls.state_type.__name__}. Load it with the solver that made it.")
-        return cls.state_type(**values)
+        try:
+            return cls.state_type(**values)
+        except TypeError as error:
+            raise WeightsError(f"{path}: a damaged state of kind {kind} ({error}).") from error
 
     def _start(self, x0: Tensor, problem: Problem) -> Tensor:
         expected = (problem.q.shape[0], *problem.A.image_shape)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.errors import InputTypeError, finite_number
 from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, register
 
@@ -45,6 +46,8 @@ class PGD(Solver):
 
     def __post_init__(self) -> None:
         check_settings(self, tau=self.tau)
+        if self.tau is not None and not finite_number(self.tau):
+            raise InputTypeError(f"PGD: tau must be one number, got {self.tau!r}.")
         if self.sigma is not None:
             schedules.check_schedule(self.sigma, "PGD: sigma")
 

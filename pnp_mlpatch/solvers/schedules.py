@@ -43,8 +43,10 @@ def check_schedule(schedule: Schedule, who: str) -> None:
         values = schedule.detach().double().reshape(-1)
     else:
         try:
-            values = torch.tensor(schedule, dtype=torch.float64).reshape(-1)
+            values = torch.tensor(schedule, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputTypeError(f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}.") from error
+    if values.ndim > 1:
+        raise InputError(f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}.")
     if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
         raise InputError(f"{who} must be finite and > 0, got {schedule!r}.")

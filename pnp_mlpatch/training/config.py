@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.weights import read_toml
 
@@ -15,7 +15,7 @@ from pnp_mlpatch.weights import read_toml
 class TrainConfig:
     """Settings of :func:`~pnp_mlpatch.training.train`.
 
-    Each step takes ``batch`` random images of the folder ``data``, cuts a window of ``size`` x ``size`` pixels, turns it by a
+    ``denoiser`` is the name of a trainable denoiser, ``model`` its settings. Each step takes ``batch`` random images of the folder ``data``, cuts a window of ``size`` x ``size`` pixels, turns it by a
     random symmetry of the square, adds Gaussian noise with sigma uniform in [0, ``sigma_max``], and asks for ``crop`` x
     ``crop`` denoised pixels at a random place of the window (``crop = 1``: random pixels). The network sees no pixel outside
     the window: beyond its border the window is continued by reflection, as at inference.
@@ -27,6 +27,7 @@ class TrainConfig:
     data: str
     out: str
     validation: str | None = None
+    denoiser: str = "mlpatch"
     model: dict[str, Any] = field(default_factory=dict)
     size: int = 128
     crop: int = 12
@@ -51,8 +52,8 @@ class TrainConfig:
             raise InputError(f"train: crop ({self.crop}) must not be larger than size ({self.size}).")
         if not isinstance(self.warmup, int) or self.warmup < 0:
             raise InputError(f"train: warmup must be an integer >= 0, got {self.warmup!r}.")
-        if not self.lr > 0 or not self.sigma_max > 0:
-            raise InputError(f"train: lr and sigma_max must be > 0, got {self.lr!r} and {self.sigma_max!r}.")
+        if not all(finite_number(value) and value > 0 for value in (self.lr, self.sigma_max)):
+            raise InputError(f"train: lr and sigma_max must be finite and > 0, got {self.lr!r} and {self.sigma_max!r}.")
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(f"train: precision must be 'float32' or 'bfloat16', got {self.precision!r}.")
 

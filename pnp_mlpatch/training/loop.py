@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pnp_mlpatch.denoisers.mlpatch import MLPatch
-from pnp_mlpatch.errors import Diverged, InputError, WeightsError
+from pnp_mlpatch.denoisers.base import registry
+from pnp_mlpatch.denoisers.networks import Network
+from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, WeightsError
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.data import batch, read_folder
@@ -24,7 +25,7 @@ LEVELS = (15, 25, 50)  # noise levels of the validation, in 1/255
 
 
 def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = None) -> Path:
-    """Train an MLPatch and write ``weights.safetensors``, ``log.csv`` and ``checkpoint.pt`` to ``config.out``.
+    """Train a denoiser and write ``weights.safetensors``, ``log.csv`` and ``checkpoint.pt`` to ``config.out``.
 
     Every ``checkpoint_every`` steps the whole state is written; a run that was killed goes on from there (``resume``) and
     ends with bit-identical weights on the same CPU, since the random numbers of step k come from (seed, k) alone. Returns
@@ -34,13 +35,26 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
     other settings, :class:`Diverged` if the loss is not finite.
     """
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be made a folder of results ({error.strerror}). Choose another 'out'.") from error
+    try:
+        device = torch.zeros((), device=config.device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"train: device {config.device!r} cannot be used ({str(error).splitlines()[0]}).") from error
     torch.manual_seed(config.seed)
-    model = MLPatch(**{"sigma_max": config.sigma_max, **config.model}).to(config.device)
+    network = registry.network(config.denoiser)
+    try:
+        model: Network = network(**{"sigma_max": config.sigma_max, **config.model}).to(device)
+    except TypeError as error:
+        raise InputTypeError(f"train: 'model' does not fit '{config.denoiser}' ({error}).") from error
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
     images = read_folder(config.data, model.channels, config.size)
     validation = read_folder(config.validation, model.channels, 1) if config.validation else []
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.99))
     first = _restore(out / "checkpoint.pt", config, model, optimizer) if resume else 0
+    _cut_log(out / "log.csv", first, ["step", "loss", "seconds", *(f"psnr_{level}" for level in LEVELS if validation)])
 
     autocast = torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
     generator = torch.Generator()
@@ -54,7 +68,7 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
             images,
             size=config.size,
             crop=config.crop,
-            halo=model.field,
+            halo=model.halo,
             count=config.batch,
             sigma_max=config.sigma_max,
             generator=generator,
@@ -102,7 +116,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 @torch.no_grad()
-def validate(model: MLPatch, images: Iterable[Tensor], levels: Iterable[int] = LEVELS) -> dict[str, float]:
+def validate(model: Network, images: Iterable[Tensor], levels: Iterable[int] = LEVELS) -> dict[str, float]:
     """Mean PSNR in dB over images (C, H, W) at noise levels given in 1/255, each with a fixed noise draw."""
     scores: dict[str, float] = {}
     images = list(images)
@@ -116,13 +130,13 @@ def validate(model: MLPatch, images: Iterable[Tensor], levels: Iterable[int] = L
     return scores
 
 
-def _restore(path: Path, config: TrainConfig, model: MLPatch, optimizer: torch.optim.Optimizer) -> int:
+def _restore(path: Path, config: TrainConfig, model: Network, optimizer: torch.optim.Optimizer) -> int:
     """Load a checkpoint into model and optimizer; the number of steps done, 0 if there is none."""
     if not path.exists():
         return 0
     try:
         state: dict[str, Any] = torch.load(path, map_location=config.device, weights_only=True)
-        saved, done = state["config"], int(state["step"])
+        saved, done = dict(state["config"]), int(state["step"])
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         raise WeightsError(f"{path}: not a whole checkpoint ({type(error).__name__}). Remove it, or train with resume=False.") from error
     free = ("out", "card", "checkpoint_every", "validate_every", "validation", "data", "device")
@@ -135,9 +149,25 @@ def _restore(path: Path, config: TrainConfig, model: MLPatch, optimizer: torch.o
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: the checkpoint does not fit this version of the model ({error}).") from error
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{path}: the checkpoint does not fit this version of the model ({error}).") from error
     return done
+
+
+def _cut_log(path: Path, done: int, columns: list[str]) -> None:
+    """Keep the rows up to step ``done``, under these columns: what came after the checkpoint is done again."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= done]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore", restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, write)
 
 
 def _log(path: Path, row: dict[str, float]) -> None:

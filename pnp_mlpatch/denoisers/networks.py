@@ -1,0 +1,210 @@
+"""What the trainable denoisers share: files with a card, the training interface, stacks of convolutions, foreign state dicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pnp_mlpatch import weights as weight_files
+from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, sigma_column
+from pnp_mlpatch.errors import InputError, WeightsError, require
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Network(nn.Module):
+    """A trainable denoiser: an ``nn.Module`` with its configuration, its card, and one way in and out of files.
+
+    A subclass sets ``kind``, passes the arguments that rebuild it as ``config``, and gives ``forward(x, sigma)`` and ``example()``.
+    Training calls ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive field for local
+    networks.
+    """
+
+    kind: ClassVar[str]
+    sigma_use: str = "input"
+    field: int | None = None
+    halo: int = 0
+
+    def __init__(self, channels: int, sigma_max: float | None, config: Mapping[str, Any]):
+        super().__init__()
+        self.channels, self.sigma_max = channels, sigma_max
+        self.config: dict[str, Any] = dict(config)
+        self.card: dict[str, Any] = {}
+
+    @classmethod
+    def example(cls) -> Self:
+        """A tiny instance with random weights, on which the contract tests run."""
+        raise InputError(f"{cls.__name__} has no example.")
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the card and the configuration say."""
+        size = self.card.get("trained_size")
+        return DenoiserInfo(
+            name=self.kind,
+            channels=self.channels,
+            sigma=self.sigma_use,
+            sigma_range=None if self.sigma_max is None else (0.0, self.sigma_max),
+            field=self.field,
+            trained_size=tuple(size) if size else None,
+        )
+
+    def denoise_block(self, block: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise (B, C, h + 2 halo, w + 2 halo) to (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
+        return self(block, sigma.flatten())
+
+    def save(self, path: str | PathLike[str], card: Mapping[str, Any]) -> None:
+        """Write weights, configuration and card as one safetensors file."""
+        weight_files.save(path, self.state_dict(), kind=self.kind, config=self.config, card=card)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote; raise :class:`WeightsError` for a file that is missing, corrupt or of another model."""
+        tensors, config, card = weight_files.load(path, kind=cls.kind)
+        try:
+            model = cls(**config)
+            model.load_state_dict(tensors)
+        except (TypeError, RuntimeError, InputError) as error:
+            raise WeightsError(f"{path}: these weights do not fit {cls.__name__} of this version ({error}).") from error
+        model.card = card
+        return model.eval().requires_grad_(False)
+
+
+class ConvNet(Network):
+    """A stack of 3 x 3 convolutions with ReLU between them, zero padding; the layers in ``self.convolutions``.
+
+    ``conditional``: a constant map of sigma is a further input channel. ``residual``: the output is x minus what the stack
+    gives, else what it gives.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        dilations: Sequence[int],
+        conditional: bool,
+        residual: bool,
+        sigma_max: float | None,
+        config: Mapping[str, Any],
+    ):
+        who = type(self).__name__
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, width, *dilations)) or len(dilations) < 2:
+            raise InputError(f"{who}: channels, width and dilations must be integers >= 1, at least two layers; got {dict(config)}.")
+        super().__init__(channels, sigma_max, config)
+        widths = [channels + conditional, *[width] * (len(dilations) - 1), channels]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=d, dilation=d) for a, b, d in zip(widths, widths[1:], dilations, strict=False)
+        )
+        self.conditional, self.residual = conditional, residual
+        self.sigma_use = "input" if conditional else "ignored"
+        self.field = sum(dilations)
+        for layer in self.convolutions:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if residual:
+            nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        who = type(self).__name__
+        check_image(x, who, self.channels)
+        column = sigma_column(sigma, x, who, self.sigma_max if self.conditional else None)
+        h = torch.cat([x, column.expand(-1, 1, *x.shape[2:])], dim=1) if self.conditional else x
+        dtype = next(self.parameters()).dtype
+        h = h.to(dtype)
+        for layer in self.convolutions[:-1]:
+            h = F.relu(layer(h))
+        h = self.convolutions[-1](h).to(x.dtype)
+        return x - h if self.residual else h
+
+
+def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
+    """A state dict file (.pth, .pt with weights only, or .safetensors); raise :class:`WeightsError` if missing or damaged."""
+    if not path.is_file():
+        raise WeightsError(f"{who}: no weights file at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds
+        raise WeightsError(f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error}).") from error
+    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise WeightsError(f"{who}: {path} holds no state dict (name -> tensor).")
+    return tensors
+
+
+def load_state(net: nn.Module, path: Path, who: str) -> None:
+    """Load a state dict file into ``net``; raise :class:`WeightsError` if it is missing, damaged or does not fit."""
+    tensors = read_state_dict(path, who)
+    try:
+        net.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{who}: {path} does not fit this network. {str(error)[:500]}") from error
+
+
+def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[Tensor, Tensor]]:
+    """Kernels and biases of a plain sequence of convolutions, in order, with every batch normalisation folded into its convolution.
+
+    ``y = g (conv(x) - m) / sqrt(v + 1e-5) + b`` becomes one convolution with kernel ``g w / s`` and bias ``b + g (bias - m) / s``.
+    """
+
+    def order(name: str) -> list[tuple[int, int | str]]:
+        return [(0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", name)]
+
+    layers: list[tuple[Tensor, Tensor]] = []
+    for module in sorted({name.rpartition(".")[0] for name in tensors}, key=order):
+        weight = tensors.get(f"{module}.weight")
+        if weight is None:
+            raise WeightsError(f"{who}: the state dict has {module}.* but no {module}.weight; this is not a plain stack of convolutions.")
+        if weight.ndim == 4:
+            layers.append((weight, tensors.get(f"{module}.bias", weight.new_zeros(weight.shape[0]))))
+        elif weight.ndim == 1 and f"{module}.running_var" in tensors and layers:
+            kernel, bias = layers[-1]
+            scale = weight / torch.sqrt(tensors[f"{module}.running_var"] + 1e-5)
+            shift = tensors.get(f"{module}.bias", torch.zeros_like(weight))
+            layers[-1] = (kernel * scale[:, None, None, None], shift + scale * (bias - tensors[f"{module}.running_mean"]))
+        else:
+            raise WeightsError(f"{who}: {module}.weight of shape {tuple(weight.shape)} is neither a convolution nor a batch normalisation.")
+    return layers
+
+
+def load_convnet(make: Any, path: str | PathLike[str], who: str) -> Any:
+    """A :class:`ConvNet` from a foreign state dict; ``make(channels, depth, width, conditional)`` builds the one that fits.
+
+    Input channels one more than output channels mean a sigma map.
+    """
+    layers = folded_convolutions(read_state_dict(Path(path), who), who)
+    inputs, outputs = layers[0][0].shape[1], layers[-1][0].shape[0]
+    widths = {kernel.shape[0] for kernel, _ in layers[:-1]}
+    if len(layers) < 2 or len(widths) != 1 or inputs - outputs not in (0, 1) or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers):
+        shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
+        raise WeightsError(f"{who}: expected 3 x 3 convolutions of one width, image (and sigma map) in, image out; got kernels {shapes}.")
+    net = make(outputs, len(layers), widths.pop(), inputs == outputs + 1)
+    with torch.no_grad():
+        for layer, (kernel, bias) in zip(net.convolutions, layers, strict=True):
+            layer.weight.copy_(kernel)
+            layer.bias.copy_(bias)
+    return net.eval().requires_grad_(False)
+
+
+def shipped_or_own(weights: str | PathLike[str]) -> Path | None:
+    """The path of weights in this package's own format (a shipped name, or a safetensors file with a kind), else ``None``."""
+    path = weight_files.locate(weights)
+    if path.suffix != ".safetensors":
+        return None
+    safetensors = require("safetensors", "Reading weights")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return path if (file.metadata() or {}).get("kind") else None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Save or copy it again.") from error

@@ -1,0 +1,67 @@
+"""U-Net (Ronneberger, Fischer, Brox 2015; as a denoiser Jin et al. 2017), by deepinv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers.networks import Network, shipped_or_own
+from pnp_mlpatch.errors import InputError, WeightsError, require
+
+
+class UNet(Network):
+    """deepinv's U-Net with a constant map of sigma as a further input, and the output x minus what it gives; any image size.
+
+    ``widths`` are the channels of its scales: (64, 128, 256, 512) make the 8M network of the talk. ``batch_norm`` is that of
+    deepinv, off by default: with it, an image would depend on its batch during training. The image is continued by replication
+    to a multiple of the coarsest scale and cut back.
+    """
+
+    kind = "unet"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        batch_norm: bool = False,
+        sigma_max: float | None = 60 / 255,
+    ):
+        if len(widths) < 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, *widths)):
+            raise InputError(f"UNet: channels and at least two widths must be integers >= 1, got {channels!r} and {widths!r}.")
+        super().__init__(
+            channels, sigma_max, {"channels": channels, "widths": list(widths), "batch_norm": batch_norm, "sigma_max": sigma_max}
+        )
+        deepinv = require("deepinv", "The denoiser 'unet'")
+        self.net = deepinv.models.UNet(
+            in_channels=channels + 1, out_channels=channels, residual=False, batch_norm=batch_norm, channels_per_scale=list(widths)
+        )
+        self.multiple = 2 ** (len(widths) - 1)
+
+    @classmethod
+    def example(cls) -> UNet:
+        return cls(widths=(4, 8, 8)).eval().requires_grad_(False)
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        check_image(x, "UNet", self.channels)
+        column = sigma_column(sigma, x, "UNet", self.sigma_max)
+        height, width = x.shape[-2:]
+        dtype = next(self.parameters()).dtype
+        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)
+        padded = F.pad(both, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        return x - self.net(padded)[..., :height, :width].to(x.dtype)
+
+
+@register("unet", needs=("deepinv",), network=UNet)
+def unet(weights: str | PathLike[str]) -> UNet:
+    """A :class:`UNet` with weights of this package's training, from a path. Raises :class:`WeightsError` for anything else."""
+    own = shipped_or_own(weights)
+    if own is None:
+        raise WeightsError(f"unet: {weights} was not written by this package's training; wrap a foreign network with as_denoiser(...).")
+    return UNet.load(own)

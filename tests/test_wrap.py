@@ -1,0 +1,285 @@
+"""Anything as a denoiser, and denoisers in other units, on other channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pnp_mlpatch import as_denoiser, e_mode, per_channel, reconstruct, rescaled
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
+from pnp_mlpatch.denoisers.tv import TV
+from pnp_mlpatch.denoisers.wrap import describe
+from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin, require
+from pnp_mlpatch.operators.lensing import Lensing
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+X = rand(2, 1, 9, 7)
+COLOUR = rand(2, 3, 9, 7)
+
+
+def tiny() -> MLPatch:
+    torch.manual_seed(0)
+    net = MLPatch(width=8, rings=2, angles=4, radius=2.0, depth=2)
+    nn.init.normal_(net.last.weight, std=0.05)
+    return net.eval().requires_grad_(False)
+
+
+class Blind(nn.Module):
+    """Called as net(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+class Conditional(nn.Module):
+    """Called as net(x, sigma), sigma with a default and another option."""
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.1, gain: float = 2.0) -> Tensor:
+        return x / (1 + gain * torch.as_tensor(sigma).to(x).reshape(-1, 1, 1, 1))
+
+
+def shrink(x, sigma):
+    return x / (1 + 2 * torch.as_tensor(sigma).reshape(-1, 1, 1, 1))
+
+
+# ---- as_denoiser
+
+
+def test_a_name_is_made_by_the_registry():
+    assert isinstance(as_denoiser("tv"), TV)
+    with pytest.raises(UnknownPlugin, match=r"No denoiser is called 'tvv'. Did you mean 'tv'\?"):
+        as_denoiser("tvv")
+
+
+@pytest.mark.parametrize(
+    ("D", "settings", "how", "expected"),
+    [
+        (Blind(), {}, "ignored", 0.5 * X),
+        (Blind(), {"sigma": "ignored"}, "ignored", 0.5 * X),
+        (Conditional(), {}, "input", X / 1.4),
+        (Conditional(), {"sigma": "ignored"}, "ignored", X / 1.2),
+        (lambda x: x - 1, {}, "ignored", X - 1),
+        (shrink, {}, "input", X / 1.4),
+        (lambda x, level=0.3: x - level, {"sigma": "input"}, "input", X - 0.2),
+        (lambda *both: both[0] - both[1], {"sigma": "input"}, "input", X - 0.2),
+        (torch.relu, {"sigma": "ignored"}, "ignored", X),
+    ],
+    ids=["module", "module, told", "module with sigma", "module without its sigma", "lambda", "function", "told", "star", "builtin"],
+)
+def test_modules_and_functions(D, settings, how, expected):
+    wrapped = as_denoiser(D, **settings)
+    torch.testing.assert_close(wrapped(X, 0.2), expected)
+    assert isinstance(wrapped, Denoiser)
+    assert describe(wrapped).sigma == how
+    assert wrapped(X.double(), 0.2).dtype == torch.float64
+
+
+def test_each_image_gets_its_own_level():
+    sigma = torch.tensor([0.1, 0.3])
+    one_by_one = torch.cat([shrink(X[k : k + 1], float(sigma[k])) for k in range(2)])
+    torch.testing.assert_close(as_denoiser(Conditional())(X, sigma), one_by_one)
+    torch.testing.assert_close(as_denoiser(lambda image, s: image / (1 + 2 * s), array="numpy")(X, sigma), one_by_one)
+
+
+def test_what_is_known_of_a_denoiser_is_kept():
+    net = tiny()
+    info = as_denoiser(net).info
+    assert (info.name, info.channels, info.field, info.sigma_range) == ("mlpatch", 1, net.field, (0.0, net.sigma_max))
+    assert as_denoiser(shrink).info.name == "shrink"
+    assert repr(as_denoiser(shrink)) == "<denoiser shrink>"
+    assert as_denoiser(Blind()).info.name == "Blind"
+    assert torch.equal(as_denoiser(net)(X, 0.1), net(X, 0.1))
+
+
+def test_wrappers_move_their_module():
+    net = Blind()
+    net.weight = nn.Parameter(torch.ones(1))
+    assert as_denoiser(net).to("meta").inner.weight.device.type == "meta"
+    assert as_denoiser(shrink).to("cpu")(X, 0.0).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("x", "shape"), [(X, (9, 7)), (COLOUR, (9, 7, 3))])
+def test_numpy_functions(x, shape):
+    seen = []
+
+    def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+        seen.append((image.shape, image.dtype, image.flags.c_contiguous, type(sigma), sigma))
+        image *= 0.5  # may write into its argument
+        return image + sigma
+
+    kept = x.clone()
+    D = as_denoiser(blur, array="numpy")
+    for dtype in (torch.float32, torch.float64):
+        y = D(x.to(dtype), torch.tensor([0.25, 0.75]))
+        assert y.dtype == dtype
+        torch.testing.assert_close(y, (0.5 * x + torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)).to(dtype))
+    assert torch.equal(x, kept)
+    assert seen[:2] == [(shape, np.float64, True, float, 0.25), (shape, np.float64, True, float, 0.75)]
+
+
+def test_numpy_function_without_sigma_and_with_a_real_filter():
+    ndimage = require("scipy.ndimage", "a test")
+    D = as_denoiser(lambda image: ndimage.median_filter(image, 3), array="numpy")
+    assert D.info.sigma == "ignored"
+    expected = np.stack([ndimage.median_filter(image, 3) for image in X[:, 0].double().numpy()])[:, None]
+    torch.testing.assert_close(D(X, 0.1), torch.from_numpy(expected).float())
+
+
+def test_deepinv_denoiser():
+    TVDenoiser = require("deepinv", "a test").models.TVDenoiser
+    tv = TVDenoiser(n_it_max=50)
+    with pytest.raises(InputTypeError, match=r"cannot tell from its signature how TVDenoiser takes the noise level"):
+        as_denoiser(tv)  # forward(y, ths=None): is ths a noise level?
+    D = as_denoiser(tv, sigma="input")
+    assert torch.equal(D(X, 0.1), TVDenoiser(n_it_max=50)(X, 0.1))  # a fresh one: it starts from its last result
+    assert float(D(X, 0.2).std()) < float(X.std())
+
+
+@pytest.mark.parametrize(
+    "D",
+    [
+        lambda x, a, b: x,
+        lambda x, level=1.0: x,
+        lambda *arguments: arguments[0],
+        lambda: 0,
+        lambda *, x: x,
+        torch.relu,
+        lambda x, a, sigma: x,
+    ],
+    ids=["three", "optional", "star", "none", "keyword", "no signature", "sigma third"],
+)
+def test_unclear_signatures(D):
+    words = r"cannot tell from its signature how .* takes the noise level. Say sigma='input' or 'ignored'. Examples: as_denoiser\('tv'\)"
+    with pytest.raises(InputTypeError, match=words):
+        as_denoiser(D)
+
+
+@pytest.mark.parametrize("D", [None, 3, X, np.ones(3), ["tv"]], ids=["None", "int", "tensor", "numpy", "list"])
+def test_not_a_denoiser(D):
+    with pytest.raises(InputTypeError, match=rf"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: "):
+        as_denoiser(D)
+
+
+def test_options_are_checked():
+    with pytest.raises(InputError, match="as_denoiser: array must be 'torch' or 'numpy', got 'jax'"):
+        as_denoiser(shrink, array="jax")
+    with pytest.raises(InputError, match="as_denoiser: sigma must be 'input' or 'ignored', got 'noise'"):
+        as_denoiser(shrink, sigma="noise")
+
+
+@pytest.mark.parametrize(
+    ("D", "array", "words"),
+    [
+        (lambda x, s: x[..., 1:], "torch", r"expected shape \(2, 1, 9, 7\) back, got \(2, 1, 9, 6\).*per_channel"),
+        (
+            lambda x, s: x.numpy(),
+            "torch",
+            r"expected a tensor back, got ndarray. For numpy functions say as_denoiser\(..., array='numpy'\)",
+        ),
+        (lambda x, s: (x, s), "torch", "expected a tensor back, got tuple"),
+        (lambda x, s: x.to("meta"), "torch", "expected the result on cpu, got meta. Move the model there first"),
+        (lambda x, s: x + 1j, "torch", "complex"),
+        (lambda x, s: x[1:], "numpy", r"expected an array \(9, 7\) back, got \(8, 7\)"),
+        (lambda x, s: x[..., None], "numpy", r"expected an array \(9, 7\) back, got \(9, 7, 1\)"),
+        (lambda x, s: None, "numpy", r"expected an array \(9, 7\) back, got \(\)"),
+        (lambda x, s: x + 1j, "numpy", "complex"),
+        (lambda x, s: x.astype(object), "numpy", "object"),
+    ],
+    ids=["shape", "numpy", "tuple", "device", "complex", "array shape", "array rank", "None", "complex array", "objects"],
+)
+def test_results_are_checked(D, array, words):
+    D.__name__ = "mine"
+    with pytest.raises(PnPError, match="denoiser mine: .*" + words):
+        as_denoiser(D, array=array)(X, 0.1)
+
+
+# ---- rescaled
+
+
+@pytest.mark.parametrize("sigma", [100.0, torch.tensor([50.0, 100.0])])
+def test_rescaled_equals_by_hand(sigma):
+    net = tiny()
+    hounsfield = 2048 * X - 1024
+    D = rescaled(net, scale=2048, offset=-1024)
+    torch.testing.assert_close(D(hounsfield, sigma), net((hounsfield + 1024) / 2048, sigma / 2048) * 2048 - 1024)
+    assert float((D(hounsfield, sigma) - hounsfield).abs().max()) > 1
+    assert D(hounsfield.double(), sigma).dtype == torch.float64
+    info = D.info
+    assert (info.name, info.channels, info.sigma_range, info.field) == ("rescaled mlpatch", 1, (0.0, 2048 * net.sigma_max), net.field)
+    with pytest.raises(InputError, match=r"sigma = 0.\d* is above the trained range"):
+        D(hounsfield, 1000.0)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0, 0), (-1, 0), (float("nan"), 0), (float("inf"), 0), (1, float("nan")), (1, float("inf"))])
+def test_rescaled_refuses(scale, offset):
+    with pytest.raises(InputError, match=rf"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}"):
+        rescaled(TV(), scale, offset)
+
+
+def test_wrappers_compose():
+    net = tiny()
+    D = rescaled(per_channel(net), 255.0)
+    torch.testing.assert_close(D(255 * COLOUR, 10.0)[:, 1:2], 255 * net(COLOUR[:, 1:2], 10 / 255), rtol=1e-4, atol=1e-3)
+
+
+# ---- per_channel and e_mode
+
+
+@pytest.mark.parametrize("sigma", [0.1, torch.tensor(0.1), torch.tensor([0.05, 0.2]), torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1)])
+def test_per_channel_equals_channel_by_channel(sigma):
+    net = tiny()
+    D = per_channel(net)
+    expected = torch.cat([net(COLOUR[:, c : c + 1], sigma) for c in range(3)], dim=1)
+    torch.testing.assert_close(D(COLOUR, sigma), expected)
+    assert D.info.channels is None
+    strided = COLOUR.transpose(-1, -2).contiguous().transpose(-1, -2)
+    torch.testing.assert_close(D(strided, sigma), expected)
+
+
+def test_per_channel_refuses_a_level_for_each_channel():
+    with pytest.raises(
+        InputError, match=r"mlpatch: sigma must be a number or a tensor of shape \(2,\), one level an image, got shape \(3,\)"
+    ):
+        per_channel(tiny())(COLOUR, torch.full((3,), 0.1))
+
+
+@pytest.mark.parametrize("sigma", [0.1, torch.tensor([0.05, 0.2])])
+def test_e_mode(sigma):
+    net, kappa = tiny(), COLOUR[:, :2]
+    y = e_mode(net)(kappa, sigma)
+    assert torch.equal(y[:, :1], net(kappa[:, :1].contiguous(), sigma))
+    assert torch.equal(y[:, 1:], torch.zeros(2, 1, 9, 7))
+    assert e_mode(net).info.channels == 2
+    A = Lensing((9, 7))
+    assert not reconstruct(A(kappa), A, e_mode(net), noise=0.1, sigma=0.1, iterations=3, progress=False).x[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("D", "words"),
+    [
+        (lambda x, s: x.transpose(-1, -2), r"expected .*back, got"),
+        (lambda x, s: x.expand(-1, 2, -1, -1), "expected .*back, got"),
+        (lambda x, s: x.numpy(), "expected a tensor back, got ndarray"),
+        (lambda x, s: (x, s), "expected a tensor back, got tuple"),
+    ],
+    ids=["transposed", "channels", "numpy", "tuple"],
+)
+@pytest.mark.parametrize("wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0)], ids=["per_channel", "e_mode", "rescaled"])
+def test_wrappers_check_what_they_wrap(wrap, D, words):
+    """A result of another shape is not reshaped into an image."""
+    with pytest.raises(PnPError, match=words):
+        wrap(D)(COLOUR[:, :2] if wrap is e_mode else X, 0.1)
+
+
+@pytest.mark.parametrize("wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0)], ids=["per_channel", "e_mode", "rescaled"])
+@pytest.mark.parametrize("D", [3, None, "tv"])
+def test_wrappers_refuse_what_cannot_be_called(wrap, D):
+    with pytest.raises(InputTypeError, match="callable"):
+        wrap(D)
