@@ -35,7 +35,7 @@ from pnp_mlpatch.imageio import READABLE, read_array, read_image, write_image
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.operators.base import registry as operators
 from pnp_mlpatch.operators.mask import random_mask
-from pnp_mlpatch.registry import PluginInfo, Registry, did_you_mean
+from pnp_mlpatch.registry import Registry, did_you_mean
 from pnp_mlpatch.solvers.base import Solver, State
 from pnp_mlpatch.solvers.base import registry as solvers
 from pnp_mlpatch.weights import read_toml, sha256, write_whole
@@ -71,7 +71,7 @@ def list_plugins(args: argparse.Namespace) -> int:
     rows = [("NAME", "FAMILY", "NEEDS", "")]
     for family, registry in REGISTRIES.items():
         if args.family in (None, f"{family}s"):
-            for found in (_info(registry, name) for name in registry.names()):
+            for found in map(registry.info, registry.names()):
                 needs = ", ".join(f"{package} (missing)" if package in found.missing else package for package in found.needs)
                 first = plain_text(found.doc).partition("\n")[0]
                 rows.append((found.name, family, "BROKEN" if found.broken else needs or "-", found.broken or first))
@@ -108,16 +108,8 @@ def show_info(args: argparse.Namespace) -> int:
     return 0
 
 
-def _info(registry: Registry, name: str) -> PluginInfo:
-    """``registry.info``, with any reason why the plugin cannot be had as its ``broken``."""
-    try:
-        return registry.info(name)
-    except PnPError as error:
-        return PluginInfo(name, registry.family, source="", broken=str(error))
-
-
 def _print_plugin(registry: Registry, name: str) -> None:
-    found = _info(registry, name)
+    found = registry.info(name)
     print(f"{name}: {registry.family}, {found.source or 'broken'}")
     if found.broken:
         print(f"\n{found.broken}")
@@ -533,7 +525,7 @@ def train_denoiser(args: argparse.Namespace) -> int:
     from pnp_mlpatch.training import TrainConfig, train
 
     values = read_toml(args.config) if args.config else {}
-    for key in ("data", "out", "validation", "steps", "device", "precision", "seed"):
+    for key in ("data", "out", "validation", "steps", "device", "precision", "seed", "denoiser"):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     with _blame(args.config or "train"):
@@ -663,7 +655,7 @@ Examples:
 DEMO_EPILOG = """\
 Examples:
   pnp-mlpatch demo                  sparse-view CT and inpainting at 512 x 512, minutes on a CPU
-  pnp-mlpatch demo --quick --out /tmp/demo
+  pnp-mlpatch demo --quick --out pictures
 """
 
 
@@ -712,6 +704,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", metavar="FILE.toml", help="the settings, see below; flags override them")
     sub.add_argument("--data", metavar="FOLDER", help="the training pictures")
     sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
+    sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
     sub.add_argument("--validation", metavar="FOLDER", help="pictures to measure PSNR on")
     sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
     sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")

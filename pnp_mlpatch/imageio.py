@@ -92,13 +92,17 @@ def _from_pillow(file, path: Path) -> Tensor:
 
 
 def _channels_first(array: Tensor, path: Path) -> Tensor:
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
     if array.ndim == 2:
         return array[None, None]
     if array.ndim == 3 and array.shape[-1] in (1, 3):
         return array.permute(2, 0, 1)[None].contiguous()
     if array.ndim == 3 and array.shape[0] in (1, 2, 3):
         return array[None]
-    raise InputError(f"{path}: expected an array (H, W), (H, W, 3) or (C, H, W) with 1 to 3 channels, got {tuple(array.shape)}.")
+    raise InputError(
+        f"{path}: expected an array (H, W), (H, W, 3), (C, H, W) or (1, C, H, W) with 1 to 3 channels, got {tuple(array.shape)}."
+    )
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:

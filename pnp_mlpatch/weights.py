@@ -91,11 +91,15 @@ def locate(weights: str | PathLike[str]) -> Path:
 def save(
     path: str | PathLike[str], tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
-    """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header."""
-    save_file = require("safetensors.torch", "Writing weights").save_file
+    """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header; equal contents make equal bytes."""
+    to_bytes = require("safetensors.torch", "Writing weights").save
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "config": json.dumps(dict(config)), "card": json.dumps(dict(card))}
-    write_whole(path, lambda temporary: save_file(plain, str(temporary), metadata=header))
+    content = to_bytes(plain, metadata=header)
+    length = int.from_bytes(content[:8], "little")  # the library writes the header in random order: sort it
+    ordered = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    write_whole(path, lambda temporary: temporary.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]))
 
 
 def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

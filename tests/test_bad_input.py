@@ -678,7 +678,8 @@ def test_operators_in_float64(name):
     for call, (function, argument) in calls.items():
         double = function(argument.double())
         assert double.dtype == torch.float64, call
-        assert relative(function(argument), double) < 1e-5, call
+        bound = 2e-3 if call == "initial" else 1e-5  # gaps are filled to 1e-3
+        assert relative(function(argument), double) < bound, call
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

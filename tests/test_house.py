@@ -23,6 +23,7 @@ FLOORS = {
     "denoisers": 2,
     "samples": 2,
     "solvers": 3,
+    "interop": 4,
     "training": 4,
     "testing": 4,
     "api": 4,

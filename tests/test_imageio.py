@@ -141,7 +141,7 @@ REFUSED = {
     "complex.npy": (lambda p: _saved(p, FLOAT * 1j), InputError, "expected a non-empty array of real numbers, got complex"),
     "text.npy": (lambda p: _saved(p, np.array(["a"])), InputError, "expected a non-empty array of real numbers, got <U1"),
     "empty.npy": (lambda p: _saved(p, np.zeros((0, 4))), InputError, "expected a non-empty array"),
-    "line.npy": (lambda p: _saved(p, np.ones(4)), InputError, r"expected an array \(H, W\), \(H, W, 3\) or .*got \(4,\)"),
+    "line.npy": (lambda p: _saved(p, np.ones(4)), InputError, r"expected an array \(H, W\), \(H, W, 3\), .*got \(4,\)"),
     "batch.npy": (lambda p: _saved(p, np.ones((2, 1, 4, 4))), InputError, r"expected an array \(H, W\).*got \(2, 1, 4, 4\)"),
     "stack.npy": (lambda p: _saved(p, np.ones((9, 4, 5))), InputError, r"with 1 to 3 channels, got \(9, 4, 5\)"),
     "objects.npy": (lambda p: _saved(p, np.array([{}], object), allow_pickle=True), FileError, "not a readable .npy array.*allow_pickle=False"),

@@ -58,10 +58,14 @@ class Mask(DecomposableOperator):
 
 
 def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor:
-    """A mask (H, W) of zeros and ones in which each pixel is kept with probability ``keep``."""
+    """A mask (H, W) of zeros and ones in which each pixel is kept with probability ``keep``.
+
+    Its random numbers are others than those of a generator with the same seed, so noise drawn with that seed does not depend on
+    which pixels are seen.
+    """
     if not 0 < keep <= 1:
         raise InputError(f"random_mask: keep must be in (0, 1], got {keep}.")
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < keep).float()
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(0x6D61736B + seed)) < keep).float()
 
 
 def interpolate_gaps(x: Tensor, seen: Tensor, *, tol: float = 1e-3, max_iter: int = 500) -> Tensor:

@@ -251,9 +251,9 @@ class Solver(ABC):
 
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
-        """Read a state that ``State.save`` wrote; raise :class:`WeightsError` if it is damaged or of another solver."""
+        """Read a state that ``State.save`` wrote, to the CPU; raise :class:`WeightsError` if it is damaged or of another solver."""
         try:
-            values = torch.load(path, weights_only=True)
+            values = torch.load(path, map_location="cpu", weights_only=True)
             kind = values.pop("kind")
         except Exception as error:  # torch raises many kinds for a damaged file
             raise WeightsError(f"{path}: not a saved solver state ({type(error).__name__}).") from error

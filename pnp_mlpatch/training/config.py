@@ -15,8 +15,12 @@ from pnp_mlpatch.weights import read_toml
 class TrainConfig:
     """Settings of :func:`~pnp_mlpatch.training.train`.
 
-    ``denoiser`` is the name of a trainable denoiser, ``model`` its settings. Each step takes ``batch`` random images of the folder ``data``, cuts a window of ``size`` x ``size`` pixels, turns it by a
-    random symmetry of the square, adds Gaussian noise with sigma uniform in [0, ``sigma_max``], and asks for ``crop`` x
+    ``denoiser`` is the name of a trainable denoiser, ``model`` its settings. ``data`` is a folder of pictures; ``out`` gets the
+    weights, with ``card`` in their header, the log, and every ``checkpoint_every`` steps a checkpoint; every ``validate_every``
+    steps the PSNR over the folder ``validation`` goes to the log.
+
+    Each step takes ``batch`` random images, cuts a window of ``size`` x ``size`` pixels, turns it by a random symmetry of the
+    square, adds Gaussian noise with sigma uniform in [0, ``sigma_max``], and asks for ``crop`` x
     ``crop`` denoised pixels at a random place of the window (``crop = 1``: random pixels). The network sees no pixel outside
     the window: beyond its border the window is continued by reflection, as at inference.
 
