@@ -15,6 +15,8 @@ from PIL import Image
 
 import pnp_mlpatch
 from pnp_mlpatch import cli, operators, weights
+from pnp_mlpatch.cli import demo
+from pnp_mlpatch.cli import solve as solving
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.imageio import write_image
 from pnp_mlpatch.operators.blur import gaussian_psf
@@ -237,7 +239,7 @@ def test_noise_does_not_depend_on_the_mask(run):
     args = cli.build_parser().parse_args(
         ["solve", "--simulate", "flat.npy", "--operator", "mask", "--set", "operator.keep=0.1", "--noise", "1", "--output", "x.npy"]
     )
-    A, _, q, _ = cli.make_problem(cli.read_run(args))
+    A, _, q, _ = solving.make_problem(solving.read_run(args))
     assert float((q - 0.5)[A(torch.ones_like(q)) > 0].std()) == pytest.approx(1, abs=0.06)
 
 
@@ -487,8 +489,8 @@ def test_without_noise_and_with_alpha(run):
     ],
 )
 def test_literals(text, value):
-    assert cli.literal(text) == value
-    assert cli.parse_set(f"operator.key={text}") == ("operator", "key", value)
+    assert solving.literal(text) == value
+    assert solving.parse_set(f"operator.key={text}") == ("operator", "key", value)
 
 
 # ---- train
@@ -544,21 +546,21 @@ def test_demo_runs_every_example(here, monkeypatch, run, fails):
     folder = here / "checkout" / "examples"
     folder.mkdir(parents=True)
     (here / "checkout" / "pyproject.toml").touch()
-    for name in cli.EXAMPLES:
+    for name in demo.EXAMPLES:
         (folder / name).write_text(f"import sys; open(sys.argv[2] + '/{name}.txt', 'w').write(' '.join(sys.argv[3:]))\n")
-    monkeypatch.setattr(cli, "find_examples", lambda: folder)
+    monkeypatch.setattr(demo, "find_examples", lambda: folder)
     status, out, _ = run("demo --out pictures --quick")
     assert status == 0
     assert str(here / "pictures") in out
-    assert [(here / "pictures" / f"{name}.txt").read_text() for name in cli.EXAMPLES] == ["--quick", "--quick"]
-    (folder / cli.EXAMPLES[0]).write_text("raise SystemExit(3)\n")
+    assert [(here / "pictures" / f"{name}.txt").read_text() for name in demo.EXAMPLES] == ["--quick", "--quick"]
+    (folder / demo.EXAMPLES[0]).write_text("raise SystemExit(3)\n")
     status, _, err = run("demo --out pictures")
     assert status == 2
     assert "exit status 3" in err
 
 
 def test_demo_without_examples(here, monkeypatch, fails):
-    monkeypatch.setattr(cli, "EXAMPLES", ("no_such_example.py",))
+    monkeypatch.setattr(demo, "EXAMPLES", ("no_such_example.py",))
     err = fails("demo --out pictures")
     assert "no_such_example.py" in err
     assert "Reinstall" in err

@@ -128,7 +128,7 @@ def test_unknown_names(family, wrong, right):
 
 @pytest.mark.parametrize("name", [None, 3, Identity])
 def test_names_are_strings(name):
-    with pytest.raises(InputTypeError, match="The name of a plugin .operator. is a string; got"):
+    with pytest.raises(InputTypeError, match=r"The name of a plugin .operator. is a string; got"):
         operators.get(name)
 
 

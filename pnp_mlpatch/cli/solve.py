@@ -1,7 +1,4 @@
-"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``train`` and ``demo``.
-
-What the user can mend (a file, a name, a setting) is one line on stderr and the exit status 2.
-"""
+"""``pnp-mlpatch solve``: one reconstruction from files, with a JSON file that tells how it was made."""
 
 from __future__ import annotations
 
@@ -13,11 +10,7 @@ import math
 import os
 import platform
 import re
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,122 +19,20 @@ import torch
 from torch import Tensor
 
 import pnp_mlpatch
-from pnp_mlpatch import metrics, weights
+from pnp_mlpatch import metrics
+from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, blame, prepare
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.base import registry as denoisers
 from pnp_mlpatch.denoisers.wrap import describe, e_mode, per_channel
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, UnknownPlugin, WeightsError, require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
 from pnp_mlpatch.imageio import READABLE, read_array, read_image, write_image
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.operators.base import registry as operators
 from pnp_mlpatch.operators.mask import random_mask
-from pnp_mlpatch.registry import Registry, did_you_mean
+from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.solvers.base import Solver, State
-from pnp_mlpatch.solvers.base import registry as solvers
 from pnp_mlpatch.weights import read_toml, sha256, write_whole
 
-REGISTRIES: dict[str, Registry] = {"operator": operators, "denoiser": denoisers, "solver": solvers}
-DEFAULTS = {"denoiser": "mlpatch", "solver": "admm"}
 CHECKPOINT_EVERY = 5
-EXAMPLES = ("ct_512.py", "inpainting_512.py")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the result is the exit status: 0, 2 for what the user can mend, 130 if interrupted."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    try:
-        return args.run(args)
-    except (PnPError, OSError) as error:
-        print(f"pnp-mlpatch: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pnp-mlpatch: interrupted", file=sys.stderr)
-        return 130
-
-
-# ---- list and info
-
-
-def list_plugins(args: argparse.Namespace) -> int:
-    """Print a table of the plugins: name, family, needs, first line of the docstring."""
-    rows = [("NAME", "FAMILY", "NEEDS", "")]
-    for family, registry in REGISTRIES.items():
-        if args.family in (None, f"{family}s"):
-            for found in map(registry.info, registry.names()):
-                needs = ", ".join(f"{package} (missing)" if package in found.missing else package for package in found.needs)
-                first = plain_text(found.doc).partition("\n")[0]
-                rows.append((found.name, family, "BROKEN" if found.broken else needs or "-", found.broken or first))
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
-    return 0
-
-
-def show_info(args: argparse.Namespace) -> int:
-    """Print what is known of a plugin, or the card of shipped weights."""
-    families = [family for family in REGISTRIES if args.family in (None, family) and args.name in REGISTRIES[family].names()]
-    shipped = weights.manifest()
-    if len(families) > 1:
-        raise InputError(f"info: '{args.name}' is in {len(families)} families. Say --family {' or --family '.join(families)}.")
-    if families:
-        _print_plugin(REGISTRIES[families[0]], args.name)
-        own = [name for name in shipped if _kind(name) == args.name] if families == ["denoiser"] else []
-        for name in own:
-            print()
-            try:
-                _print_card(name)
-            except WeightsError as error:
-                print(f"weights {name}\n  cannot be read: {error}")
-        if args.name == "mlpatch" and not own:
-            print("\nNo weights are shipped; give a file: --set denoiser.weights=PATH")
-    elif args.name in shipped and args.family in (None, "denoiser"):
-        _print_card(args.name)
-    else:
-        known = sorted({name for family, r in REGISTRIES.items() if args.family in (None, family) for name in r.names()} | {*shipped})
-        raise UnknownPlugin(
-            f"info: no {args.family or 'plugin'} is called '{args.name}'. {did_you_mean(args.name, known)}See: pnp-mlpatch list"
-        )
-    return 0
-
-
-def _print_plugin(registry: Registry, name: str) -> None:
-    found = registry.info(name)
-    print(f"{name}: {registry.family}, {found.source or 'broken'}")
-    if found.broken:
-        print(f"\n{found.broken}")
-        return
-    if found.needs:
-        print(f"needs: {', '.join(found.needs)}" + (f"; missing: {', '.join(found.missing)}" if found.missing else ""))
-    print(f"\n{plain_text(found.doc)}\n\nsettings (--set {registry.family}.NAME=VALUE):")
-    for p in inspect.signature(registry.get(name)).parameters.values():
-        kind = "" if p.annotation is p.empty else f": {p.annotation}"
-        print(f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}"))
-
-
-def _kind(name: str) -> str:
-    """The denoiser that shipped weights belong to."""
-    return weights.manifest()[name].get("kind", "mlpatch")
-
-
-def _print_card(name: str) -> None:
-    _, config, card = weights.load(weights.locate(name), kind=_kind(name))
-    print(f"weights {name}")
-    for title, values in (("card", card), ("config", config)):
-        print(f"  {title}:")
-        for key, value in values.items():
-            print(f"    {key}: {value}")
-
-
-def plain_text(doc: str) -> str:
-    """A docstring without its reStructuredText marks."""
-    return re.sub(r":\w+:`~?(?:pnp_mlpatch\.[\w.]*\.)?([^`]*)`", r"\1", doc).replace("``", "").replace("\\*", "*")
-
-
-# ---- solve
 
 
 @dataclass(frozen=True)
@@ -159,9 +50,9 @@ class Run:
     output: Path
 
 
-def solve(args: argparse.Namespace) -> int:
+def run_solve(args: argparse.Namespace) -> int:
     """Reconstruct one image and write it, with a JSON file that tells how it was made."""
-    device = _prepare(args)
+    device = prepare(args)
     run = read_run(args)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
     for path in (run.output, checkpoint):
@@ -315,21 +206,10 @@ def make(family: str, section: Mapping[str, Any], loaded: Mapping[str, Any] | No
     """
     registry, name = REGISTRIES[family], section["name"]
     settings = {key: value for key, value in section.items() if key != "name"}
-    with _blame(f"the {family} '{name}'"):
+    with blame(f"the {family} '{name}'"):
         made = registry.make(name, **(settings if loaded is None else loaded))
     parameters = inspect.signature(registry.get(name)).parameters.values()
     return made, {p.name: p.default for p in parameters if p.default is not p.empty} | settings
-
-
-@contextmanager
-def _blame(who: str) -> Iterator[None]:
-    """Turn the plain errors of a constructor that was given a wrong setting into one that says whose it was."""
-    try:
-        yield
-    except (PnPError, OSError):
-        raise
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
-        raise InputTypeError(f"{who}: a setting has a wrong type or value ({type(error).__name__}: {error}).") from error
 
 
 def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tensor | None]:
@@ -378,7 +258,7 @@ def make_operator(section: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple
             given[key] = value
     loaded = {}
     for key, value in given.items():
-        with _blame(f"operator.{key}"):
+        with blame(f"operator.{key}"):
             loaded[key] = _tensor(value, key) if key in parameters and "Tensor" in str(parameters[key].annotation) else value
     if name == "mask" and ("mask" in given) == ("keep" in given):
         raise InputError(
@@ -386,7 +266,7 @@ def make_operator(section: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple
         )
     if name == "mask" and "keep" in given:
         given.setdefault("seed", 0)
-        with _blame("operator.keep, operator.seed"):
+        with blame("operator.keep, operator.seed"):
             loaded["mask"] = random_mask(sizes["shape"], keep=loaded.pop("keep"), seed=given["seed"])
         loaded.pop("seed", None)
     return make("operator", {"name": name, **given}, loaded)
@@ -499,233 +379,3 @@ def _check_channels(output: Path, channels: int) -> None:
     suffix = output.suffix.lower()
     if (suffix == ".png" and channels not in (1, 3)) or (suffix in (".tif", ".tiff") and channels != 1):
         raise InputError(f"{output}: {channels} channels do not fit a {suffix} file. Write .npy.")
-
-
-def _prepare(args: argparse.Namespace) -> torch.device:
-    """Set the threads, and return the device after trying it."""
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f"--threads must be >= 1, got {args.threads}.")
-        torch.set_num_threads(args.threads)
-    try:
-        device = torch.device(args.device or "cpu")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"--device {args.device}: cannot be used ({str(error).partition(chr(10))[0]}). Use cpu, or cuda where there is one."
-        ) from error
-    return device
-
-
-# ---- train
-
-
-def train_denoiser(args: argparse.Namespace) -> int:
-    """Train a denoiser from a TOML file and flags."""
-    from pnp_mlpatch.training import TrainConfig, train
-
-    values = read_toml(args.config) if args.config else {}
-    for key in ("data", "out", "validation", "steps", "device", "precision", "seed", "denoiser"):
-        if getattr(args, key) is not None:
-            values[key] = getattr(args, key)
-    with _blame(args.config or "train"):
-        config = TrainConfig.from_dict(values, source=args.config or "train")
-    args.device = config.device
-    _prepare(args)
-    path = train(config, resume=not args.no_resume)
-    print(f"weights: {path}")
-    return 0
-
-
-# ---- demo
-
-
-def run_demo(args: argparse.Namespace) -> int:
-    """Run the example programs, one after the other."""
-    folder = find_examples()
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if folder.parent.joinpath("pyproject.toml").exists():  # a checkout: the examples shall import this package
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder.parent), environment.get("PYTHONPATH")]))
-    for name in EXAMPLES:
-        command = [sys.executable, str(folder / name), "--out", str(out), *(["--quick"] if args.quick else [])]
-        print(f"== {name}", flush=True)
-        done = subprocess.run(command, env=environment, check=False)
-        if done.returncode:
-            raise PnPError(f"demo: {name} ended with exit status {done.returncode}; what it says is above.")
-    print(f"The pictures are in {out.resolve()}")
-    return 0
-
-
-def find_examples() -> Path:
-    """The folder of the example programs: in the installed package, or beside it in a checkout."""
-    package = Path(pnp_mlpatch.__file__).resolve().parent
-    places = (package / "examples", package.parent / "examples")
-    for folder in places:
-        if all((folder / name).is_file() for name in EXAMPLES):
-            return folder
-    raise FileError(f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. Reinstall the package.")
-
-
-# ---- the parser
-
-DESCRIPTION = "Plug-and-play reconstruction: an operator (how the data came about), a denoiser (what images look like), a solver."
-
-EPILOG = """\
-Start here:
-  pnp-mlpatch list                  what there is
-  pnp-mlpatch info radon            what it does, and its settings
-  pnp-mlpatch demo --quick          two reconstructions, with pictures
-  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
-"""
-
-LIST_EPILOG = """\
-A plugin that cannot be imported is listed as BROKEN with the reason; the others are not affected.
-
-Examples:
-  pnp-mlpatch list
-  pnp-mlpatch list denoisers
-"""
-
-INFO_EPILOG = """\
-Examples:
-  pnp-mlpatch info mlpatch          docstring, settings, shipped weights
-  pnp-mlpatch info mlpatch-grey     the card of shipped weights
-  pnp-mlpatch info admm --family solver
-"""
-
-SOLVE_EPILOG = """\
-Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation --noise, from --seed.
---data takes q itself: .npy, or a picture where the data have the shape of the image. Images are (H, W), (H, W, 3) or
-(C, H, W); 8- and 16-bit pictures are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
-are taken from the picture; for data of another shape, such as sinograms, give them: --set 'operator.shape=[512,512]'.
-
-Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator that is an array (mask,
-psf, weight, angles) is given by the path of a .npy file or of a picture; a picture of a mask is cut at half its range, one
-of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION (and operator.seed=N): random pixels.
-Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
-
-Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
---checkpoint keeps the state every 5 iterations; the same command goes on from it, and --set solver.iterations may be raised.
-
-A configuration file has the same words; flags override it, and paths are relative to where you are:
-  simulate = "photo.png"            # or: data = "sinogram.npy"
-  noise = 0.02
-  seed = 0
-  gray = true
-  output = "out.png"
-  [operator]
-  name = "mask"
-  keep = 0.3
-  [denoiser]
-  name = "tv"
-  [solver]
-  name = "admm"
-  sigma = 0.06
-
-Examples:
-  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
-  pnp-mlpatch solve --data sinogram.npy --operator radon --set 'operator.shape=[512,512]' --set operator.angles=60 --noise 0.5 --output slice.tiff
-  pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
-"""
-
-TRAIN_EPILOG = """\
-A file:
-  data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy
-  out = "runs/grey"                 # gets weights.safetensors, log.csv and checkpoint.pt
-  validation = "pictures/val"       # folder; its PSNR goes to log.csv every validate_every steps
-  steps = 20000
-  checkpoint_every = 1000           # the same command goes on from the last checkpoint
-  [model]                           # settings of the network
-  width = 256
-  depth = 3
-  radius = 8.0
-  rings = 10
-  angles = 16
-  [card]                            # free text, kept in the weights file
-  licence = "CC-BY-4.0"
-
-Examples:
-  pnp-mlpatch train --config grey.toml
-  pnp-mlpatch train --config grey.toml --device cuda --precision bfloat16 --out runs/gpu
-  pnp-mlpatch solve --simulate photo.png --gray --operator identity --noise 0.1 --set denoiser.weights=runs/grey/weights.safetensors --output x.png
-"""
-
-DEMO_EPILOG = """\
-Examples:
-  pnp-mlpatch demo                  sparse-view CT and inpainting at 512 x 512, minutes on a CPU
-  pnp-mlpatch demo --quick --out pictures
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; every command has a description and examples."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("pnp-mlpatch", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
-    parser.add_argument("--version", action="version", version=f"pnp-mlpatch {pnp_mlpatch.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command("list", list_plugins, "List the operators, denoisers and solvers.", LIST_EPILOG)
-    sub.add_argument("family", nargs="?", choices=[f"{family}s" for family in REGISTRIES], help="only this family")
-
-    sub = command("info", show_info, "Tell what a plugin does, and its settings; or show the card of shipped weights.", INFO_EPILOG)
-    sub.add_argument("name", metavar="NAME", help="a plugin, or weights that ship with the package")
-    sub.add_argument("--family", choices=list(REGISTRIES), help="where a name is in several families")
-
-    sub = command("solve", solve, "Reconstruct an image from data, or from data simulated from a known image.", SOLVE_EPILOG)
-    sub.add_argument("--simulate", metavar="IMAGE", help="take this picture as the truth, and simulate its data")
-    sub.add_argument("--data", metavar="FILE", help="data: .npy, or a picture for data of the image's shape")
-    sub.add_argument("--operator", metavar="NAME", help="the operator")
-    sub.add_argument("--denoiser", metavar="NAME", help=f"the denoiser (default: {DEFAULTS['denoiser']})")
-    sub.add_argument("--solver", metavar="NAME", help=f"the solver (default: {DEFAULTS['solver']})")
-    sub.add_argument("--noise", type=float, metavar="STD", help="standard deviation of the noise, in the units of the data")
-    sub.add_argument("--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)")
-    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; may be given many times")
-    sub.add_argument("--config", metavar="FILE.toml", help="a configuration file; flags override it")
-    sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
-    sub.add_argument("--output", metavar="PATH", help="the result: .npy, .png or .tiff (float); beside it a .json that tells all")
-    sub.add_argument("--checkpoint", metavar="STATE.pt", help="keep the solver's state here, and go on from it if it is there")
-    sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
-
-    from pnp_mlpatch.training import TrainConfig
-
-    doc = plain_text(inspect.getdoc(TrainConfig) or "")
-    keys = textwrap.fill(", ".join(_key(f) for f in dataclasses.fields(TrainConfig)), 110)
-    about = f"{doc}\n\nKeys and defaults:\n{keys}\n\n{TRAIN_EPILOG}"
-    sub = command("train", train_denoiser, "Train a denoiser on a folder of pictures.", about)
-    sub.add_argument("--config", metavar="FILE.toml", help="the settings, see below; flags override them")
-    sub.add_argument("--data", metavar="FOLDER", help="the training pictures")
-    sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
-    sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
-    sub.add_argument("--validation", metavar="FOLDER", help="pictures to measure PSNR on")
-    sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
-    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
-    sub.add_argument("--precision", choices=["float32", "bfloat16"], help="of the arithmetic; weights stay float32")
-    sub.add_argument("--seed", type=int, metavar="N", help="seed of the weights, cuts and noise")
-    sub.add_argument("--no-resume", action="store_true", help="start anew even if there is a checkpoint")
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-
-    sub = command("demo", run_demo, "Run the two example reconstructions, and keep their pictures.", DEMO_EPILOG)
-    sub.add_argument("--out", metavar="DIR", default="demo", help="folder of the pictures (default: demo)")
-    sub.add_argument("--quick", action="store_true", help="small and few iterations")
-    return parser
-
-
-def _key(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        return f"{field.name} = {field.default_factory()!r}"
-    if field.default is dataclasses.MISSING:
-        return f"{field.name} (required)"
-    return f"{field.name} = {field.default:.4g}" if isinstance(field.default, float) else f"{field.name} = {field.default!r}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``train`` and ``demo``.
+
+What the user can mend (a file, a name, a setting) is one line on stderr and the exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pnp_mlpatch
+from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, plain_text
+from pnp_mlpatch.cli.demo import run_demo
+from pnp_mlpatch.cli.show import list_plugins, show_info
+from pnp_mlpatch.cli.solve import run_solve
+from pnp_mlpatch.cli.train import run_train
+from pnp_mlpatch.errors import PnPError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit status: 0, 2 for what the user can mend, 130 if interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return args.run(args)
+    except (PnPError, OSError) as error:
+        print(f"pnp-mlpatch: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pnp-mlpatch: interrupted", file=sys.stderr)
+        return 130
+
+
+DESCRIPTION = "Plug-and-play reconstruction: an operator (how the data came about), a denoiser (what images look like), a solver."
+
+EPILOG = """\
+Start here:
+  pnp-mlpatch list                  what there is
+  pnp-mlpatch info radon            what it does, and its settings
+  pnp-mlpatch demo --quick          two reconstructions, with pictures
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
+"""
+
+LIST_EPILOG = """\
+A plugin that cannot be imported is listed as BROKEN with the reason; the others are not affected.
+
+Examples:
+  pnp-mlpatch list
+  pnp-mlpatch list denoisers
+"""
+
+INFO_EPILOG = """\
+Examples:
+  pnp-mlpatch info mlpatch          docstring, settings, shipped weights
+  pnp-mlpatch info mlpatch-grey     the card of shipped weights
+  pnp-mlpatch info admm --family solver
+"""
+
+SOLVE_EPILOG = """\
+Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation --noise, from --seed.
+--data takes q itself: .npy, or a picture where the data have the shape of the image. Images are (H, W), (H, W, 3) or
+(C, H, W); 8- and 16-bit pictures are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
+are taken from the picture; for data of another shape, such as sinograms, give them: --set 'operator.shape=[512,512]'.
+
+Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator that is an array (mask,
+psf, weight, angles) is given by the path of a .npy file or of a picture; a picture of a mask is cut at half its range, one
+of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION (and operator.seed=N): random pixels.
+Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
+
+Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
+--checkpoint keeps the state every 5 iterations; the same command goes on from it, and --set solver.iterations may be raised.
+
+A configuration file has the same words; flags override it, and paths are relative to where you are:
+  simulate = "photo.png"            # or: data = "sinogram.npy"
+  noise = 0.02
+  seed = 0
+  gray = true
+  output = "out.png"
+  [operator]
+  name = "mask"
+  keep = 0.3
+  [denoiser]
+  name = "tv"
+  [solver]
+  name = "admm"
+  sigma = 0.06
+
+Examples:
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
+  pnp-mlpatch solve --data sinogram.npy --operator radon --set 'operator.shape=[512,512]' --set operator.angles=60 --noise 0.5 --output slice.tiff
+  pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
+"""
+
+TRAIN_EPILOG = """\
+A file:
+  data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy
+  out = "runs/grey"                 # gets weights.safetensors, log.csv and checkpoint.pt
+  validation = "pictures/val"       # folder; its PSNR goes to log.csv every validate_every steps
+  steps = 20000
+  checkpoint_every = 1000           # the same command goes on from the last checkpoint
+  [model]                           # settings of the network
+  width = 256
+  depth = 3
+  radius = 8.0
+  rings = 10
+  angles = 16
+  [card]                            # free text, kept in the weights file
+  licence = "CC-BY-4.0"
+
+Examples:
+  pnp-mlpatch train --config grey.toml
+  pnp-mlpatch train --config grey.toml --device cuda --precision bfloat16 --out runs/gpu
+  pnp-mlpatch solve --simulate photo.png --gray --operator identity --noise 0.1 --set denoiser.weights=runs/grey/weights.safetensors --output x.png
+"""
+
+DEMO_EPILOG = """\
+Examples:
+  pnp-mlpatch demo                  sparse-view CT and inpainting at 512 x 512, minutes on a CPU
+  pnp-mlpatch demo --quick --out pictures
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; every command has a description and examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("pnp-mlpatch", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"pnp-mlpatch {pnp_mlpatch.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("list", list_plugins, "List the operators, denoisers and solvers.", LIST_EPILOG)
+    sub.add_argument("family", nargs="?", choices=[f"{family}s" for family in REGISTRIES], help="only this family")
+
+    sub = command("info", show_info, "Tell what a plugin does, and its settings; or show the card of shipped weights.", INFO_EPILOG)
+    sub.add_argument("name", metavar="NAME", help="a plugin, or weights that ship with the package")
+    sub.add_argument("--family", choices=list(REGISTRIES), help="where a name is in several families")
+
+    sub = command("solve", run_solve, "Reconstruct an image from data, or from data simulated from a known image.", SOLVE_EPILOG)
+    sub.add_argument("--simulate", metavar="IMAGE", help="take this picture as the truth, and simulate its data")
+    sub.add_argument("--data", metavar="FILE", help="data: .npy, or a picture for data of the image's shape")
+    sub.add_argument("--operator", metavar="NAME", help="the operator")
+    sub.add_argument("--denoiser", metavar="NAME", help=f"the denoiser (default: {DEFAULTS['denoiser']})")
+    sub.add_argument("--solver", metavar="NAME", help=f"the solver (default: {DEFAULTS['solver']})")
+    sub.add_argument("--noise", type=float, metavar="STD", help="standard deviation of the noise, in the units of the data")
+    sub.add_argument("--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; may be given many times")
+    sub.add_argument("--config", metavar="FILE.toml", help="a configuration file; flags override it")
+    sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
+    sub.add_argument("--output", metavar="PATH", help="the result: .npy, .png or .tiff (float); beside it a .json that tells all")
+    sub.add_argument("--checkpoint", metavar="STATE.pt", help="keep the solver's state here, and go on from it if it is there")
+    sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
+    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+    from pnp_mlpatch.training import TrainConfig
+
+    doc = plain_text(inspect.getdoc(TrainConfig) or "")
+    keys = textwrap.fill(", ".join(_key(f) for f in dataclasses.fields(TrainConfig)), 110)
+    about = f"{doc}\n\nKeys and defaults:\n{keys}\n\n{TRAIN_EPILOG}"
+    sub = command("train", run_train, "Train a denoiser on a folder of pictures.", about)
+    sub.add_argument("--config", metavar="FILE.toml", help="the settings, see below; flags override them")
+    sub.add_argument("--data", metavar="FOLDER", help="the training pictures")
+    sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
+    sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
+    sub.add_argument("--validation", metavar="FOLDER", help="pictures to measure PSNR on")
+    sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
+    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
+    sub.add_argument("--precision", choices=["float32", "bfloat16"], help="of the arithmetic; weights stay float32")
+    sub.add_argument("--seed", type=int, metavar="N", help="seed of the weights, cuts and noise")
+    sub.add_argument("--no-resume", action="store_true", help="start anew even if there is a checkpoint")
+    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+
+    sub = command("demo", run_demo, "Run the two example reconstructions, and keep their pictures.", DEMO_EPILOG)
+    sub.add_argument("--out", metavar="DIR", default="demo", help="folder of the pictures (default: demo)")
+    sub.add_argument("--quick", action="store_true", help="small and few iterations")
+    return parser
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f"{field.name} = {field.default_factory()!r}"
+    if field.default is dataclasses.MISSING:
+        return f"{field.name} (required)"
+    return f"{field.name} = {field.default:.4g}" if isinstance(field.default, float) else f"{field.name} = {field.default!r}"
+
+
+__all__ = ["REGISTRIES", "build_parser", "main"]
