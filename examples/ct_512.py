@@ -38,10 +38,10 @@ def main():
     fbp = A.initial(q)
     fbp_seconds = time.perf_counter() - start
 
-    strengths = (0.1,) if args.quick else (0.12, 0.2, 0.3, 0.45, 0.7)
+    strengths = (0.1,) if args.quick else (0.5, 0.7, 1.0, 1.4, 2.0)
     tv_runs = {
         s: reconstruct(
-            q, A, denoisers.make("tv", strength=s), noise=noise, sigma=20 / 255, iterations=5 if args.quick else 80, tol=0, record=score
+            q, A, denoisers.make("tv", strength=s), noise=noise, sigma=20 / 255, iterations=5 if args.quick else 50, tol=0, record=score
         )
         for s in strengths
     }

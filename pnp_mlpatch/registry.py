@@ -101,7 +101,7 @@ class Registry:
         if name in self._made:
             return self._made[name]
         points = self._entry_points().get(name, [])
-        distinct = {point.value for point in points}
+        distinct = {f"{point.value} (package {point.dist.name})" if point.dist else point.value for point in points}
         if name in self._modules():
             distinct.add(f"{self.package}.{name}")
         if len(distinct) > 1:
@@ -143,7 +143,8 @@ class Registry:
                 )
         absent = [p.name for p in signature.parameters.values() if p.name in known and p.default is p.empty and p.name not in config]
         if absent:
-            raise InputTypeError(f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.")
+            hint = " A denoiser is registered as a class or factory that returns D(x, sigma)." if absent[0] == "x" else ""
+            raise InputTypeError(f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.{hint}")
         return plugin(**config)
 
     def network(self, name: str) -> type:

@@ -235,6 +235,28 @@ def test_radons_data_step_reaches_the_tolerance_asked_for(tol, backend):
         assert optimality(A, L * 10.0**decade, tol=tol) <= 1.02 * tol
 
 
+@pytest.mark.parametrize("start", ["near", "far"])
+def test_gradients_of_an_iterative_data_step_are_those_of_the_solution(start):
+    A = Radon((6, 7), 8, cache=False)
+    matrix = dense(A, torch.float32).double()
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, *A.image_shape, generator=generator).requires_grad_(True)
+    Aty = torch.randn(2, *A.image_shape, generator=generator).requires_grad_(True)
+    alpha = torch.tensor([3.0, 5.0], requires_grad=True)
+    weight = torch.randn(2, *A.image_shape, generator=generator)
+
+    def exact(z, Aty, alpha):
+        normal = matrix.T @ matrix + alpha[:, None, None] * torch.eye(42, dtype=torch.float64)
+        return torch.linalg.solve(normal, Aty.flatten(1) + alpha[:, None] * z.flatten(1))
+
+    f = exact(z.double(), Aty.double(), alpha.double())
+    x0 = f.detach().float().reshape(z.shape) if start == "near" else torch.randn(z.shape, generator=generator)
+    expected = torch.autograd.grad((f * weight.double().flatten(1)).sum(), (z, Aty, alpha))
+    got = torch.autograd.grad((A.data_step(z, alpha, Aty=Aty, x0=x0) * weight).sum(), (z, Aty, alpha))
+    for a, b in zip(got, expected, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-4
+
+
 def test_matrix_cache_is_used_and_a_damaged_one_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PNP_MLPATCH_CACHE", str(tmp_path))
     assert cache_directory() == tmp_path

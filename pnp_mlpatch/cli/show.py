@@ -12,17 +12,17 @@ from pnp_mlpatch.registry import Registry, did_you_mean
 
 
 def list_plugins(args: argparse.Namespace) -> int:
-    """Print a table of the plugins: name, family, needs, first line of the docstring."""
-    rows = [("NAME", "FAMILY", "NEEDS", "")]
+    """Print a table of the plugins: name, family, needs, source, first line of the docstring."""
+    rows = [("NAME", "FAMILY", "NEEDS", "SOURCE", "")]
     for family, registry in REGISTRIES.items():
         if args.family in (None, f"{family}s"):
             for found in map(registry.info, registry.names()):
                 needs = ", ".join(f"{package} (missing)" if package in found.missing else package for package in found.needs)
                 first = plain_text(found.doc).partition("\n")[0]
-                rows.append((found.name, family, "BROKEN" if found.broken else needs or "-", found.broken or first))
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+                rows.append((found.name, family, "BROKEN" if found.broken else needs or "-", found.source or "-", found.broken or first))
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
     return 0
 
 

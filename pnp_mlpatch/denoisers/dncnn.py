@@ -51,8 +51,8 @@ class DnCNN(ConvNet):
 
 
 @register("dncnn", network=DnCNN)
-def dncnn(weights: str | PathLike[str], *, residual: bool | None = None) -> DnCNN:
-    """A :class:`DnCNN` with weights from a path: of this package's training, or a state dict of a plain stack of convolutions.
+def dncnn(weights: str | PathLike[str] = "dncnn-grey", *, residual: bool | None = None) -> DnCNN:
+    """A :class:`DnCNN` with weights: a shipped name, a file of this package's training, or a state dict of a plain stack of convolutions.
 
     Of a foreign state dict (.pth) depth, width, channels and batch normalisations are read off its tensors. If its input has one
     channel more than its output, that is a sigma map (FDnCNN). ``residual`` says whether it predicts the noise; by default it

@@ -52,8 +52,8 @@ class DRUNet(Network):
 
 
 @register("drunet", needs=("deepinv",), network=DRUNet)
-def drunet(weights: str | PathLike[str] | None, channels: int = 1, *, nc: Sequence[int] = PUBLISHED) -> DRUNet:
-    """A :class:`DRUNet` with weights: "download", the path of a state dict, a file of this package's training, or none.
+def drunet(weights: str | PathLike[str] | None = "drunet-grey", channels: int = 1, *, nc: Sequence[int] = PUBLISHED) -> DRUNet:
+    """A :class:`DRUNet` with weights: a shipped name, "download", the path of a state dict, a file of this package's training, or none.
 
     "download" is deepinv's own download of the published weights (needs the network once, and the default ``nc``). Of a file of
     this package's training, ``channels`` and ``nc`` are read from the file. ``None`` is an

@@ -43,8 +43,8 @@ class IRCNN(ConvNet):
 
 
 @register("ircnn", network=IRCNN)
-def ircnn(weights: str | PathLike[str]) -> IRCNN:
-    """An :class:`IRCNN` with weights from a path: of this package's training, or the state dict of one published network of the bank.
+def ircnn(weights: str | PathLike[str] = "ircnn-grey") -> IRCNN:
+    """An :class:`IRCNN` with weights: a shipped name, a file of this package's training, or the state dict of one published network of the bank.
 
     A network of the bank serves its own level alone: ``info.sigma`` is "ignored". Raises :class:`WeightsError` for files that
     are missing, damaged or of another architecture.

@@ -59,8 +59,8 @@ class UNet(Network):
 
 
 @register("unet", needs=("deepinv",), network=UNet)
-def unet(weights: str | PathLike[str]) -> UNet:
-    """A :class:`UNet` with weights of this package's training, from a path. Raises :class:`WeightsError` for anything else."""
+def unet(weights: str | PathLike[str] = "unet-grey") -> UNet:
+    """A :class:`UNet` with weights of this package's training: a shipped name, or a path. Raises :class:`WeightsError` for anything else."""
     own = shipped_or_own(weights)
     if own is None:
         raise WeightsError(f"unet: {weights} was not written by this package's training; wrap a foreign network with as_denoiser(...).")

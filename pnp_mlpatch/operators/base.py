@@ -52,6 +52,32 @@ class _Linear(torch.autograd.Function):
         return y.unflatten(0, x.shape[:2]), 0
 
 
+class _Solve(torch.autograd.Function):
+    """f = (A^H A + alpha)^-1 b by conjugate gradients; the derivative is that of the solution, wherever the iteration started.
+
+    With v = (A^H A + alpha)^-1 g for the gradient g of f: v is the gradient of b, -<v, f> that of alpha.
+    """
+
+    @staticmethod
+    def forward(b: Tensor, alpha: Tensor, x0: Tensor, operator: LinearOperator, tol: float, max_iter: int) -> Tensor:
+        precondition = operator._precondition(alpha)
+        x, _ = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
+        return x.clone() if x is x0 else x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, alpha, _, ctx.operator, ctx.tol, ctx.max_iter = inputs
+        ctx.save_for_backward(alpha, output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        alpha, f = ctx.saved_tensors
+        g = gradients[0].contiguous()
+        v = _Solve.apply(g, alpha, torch.zeros_like(g), ctx.operator, ctx.tol, max(ctx.max_iter, 100))
+        by_alpha = -(v * f).flatten(1).sum(1).reshape(-1, 1, 1, 1)
+        return v, by_alpha if alpha.shape[0] > 1 else by_alpha.sum(0, keepdim=True), None, None, None, None
+
+
 class LinearOperator(nn.Module, ABC):
     r"""A linear map A from images (B, \*image_shape) to data (B, \*data_shape), real in and real out.
 
@@ -102,7 +128,8 @@ class LinearOperator(nn.Module, ABC):
         """h(z; alpha) = (A^H A + alpha)^-1 (Aty + alpha z), with ``Aty = A.adjoint(q)``.
 
         ``alpha`` > 0 is a number or a tensor (B,). Operators with a closed form are exact. The others run preconditioned
-        conjugate gradients from ``x0`` (default ``z``) until the relative residual is ``tol``, or for ``max_iter`` steps.
+        conjugate gradients from ``x0`` (default ``z``) until the relative residual is ``tol``, or for ``max_iter`` steps; gradients
+        to z, Aty and alpha are those of the exact solution.
         """
         self._check(z, self.image_shape, "A.data_step(z)", "image", "data", self.data_shape)
         self._check(Aty, self.image_shape, "A.data_step(Aty=)", "image (the adjoint of the data)", "data", self.data_shape)
@@ -150,10 +177,7 @@ class LinearOperator(nn.Module, ABC):
         return self._adjoint(self._forward(x))
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        x, _ = pcg(
-            lambda x: self.normal(x) + alpha * x, Aty + alpha * z, x0, precondition=self._precondition(alpha), tol=tol, max_iter=max_iter
-        )
-        return x
+        return _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter)
 
     def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""

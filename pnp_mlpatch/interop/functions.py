@@ -1,0 +1,121 @@
+"""An operator of two functions of torch tensors; and the checks that all conversions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.operators.base import LinearOperator
+
+Map = Callable[[Tensor], Tensor]
+
+# Which call takes an object, by the package that its class comes from.
+_CALLS = {
+    "astra": "from_astra(...)",
+    "deepinv": "from_deepinv(physics, image_shape)",
+    "numpy": "from_scipy(matrix, image_shape)",
+    "odl": "from_odl(operator)",
+    "scipy": "from_scipy(operator, image_shape)",
+}
+
+
+class FunctionOperator(LinearOperator):
+    """The operator that :func:`from_functions` makes; ``who`` is the name in its error messages."""
+
+    def __init__(self, A: Map, At: Map, image_shape: Sequence[int], data_shape: Sequence[int], normal: Map | None, who: str):
+        super().__init__(checked_shape(image_shape, who, "image_shape", axes=3), checked_shape(data_shape, who, "data_shape"))
+        self._functions, self.who = {"A": A, "At": At, "normal": normal}, who
+
+    @classmethod
+    def example(cls) -> FunctionOperator:
+        """Differences along the rows, (1, 5, 7) -> (1, 5, 6)."""
+
+        def At(y: Tensor) -> Tensor:
+            x = y.new_zeros(*y.shape[:-1], 7)
+            x[..., 1:] += y
+            x[..., :-1] -= y
+            return x
+
+        return from_functions(lambda x: x[..., 1:] - x[..., :-1], At, (1, 5, 7), (1, 5, 6))
+
+    def _who(self) -> str:
+        return self.who
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._call("A", x, self.data_shape)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._call("At", y, self.image_shape)
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._call("normal", x, self.image_shape) if self._functions["normal"] else super()._normal(x)
+
+    def _call(self, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        function = self._functions[name]
+        assert function is not None
+        y = function(x)
+        if not isinstance(y, Tensor) or y.is_complex():
+            came = f"{y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+            raise InputTypeError(
+                f"{self.who}: {name} must return a real tensor, got {came}. Complex values travel as two channels: torch.view_as_real."
+            )
+        if tuple(y.shape) != (x.shape[0], *shape):
+            raise InputError(
+                f"{self.who}: {name} must take a batch {tuple(x.shape)} to {(x.shape[0], *shape)}, got {tuple(y.shape)} back. "
+                "Is the batch axis kept, and are image_shape and data_shape right?"
+            )
+        return y.to(x)
+
+
+def from_functions(
+    A: Map, At: Map, image_shape: Sequence[int], data_shape: Sequence[int], *, normal: Map | None = None
+) -> FunctionOperator:
+    r"""The operator of two functions of batches: ``A`` (B, \*image_shape) -> (B, \*data_shape), and its transpose ``At`` back.
+
+    ``normal`` is A^T A, if there is a faster way than one after the other. The functions take float32 and float64, and do not
+    change their input; they need not be differentiable, since the gradient of A is At. Modules are moved and copied by the
+    caller.
+
+    Raises :class:`InputTypeError` for what cannot be called, :class:`InputError` for shapes that cannot be; and, on use, if a
+    function returns another shape or no real tensor.
+    """
+    for name, function in {"A": A, "At": At, **({} if normal is None else {"normal": normal})}.items():
+        if not callable(function):
+            raise InputTypeError(
+                f"from_functions: {name} must be a function of a tensor (B, ...), got {type(function).__name__}.{hint(function)}"
+            )
+    return FunctionOperator(A, At, image_shape, data_shape, normal, "from_functions")
+
+
+def checked_shape(shape: Sequence[int], who: str, name: str, axes: int | None = None) -> tuple[int, ...]:
+    """``shape`` as a tuple of integers >= 1, ``axes`` of them if that is given; raise :class:`InputError` if it is not."""
+    words = "(C, H, W), three" if axes == 3 else "a sequence of"
+    try:
+        sizes = tuple(int(n) for n in shape)
+        good = sizes == tuple(shape) and len(sizes) >= 1 and min(sizes) >= 1 and axes in (None, len(sizes))
+    except (TypeError, ValueError):
+        sizes, good = (), False
+    if not good:
+        raise InputError(f"{who}: {name} must be {words} integers >= 1, got {shape!r}.")
+    return sizes
+
+
+def checked_operator(A: Any, who: str) -> LinearOperator:
+    """``A`` if it is an operator of this package; raise :class:`InputTypeError` with the call to use if it is not."""
+    if not isinstance(A, LinearOperator):
+        raise InputTypeError(f"{who}: A must be a LinearOperator of pnp_mlpatch, got {type(A).__name__}.{hint(A)}")
+    return A
+
+
+def hint(given: Any) -> str:
+    """Which call takes an object of that type, as a sentence to end a message with; nothing if none is known."""
+    if isinstance(given, LinearOperator):
+        return " It is an operator of pnp_mlpatch already: use it as it is."
+    for kind in type(given).__mro__:
+        call = _CALLS.get(kind.__module__.partition(".")[0])
+        if call:
+            return f" Use {call}."
+    return " Two functions become an operator by from_functions(A, At, image_shape, data_shape)." if callable(given) else ""
