@@ -1,7 +1,7 @@
-"""Denoising: mean PSNR and SSIM over a folder of pictures at sigma 15, 25, 50 (of 255), beside TV at its best fixed strength.
+"""Denoising: mean PSNR and SSIM over a folder of pictures at sigma 15, 25, 50 (of 255): all shipped weights, and TV.
 
 The noise of picture k at level s comes from the seed 1000 s + k, so every run and every denoiser sees the same data.
-Run: python benchmarks/denoising.py FOLDER [--denoiser mlpatch] [--weights PATH] [--limit N]
+Run: python benchmarks/denoising.py FOLDER [--weights PATH] [--dncnn PATH ...] [--only NAME ...] [--limit N]
 """
 
 import argparse
@@ -24,6 +24,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", help="weights of mlpatch: a shipped name or a path")
+    parser.add_argument("--dncnn", type=Path, nargs="*", default=[], help="state dicts of published DnCNNs")
+    parser.add_argument("--only", nargs="*", help="only these of the table")
     parser.add_argument("--limit", type=int, help="only the first pictures")
     args = parser.parse_args()
     paths = sorted(p for p in args.folder.iterdir() if p.suffix.lower() in READABLE)[: args.limit]
@@ -31,6 +33,9 @@ def main():
     settings = {"weights": args.weights} if args.weights else {}
     # the strength of TV was chosen for each level on Set12
     candidates = {"TV": {15: 0.75, 25: 0.85, 50: 1.0}, "MLPatch": denoisers.make("mlpatch", **settings)}
+    candidates |= {name: denoisers.make(name) for name in ("dncnn", "ircnn", "unet", "drunet")}
+    candidates |= {path.stem: denoisers.make("dncnn", weights=path) for path in args.dncnn}
+    candidates = {name: D for name, D in candidates.items() if not args.only or name in args.only}
     rows = []
     with torch.no_grad():
         for name, D in candidates.items():

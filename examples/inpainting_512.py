@@ -42,7 +42,7 @@ def main():
     filled = inpaint_biharmonic(q[0, 0].double().numpy(), (mask == 0).numpy(), split_into_regions=False)
     biharmonic, biharmonic_seconds = torch.from_numpy(filled)[None, None].float(), time.perf_counter() - start
 
-    strengths = (0.8,) if args.quick else (0.02, 0.05, 0.1, 0.2, 0.4)
+    strengths = (0.8,) if args.quick else (0.003, 0.01, 0.02, 0.05, 0.1)
     tv_runs = {
         s: reconstruct(
             q, A, denoisers.make("tv", strength=s), alpha=0.05, sigma=12 / 255, iterations=5 if args.quick else 60, tol=0, record=score

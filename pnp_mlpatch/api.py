@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from pnp_mlpatch import denoisers, operators, solvers
 from pnp_mlpatch.denoisers.wrap import as_denoiser
 from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.solvers.base import Callback, Result, Solver, State
+from pnp_mlpatch.testing import adjoint_mismatch
 
 
 def reconstruct(
@@ -25,13 +27,16 @@ def reconstruct(
     callbacks: Sequence[Callback] = (),
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
     progress: bool | None = None,
+    check: bool = False,
     **settings: Any,
 ) -> Result:
     """Find the image f with ``q = A f + n`` by a plug-and-play solver.
 
     ``q`` is (B, *A.data_shape); ``D`` a denoiser or its name; ``solver`` a solver or its name, with its ``settings`` (``sigma``,
     ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
-    a tensor (B,) or a map. The other arguments are those of :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
+    a tensor (B,) or a map. ``check`` measures first whether the
+    adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other arguments are those of
+    :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
 
     >>> import torch
     >>> from pnp_mlpatch import operators, reconstruct
@@ -52,4 +57,12 @@ def reconstruct(
         raise InputTypeError(f"reconstruct: solver must be a name or a Solver object, got {solver!r}.")
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
+    if check and isinstance(A, operators.LinearOperator):
+        mismatch = adjoint_mismatch(A)
+        if mismatch > 1e-4:
+            warnings.warn(
+                f"reconstruct: |<A x, y> - <x, A^H y>| / (|A x| |y|) = {mismatch:.1e} for {type(A).__name__}: its adjoint is not its transpose, "
+                "so solvers may stall or diverge. See pnp_mlpatch.testing.check_operator.",
+                stacklevel=2,
+            )
     return solver.run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, progress=progress)

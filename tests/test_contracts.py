@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import pytest
 import torch
 
-from pnp_mlpatch import denoisers, operators, solvers
+from pnp_mlpatch import denoisers, operators, reconstruct, solvers
 from pnp_mlpatch.denoisers.base import registry
 from pnp_mlpatch.denoisers.wrap import as_denoiser, e_mode, per_channel, rescaled
-from pnp_mlpatch.errors import ContractError
+from pnp_mlpatch.errors import ContractError, InputError
 from pnp_mlpatch.operators.radon import BACKENDS, PROJECTORS, Radon
 from pnp_mlpatch.testing import adjoint_mismatch, check_denoiser, check_operator, check_solver, optimality
 
@@ -80,6 +81,28 @@ def test_a_wrong_adjoint_is_found():
     assert adjoint_mismatch(A) > 1e-4
     with pytest.raises(ContractError, match=r"adjoint: <A x, y> = <x, A\^H y>"):
         check_operator(A)
+
+
+def test_reconstruct_warns_of_it_when_asked():
+    A, q = _WrongAdjoint((1, 4, 5)), torch.rand(1, 1, 4, 5)
+    with pytest.warns(UserWarning, match=r"reconstruct: .* = \d\.\de-0\d for _WrongAdjoint: its adjoint is not its transpose"):
+        reconstruct(q, A, "tv", noise=0.1, iterations=2, check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reconstruct(q, operators.make("identity", image_shape=(1, 4, 5)), "tv", noise=0.1, iterations=2, check=True)
+
+
+@pytest.mark.parametrize("name", ["dncnn", "ircnn", "unet", "drunet"])
+def test_networks_take_sigma_maps(name):
+    D = registry.network(name).example()
+    x = torch.rand(2, 1, 13, 10)
+    assert torch.allclose(D(x, torch.full((1, 1, 13, 10), 0.1)), D(x, 0.1), atol=1e-6)
+    half = torch.cat([torch.full((2, 1, 13, 5), 0.1), torch.full((2, 1, 13, 5), 0.2)], dim=-1)
+    assert not torch.allclose(D(x, half), D(x, 0.1), atol=1e-6)
+    with pytest.raises(InputError, match="sigma"):
+        D(x, torch.full((2, 1, 4, 4), 0.1))
+    as_map = as_denoiser(lambda x, sigma: x / (1 + sigma**2) if sigma.shape == (2, 1, 13, 10) else None, sigma="map")
+    assert torch.allclose(as_map(x, 0.5), x / 1.25)
 
 
 class _Faulty:

@@ -170,7 +170,7 @@ def test_not_a_denoiser(D):
 def test_options_are_checked():
     with pytest.raises(InputError, match="as_denoiser: array must be 'torch' or 'numpy', got 'jax'"):
         as_denoiser(shrink, array="jax")
-    with pytest.raises(InputError, match="as_denoiser: sigma must be 'input' or 'ignored', got 'noise'"):
+    with pytest.raises(InputError, match="as_denoiser: sigma must be 'input', 'map' or 'ignored', got 'noise'"):
         as_denoiser(shrink, sigma="noise")
 
 

@@ -66,9 +66,21 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
         )
 
 
-def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None) -> Tensor:
-    """``sigma`` as a tensor (B, 1, 1, 1) of the dtype and device of ``x``; raise unless finite, >= 0 and in range."""
-    if isinstance(sigma, Tensor):
+def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None, *, maps: bool = False) -> Tensor:
+    """``sigma`` as a tensor (B, 1, 1, 1) of the dtype and device of ``x``; raise unless finite, >= 0 and in range.
+
+    With ``maps``, a map (B, 1, H, W) or (1, 1, H, W) of the size of ``x`` is taken too, and comes back as (B, 1, H, W).
+    """
+    if (
+        maps
+        and isinstance(sigma, Tensor)
+        and sigma.ndim == 4
+        and sigma.shape[1] == 1
+        and sigma.shape[2:] == x.shape[2:]
+        and sigma.shape[0] in (1, x.shape[0])
+    ):
+        column = sigma.to(x).expand(x.shape[0], -1, -1, -1)
+    elif isinstance(sigma, Tensor):
         if sigma.is_complex() or sigma.dtype == torch.bool:
             raise InputTypeError(f"{who}: sigma must be real, got {sigma.dtype}.")
         if sigma.numel() not in (1, x.shape[0]) or sum(n != 1 for n in sigma.shape) > 1:

@@ -18,7 +18,7 @@ PUBLISHED = (64, 128, 256, 512)
 
 
 class DRUNet(Network):
-    """deepinv's DRU-Net for images in [0, 1] with ``channels`` 1 or 3, on any image size, sigma as a float or (B,).
+    """deepinv's DRU-Net for images in [0, 1] with ``channels`` 1 or 3, on any image size, sigma as a float, (B,) or a map (B, 1, H, W).
 
     ``nc`` are the widths of its four scales: (64, 128, 256, 512) are the published ones (32.6M parameters), (32, 64, 128, 256)
     make the 8.16M network of the talk; ``nb`` residual blocks at each scale. The image is continued by replication to multiples
@@ -41,9 +41,9 @@ class DRUNet(Network):
         return cls(nc=(4, 8, 8, 8), nb=1).eval().requires_grad_(False)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
         check_image(x, "DRUNet", self.channels)
-        column = sigma_column(sigma, x, "DRUNet", self.sigma_max)
+        column = sigma_column(sigma, x, "DRUNet", self.sigma_max, maps=True)
         height, width = x.shape[-2:]
         dtype = next(self.parameters()).dtype
         both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)

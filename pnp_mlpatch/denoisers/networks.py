@@ -113,10 +113,10 @@ class ConvNet(Network):
             nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
         who = type(self).__name__
         check_image(x, who, self.channels)
-        column = sigma_column(sigma, x, who, self.sigma_max if self.conditional else None)
+        column = sigma_column(sigma, x, who, self.sigma_max if self.conditional else None, maps=True)
         h = torch.cat([x, column.expand(-1, 1, *x.shape[2:])], dim=1) if self.conditional else x
         dtype = next(self.parameters()).dtype
         h = h.to(dtype)

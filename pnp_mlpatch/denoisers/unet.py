@@ -48,9 +48,9 @@ class UNet(Network):
         return cls(widths=(4, 8, 8)).eval().requires_grad_(False)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
         check_image(x, "UNet", self.channels)
-        column = sigma_column(sigma, x, "UNet", self.sigma_max)
+        column = sigma_column(sigma, x, "UNet", self.sigma_max, maps=True)
         height, width = x.shape[-2:]
         dtype = next(self.parameters()).dtype
         both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)

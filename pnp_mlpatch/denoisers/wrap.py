@@ -48,8 +48,8 @@ class _Wrapped:
 def as_denoiser(D: Any, *, sigma: str | None = None, array: str = "torch") -> Denoiser:
     """Make ``D(x, sigma)`` of a registry name, a module, a deepinv model, or a function of a tensor or of a numpy image.
 
-    ``sigma`` says how the noise level is passed: "input" (second argument) or "ignored" (D is called as D(x)). By default it
-    is read from the signature: one required argument means "ignored", two mean "input".
+    ``sigma`` says how the noise level is passed: "input" (second argument), "map" (second argument, as a map (B, 1, H, W)) or
+    "ignored" (D is called as D(x)). By default it is read from the signature: one required argument means "ignored", two mean "input".
 
     ``array="numpy"`` is for functions of one numpy image, (H, W) for one channel and (H, W, C) for more, and a float sigma;
     each image of the batch is passed by itself, as float64, and the result comes back in the dtype and device of the input.
@@ -63,17 +63,19 @@ def as_denoiser(D: Any, *, sigma: str | None = None, array: str = "torch") -> De
         raise InputTypeError(f"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: {_EXAMPLES}.")
     if array not in ("torch", "numpy"):
         raise InputError(f"as_denoiser: array must be 'torch' or 'numpy', got {array!r}.")
-    if sigma not in (None, "input", "ignored"):
-        raise InputError(f"as_denoiser: sigma must be 'input' or 'ignored', got {sigma!r}.")
+    if sigma not in (None, "input", "map", "ignored"):
+        raise InputError(f"as_denoiser: sigma must be 'input', 'map' or 'ignored', got {sigma!r}.")
     how = sigma or _sigma_use(D)
     known = describe(D)
-    info = DenoiserInfo(known.name, known.channels, how, known.sigma_range, known.field, known.trained_size)
-    call = (lambda x, s: D(x, s)) if how == "input" else (lambda x, s: D(x))
+    use = "ignored" if how == "ignored" else "input"
+    info = DenoiserInfo(known.name, known.channels, use, known.sigma_range, known.field, known.trained_size)
+    call = (lambda x, s: D(x)) if how == "ignored" else (lambda x, s: D(x, s))
 
     def on_torch(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, info.name)
-        y = call(x, sigma)
-        return _result(y, x, info.name)
+        if how == "map":
+            sigma = sigma_column(sigma, x, info.name, maps=True).expand(-1, 1, *x.shape[2:])
+        return _result(call(x, sigma), x, info.name)
 
     def on_numpy(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, info.name)
