@@ -101,7 +101,7 @@ class Registry:
         if name in self._made:
             return self._made[name]
         points = self._entry_points().get(name, [])
-        distinct = {f"{point.value} (package {point.dist.name})" if point.dist else point.value for point in points}
+        distinct = {f"{point.value} of package {point.dist.name}" if point.dist else point.value for point in points}
         if name in self._modules():
             distinct.add(f"{self.package}.{name}")
         if len(distinct) > 1:

@@ -148,7 +148,7 @@ def test_a_broken_package_is_reported_and_the_others_go_on(python, others):
     table, shown = cli(python, "list", "info shattered", path=others)
     (line,) = [line for line in table.splitlines() if line.startswith("shattered ")]
     for text in (line, shown):
-        assert "The operator 'shattered' (pnp_second:Shattered) cannot be imported: RuntimeError: the licence server is down." in text
+        assert "The operator 'shattered' (pnp_second:Shattered of package pnp-second) cannot be imported: RuntimeError: the licence server is down." in text
     sound = [line.split()[0] for line in table.splitlines()[1:] if "BROKEN" not in line]
     assert {"mask", "tv", "mlpatch", "admm", "guided", "fista"} <= set(sound)
 
@@ -158,7 +158,7 @@ ONE_NAME_TWICE = """
     from pnp_mlpatch import operators, reconstruct
     from pnp_mlpatch.errors import InputError
 
-    words = "Two operators are called 'superres': pnp_extras.superres:Superres (package pnp-mlpatch-extras-example), pnp_second:Superres (package "
+    words = "Two operators are called 'superres': pnp_extras.superres:Superres of package pnp-mlpatch-extras-example, pnp_second:Superres of package "
     try:
         operators.get("superres")
     except InputError as error:
