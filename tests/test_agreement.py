@@ -15,11 +15,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from pnp_mlpatch import as_denoiser, per_channel
+from pnp_mlpatch import as_denoiser, operators, per_channel
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import require
-from pnp_mlpatch.interop import to_deepinv, to_odl
+from pnp_mlpatch.interop import to_deepinv, to_odl, to_scipy
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
@@ -326,3 +326,16 @@ def test_torch_gradcheck_of_the_data_step(operator):
 
     assert torch.autograd.gradcheck(h, (z, q, alpha))
     assert torch.autograd.gradgradcheck(h, (z, q, alpha))
+
+
+# ---- pylops
+
+
+@pytest.mark.parametrize("name", operators.names())
+def test_pylops_dottest(name):
+    """pylops' own dot test on ``to_scipy`` of our operators; radon computes in float32."""
+    import pylops
+    from pylops.utils import dottest
+
+    matrix = pylops.aslinearoperator(to_scipy(operators.get(name).example(), dtype="float64"))
+    assert dottest(matrix, *matrix.shape, rtol=1e-5 if name == "radon" else 1e-10, raiseerror=True)

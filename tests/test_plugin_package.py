@@ -148,7 +148,10 @@ def test_a_broken_package_is_reported_and_the_others_go_on(python, others):
     table, shown = cli(python, "list", "info shattered", path=others)
     (line,) = [line for line in table.splitlines() if line.startswith("shattered ")]
     for text in (line, shown):
-        assert "The operator 'shattered' (pnp_second:Shattered of package pnp-second) cannot be imported: RuntimeError: the licence server is down." in text
+        assert (
+            "The operator 'shattered' (pnp_second:Shattered of package pnp-second) cannot be imported: RuntimeError: the licence server is down."
+            in text
+        )
     sound = [line.split()[0] for line in table.splitlines()[1:] if "BROKEN" not in line]
     assert {"mask", "tv", "mlpatch", "admm", "guided", "fista"} <= set(sound)
 
