@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers.base import register
 from pnp_mlpatch.denoisers.networks import Network, load_state, shipped_or_own
 from pnp_mlpatch.errors import InputError, WeightsError, require
 
@@ -42,13 +40,7 @@ class DRUNet(Network):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
-        check_image(x, "DRUNet", self.channels)
-        column = sigma_column(sigma, x, "DRUNet", self.sigma_max, maps=True)
-        height, width = x.shape[-2:]
-        dtype = next(self.parameters()).dtype
-        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)
-        padded = F.pad(both, (0, -width % 8, 0, -height % 8), mode="replicate")
-        return self.net.forward_unet(padded)[..., :height, :width].to(x.dtype)
+        return self.net.forward_unet(self.with_map(x, sigma, 8))[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
 
 
 @register("drunet", needs=("deepinv",), network=DRUNet)

@@ -57,6 +57,18 @@ class Network(nn.Module):
             trained_size=tuple(size) if size else None,
         )
 
+    def with_map(self, x: Tensor, sigma: float | Tensor, multiple: int) -> Tensor:
+        """The checked image and a map of sigma, (B, C + 1, H', W') in the precision of the weights.
+
+        Both are continued by replication to sizes that ``multiple`` divides, at the bottom and on the right.
+        """
+        who = type(self).__name__
+        check_image(x, who, self.channels)
+        column = sigma_column(sigma, x, who, self.sigma_max, maps=True)
+        height, width = x.shape[-2:]
+        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(next(self.parameters()).dtype)
+        return F.pad(both, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
     def denoise_block(self, block: Tensor, sigma: Tensor) -> Tensor:
         """Denoise (B, C, h + 2 halo, w + 2 halo) to (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
         return self(block, sigma.flatten())

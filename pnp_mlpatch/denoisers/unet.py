@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers.base import register
 from pnp_mlpatch.denoisers.networks import Network, shipped_or_own
 from pnp_mlpatch.errors import InputError, WeightsError, require
 
@@ -49,13 +47,8 @@ class UNet(Network):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
-        check_image(x, "UNet", self.channels)
-        column = sigma_column(sigma, x, "UNet", self.sigma_max, maps=True)
-        height, width = x.shape[-2:]
-        dtype = next(self.parameters()).dtype
-        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(dtype)
-        padded = F.pad(both, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
-        return x - self.net(padded)[..., :height, :width].to(x.dtype)
+        y = self.net(self.with_map(x, sigma, self.multiple))[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
+        return x - y
 
 
 @register("unet", needs=("deepinv",), network=UNet)
