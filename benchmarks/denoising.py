@@ -25,6 +25,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", help="weights of mlpatch: a shipped name or a path")
     parser.add_argument("--dncnn", type=Path, nargs="*", default=[], help="state dicts of published DnCNNs")
+    parser.add_argument("--levels", type=int, nargs="+", default=LEVELS, choices=LEVELS, help="of 255")
     parser.add_argument("--only", nargs="*", help="only these of the table")
     parser.add_argument("--limit", type=int, help="only the first pictures")
     args = parser.parse_args()
@@ -40,7 +41,7 @@ def main():
     with torch.no_grad():
         for name, D in candidates.items():
             row, start = {"denoiser": name}, time.perf_counter()
-            for level in LEVELS:
+            for level in args.levels:
                 scores = []
                 for k, image in enumerate(tqdm(images, desc=f"{name} {level}", disable=None)):
                     noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(1000 * level + k))
@@ -53,7 +54,7 @@ def main():
                     scores.append((float(psnr(y, image)), float(ssim(y, image))))
                 means = torch.tensor(scores).mean(0).tolist()
                 row |= {f"PSNR {level}": means[0], f"SSIM {level}": means[1]}
-            pixels = len(LEVELS) * sum(image.shape[-1] * image.shape[-2] for image in images)
+            pixels = len(args.levels) * sum(image.shape[-1] * image.shape[-2] for image in images)
             rows.append(row | {"us per pixel": 1e6 * (time.perf_counter() - start) / pixels})
     print(f"{args.folder.name}, {len(images)} pictures; {platform.machine()}, {torch.get_num_threads()} threads")
     print(table(rows))
