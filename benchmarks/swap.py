@@ -28,6 +28,7 @@ from pnp_mlpatch.operators.radon import simulate
 from pnp_mlpatch.report import panel, table
 
 LEVELS = {"ct": 20 / 255, "inpainting": 12 / 255}
+TV_STRENGTHS = {"ct": 1.0, "inpainting": 0.02}  # the best of the sweeps in examples/, chosen with the truth
 
 
 def candidates(published):
@@ -40,15 +41,16 @@ def candidates(published):
     return names
 
 
-def make(key, sigma, published):
+def make(key, name, published):
+    sigma, strength = LEVELS[name], TV_STRENGTHS[name]
     if key.endswith(".pth"):
         D = denoisers.make("dncnn", weights=published / key)
         return rescaled(D, scale=sigma / (25 / 255)) if D.info.sigma == "ignored" else D
     if key == "tv":
-        return denoisers.make("tv", strength=0.3)
+        return denoisers.make("tv", strength=strength)
     if key == "deepinv":
         TV = require("deepinv.models", "This benchmark").TVDenoiser
-        return as_denoiser(lambda x, sigma: TV(n_it_max=50)(x, 0.3 * sigma))  # a fresh one each call: it keeps its last solution
+        return as_denoiser(lambda x, sigma: TV(n_it_max=100)(x, strength * sigma))  # a fresh one each call: it keeps its last solution
     if key == "nlm":
         nlm = require("skimage.restoration", "This benchmark").denoise_nl_means
         return as_denoiser(lambda image, s: nlm(image, h=0.8 * s, sigma=s, patch_size=5, patch_distance=6), array="numpy")
@@ -74,7 +76,7 @@ def run_one(key, args):
     scores = {}
     for name, sigma in LEVELS.items():
         truth, A, q, settings = problem(name, args.quick)
-        D = make(key, sigma, args.published)
+        D = make(key, name, args.published)
         start = time.perf_counter()
         result = reconstruct(q, A, D, sigma=sigma, iterations=3 if args.quick else 20, tol=0, progress=False, **settings)
         scores[name] = {"psnr": float(psnr(result.x, truth)), "seconds": time.perf_counter() - start}
