@@ -31,7 +31,7 @@ def nl_means(image, sigma):
 
 def deepinv_tv(x, sigma):
     """deepinv's TV keeps its last solution between calls; a fresh one for each call does not. Its level is a weight."""
-    return require("deepinv.models", "This example").TVDenoiser(n_it_max=100)(x, 0.5 * sigma)
+    return require("deepinv.models", "This example").TVDenoiser(n_it_max=100)(x, 0.05 * sigma)
 
 
 def main():
@@ -52,7 +52,7 @@ def main():
         "deepinv TV": as_denoiser(deepinv_tv),
         "scikit-image NLM": as_denoiser(nl_means, array="numpy"),
         "three-line module": as_denoiser(Smooth(), sigma="ignored"),
-        "our TV": denoisers.make("tv", strength=0.3),
+        "our TV": denoisers.make("tv", strength=0.05),
         "MLPatch": denoisers.make("mlpatch"),
     }
     images, rows = {"truth": truth, "data": q}, []
