@@ -34,7 +34,7 @@ def tiny(channels: int = 1) -> MLPatch:
     """A small MLPatch with a residual that is not zero."""
     torch.manual_seed(0)
     net = MLPatch(channels, width=8, rings=2, angles=4, radius=2.0, depth=2)
-    torch.nn.init.normal_(net.last.weight, std=0.05)
+    torch.nn.init.normal_(net.last, std=0.05)
     return net.eval().requires_grad_(False)
 
 
@@ -593,9 +593,9 @@ def test_mlpatch_refuses_levels_it_was_not_trained_for(sigma):
         (torch.tensor([[inf, 0.0]]), InputError, "must lie in"),
         (torch.zeros(2), InputError, r"shape \(Q, 2\).*got \(2,\)"),
         (torch.zeros(4, 3), InputError, r"shape \(Q, 2\).*got \(4, 3\)"),
-        (torch.zeros(1, 4, 2), InputError, r"shape \(Q, 2\).*got \(1, 4, 2\)"),
-        (torch.zeros(4, 2).long(), InputTypeError, r"a floating tensor of shape \(Q, 2\): \(row, column\) in pixels"),
-        (np.zeros((4, 2)), InputTypeError, r"a floating tensor of shape \(Q, 2\): \(row, column\) in pixels"),
+        (torch.zeros(3, 4, 2), InputError, r"shape \(Q, 2\) or \(1, Q, 2\).*got \(3, 4, 2\)"),
+        (torch.zeros(4, 2).long(), InputTypeError, r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels"),
+        (np.zeros((4, 2)), InputTypeError, r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels"),
     ],
     ids=["above", "below", "right", "NaN", "inf", "one", "three columns", "batch", "int", "numpy"],
 )
@@ -617,10 +617,18 @@ DENOISER_SETTINGS = {
     "width 2.0": (lambda: MLPatch(width=2.0), "MLPatch: width must be an integer >= 1, got 2.0"),
     "channels True": (lambda: MLPatch(True), "MLPatch: channels must be an integer >= 1, got True"),
     "tile 0": (lambda: MLPatch(tile=0), "MLPatch: tile must be an integer >= 1, got 0"),
-    "radius -1": (lambda: MLPatch(radius=-1), "MLPatch: radius and sigma_max must be positive, got -1"),
-    "radius NaN": (lambda: MLPatch(radius=nan), "MLPatch: radius and sigma_max must be positive, got nan"),
-    "radius text": (lambda: MLPatch(radius="wide"), "MLPatch: radius and sigma_max must be positive, got 'wide'"),
-    "sigma_max inf": (lambda: MLPatch(sigma_max=inf), "MLPatch: radius and sigma_max must be positive, got 8.0 and inf"),
+    "radius -1": (lambda: MLPatch(radius=-1), "MLPatch: radius must be positive, got -1"),
+    "radius NaN": (lambda: MLPatch(radius=nan), "MLPatch: radius must be positive, got nan"),
+    "radius text": (lambda: MLPatch(radius="wide"), "MLPatch: radius must be positive, got 'wide'"),
+    "sigma_max inf": (lambda: MLPatch(sigma_max=inf), "MLPatch: sigma_max must be >= 0, got inf"),
+    "square even": (lambda: MLPatch(square=4, features=8, dilations=(1,)), "MLPatch: square must be odd"),
+    "square with sectors": (lambda: MLPatch(square=3, sectors=(8,)), "takes neither sectors nor deform"),
+    "features alone": (lambda: MLPatch(features=8), "MLPatch: features and dilations go together"),
+    "dilation 0": (lambda: MLPatch(features=8, dilations=(1, 0)), r"MLPatch: dilations must be a list of integers >= 1, got \[1, 0\]"),
+    "activation": (lambda: MLPatch(activation="swish"), "MLPatch: activation must be one of gelu, relu, got 'swish'"),
+    "deform -1": (lambda: MLPatch(deform=-1), "MLPatch: deform must be an integer >= 0, got -1"),
+    "upscale 0.5": (lambda: tiny().upscale(rand(1, 1, 9, 7), 0.5), "MLPatch.upscale: factor must be a number >= 1, got 0.5"),
+    "upscale text": (lambda: tiny().upscale(rand(1, 1, 9, 7), "2"), "MLPatch.upscale: factor must be a number >= 1, got '2'"),
     "strength 0": (lambda: TV(0), "TV: strength must be finite and > 0, got 0"),
     "strength inf": (lambda: TV(inf), "TV: strength must be finite and > 0, got inf"),
     "strength NaN": (lambda: TV(nan), "TV: strength must be finite and > 0, got nan"),

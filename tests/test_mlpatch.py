@@ -12,13 +12,30 @@ from pnp_mlpatch import weights
 from pnp_mlpatch.denoisers.mlpatch import MLPatch, cubic, reflect
 from pnp_mlpatch.metrics import psnr
 
+SAMPLES = {"radius": 3.0, "rings": 2, "angles": 6, "width": 16, "depth": 3}
+FEATURES = {"square": 3, "features": 12, "dilations": (1, 2), "width": 16, "depth": 2}
+MEMBERS = {
+    "samples": SAMPLES,
+    "colour": {**SAMPLES, "channels": 3},
+    "features": FEATURES,
+    "colour features": {**FEATURES, "channels": 3},
+    "learned patch of features": {"radius": 2.0, "rings": 1, "angles": 6, "features": 8, "dilations": (1, 1), "width": 16},
+    "published": {"rings": 3, "angles": 4, "radius": 4.0, "sectors": (10, 7), "width": 8, "depth": 2, "activation": "relu"},
+    "deformed": {**SAMPLES, "deform": 2},
+    "deformed features": {"radius": 2.0, "rings": 1, "angles": 6, "features": 8, "dilations": (1,), "width": 16, "deform": 1},
+}
+
 
 def random_network(**config):
     """Random weights, scaled so that the output is far from the input (as initialised, the residual is zero)."""
     torch.manual_seed(0)
-    net = MLPatch(**{"radius": 3.0, "rings": 2, "angles": 6, "width": 16, "depth": 3, **config})
-    torch.nn.init.normal_(net.last.weight, std=0.5)
-    torch.nn.init.normal_(net.first_bias, std=0.3)
+    net = MLPatch(**(config if {"features", "rings"} & set(config) else {**SAMPLES, **config}))
+    torch.nn.init.normal_(net.last, std=0.2)
+    for layer in (*net.stem, *net.layers):
+        torch.nn.init.normal_(layer.bias, std=0.2)
+        torch.nn.init.normal_(layer.slope, std=0.2)
+    for _, move in net.steer:
+        torch.nn.init.normal_(move.weight, std=0.1)
     return net.eval().requires_grad_(False)
 
 
@@ -26,105 +43,164 @@ def grid(height, width):
     return torch.stack(torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij"), dim=-1).reshape(-1, 2)
 
 
-@pytest.fixture(params=["shipped", "gray", "colour"])
-def net(request, mlpatch):
-    return {"shipped": lambda: mlpatch, "gray": random_network, "colour": lambda: random_network(channels=3)}[request.param]()
+SHIPPED = sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "mlpatch")
 
 
-def test_card_says_what_it_was_trained_on(mlpatch):
-    assert mlpatch.card["trained_size"] == [128, 128]
-    assert mlpatch.info.trained_size == (128, 128)
-    assert mlpatch.card["sigma_range"] == [0.0, pytest.approx(60 / 255)]
-    assert set(weights.manifest()) >= {"mlpatch-grey"}
+@pytest.fixture(params=[*SHIPPED, *MEMBERS])
+def net(request):
+    return random_network(**MEMBERS[request.param]) if request.param in MEMBERS else MLPatch.load(weights.locate(request.param))
 
 
-def test_grid_form_equals_continuous_form(net):
+@pytest.fixture
+def sigma(net):
+    """A level in the middle of the range."""
+    return 0.4 * net.sigma_max
+
+
+def both(net, x, sigma):
+    with torch.no_grad():
+        return net(x, sigma), net.at(x, grid(*x.shape[-2:]), sigma).reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_card_says_what_it_was_trained_on(name):
+    net = MLPatch.load(weights.locate(name))
+    assert net.card["trained_size"] == [128, 128]
+    assert net.info.trained_size == (128, 128)
+    assert net.card["sigma_range"] == [0.0, pytest.approx(net.sigma_max)]
+    assert net.card["licence"]
+    assert net.card["command"].startswith("python benchmarks/")
+
+
+def test_the_published_network_has_its_size():
+    net = MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu")
+    assert 3.4e6 < sum(p.numel() for p in net.parameters()) < 3.6e6
+
+
+def test_grid_form_equals_continuous_form(net, sigma):
     x = torch.rand(2, net.channels, 33, 21, generator=torch.Generator().manual_seed(1))
-    sigma = torch.tensor([0.05, 0.2])
-    on_grid = net(x, sigma)
-    anywhere = net.at(x, grid(33, 21), sigma, chunk=100).reshape(x.shape)
-    assert (on_grid - x).abs().max() > 0.05  # it does something
+    levels = torch.tensor([0.5, 2.0]) * sigma
+    on_grid = net(x, levels)
+    anywhere = net.at(x, grid(33, 21), levels, chunk=100).reshape(x.shape)
+    each = net.at(x, grid(33, 21).expand(2, -1, -1), levels).reshape(x.shape)
+    assert (on_grid - x).abs().max() > 0.02  # it does something
     assert (on_grid - anywhere).abs().max() < 1e-5
+    assert (on_grid - each).abs().max() < 1e-5
 
 
-def test_continuous_form_samples_as_torch_does(net):
+@pytest.mark.parametrize("member", ["samples", "colour", "published"])
+def test_continuous_form_samples_as_torch_does(member):
     """Off the grid, against torch's own bicubic sampling with reflection and the MLP by hand."""
+    net = random_network(**MEMBERS[member])
     x = torch.rand(1, net.channels, 17, 14, generator=torch.Generator().manual_seed(2))
     p = torch.tensor([[3.3, 4.75], [0.2, 12.6], [15.5, 0.0], [-0.4, 13.4]])
-    points = torch.cat([p[:, None] + net._offsets(), p[:, None]], dim=1)  # Q, M + 1, 2
+    points = torch.cat([p[:, None] + net.patch_offsets(), p[:, None]], dim=1)  # Q, M + 1, 2
     normalised = (points / torch.tensor([16.0, 13.0]) * 2 - 1).flip(-1)
     samples = F.grid_sample(x, normalised[None], mode="bicubic", padding_mode="reflection", align_corners=True)[0]  # C, Q, M + 1
-    first = net.first - net.first.mean(dim=(1, 2), keepdim=True)
-    h = torch.einsum("cqm,ocm->qo", samples[..., :-1], first) + net.first_bias + 0.5 * net.first_sigma
-    h = F.gelu(h)
-    for layer in net.hidden:
-        h = F.gelu(layer(h))
-    expected = samples[..., -1] - net.last(h).T
+    h = samples[..., :-1].reshape(net.channels, len(p), net.groups, -1).permute(1, 2, 0, 3).flatten(2)  # Q, groups, inputs
+    for k, layer in enumerate(net.layers):
+        weight = layer.weight[..., 0, 0]
+        weight = weight - weight.mean(dim=1, keepdim=True) if k == 0 else weight
+        weight = weight.reshape(layer.groups, -1, weight.shape[1])
+        h = h.reshape(len(p), layer.groups, -1)
+        h = torch.einsum("qgi,goi->qgo", h, weight).flatten(1) + layer.bias + 0.5 * layer.slope
+        h = net.activation(h)
+    expected = samples[..., -1] - (h @ net.last[..., 0, 0].T).T
     assert (net.at(x, p, 0.5 * net.sigma_max)[0] - expected).abs().max() < 2e-5
+
+
+def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid():
+    net = random_network(**MEMBERS["learned patch of features"])
+    x = torch.rand(1, 1, 15, 16, generator=torch.Generator().manual_seed(2))
+    p = torch.tensor([[5.3, 6.75], [0.2, 11.6], [14.5, 0.0], [7.0, 7.0]])
+    f = 8
+    wide = torch.nn.functional.pad(x, (f, f, f, f), mode="reflect")
+    h, level = wide, torch.full((1, 1, 1, 1), 0.5)
+    for k, layer in enumerate(net.stem):
+        weight = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True) if k == 0 else layer.weight
+        h = F.gelu(F.conv2d(h, weight, layer.bias + 0.5 * layer.slope, dilation=layer.dilation))
+    margin = f - sum(layer.dilation for layer in net.stem)
+    points = p[:, None] + net.patch_offsets() + margin
+    normalised = (points / torch.tensor([h.shape[2] - 1.0, h.shape[3] - 1.0]) * 2 - 1).flip(-1)
+    samples = F.grid_sample(h, normalised[None], mode="bicubic", padding_mode="zeros", align_corners=True)  # 1, C, Q, M
+    h = F.conv2d(samples.permute(0, 1, 3, 2).flatten(1, 2)[..., None], net.layers[0].weight, net.layers[0].bias + 0.5 * net.layers[0].slope)
+    residual = net._mlp(h, level)[..., 0]
+    base = F.grid_sample(
+        x, (p / torch.tensor([14.0, 15.0]) * 2 - 1).flip(-1)[None, None], mode="bicubic", padding_mode="reflection", align_corners=True
+    )[:, :, 0]
+    assert (net.at(x, p, 0.5 * net.sigma_max) - (base - residual)).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (130, 71)])
 @pytest.mark.parametrize("tile", [7, 16, 64])
-def test_tiled_equals_untiled_everywhere(net, shape, tile):
+def test_tiled_equals_untiled_everywhere(net, sigma, shape, tile):
+    if net.deform and max(shape) > 64:
+        pytest.skip("the same code, sampled point by point: slow")
     x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3))
     small = MLPatch(**net.config, tile=tile).eval()
     large = MLPatch(**net.config, tile=1000).eval()
     for copy in (small, large):
         copy.load_state_dict(net.state_dict())
     with torch.no_grad():
-        assert (small(x, 0.1) - large(x, 0.1)).abs().max() < 1e-6
+        assert (small(x, sigma) - large(x, sigma)).abs().max() < 5e-6
 
 
-def test_output_depends_on_the_stated_field_only(net):
+def test_output_depends_on_the_stated_field_only(net, sigma):
     f = net.field
     size = 2 * f + 1
     x = torch.rand(1, net.channels, size + 8, size + 8, generator=torch.Generator().manual_seed(4))
-    y = net(x, 0.1)[..., f + 4, f + 4]
+    y = net(x, sigma)[..., f + 4, f + 4]
     far = x + 1.0
     far[..., 4 : 4 + size, 4 : 4 + size] = x[..., 4 : 4 + size, 4 : 4 + size]
-    assert torch.equal(net(far, 0.1)[..., f + 4, f + 4], y)
+    assert torch.equal(net(far, sigma)[..., f + 4, f + 4], y)
     near = x.clone()
     near[..., f + 4, f + 5] += 0.5
-    assert not torch.equal(net(near, 0.1)[..., f + 4, f + 4], y)
+    assert not torch.equal(net(near, sigma)[..., f + 4, f + 4], y)
 
 
 def test_the_field_is_not_overstated():
-    net = random_network(radius=3.0)
+    samples = random_network()
     with torch.no_grad():
-        net.offsets[0] = torch.tensor([3.0, 0.0])
-        net.offsets[1] = torch.tensor([2.9, 0.0])
-    x = torch.rand(1, 1, 21, 21, generator=torch.Generator().manual_seed(5))
-    touched = x.clone()
-    touched[..., 10 + net.field, 10] += 1
-    assert not torch.equal(net(x, 0.1)[..., 10, 10], net(touched, 0.1)[..., 10, 10])
+        samples.offsets[0] = torch.tensor([3.0, 0.0])
+        samples.offsets[1] = torch.tensor([2.9, 0.0])
+    for net in (samples, random_network(**FEATURES)):
+        middle = net.field + 5
+        x = torch.rand(1, 1, 2 * middle + 1, 2 * middle + 1, generator=torch.Generator().manual_seed(5))
+        touched = x.clone()
+        touched[..., middle + net.field, middle] += 10
+        assert not torch.equal(net(x, 0.1)[..., middle, middle], net(touched, 0.1)[..., middle, middle])
 
 
-def test_shifting_the_input_shifts_the_output(net):
+def test_shifting_the_input_shifts_the_output(net, sigma):
     f = net.field
     x = torch.rand(1, net.channels, 2 * f + 30, 2 * f + 30, generator=torch.Generator().manual_seed(6))
-    one, two = net(x[..., :-3, :-5], 0.1), net(x[..., 3:, 5:], 0.1)
-    assert torch.equal(one[..., f + 3 : -f, f + 5 : -f], two[..., f : -f - 3, f : -f - 5]) or (
-        (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 1e-6
-    )
+    one, two = net(x[..., :-3, :-5], sigma), net(x[..., 3:, 5:], sigma)
+    assert (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 2e-6
 
 
-def test_adding_a_constant_adds_it_to_the_output(net):
+def test_adding_a_constant_adds_it_to_the_output(net, sigma):
+    if net.deform:
+        pytest.skip("offsets amplify rounding")
     x = torch.rand(1, net.channels, 20, 20, generator=torch.Generator().manual_seed(7))
-    assert (net(x + 3, 0.1) - 3 - net(x, 0.1)).abs().max() < 2e-5
+    assert (net(x + 1, sigma) - 1 - net(x, sigma)).abs().max() < 3e-5
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(3, 20), st.sampled_from([0.0, 0.01, 0.2]))
-def test_any_size_and_tile(height, width, tile, sigma):
-    net = random_network()
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(3, 20), st.sampled_from([0.0, 0.01, 0.2]), st.sampled_from(["samples", "features"])
+)
+def test_any_size_and_tile(height, width, tile, sigma, member):
+    net = random_network(**MEMBERS[member])
     net.tile = tile
     x = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(height * 41 + width))
-    assert (net(x, sigma).reshape(1, 1, -1) - net.at(x, grid(height, width), sigma)).abs().max() < 1e-5
+    on_grid, anywhere = both(net, x, sigma)
+    assert (on_grid - anywhere).abs().max() < 1e-5
 
 
-def test_gradients_flow_to_image_and_weights(photo):
-    net = random_network().requires_grad_(True)
-    x = photo[..., :20, :24].clone().requires_grad_(True)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_gradients_flow_to_image_and_weights(member, photo):
+    net = random_network(**MEMBERS[member]).requires_grad_(True)
+    x = photo[..., :20, :24].repeat(1, net.channels, 1, 1).requires_grad_(True)
     net(x, 0.1).square().sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
@@ -133,20 +209,48 @@ def test_gradients_flow_to_image_and_weights(photo):
     assert torch.isfinite(pull(torch.ones_like(x))[0]).all()
 
 
-def test_jacobian_is_right():
-    net = random_network().double()
+@pytest.mark.parametrize("member", ["samples", "features", "deformed"])
+def test_jacobian_is_right(member):
+    net = random_network(**MEMBERS[member]).double()
     x = torch.rand(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: net(v, 0.1), (x,), atol=1e-6)
 
 
-def test_it_denoises_better_than_tv(mlpatch, photo):
+@pytest.mark.parametrize("name", ["mlpatch-grey", "mlpatch-samples-grey"])
+def test_it_denoises_better_than_tv(name, photo):
     from pnp_mlpatch import denoisers
 
+    net = denoisers.make("mlpatch", weights=name)
     for level in (15, 25, 50):
         sigma = level / 255
         noisy = photo + sigma * torch.randn(photo.shape, generator=torch.Generator().manual_seed(level))
         best_tv = max(float(psnr(denoisers.make("tv", strength=s)(noisy, sigma), photo)) for s in (0.5, 0.7, 0.9, 1.1))
-        assert float(psnr(mlpatch(noisy, sigma), photo)) > best_tv + 0.3
+        assert float(psnr(net(noisy, sigma), photo)) > best_tv + 0.3
+
+
+def test_deformed_patches_follow_the_content():
+    net = random_network(**MEMBERS["deformed"])
+    x = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(9))
+    coords = torch.tensor([[8.0, 9.0], [10.5, 4.25]])
+    where = net.patch_at(x, coords, 0.1)
+    assert where.shape == (1, 2, 12, 2)
+    offsets = where - coords[None, :, None]
+    assert (offsets[0, 0] - offsets[0, 1]).abs().max() > 0.05
+    assert offsets.norm(dim=-1).max() <= net.radius * 1.0001
+    still = random_network()
+    assert torch.allclose(still.patch_at(x, coords, 0.1) - coords[None, :, None], still.patch_offsets(), atol=1e-6)
+    fresh = MLPatch(**MEMBERS["deformed"])  # zero-initialised: before training nothing is deformed
+    assert torch.allclose(fresh.patch_at(x, coords, 0.1) - coords[None, :, None], fresh.patch_offsets(), atol=1e-6)
+
+
+def test_samples_stay_exact_far_from_the_origin():
+    """Coordinates of large images lose no precision: the fraction is taken before the offset is added."""
+    net = random_network()
+    x = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(8))
+    wide = torch.cat([torch.zeros(1, 1, 24, 40000), x], dim=-1)
+    coords = torch.tensor([[11.25, 12.5], [12.75, 11.125]], dtype=torch.float64)
+    shifted = coords + torch.tensor([0.0, 40000.0], dtype=torch.float64)
+    assert torch.allclose(net.at(wide, shifted, 0.1), net.at(x, coords, 0.1), atol=1e-6)
 
 
 def test_cubic_is_a_partition_of_unity():

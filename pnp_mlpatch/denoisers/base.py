@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.registry import Registry
 
-registry = Registry("denoiser", package="pnp_mlpatch.denoisers", not_plugins=("base", "networks", "wrap"))
+registry = Registry("denoiser", package="pnp_mlpatch.denoisers", not_plugins=("base", "networks", "sampling", "wrap"))
 register = registry.register
 
 

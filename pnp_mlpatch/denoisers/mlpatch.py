@@ -1,30 +1,36 @@
-r"""MLPatch: each pixel from a small learned patch around it, through an MLP.
+r"""MLPatch: each pixel from a small patch around it, through an MLP.
 
 For a point p of the image plane (pixel units, pixel centres at the integers, row before column)
 
-    D(x, sigma)(p) = x(p) - MLP( [x(p + o_1), ..., x(p + o_M)], sigma )
+    D(x, sigma)(p) = x(p) - MLP( [F(p + o_1), ..., F(p + o_M)], sigma )
 
-where x(.) is bicubic interpolation (Keys 1981, a = -0.75) of the image, continued by reflection about its border pixels,
-and the offsets o_m are learned, in *input pixels*, |o_m| <= radius. The first layer has rows of zero mean, so that
-D(x + c) = D(x) + c. There is no other coupling between pixels: D is local and shift-equivariant.
+where x(.) and F(.) are bicubic interpolations (Keys 1981, a = -0.75). Two members, told apart by their settings:
+
+* *image samples*, the network of the talk: F = x, and the offsets o_m are learned, in *input pixels*, |o_m| <= radius;
+* *local features*: F is a few 3 x 3 convolutions of x on the grid, and the patch a small square of feature samples. What neighbouring
+  pixels have in common is computed once, which is worth more than anything else per operation.
+
+The image goes on by reflection about its border pixels, and so do the features, which are those of the continued image. The first
+layer has kernels of zero mean, so that D(x + c) = D(x) + c. There is no other coupling between pixels: D is local and
+shift-equivariant.
 
 Two forms give the same numbers:
 
-* :meth:`MLPatch.at`, the continuous form, samples the image at any coordinates.
-* ``D(x, sigma)``, the grid form, uses that at pixel centres the sampling is a fixed filter: with G[m, t] the weight of
-  pixel t in sample m and W the first layer, W G is one small convolution, and the samples are never formed. It is
-  evaluated tile by tile with the true halo, so memory is bounded by the tile.
+* :meth:`MLPatch.at`, the continuous form, samples at any coordinates.
+* ``D(x, sigma)``, the grid form, uses that at pixel centres the sampling is a fixed filter: with G[m, t] the weight of pixel t in
+  sample m and W the first layer after it, W G is one small convolution, and the samples are never formed. It is evaluated tile by tile
+  with the true halo, so memory is bounded by the tile, and the result is that of the whole image everywhere.
 
 References: "MLPatch: Scalable Local MLPs for Cosmological Inverse Problems" (talk), published as LoFi,
-Khorashadizadeh et al. 2024, arXiv 2411.04995.
+Khorashadizadeh et al. 2024, arXiv 2411.04995. Sharing convolutional features: as in LIIF, Chen et al. 2021.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from os import PathLike
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,42 +39,48 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
 from pnp_mlpatch.denoisers.networks import Network
+from pnp_mlpatch.denoisers.sampling import cubic, polar_offsets, reflect, sample, square_offsets, window
 from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 
-
-def cubic(t: Tensor) -> Tensor:
-    """The cubic convolution kernel of Keys (1981) with a = -0.75, support |t| < 2: the weights of bicubic sampling."""
-    a = -0.75
-    t = t.abs()
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = a * (((t - 5) * t + 8) * t - 4)
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+HIDDEN, SIGNAL = math.sqrt(2), 4.0  # initial gains: of hidden layers, and of the one that sees the small differences between pixels
 
 
-def reflect(index: Tensor, size: int) -> Tensor:
-    """Indices continued by reflection about the first and last element (``... 2 1 0 1 2 ...``), for any size >= 1."""
-    if size == 1:
-        return torch.zeros_like(index)
-    index = index.remainder(2 * (size - 1))
-    return torch.minimum(index, 2 * (size - 1) - index)
+class Affine(nn.Module):
+    """``y = W * h + b + level s``: a convolution whose bias follows the noise level, ``level`` (B, 1, 1, 1) = sigma / sigma_max."""
 
+    def __init__(self, inputs: int, outputs: int, size: int = 1, dilation: int = 1, groups: int = 1, gain: float = math.sqrt(2)):
+        super().__init__()
+        self.dilation, self.groups = dilation, groups
+        fan_in = inputs // groups * size**2
+        self.weight = nn.Parameter(torch.randn(outputs, inputs // groups, size, size) * (gain / math.sqrt(fan_in)))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.slope = nn.Parameter(torch.zeros(outputs))
 
-def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
-    """``rings x angles`` offsets (row, column) on circles of equally spaced radii, every second ring turned by half a step."""
-    r = radius * torch.arange(1, rings + 1, dtype=torch.float64) / rings
-    turn = 0.5 * (torch.arange(rings) % 2)
-    angle = 2 * math.pi * (torch.arange(angles)[None] + turn[:, None]) / angles
-    return torch.stack([r[:, None] * angle.sin(), r[:, None] * angle.cos()], dim=-1).reshape(-1, 2).float()
+    def forward(self, h: Tensor, level: Tensor, weight: Tensor | None = None, groups: int | None = None) -> Tensor:
+        weight = (self.weight if weight is None else weight).to(h.dtype)
+        groups = self.groups if groups is None else groups
+        if len(level) == 1:
+            bias = (self.bias + level.flatten() * self.slope).to(h.dtype)
+            return F.conv2d(h, weight, bias, dilation=self.dilation, groups=groups)
+        bias = (self.bias + level.flatten(1) * self.slope).to(h.dtype)
+        return F.conv2d(h, weight, dilation=self.dilation, groups=groups) + bias[:, :, None, None]
 
 
 class MLPatch(Network):
-    r"""A noise-conditional local MLP denoiser; the network and its two forms of evaluation.
+    r"""A noise-conditional local denoiser; the network and its two forms of evaluation.
 
-    ``radius`` bounds the learned offsets in pixels, ``rings x angles`` of them start on circles; ``width`` and ``depth``
-    are those of the MLP; ``sigma_max`` is the top of the noise range, in image units. ``tile`` is the side of the tiles
-    of the grid form: it bounds the memory and does not change the result.
+    The patch: ``rings x angles`` learned offsets that start on circles and keep within ``radius`` pixels, or, with ``square`` > 0, the
+    fixed ``square x square`` neighbours. ``features`` > 0 makes them samples of that many local features, of 3 x 3 convolutions with
+    these ``dilations``; else samples of the image. The MLP has ``depth`` layers of ``width`` and a linear one; ``sectors`` puts one
+    MLP of these widths for each angle before it, as published. ``deform`` > 0: content-dependent offsets, refined so many times from the
+    samples themselves (CCPG). ``sigma_max`` is the top of the noise range, in image units; 0 for noiseless images. ``tile`` is the side
+    of the tiles of the grid form: it bounds the memory and does not change the result.
 
-    The output at a pixel depends on input pixels at most ``field`` rows or columns away: ``ceil(radius) + 1``.
+    The published network is ``MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu")``, 3.5 M
+    parameters.
+
+    The output at a pixel depends on input pixels at most ``field`` rows or columns away.
 
     Raises :class:`InputError` or :class:`InputTypeError` for images that are not float (B, C, H, W) with the right C, and
     for sigma outside 0 to ``sigma_max``.
@@ -83,45 +95,72 @@ class MLPatch(Network):
         radius: float = 8.0,
         rings: int = 10,
         angles: int = 16,
+        square: int = 0,
+        features: int = 0,
+        dilations: Sequence[int] = (),
+        sectors: Sequence[int] = (),
         width: int = 256,
         depth: int = 3,
+        deform: int = 0,
+        activation: str = "gelu",
         sigma_max: float = 60 / 255,
-        tile: int = 64,
+        tile: int = 128,
     ):
-        for name, value in {"channels": channels, "rings": rings, "angles": angles, "width": width, "depth": depth, "tile": tile}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"MLPatch: {name} must be an integer >= 1, got {value!r}.")
-        if not all(finite_number(value) and value > 0 for value in (radius, sigma_max)):
-            raise InputError(f"MLPatch: radius and sigma_max must be positive, got {radius!r} and {sigma_max!r}.")
-        super().__init__(
-            channels,
-            float(sigma_max),
-            {
-                "channels": channels,
-                "radius": float(radius),
-                "rings": rings,
-                "angles": angles,
-                "width": width,
-                "depth": depth,
-                "sigma_max": float(sigma_max),
-            },
-        )
-        self.radius, self.sigma_max, self.tile = float(radius), float(sigma_max), tile
-        self.field = self.halo = math.ceil(radius) + 1  # cubic weights reach |t - o| < 2
+        config: dict[str, Any] = {
+            "channels": channels,
+            "radius": radius,
+            "rings": rings,
+            "angles": angles,
+            "square": square,
+            "features": features,
+            "dilations": list(dilations),
+            "sectors": list(sectors),
+            "width": width,
+            "depth": depth,
+            "deform": deform,
+            "activation": activation,
+            "sigma_max": sigma_max,
+        }
+        _check_config({**config, "tile": tile})
+        super().__init__(channels, float(sigma_max), config)
+        self.tile, self.deform = tile, deform
+        self.activation = ACTIVATIONS[activation]
 
-        self.offsets = nn.Parameter(polar_offsets(0.95 * radius, rings, angles))
-        samples = rings * angles
-        self.first = nn.Parameter(torch.randn(width, channels, samples) * (4 / math.sqrt(channels * samples)))
-        self.first_bias = nn.Parameter(torch.zeros(width))
-        self.first_sigma = nn.Parameter(torch.randn(width) / 2)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.last = nn.Linear(width, channels, bias=False)
-        nn.init.zeros_(self.last.weight)
+        sampled = features or channels
+        self.stem = nn.ModuleList(
+            Affine(features if k else channels, features, 3, dilation, gain=HIDDEN if k else SIGNAL) for k, dilation in enumerate(dilations)
+        )
+        self.fixed, self.groups = square > 0, angles if sectors else 1
+        if square:
+            self.radius, self.reach = float(square // 2), square // 2
+            self.register_buffer("offsets", square_offsets(square), persistent=False)
+        else:
+            self.radius, self.reach = float(radius), math.ceil(radius) + 1  # cubic weights reach |t - o| < 2
+            offsets = polar_offsets(0.95 * radius, rings, angles).reshape(rings, angles, 2)
+            self.offsets = nn.Parameter((offsets.transpose(0, 1) if sectors else offsets).reshape(-1, 2).contiguous())
+        self.field = self.halo = sum(dilations) + self.reach
+
+        samples = len(self.offsets)
+        first = HIDDEN if features else SIGNAL
+        layers, inputs = [], self.groups * sampled * (samples // self.groups)
+        for outputs in sectors:
+            layers.append(Affine(inputs, self.groups * outputs, groups=self.groups, gain=HIDDEN if layers else first))
+            inputs = self.groups * outputs
+        for _ in range(depth):
+            layers.append(Affine(inputs, width, gain=HIDDEN if layers else first))
+            inputs = width
+        self.layers = nn.ModuleList(layers)
+        self.last = nn.Parameter(torch.zeros(channels, inputs, 1, 1))
+        self.steer = nn.ModuleList(
+            nn.ModuleList([Affine(sampled * samples, 64, gain=first), Affine(64, 2 * samples, gain=0.0)]) for _ in range(deform)
+        )
+        nn.init.normal_((self.stem or self.layers)[0].slope, std=0.5)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
 
     @classmethod
     def example(cls) -> MLPatch:
-        net = cls(radius=3.0, rings=2, angles=6, width=16)
-        nn.init.normal_(net.last.weight, std=0.3)
+        net = cls(square=3, features=12, dilations=(1, 2), width=16, depth=2)
+        nn.init.normal_(net.last, std=0.1)
         return net.eval().requires_grad_(False)
 
     # ---- the two forms
@@ -130,112 +169,230 @@ class MLPatch(Network):
         """Grid form: ``x`` (B, C, H, W), any H, W >= 1; ``sigma`` a float or (B,), in the units of ``x``."""
         check_image(x, "MLPatch", self.channels)
         column = sigma_column(sigma, x, "MLPatch", self.sigma_max)
-        taps, kernel = self._folded(x.dtype)
+        kernel = None if self.deform else self._folded()
         out = torch.empty_like(x)
         batch, _, height, width = x.shape
         step = max(1, self.tile**2 // (min(self.tile, height) * min(self.tile, width)))  # small images go together
         for b in range(0, batch, step):
-            image, level = x[b : b + step], column[b : b + step]
+            level = column[b : b + step]
             for top in range(0, height, self.tile):
                 for left in range(0, width, self.tile):
                     bottom, right = min(top + self.tile, height), min(left + self.tile, width)
                     f = self.halo
-                    rows = reflect(torch.arange(top - f, bottom + f, device=x.device), height)
-                    cols = reflect(torch.arange(left - f, right + f, device=x.device), width)
-                    block = image[:, :, rows[:, None], cols]
-                    out[b : b + step, :, top:bottom, left:right] = self.denoise_block(block, level, taps, kernel)
+                    block = window(x[b : b + step], top - f, bottom + f, left - f, right + f)
+                    out[b : b + step, :, top:bottom, left:right] = self.denoise_block(block, level, kernel)
         return out
 
-    def denoise_block(self, block: Tensor, sigma: Tensor, taps: Tensor | None = None, kernel: Tensor | None = None) -> Tensor:
-        """The grid form on a block (B, C, h + 2 field, w + 2 field) that brings its own halo -> (B, C, h, w)."""
-        if taps is None or kernel is None:
-            taps, kernel = self._folded(block.dtype)
-        batch, channels, height, width = block.shape
+    def denoise_block(self, block: Tensor, sigma: Tensor, kernel: Tensor | None = None) -> Tensor:
+        """The grid form on a block (B, C, h + 2 field, w + 2 field) that brings its own halo -> (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
+        level = self._level(sigma)
+        features = self._features(block, level)
         f = self.halo
-        height, width = height - 2 * f, width - 2 * f
-        stride = width + 2 * f
-        corner = torch.arange(height, device=block.device)[:, None] * stride + torch.arange(width, device=block.device)
-        index = corner.reshape(-1, 1) + ((taps[:, 0] + f) * stride + taps[:, 1] + f)
-        patches = block.reshape(batch, channels, -1)[:, :, index]  # B, C, pixels, taps
-        patches = patches.movedim(1, 2).reshape(batch, index.shape[0], -1)
-        residual = self._mlp(F.linear(patches, kernel), sigma)
-        residual = residual.movedim(-1, 1).reshape(batch, channels, height, width)
-        return block[:, :, f : f + height, f : f + width] - residual.to(block.dtype)
+        clean = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f]
+        if self.deform:
+            r = self.reach
+            rows, cols = (torch.arange(r, size - r, device=block.device, dtype=features.dtype) for size in features.shape[-2:])
+            coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(1, -1, 2)
+            residual = self._between(features, coords, level).reshape(clean.shape)
+        else:
+            kernel = self._folded() if kernel is None else kernel
+            residual = self._mlp(self.layers[0](features, level, kernel, groups=1), level)
+        return clean - residual.to(block.dtype)
 
-    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor, chunk: int = 4096) -> Tensor:
+    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 4096) -> Tensor:
         """Continuous form: the denoised value at any coordinates.
 
-        ``coords`` (Q, 2) are (row, column) in pixels, pixel centres at the integers 0 ... H - 1; the result is (B, C, Q).
-        Coordinates may lie up to half a pixel outside the centres of the border pixels. ``chunk`` bounds the memory.
+        ``coords`` (Q, 2), or (B, Q, 2) with those of each image, are (row, column) in pixels, pixel centres at the integers 0 ... H - 1;
+        the result is (B, C, Q). Coordinates may lie up to half a pixel outside the centres of the border pixels. The points go tile by
+        tile, ``chunk`` at a time, which bounds the memory.
         """
         check_image(x, "MLPatch.at", self.channels)
         column = sigma_column(sigma, x, "MLPatch.at", self.sigma_max)
-        if not isinstance(coords, Tensor) or not coords.is_floating_point():
-            raise InputTypeError("MLPatch.at: coords must be a floating tensor of shape (Q, 2): (row, column) in pixels.")
-        if coords.ndim != 2 or coords.shape[1] != 2:
-            raise InputError(f"MLPatch.at: coords must have shape (Q, 2), (row, column) in pixels, got {tuple(coords.shape)}.")
-        height, width = x.shape[-2:]
-        low, high = coords.new_tensor([-0.5, -0.5]), coords.new_tensor([height - 0.5, width - 0.5])
-        if not bool(((coords >= low) & (coords <= high)).all()):
-            raise InputError(
-                f"MLPatch.at: coordinates must lie in [-0.5, {height - 0.5}] x [-0.5, {width - 0.5}] for an image of "
-                f"{height} x {width} pixels; some do not (or are NaN). They are in pixels, not in [-1, 1]."
-            )
-        return torch.cat([self._at(x, part, column) for part in coords.split(chunk)], dim=-1)
+        _check_coords(x, coords, "MLPatch.at")
+        if coords.ndim == 2 or len(coords) == 1:
+            return self._at(x, coords.reshape(1, -1, 2), column, chunk)
+        if self.stem or self.deform:
+            return torch.cat([self._at(x[b : b + 1], coords[b : b + 1], column[b : b + 1], chunk) for b in range(len(x))])
+        return self._at(x, coords, column, max(1, chunk // len(x)))
+
+    def upscale(self, x: Tensor, factor: float, sigma: float | Tensor = 0.0) -> Tensor:
+        """The image on a grid finer by ``factor`` >= 1, with half-pixel centres: fine pixel i lies at ``(i + 0.5) / factor - 0.5``.
+
+        ``x`` (B, C, H, W) gives (B, C, floor(H factor), floor(W factor)). Meant for weights trained for it (``mlpatch-sr``).
+        """
+        check_image(x, "MLPatch.upscale", self.channels)
+        if not finite_number(factor) or factor < 1:
+            raise InputError(f"MLPatch.upscale: factor must be a number >= 1, got {factor!r}.")
+        size = [math.floor(n * factor + 1e-9) for n in x.shape[-2:]]
+        rows, cols = ((torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5 for n in size)
+        coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(-1, 2)
+        return self.at(x, coords, sigma).reshape(*x.shape[:2], *size)
+
+    # ---- the patch, to be looked at
+
+    def patch_offsets(self) -> Tensor:
+        """The offsets (M, 2) of the patch, (row, column) in pixels, kept within the radius."""
+        return self.offsets if self.fixed else self._within(self.offsets)
+
+    def patch_weights(self) -> Tensor:
+        """How much each sample counts, (M,): the norm of what the first layer of the MLP does with it."""
+        return self._first_weight().square().sum(dim=(1, 2)).sqrt().flatten()
+
+    def patch_at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """Where the samples for ``coords`` (Q, 2) are taken: (B, Q, M, 2), (row, column) in pixels of ``x`` (B, C, H, W)."""
+        check_image(x, "MLPatch.patch_at", self.channels)
+        column = sigma_column(sigma, x, "MLPatch.patch_at", self.sigma_max)
+        _check_coords(x, coords, "MLPatch.patch_at")
+        level, f = self._level(column), self.halo - self.reach
+        features = self._features(window(x, -f, x.shape[-2] + f, -f, x.shape[-1] + f), level)
+        offsets = self._steered(features, coords.reshape(1, -1, 2), level)
+        return (coords.reshape(1, -1, 1, 2) + offsets).expand(len(x), coords.shape[-2], -1, -1)
 
     # ---- parts
 
-    def _offsets(self) -> Tensor:
-        """The learned offsets, kept within the radius."""
-        length = self.offsets.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return self.offsets * (self.radius / length).clamp(max=1)
+    def _level(self, sigma: Tensor) -> Tensor:
+        """The noise level (B, 1, 1, 1) on the scale 0 to 1; one for all where it is one."""
+        level = sigma / self.sigma_max if self.sigma_max else torch.zeros_like(sigma)
+        return level[:1] if len(level) > 1 and not torch.compiler.is_compiling() and bool((level == level[:1]).all()) else level
 
-    def _first(self) -> Tensor:
-        """First layer (width, C, M), each row of zero mean over all samples."""
-        return self.first - self.first.mean(dim=(1, 2), keepdim=True)
+    def _within(self, offsets: Tensor) -> Tensor:
+        """Offsets (..., 2) shortened to the radius where they are longer."""
+        return offsets * (self.radius / offsets.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
 
-    def _folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Sampling and first layer as one filter: integer taps (T, 2) and kernel (width, C * T)."""
-        f = self.halo
-        axis = torch.arange(-f, f + 1, device=self.offsets.device)
+    def _centred(self, weight: Tensor) -> Tensor:
+        """A kernel on the image, with every row of zero mean; one on features, as it is."""
+        return weight if self.stem else weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+
+    def _first_weight(self) -> Tensor:
+        """The layer that takes the samples: (groups, outputs, C, M / groups)."""
+        weight = self._centred(self.layers[0].weight)  # type: ignore[arg-type]
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
+
+    def _folded(self) -> Tensor:
+        """Sampling and the layer after it as one convolution: kernel (outputs, C, 2 reach + 1, 2 reach + 1)."""
+        axis = torch.arange(-self.reach, self.reach + 1, device=self.offsets.device)
         taps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
-        beyond = (taps.abs() - 2).clamp_min(0)
-        taps = taps[(beyond**2).sum(1) < self.radius**2]
-        weight = cubic(self._offsets()[:, None, :] - taps).prod(dim=-1)  # samples, taps
-        return taps, (self._first() @ weight).flatten(1).to(dtype)
+        with torch.autocast(axis.device.type, enabled=False):
+            weight = self._first_weight()
+            sampling = cubic(self.patch_offsets()[:, None, :] - taps).prod(dim=-1).reshape(self.groups, -1, len(taps))
+            kernel = torch.einsum("gocm,gmt->goct", weight, sampling.to(weight.dtype))
+        return kernel.reshape(-1, weight.shape[2], len(axis), len(axis)).contiguous(memory_format=torch.channels_last)
 
-    def _mlp(self, h: Tensor, sigma: Tensor) -> Tensor:
-        """The MLP after its first product: h (B, P, width), sigma (B, 1, 1, 1) -> (B, P, C)."""
-        level = (sigma / self.sigma_max).reshape(-1, 1, 1)
-        h = F.gelu(h + (self.first_bias + level * self.first_sigma).to(h.dtype))
-        for layer in cast("Iterable[nn.Linear]", self.hidden):
-            h = F.gelu(F.linear(h, layer.weight.to(h.dtype), layer.bias.to(h.dtype)))
-        return F.linear(h, self.last.weight.to(h.dtype))
+    def _features(self, block: Tensor, level: Tensor) -> Tensor:
+        """The local features of a block, smaller by the dilations; the block itself for the member on image samples."""
+        h = block
+        for k, layer in enumerate(self.stem):
+            weight = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True) if k == 0 else None  # type: ignore[union-attr]
+            h = self.activation(layer(h, level, weight))
+        return h
 
-    def _at(self, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
-        """The continuous form for a few coordinates: weights of the samples at the fraction of each coordinate."""
-        base = coords.floor()
-        fraction = (coords - base).to(x.dtype)
-        reach = self.halo + 1
-        taps = torch.arange(-reach, reach + 1, device=x.device)
-        rows = reflect(base[:, :1].long() + taps, x.shape[-2])
-        cols = reflect(base[:, 1:].long() + taps, x.shape[-1])
-        patch = x[:, :, rows[:, :, None], cols[:, None, :]]  # B, C, Q, K, K
-        points = torch.cat([self._offsets().to(x.dtype), x.new_zeros(1, 2)])  # the last one is the coordinate itself
-        where = fraction[:, None, :, None] + points[None, :, :, None] - taps  # Q, M + 1, 2, K
-        down, across = cubic(where).unbind(dim=2)
-        samples = torch.einsum("qmi,bcqij,qmj->bqcm", down, patch, across)
-        kernel = self._first().to(x.dtype).flatten(1)
-        residual = self._mlp(F.linear(samples[..., :-1].flatten(2), kernel), sigma)
-        return (samples[..., -1] - residual).movedim(-1, 1)
+    def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
+        """The MLP after its first product, at every point of h (B, width, ., .) -> (B, C, ., .)."""
+        h = self.activation(h)
+        for layer in self.layers[1:]:  # type: ignore[union-attr]
+            h = self.activation(layer(h, level))
+        return F.conv2d(h, self.last.to(h.dtype))
+
+    def _samples(self, features: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
+        """Samples at ``coords + offsets`` in the order of the first layer: (B, groups C M / groups, Q, 1)."""
+        s = sample(features, coords, offsets, math.ceil(self.radius))
+        batch, channels, points, _ = s.shape
+        return s.reshape(batch, channels, points, self.groups, -1).permute(0, 3, 1, 4, 2).reshape(batch, -1, points, 1)
+
+    def _steered(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
+        """The offsets at ``coords`` (b, Q, 2): (1, 1, M, 2) where they are the same everywhere, else (B, Q, M, 2)."""
+        offsets = self.patch_offsets()[None, None]
+        for take, move in self.steer:  # type: ignore[misc]
+            weight = take.weight if self.stem else take.weight - take.weight.mean(dim=1, keepdim=True)
+            step = move(self.activation(take(self._samples(features, coords, offsets), level, weight)), level)
+            offsets = self._within(offsets + step[..., 0].movedim(1, 2).unflatten(-1, (-1, 2)).to(offsets.dtype))
+        return offsets
+
+    def _between(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
+        """What D takes off x at ``coords`` (b, Q, 2), in pixels of the features: (B, C, Q)."""
+        samples = self._samples(features, coords, self._steered(features, coords, level))
+        return self._mlp(self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape)), level)[..., 0]  # type: ignore[arg-type]
+
+    def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
+        """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
+        level, f = self._level(sigma), self.halo - self.reach
+        centre = x.new_zeros(1, 1, 1, 2)
+        points = torch.arange(coords.shape[1], device=x.device)
+        groups = [points] if len(points) else []
+        if self.stem:
+            cells = coords[0].div(self.tile).floor()
+            _, cell = torch.unique(cells, dim=0, return_inverse=True)
+            order = cell.argsort(stable=True)
+            groups = list(order.split(torch.bincount(cell).tolist()))
+        out = x.new_empty(*x.shape[:2], len(points))
+        for group in groups:
+            inside, features, corner = coords[:, group], x, coords.new_zeros(2)
+            if self.stem:
+                margin = math.ceil(self.radius) + 2  # all taps of the bicubic samples
+                top, left = (int(v) - margin for v in inside[0].amin(dim=0).floor())
+                bottom, right = (int(v) + margin + 1 for v in inside[0].amax(dim=0).floor())
+                features = self._features(window(x, top - f, bottom + f, left - f, right + f), level)
+                corner = coords.new_tensor([top, left])
+            for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
+                out[..., part] = sample(x, p, centre, 0)[..., 0] - self._between(features, p - corner, level).to(x.dtype)
+        return out
+
+
+def _check_coords(x: Tensor, coords: Tensor, who: str) -> None:
+    """Raise unless ``coords`` are places within the pixels of ``x``."""
+    if not isinstance(coords, Tensor) or not coords.is_floating_point():
+        raise InputTypeError(f"{who}: coords must be a floating tensor of shape (Q, 2) or (B, Q, 2): (row, column) in pixels.")
+    if coords.ndim not in (2, 3) or coords.shape[-1] != 2 or (coords.ndim == 3 and len(coords) not in (1, len(x))):
+        raise InputError(f"{who}: coords must have shape (Q, 2) or ({len(x)}, Q, 2), (row, column) in pixels, got {tuple(coords.shape)}.")
+    height, width = x.shape[-2:]
+    low, high = coords.new_tensor([-0.5, -0.5]), coords.new_tensor([height - 0.5, width - 0.5])
+    if not bool(((coords >= low) & (coords <= high)).all()):
+        raise InputError(
+            f"{who}: coordinates must lie in [-0.5, {height - 0.5}] x [-0.5, {width - 0.5}] for an image of "
+            f"{height} x {width} pixels; some do not (or are NaN). They are in pixels, not in [-1, 1]."
+        )
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Raise unless the settings of an :class:`MLPatch` make sense, each and together."""
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    for name, least in {
+        "channels": 1,
+        "rings": 1,
+        "angles": 1,
+        "width": 1,
+        "depth": 1,
+        "tile": 1,
+        "square": 0,
+        "features": 0,
+        "deform": 0,
+    }.items():
+        if not whole(config[name], least):
+            raise InputError(f"MLPatch: {name} must be an integer >= {least}, got {config[name]!r}.")
+    for name in ("dilations", "sectors"):
+        if not all(whole(value, 1) for value in config[name]):
+            raise InputError(f"MLPatch: {name} must be a list of integers >= 1, got {config[name]!r}.")
+    if not finite_number(config["radius"]) or config["radius"] <= 0:
+        raise InputError(f"MLPatch: radius must be positive, got {config['radius']!r}.")
+    if not finite_number(config["sigma_max"]) or config["sigma_max"] < 0:
+        raise InputError(f"MLPatch: sigma_max must be >= 0, got {config['sigma_max']!r}.")
+    if config["activation"] not in ACTIVATIONS:
+        raise InputError(f"MLPatch: activation must be one of {', '.join(ACTIVATIONS)}, got {config['activation']!r}.")
+    if (config["features"] > 0) != (len(config["dilations"]) > 0):
+        raise InputError("MLPatch: features and dilations go together: a number of features, and one dilation for each 3 x 3 convolution.")
+    if config["square"] and (config["square"] % 2 == 0 or config["sectors"] or config["deform"]):
+        raise InputError("MLPatch: square must be odd, and takes neither sectors nor deform, which need offsets on circles.")
 
 
 @register("mlpatch", network=MLPatch)
-def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int = 64) -> MLPatch:
+def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int = 128) -> MLPatch:
     """An :class:`MLPatch` with trained weights: a name that ships with the package, or a path.
 
     Shipped: ``mlpatch-grey``, one channel, images in [0, 1], sigma 0 to 60/255, trained at 128 x 128. The default tile of
-    64 fits the cache of current processors. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
+    128 fits the cache of current processors. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
     """
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")

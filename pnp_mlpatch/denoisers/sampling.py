@@ -1,0 +1,70 @@
+"""Bicubic sampling of an image that is continued by reflection: what local networks between the pixels are built on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cubic(t: Tensor) -> Tensor:
+    """The cubic convolution kernel of Keys (1981) with a = -0.75, support |t| < 2: the weights of bicubic sampling."""
+    a = -0.75
+    t = t.abs()
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = a * (((t - 5) * t + 8) * t - 4)
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+
+
+def reflect(index: Tensor, size: int) -> Tensor:
+    """Indices continued by reflection about the first and last element (``... 2 1 0 1 2 ...``), for any size >= 1."""
+    if size == 1:
+        return torch.zeros_like(index)
+    index = index.remainder(2 * (size - 1))
+    return torch.minimum(index, 2 * (size - 1) - index)
+
+
+def window(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Rows top ... bottom - 1 and columns left ... right - 1 of ``x`` (B, C, H, W), which goes on by reflection."""
+    height, width = x.shape[-2:]
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        return x[:, :, top:bottom, left:right]
+    rows = reflect(torch.arange(top, bottom, device=x.device), height)
+    cols = reflect(torch.arange(left, right, device=x.device), width)
+    return x[:, :, rows[:, None], cols]
+
+
+def sample(x: Tensor, coords: Tensor, offsets: Tensor, reach: int) -> Tensor:
+    """Bicubic samples of ``x`` (B, C, H, W), which goes on by reflection, at ``coords + offsets``: (B, C, Q, M).
+
+    ``coords`` (b, Q, 2) and ``offsets`` (b, q, M, 2), with b = 1 or B and q = 1 or Q, are (row, column) in pixels, pixel centres at the
+    integers; no offset is longer than ``reach``, a whole number.
+    """
+    base = coords.floor()
+    taps = torch.arange(-reach - 1, reach + 3, device=x.device)
+    where = (coords - base)[:, :, None] + offsets  # b, Q, M, 2: small numbers, whatever the size of the image
+    down, across = cubic(where[..., None] - taps).to(x.dtype).unbind(dim=3)  # b, Q, M, K
+    rows = reflect(base[..., :1].long() + taps, x.shape[-2])
+    cols = reflect(base[..., 1:].long() + taps, x.shape[-1])
+    if len(base) == 1:
+        patch = x[:, :, rows[0, :, :, None], cols[0, :, None, :]]  # B, C, Q, K, K
+    else:
+        images = torch.arange(len(x), device=x.device)[:, None, None, None]
+        patch = x[images, :, rows[..., :, None], cols[..., None, :]].movedim(-1, 1)
+    b = "b" if len(where) > 1 else "z"
+    return torch.einsum(f"{b}qmj,bcqmj->bcqm", across, torch.einsum(f"{b}qmi,bcqij->bcqmj", down, patch))
+
+
+def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
+    """``rings x angles`` offsets (row, column) on circles of equally spaced radii, every second ring turned by half a step."""
+    r = radius * torch.arange(1, rings + 1, dtype=torch.float64) / rings
+    turn = 0.5 * (torch.arange(rings) % 2)
+    angle = 2 * math.pi * (torch.arange(angles)[None] + turn[:, None]) / angles
+    return torch.stack([r[:, None] * angle.sin(), r[:, None] * angle.cos()], dim=-1).reshape(-1, 2).float()
+
+
+def square_offsets(side: int) -> Tensor:
+    """The ``side x side`` offsets (row, column) of a square of neighbouring pixels about its middle, ``side`` odd."""
+    axis = torch.arange(side) - side // 2
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2).float()
