@@ -28,7 +28,8 @@ Khorashadizadeh et al. 2024, arXiv 2411.04995. Sharing convolutional features: a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from os import PathLike
 from typing import Any
 
@@ -46,23 +47,39 @@ ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 HIDDEN, SIGNAL = math.sqrt(2), 4.0  # initial gains: of hidden layers, and of the one that sees the small differences between pixels
 
 
-class Affine(nn.Module):
-    """``y = W * h + b + level s``: a convolution whose bias follows the noise level, ``level`` (B, 1, 1, 1) = sigma / sigma_max."""
+def zero_mean(weight: Tensor) -> Tensor:
+    """Kernels (outputs, ...) that do not see a constant: each less its mean."""
+    return weight - weight.flatten(1).mean(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
 
-    def __init__(self, inputs: int, outputs: int, size: int = 1, dilation: int = 1, groups: int = 1, gain: float = math.sqrt(2)):
+
+class Affine(nn.Module):
+    """``y = W * h + b``: a convolution, the form that all layers have on the grid; ``conditional``: ``+ level s``, after the noise level."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        gain: float = HIDDEN,
+        conditional: bool = False,
+    ):
         super().__init__()
         self.dilation, self.groups = dilation, groups
         fan_in = inputs // groups * size**2
         self.weight = nn.Parameter(torch.randn(outputs, inputs // groups, size, size) * (gain / math.sqrt(fan_in)))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.slope = nn.Parameter(torch.zeros(outputs))
+        self.slope = nn.Parameter(torch.randn(outputs) / 2) if conditional else None
 
     def forward(self, h: Tensor, level: Tensor, weight: Tensor | None = None, groups: int | None = None) -> Tensor:
+        """``h`` (B, inputs, H, W), ``level`` (B or 1, 1, 1, 1) = sigma / sigma_max; another ``weight`` of the same layer is its folded form."""
         weight = (self.weight if weight is None else weight).to(h.dtype)
         groups = self.groups if groups is None else groups
-        if len(level) == 1:
-            bias = (self.bias + level.flatten() * self.slope).to(h.dtype)
-            return F.conv2d(h, weight, bias, dilation=self.dilation, groups=groups)
+        if self.slope is None or len(level) == 1:
+            bias = self.bias if self.slope is None else self.bias + level.flatten() * self.slope
+            return F.conv2d(h, weight, bias.to(h.dtype), dilation=self.dilation, groups=groups)
         bias = (self.bias + level.flatten(1) * self.slope).to(h.dtype)
         return F.conv2d(h, weight, dilation=self.dilation, groups=groups) + bias[:, :, None, None]
 
@@ -75,7 +92,7 @@ class MLPatch(Network):
     these ``dilations``; else samples of the image. The MLP has ``depth`` layers of ``width`` and a linear one; ``sectors`` puts one
     MLP of these widths for each angle before it, as published. ``deform`` > 0: content-dependent offsets, refined so many times from the
     samples themselves (CCPG). ``sigma_max`` is the top of the noise range, in image units; 0 for noiseless images. ``tile`` is the side
-    of the tiles of the grid form: it bounds the memory and does not change the result.
+    of the tiles of the grid form: it bounds the memory and does not change the result; by default what fits a cache, 128 on features, 64 on image samples.
 
     The published network is ``MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu")``, 3.5 M
     parameters.
@@ -104,7 +121,7 @@ class MLPatch(Network):
         deform: int = 0,
         activation: str = "gelu",
         sigma_max: float = 60 / 255,
-        tile: int = 128,
+        tile: int | None = None,
     ):
         config: dict[str, Any] = {
             "channels": channels,
@@ -121,15 +138,19 @@ class MLPatch(Network):
             "activation": activation,
             "sigma_max": sigma_max,
         }
+        tile = (128 if features else 64) if tile is None else tile
         _check_config({**config, "tile": tile})
         super().__init__(channels, float(sigma_max), config)
         self.tile, self.deform = tile, deform
         self.activation = ACTIVATIONS[activation]
 
         sampled = features or channels
-        self.stem = nn.ModuleList(
-            Affine(features if k else channels, features, 3, dilation, gain=HIDDEN if k else SIGNAL) for k, dilation in enumerate(dilations)
-        )
+        self.stem = nn.ModuleList()
+        for dilation in dilations:
+            if self.stem:
+                self.stem.append(Affine(features, features, 3, dilation=dilation))
+            else:
+                self.stem.append(Affine(channels, features, 3, dilation=dilation, gain=SIGNAL, conditional=True))
         self.fixed, self.groups = square > 0, angles if sectors else 1
         if square:
             self.radius, self.reach = float(square // 2), square // 2
@@ -141,20 +162,19 @@ class MLPatch(Network):
         self.field = self.halo = sum(dilations) + self.reach
 
         samples = len(self.offsets)
-        first = HIDDEN if features else SIGNAL
-        layers, inputs = [], self.groups * sampled * (samples // self.groups)
+        first = {"gain": HIDDEN, "conditional": False} if features else {"gain": SIGNAL, "conditional": True}
+        layers, inputs = [], sampled * samples
         for outputs in sectors:
-            layers.append(Affine(inputs, self.groups * outputs, groups=self.groups, gain=HIDDEN if layers else first))
+            layers.append(Affine(inputs, self.groups * outputs, groups=self.groups, **({} if layers else first)))
             inputs = self.groups * outputs
         for _ in range(depth):
-            layers.append(Affine(inputs, width, gain=HIDDEN if layers else first))
+            layers.append(Affine(inputs, width, **({} if layers else first)))
             inputs = width
         self.layers = nn.ModuleList(layers)
         self.last = nn.Parameter(torch.zeros(channels, inputs, 1, 1))
         self.steer = nn.ModuleList(
-            nn.ModuleList([Affine(sampled * samples, 64, gain=first), Affine(64, 2 * samples, gain=0.0)]) for _ in range(deform)
+            nn.ModuleList([Affine(sampled * samples, 64, **first), Affine(64, 2 * samples, gain=0.0)]) for _ in range(deform)
         )
-        nn.init.normal_((self.stem or self.layers)[0].slope, std=0.5)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
 
     @classmethod
@@ -171,16 +191,8 @@ class MLPatch(Network):
         column = sigma_column(sigma, x, "MLPatch", self.sigma_max)
         kernel = None if self.deform else self._folded()
         out = torch.empty_like(x)
-        batch, _, height, width = x.shape
-        step = max(1, self.tile**2 // (min(self.tile, height) * min(self.tile, width)))  # small images go together
-        for b in range(0, batch, step):
-            level = column[b : b + step]
-            for top in range(0, height, self.tile):
-                for left in range(0, width, self.tile):
-                    bottom, right = min(top + self.tile, height), min(left + self.tile, width)
-                    f = self.halo
-                    block = window(x[b : b + step], top - f, bottom + f, left - f, right + f)
-                    out[b : b + step, :, top:bottom, left:right] = self.denoise_block(block, level, kernel)
+        for images, rows, cols, block in self._tiles(x, self.halo):
+            out[images, :, rows, cols] = self.denoise_block(block, column[images], kernel)
         return out
 
     def denoise_block(self, block: Tensor, sigma: Tensor, kernel: Tensor | None = None) -> Tensor:
@@ -223,6 +235,8 @@ class MLPatch(Network):
         check_image(x, "MLPatch.upscale", self.channels)
         if not finite_number(factor) or factor < 1:
             raise InputError(f"MLPatch.upscale: factor must be a number >= 1, got {factor!r}.")
+        if not self.deform and factor == int(factor):
+            return self._phases(x, int(factor), sigma_column(sigma, x, "MLPatch.upscale", self.sigma_max))
         size = [math.floor(n * factor + 1e-9) for n in x.shape[-2:]]
         rows, cols = ((torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5 for n in size)
         coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(-1, 2)
@@ -259,31 +273,63 @@ class MLPatch(Network):
         """Offsets (..., 2) shortened to the radius where they are longer."""
         return offsets * (self.radius / offsets.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
 
-    def _centred(self, weight: Tensor) -> Tensor:
-        """A kernel on the image, with every row of zero mean; one on features, as it is."""
-        return weight if self.stem else weight - weight.mean(dim=(1, 2, 3), keepdim=True)
-
     def _first_weight(self) -> Tensor:
         """The layer that takes the samples: (groups, outputs, C, M / groups)."""
-        weight = self._centred(self.layers[0].weight)  # type: ignore[arg-type]
+        weight = self.layers[0].weight if self.stem else zero_mean(self.layers[0].weight)  # type: ignore[arg-type]
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
 
-    def _folded(self) -> Tensor:
-        """Sampling and the layer after it as one convolution: kernel (outputs, C, 2 reach + 1, 2 reach + 1)."""
-        axis = torch.arange(-self.reach, self.reach + 1, device=self.offsets.device)
+    def _tiles(self, x: Tensor, margin: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+        """Images, rows and columns of each tile, and the block that has ``margin`` more pixels on every side; small images go together."""
+        batch, _, height, width = x.shape
+        step = max(1, self.tile**2 // (min(self.tile, height) * min(self.tile, width)))
+        for b, top, left in product(range(0, batch, step), range(0, height, self.tile), range(0, width, self.tile)):
+            bottom, right = min(top + self.tile, height), min(left + self.tile, width)
+            block = window(x[b : b + step], top - margin, bottom + margin, left - margin, right + margin)
+            yield slice(b, b + step), slice(top, bottom), slice(left, right), block
+
+    def _folded(self, shift: tuple[float, float] | None = None) -> Tensor:
+        """Sampling and the layer after it as one convolution: kernel (outputs, C, K, K), K = 2 reach + 1.
+
+        With ``shift``, that of the points so far from the pixel centres, less than a pixel; K is larger by 4.
+        """
+        offsets, reach = self.patch_offsets(), self.reach
+        if shift is not None:
+            offsets, reach = offsets + offsets.new_tensor(shift), reach + 2
+        axis = torch.arange(-reach, reach + 1, device=offsets.device)
         taps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
         with torch.autocast(axis.device.type, enabled=False):
             weight = self._first_weight()
-            sampling = cubic(self.patch_offsets()[:, None, :] - taps).prod(dim=-1).reshape(self.groups, -1, len(taps))
+            sampling = cubic(offsets[:, None, :] - taps).prod(dim=-1).reshape(self.groups, -1, len(taps))
             kernel = torch.einsum("gocm,gmt->goct", weight, sampling.to(weight.dtype))
         return kernel.reshape(-1, weight.shape[2], len(axis), len(axis)).contiguous(memory_format=torch.channels_last)
+
+    def _phases(self, x: Tensor, factor: int, sigma: Tensor) -> Tensor:
+        """Upscaling by a whole factor: the fine pixels at the same place in their coarse pixel are one convolution of the features."""
+        taps = torch.arange(-2, 3, device=x.device)
+        shifts = [(i + 0.5) / factor - 0.5 for i in range(factor)]
+        phases = []
+        for (i, down), (j, across) in product(enumerate(shifts), enumerate(shifts)):
+            base = (cubic(down - taps)[:, None] * cubic(across - taps)).to(x.dtype).expand(self.channels, 1, -1, -1)
+            phases.append((i, j, self._folded((down, across)), base))
+        out = x.new_empty(*x.shape[:2], factor * x.shape[2], factor * x.shape[3])
+        inner = self.halo  # what the block has beyond the 2 pixels of the bicubic base
+        for images, rows, cols, block in self._tiles(x, self.halo + 2):
+            level = self._level(sigma[images])
+            features = self._features(block, level)
+            middle = block[:, :, inner : block.shape[2] - inner, inner : block.shape[3] - inner]
+            for i, j, kernel, base in phases:
+                residual = self._mlp(self.layers[0](features, level, kernel, groups=1), level)
+                fine = F.conv2d(middle, base, groups=self.channels) - residual.to(x.dtype)
+                out[
+                    images, :, rows.start * factor + i : rows.stop * factor : factor, cols.start * factor + j : cols.stop * factor : factor
+                ] = fine
+        return out
 
     def _features(self, block: Tensor, level: Tensor) -> Tensor:
         """The local features of a block, smaller by the dilations; the block itself for the member on image samples."""
         h = block
         for k, layer in enumerate(self.stem):
-            weight = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True) if k == 0 else None  # type: ignore[union-attr]
-            h = self.activation(layer(h, level, weight))
+            h = self.activation(layer(h, level, None if k else zero_mean(layer.weight)))  # type: ignore[arg-type]
         return h
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
@@ -303,7 +349,7 @@ class MLPatch(Network):
         """The offsets at ``coords`` (b, Q, 2): (1, 1, M, 2) where they are the same everywhere, else (B, Q, M, 2)."""
         offsets = self.patch_offsets()[None, None]
         for take, move in self.steer:  # type: ignore[misc]
-            weight = take.weight if self.stem else take.weight - take.weight.mean(dim=1, keepdim=True)
+            weight = take.weight if self.stem else zero_mean(take.weight)
             step = move(self.activation(take(self._samples(features, coords, offsets), level, weight)), level)
             offsets = self._within(offsets + step[..., 0].movedim(1, 2).unflatten(-1, (-1, 2)).to(offsets.dtype))
         return offsets
@@ -388,16 +434,17 @@ def _check_config(config: dict[str, Any]) -> None:
 
 
 @register("mlpatch", network=MLPatch)
-def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int = 128) -> MLPatch:
+def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int | None = None) -> MLPatch:
     """An :class:`MLPatch` with trained weights: a name that ships with the package, or a path.
 
-    Shipped: ``mlpatch-grey``, one channel, images in [0, 1], sigma 0 to 60/255, trained at 128 x 128. The default tile of
-    128 fits the cache of current processors. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
+    Shipped: ``mlpatch-grey``, one channel, images in [0, 1], sigma 0 to 60/255, trained at 128 x 128. ``tile`` is by default what fits
+    the cache of current processors: 128 for the member on features, 64 for the one on image samples. Raises :class:`WeightsError` for
+    unknown, missing or corrupt weights.
     """
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")
     model = MLPatch.load(weight_files.locate(weights))
-    model.tile = tile
+    model.tile = tile or model.tile
     return model
 
 
