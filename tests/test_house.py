@@ -28,11 +28,12 @@ FLOORS = {
     "testing": 4,
     "api": 4,
     "report": 5,
+    "viz": 5,
     "cli": 6,
     "__init__": 5,
 }
 FAMILIES = ("operators", "denoisers", "solvers")
-SHARED = {"base", "networks", "wrap", "schedules", "__init__"}
+SHARED = {"base", "networks", "sampling", "wrap", "schedules", "__init__"}
 
 
 def modules():

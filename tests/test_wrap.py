@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnp_mlpatch import as_denoiser, e_mode, per_channel, reconstruct, rescaled
+from pnp_mlpatch import as_denoiser, e_mode, equivariant, per_channel, reconstruct, rescaled
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.denoisers.wrap import describe
+from pnp_mlpatch.denoisers.wrap import SYMMETRIES, describe, turned
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin, require
+from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.lensing import Lensing
+from pnp_mlpatch.testing import check_denoiser
 
 
 def rand(*shape: int) -> Tensor:
@@ -27,7 +29,7 @@ COLOUR = rand(2, 3, 9, 7)
 def tiny() -> MLPatch:
     torch.manual_seed(0)
     net = MLPatch(width=8, rings=2, angles=4, radius=2.0, depth=2)
-    nn.init.normal_(net.last.weight, std=0.05)
+    nn.init.normal_(net.last, std=0.05)
     return net.eval().requires_grad_(False)
 
 
@@ -271,15 +273,142 @@ def test_e_mode(sigma):
     ],
     ids=["transposed", "channels", "numpy", "tuple"],
 )
-@pytest.mark.parametrize("wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0)], ids=["per_channel", "e_mode", "rescaled"])
+@pytest.mark.parametrize(
+    "wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant], ids=["per_channel", "e_mode", "rescaled", "equivariant"]
+)
 def test_wrappers_check_what_they_wrap(wrap, D, words):
     """A result of another shape is not reshaped into an image."""
     with pytest.raises(PnPError, match=words):
         wrap(D)(COLOUR[:, :2] if wrap is e_mode else X, 0.1)
 
 
-@pytest.mark.parametrize("wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0)], ids=["per_channel", "e_mode", "rescaled"])
+@pytest.mark.parametrize(
+    "wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant], ids=["per_channel", "e_mode", "rescaled", "equivariant"]
+)
 @pytest.mark.parametrize("D", [3, None, "tv"])
 def test_wrappers_refuse_what_cannot_be_called(wrap, D):
     with pytest.raises(InputTypeError, match="callable"):
         wrap(D)
+
+
+# ---- equivariant
+
+
+def distinct() -> Tensor:
+    """An image that no symmetry leaves as it is, (1, 1, 3, 4)."""
+    return torch.arange(12.0).reshape(1, 1, 3, 4)
+
+
+def test_the_symmetries_are_what_their_names_say():
+    x = distinct()
+    by_hand = {
+        "identity": x,
+        "rotation 90": x.transpose(-1, -2).flip(-2),  # counterclockwise: the top right corner goes to the top left
+        "rotation 180": x.flip((-2, -1)),
+        "rotation 270": x.transpose(-1, -2).flip(-1),
+        "flip left-right": x.flip(-1),
+        "transpose": x.transpose(-1, -2),
+        "flip up-down": x.flip(-2),
+        "anti-transpose": x.transpose(-1, -2).flip((-2, -1)),
+    }
+    assert set(by_hand) == set(SYMMETRIES)
+    for name, expected in by_hand.items():
+        assert torch.equal(turned(x, name), expected), name
+        assert torch.equal(turned(turned(x, name), name, back=True), x), name
+        assert turned(x, name).is_contiguous(), name
+
+
+@pytest.mark.parametrize(("group", "size"), [("dihedral", 8), ("rotations", 4)])
+def test_equivariant_is_the_average_over_the_group(group, size):
+    seen: list[Tensor] = []
+
+    def lopsided(x, sigma):
+        seen.append(x.clone())
+        return x * torch.linspace(0, 1, x.shape[-1]) + sigma * torch.linspace(0, 1, x.shape[-2])[:, None]
+
+    x = distinct()
+    y = equivariant(lopsided, group)(x, 0.5)
+    assert len({image.numpy().tobytes() + bytes(image.shape) for image in seen}) == len(seen) == size
+    members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
+    expected = torch.stack([turned(lopsided(turned(x, g), 0.5), g, back=True) for g in members]).mean(dim=0)
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("which", ["random", "shipped"])
+@pytest.mark.parametrize("g", SYMMETRIES)
+def test_equivariant_commutes_with_the_symmetries_of_the_square(which, g, mlpatch, photo):
+    net = tiny() if which == "random" else mlpatch
+    x = photo[..., 10:44, 20:47] + 0.1 * torch.randn(1, 1, 34, 27, generator=torch.Generator().manual_seed(1))
+    D, R = equivariant(net), equivariant(net, "rotations")
+    assert (D(turned(x, g), 0.1) - turned(D(x, 0.1), g)).abs().max() < 1e-6
+    rotations = (R(turned(x, g), 0.1) - turned(R(x, 0.1), g)).abs().max()
+    if not SYMMETRIES[g][0]:
+        assert rotations < 1e-6
+    if which == "random" and g != "identity":
+        assert (net(turned(x, g), 0.1) - turned(net(x, 0.1), g)).abs().max() > 1e-4  # which D does not
+        assert SYMMETRIES[g][0] == (rotations > 1e-5)
+
+
+def test_equivariant_denoises_no_worse(mlpatch, photo):
+    noisy = photo + 25 / 255 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
+    before = float(psnr(mlpatch(noisy, 25 / 255), photo))
+    assert float(psnr(equivariant(mlpatch, "rotations")(noisy, 25 / 255), photo)) >= before
+    assert float(psnr(equivariant(mlpatch)(noisy, 25 / 255), photo)) >= before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equivariant_takes_every_kind_of_sigma(dtype):
+    net, x = tiny(), X.to(dtype)
+    D = equivariant(net)
+    each = torch.tensor([0.05, 0.2])
+    y = D(x, each)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    one_by_one = torch.cat([D(x[k : k + 1], float(each[k])) for k in range(2)])
+    torch.testing.assert_close(y, one_by_one)
+    torch.testing.assert_close(D(x, each.reshape(2, 1, 1, 1)), one_by_one)
+    torch.testing.assert_close(D(x, torch.tensor(0.1)), D(x, 0.1))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_equivariant_turns_a_map_of_sigma_with_the_image(batch):
+    def by_map(x, sigma):
+        assert sigma.shape == (len(x), 1, *x.shape[2:])
+        return x - sigma
+
+    level = rand(batch, 1, 9, 7)
+    torch.testing.assert_close(equivariant(by_map)(COLOUR, level), COLOUR - level)
+    shown = as_denoiser(by_map, sigma="map")
+    torch.testing.assert_close(equivariant(shown)(COLOUR, level), COLOUR - level)
+
+
+def test_equivariant_keeps_what_is_known_and_the_contract():
+    net = tiny()
+    D = equivariant(net)
+    assert (D.info.name, D.info.channels, D.info.field, D.info.sigma_range) == ("equivariant mlpatch", 1, net.field, (0.0, net.sigma_max))
+    check_denoiser(D, stateless_only=True)
+    kept = X.clone()
+    D(X, 0.1)
+    assert torch.equal(X, kept)
+
+
+def test_gradients_flow_through_equivariant():
+    x = rand(1, 1, 4, 5).double().requires_grad_(True)
+    D = equivariant(tiny().double())
+    assert torch.autograd.gradcheck(lambda v: D(v, 0.1), (x,), atol=1e-6)
+    _, pull = torch.func.vjp(lambda v: D(v, 0.1), x.detach())
+    (g,) = torch.autograd.grad(D(x, 0.1).sum(), x)
+    torch.testing.assert_close(pull(torch.ones_like(x))[0], g)
+
+
+def test_equivariant_refuses():
+    with pytest.raises(InputError, match=r"equivariant: group must be 'dihedral' \(8 symmetries\) or 'rotations' \(4\), got 'flips'"):
+        equivariant(tiny(), "flips")
+    D = equivariant(tiny())
+    with pytest.raises(InputError, match=r"equivariant mlpatch: the image must have shape \(B, C, H, W\)"):
+        D(X[0], 0.1)
+    with pytest.raises(
+        InputError, match=r"equivariant mlpatch: sigma must be a number or a tensor of shape \(2,\).*got shape \(2, 1, 7, 9\)"
+    ):
+        D(X, rand(2, 1, 7, 9))
+    with pytest.raises(InputError, match=r"equivariant mlpatch: sigma must be finite and >= 0, got -0.1"):
+        D(X, -0.1)

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
 from pnp_mlpatch.denoisers.networks import Network
-from pnp_mlpatch.denoisers.sampling import cubic, polar_offsets, reflect, sample, square_offsets, window
+from pnp_mlpatch.denoisers.sampling import cubic, neighbours, polar_offsets, reflect, sample, square_offsets, window
 from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
@@ -73,15 +73,14 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.slope = nn.Parameter(torch.randn(outputs) / 2) if conditional else None
 
-    def forward(self, h: Tensor, level: Tensor, weight: Tensor | None = None, groups: int | None = None) -> Tensor:
+    def forward(self, h: Tensor, level: Tensor, weight: Tensor | None = None) -> Tensor:
         """``h`` (B, inputs, H, W), ``level`` (B or 1, 1, 1, 1) = sigma / sigma_max; another ``weight`` of the same layer is its folded form."""
         weight = (self.weight if weight is None else weight).to(h.dtype)
-        groups = self.groups if groups is None else groups
         if self.slope is None or len(level) == 1:
             bias = self.bias if self.slope is None else self.bias + level.flatten() * self.slope
-            return F.conv2d(h, weight, bias.to(h.dtype), dilation=self.dilation, groups=groups)
+            return F.conv2d(h, weight, bias.to(h.dtype), dilation=self.dilation, groups=self.groups)
         bias = (self.bias + level.flatten(1) * self.slope).to(h.dtype)
-        return F.conv2d(h, weight, dilation=self.dilation, groups=groups) + bias[:, :, None, None]
+        return F.conv2d(h, weight, dilation=self.dilation, groups=self.groups) + bias[:, :, None, None]
 
 
 class MLPatch(Network):
@@ -207,8 +206,7 @@ class MLPatch(Network):
             coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(1, -1, 2)
             residual = self._between(features, coords, level).reshape(clean.shape)
         else:
-            kernel = self._folded() if kernel is None else kernel
-            residual = self._mlp(self.layers[0](features, level, kernel, groups=1), level)
+            residual = self._mlp(self._first(features, level, self._folded() if kernel is None else kernel), level)
         return clean - residual.to(block.dtype)
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 4096) -> Tensor:
@@ -290,7 +288,8 @@ class MLPatch(Network):
     def _folded(self, shift: tuple[float, float] | None = None) -> Tensor:
         """Sampling and the layer after it as one convolution: kernel (outputs, C, K, K), K = 2 reach + 1.
 
-        With ``shift``, that of the points so far from the pixel centres, less than a pixel; K is larger by 4.
+        With sectors, where that would be more work than the two of them, the sampling alone: (M, 1, K, K). ``shift`` is for points so far
+        from the pixel centres, less than a pixel; K is larger by 4.
         """
         offsets, reach = self.patch_offsets(), self.reach
         if shift is not None:
@@ -299,9 +298,18 @@ class MLPatch(Network):
         taps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
         with torch.autocast(axis.device.type, enabled=False):
             weight = self._first_weight()
-            sampling = cubic(offsets[:, None, :] - taps).prod(dim=-1).reshape(self.groups, -1, len(taps))
-            kernel = torch.einsum("gocm,gmt->goct", weight, sampling.to(weight.dtype))
-        return kernel.reshape(-1, weight.shape[2], len(axis), len(axis)).contiguous(memory_format=torch.channels_last)
+            kernel = cubic(offsets[:, None, :] - taps).prod(dim=-1).to(weight.dtype)
+            kernel = kernel[:, None] if self.groups > 1 else torch.einsum("ocm,mt->oct", weight[0], kernel)
+        return kernel.unflatten(-1, (len(axis), -1)).contiguous(memory_format=torch.channels_last)
+
+    def _first(self, features: Tensor, level: Tensor, kernel: Tensor) -> Tensor:
+        """Sampling and the first layer of the MLP on the grid, by the kernel of :meth:`_folded`: (B, outputs, h, w)."""
+        if self.groups == 1:
+            return self.layers[0](features, level, kernel)
+        planes = features.flatten(0, 1)[:, None]
+        samples = F.conv2d(planes, kernel.to(planes.dtype)).unflatten(0, (len(features), -1)).unflatten(2, (self.groups, -1))
+        samples = samples.transpose(1, 2).flatten(1, 3)  # the order of the first layer: groups, C, M / groups
+        return self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape))  # type: ignore[arg-type]
 
     def _phases(self, x: Tensor, factor: int, sigma: Tensor) -> Tensor:
         """Upscaling by a whole factor: the fine pixels at the same place in their coarse pixel are one convolution of the features."""
@@ -318,7 +326,7 @@ class MLPatch(Network):
             features = self._features(block, level)
             middle = block[:, :, inner : block.shape[2] - inner, inner : block.shape[3] - inner]
             for i, j, kernel, base in phases:
-                residual = self._mlp(self.layers[0](features, level, kernel, groups=1), level)
+                residual = self._mlp(self._first(features, level, kernel), level)
                 fine = F.conv2d(middle, base, groups=self.channels) - residual.to(x.dtype)
                 out[
                     images, :, rows.start * factor + i : rows.stop * factor : factor, cols.start * factor + j : cols.stop * factor : factor
@@ -356,8 +364,16 @@ class MLPatch(Network):
 
     def _between(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
         """What D takes off x at ``coords`` (b, Q, 2), in pixels of the features: (B, C, Q)."""
-        samples = self._samples(features, coords, self._steered(features, coords, level))
-        return self._mlp(self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape)), level)[..., 0]  # type: ignore[arg-type]
+        if not self.deform and bool((coords == coords.round()).all()):  # pixel centres: the folded kernel on their neighbours
+            patch = neighbours(features, coords.long(), self.reach)
+            h = self._first(
+                patch.transpose(1, 2).flatten(0, 1), level.repeat_interleave(patch.shape[2], 0) if len(level) > 1 else level, self._folded()
+            )
+            h = h.reshape(patch.shape[0], patch.shape[2], -1, 1).transpose(1, 2)
+        else:
+            samples = self._samples(features, coords, self._steered(features, coords, level))
+            h = self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape))  # type: ignore[arg-type]
+        return self._mlp(h, level)[..., 0]
 
     def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
         """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""

@@ -35,6 +35,20 @@ def window(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
     return x[:, :, rows[:, None], cols]
 
 
+def neighbours(x: Tensor, pixels: Tensor, reach: int) -> Tensor:
+    """The pixels around ``pixels`` (b, Q, 2), (row, column), of ``x`` (B, C, H, W), which goes on by reflection: (B, C, Q, K, K).
+
+    K = 2 reach + 1; b = 1 or B.
+    """
+    taps = torch.arange(-reach, reach + 1, device=x.device)
+    rows = reflect(pixels[..., :1] + taps, x.shape[-2])
+    cols = reflect(pixels[..., 1:] + taps, x.shape[-1])
+    if len(pixels) == 1:
+        return x[:, :, rows[0, :, :, None], cols[0, :, None, :]]
+    images = torch.arange(len(x), device=x.device)[:, None, None, None]
+    return x[images, :, rows[..., :, None], cols[..., None, :]].movedim(-1, 1)
+
+
 def sample(x: Tensor, coords: Tensor, offsets: Tensor, reach: int) -> Tensor:
     """Bicubic samples of ``x`` (B, C, H, W), which goes on by reflection, at ``coords + offsets``: (B, C, Q, M).
 
@@ -42,16 +56,10 @@ def sample(x: Tensor, coords: Tensor, offsets: Tensor, reach: int) -> Tensor:
     integers; no offset is longer than ``reach``, a whole number.
     """
     base = coords.floor()
-    taps = torch.arange(-reach - 1, reach + 3, device=x.device)
+    taps = torch.arange(-reach - 2, reach + 3, device=x.device)
     where = (coords - base)[:, :, None] + offsets  # b, Q, M, 2: small numbers, whatever the size of the image
     down, across = cubic(where[..., None] - taps).to(x.dtype).unbind(dim=3)  # b, Q, M, K
-    rows = reflect(base[..., :1].long() + taps, x.shape[-2])
-    cols = reflect(base[..., 1:].long() + taps, x.shape[-1])
-    if len(base) == 1:
-        patch = x[:, :, rows[0, :, :, None], cols[0, :, None, :]]  # B, C, Q, K, K
-    else:
-        images = torch.arange(len(x), device=x.device)[:, None, None, None]
-        patch = x[images, :, rows[..., :, None], cols[..., None, :]].movedim(-1, 1)
+    patch = neighbours(x, base.long(), reach + 2)
     b = "b" if len(where) > 1 else "z"
     return torch.einsum(f"{b}qmj,bcqmj->bcqm", across, torch.einsum(f"{b}qmi,bcqij->bcqmj", down, patch))
 

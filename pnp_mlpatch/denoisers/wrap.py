@@ -1,4 +1,4 @@
-"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel`` and ``e_mode``."""
+"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel``, ``e_mode`` and ``equivariant``."""
 
 from __future__ import annotations
 
@@ -145,6 +145,57 @@ def e_mode(D: Denoiser) -> Denoiser:
         return torch.cat([e, torch.zeros_like(e)], dim=1)
 
     info = DenoiserInfo(f"e_mode {known.name}", 2, known.sigma, known.sigma_range, known.field, known.trained_size)
+    return _Wrapped(denoise, info, D)
+
+
+# The symmetries of the square: whether g mirrors left and right first, and by how many quarters it then turns (counterclockwise).
+SYMMETRIES: dict[str, tuple[bool, int]] = {
+    "identity": (False, 0),
+    "rotation 90": (False, 1),
+    "rotation 180": (False, 2),
+    "rotation 270": (False, 3),
+    "flip left-right": (True, 0),
+    "transpose": (True, 1),
+    "flip up-down": (True, 2),
+    "anti-transpose": (True, 3),
+}
+
+
+def turned(x: Tensor, symmetry: str, *, back: bool = False) -> Tensor:
+    """``g x``, or ``g^-1 x`` with ``back``, for a name of ``SYMMETRIES``: (B, C, H, W) to (B, C, H, W) or (B, C, W, H), contiguous."""
+    mirror, quarters = SYMMETRIES[symmetry]
+    if back:
+        x = x.rot90(-quarters, (-2, -1))
+        return (x.flip(-1) if mirror else x).contiguous()
+    return (x.flip(-1) if mirror else x).rot90(quarters, (-2, -1)).contiguous()
+
+
+def equivariant(D: Denoiser, group: str = "dihedral") -> Denoiser:
+    """D averaged over the symmetries g of the square: ``D_G(x, sigma) = 1/|G| sum_g g^-1 D(g x, sigma)``.
+
+    ``group`` is "dihedral", the 8 flips and rotations by 90 degrees, or "rotations", the 4 rotations. D_G(g x) = g D_G(x) for every g of
+    the group, to rounding, whatever D is; it costs |G| calls of D, one after the other. ``sigma`` is what D takes: a float, (B,), or a
+    map (B, 1, H, W), which is turned with the image. Images need not be square (Terris et al. 2024, who draw one g an iteration).
+    Raises :class:`InputError` for other groups.
+    """
+    _callable(D, "equivariant")
+    if group not in ("dihedral", "rotations"):
+        raise InputError(f"equivariant: group must be 'dihedral' (8 symmetries) or 'rotations' (4), got {group!r}.")
+    members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
+    known = describe(D)
+    info = DenoiserInfo(f"equivariant {known.name}", known.channels, known.sigma, known.sigma_range, known.field, known.trained_size)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        levels = sigma_column(sigma, x, info.name, maps=True)
+        is_map = levels.shape[2:] == x.shape[2:]
+        total = torch.zeros_like(x)
+        for g in members:
+            gx = turned(x, g)
+            y = _result(D(gx, turned(levels, g) if is_map else sigma), gx, known.name)
+            total = total + turned(y, g, back=True)
+        return total / len(members)
+
     return _Wrapped(denoise, info, D)
 
 

@@ -1,0 +1,111 @@
+"""Every benchmark on MLPatch runs with --quick, prints its tables, and writes the same as JSON with the machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pnp_mlpatch import samples
+from pnp_mlpatch.imageio import write_image
+from pnp_mlpatch.weights import DIRECTORY, manifest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Small test sets of every kind: grey and colour pictures, a CT stack, a convergence map."""
+    folder = tmp_path_factory.mktemp("sets")
+    photo = samples.camera()[..., 100:164, 190:254]
+    for name, image in (("grey", photo), ("colour", torch.cat([photo, photo.flip(-1), photo.flip(-2)], dim=1))):
+        (folder / name).mkdir()
+        write_image(folder / name / "a.png", image)
+        write_image(folder / name / "b.png", image.flip(-1))
+    hu = samples.chest_ct()[..., 200:264, 200:264].short().expand(1, 8, -1, -1)[0].numpy()
+    np.savez(folder / "slices.npz", hu=hu)
+    np.save(folder / "kappa.npy", 0.02 * np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    return folder
+
+
+def run(program, *arguments, out):
+    command = [sys.executable, str(BENCHMARKS / f"{program}.py"), "--quick", "--json", str(out), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    content = json.loads(out.read_text())
+    assert content["machine"]["torch"] == torch.__version__
+    assert content["quick"] is True
+    for title, rows in content["tables"].items():
+        assert not rows or title in done.stdout
+        for row in rows:
+            assert list(row) == list(rows[0])
+            assert all(value == value for value in row.values()), f"NaN in {row}"
+    return content["tables"]
+
+
+def test_mlpatch_speed(tmp_path):
+    tables = run("mlpatch_speed", "--threads", 1, out=tmp_path / "s.json")
+    for row in tables["Per pixel against grid form and MLPatch.at, random weights"]:
+        assert float(row["largest difference"]) < 1e-4
+        assert row["rms of the residual"] > 0.1
+    assert {row["what"] for row in tables["Denoising 48 x 48"]} >= {"published: grid form", "mlpatch-grey", "dncnn-grey"}
+    assert [row["tile"] for row in tables["Tiles of mlpatch-grey"]] == [32, 64, 128, 256, 512]
+
+
+def test_memory(tmp_path):
+    denoising, mlpatch, whole, far = run("memory", "--threads", 1, out=tmp_path / "m.json").values()
+    assert len(denoising) == len(mlpatch) == 2
+    assert mlpatch[0]["saved for backward (MB)"] == pytest.approx(mlpatch[1]["saved for backward (MB)"], rel=0.01)
+    assert whole[0]["saved, ratio"] == pytest.approx(4, abs=0.05)
+    assert "(ext.)" in far[0]["1024"]
+
+
+def test_memory_on_a_gpu_tried_on_the_cpu(tmp_path):
+    (rows,) = run("memory", "--cuda", "--device", "cpu", out=tmp_path / "g.json").values()
+    assert [row["network"].partition(" ")[0] for row in rows] == ["DnCNN", "U-Net", "MLPatch"]
+
+
+def test_denoising(sets, tmp_path):
+    colour = tmp_path / "runs" / "colour" / "weights.safetensors"
+    trained_in_colour(colour)
+    found = run(
+        *("denoising", sets / "grey", sets / "colour", "--out-of-distribution", sets / "slices.npz", sets / "kappa.npy"),
+        *("--weights", "dncnn-grey", colour, "--levels", 25),
+        out=tmp_path / "d.json",
+    )
+    rows, groups, difference = found.values()
+    assert [row["denoiser"] for row in rows if row["set"] == "colour"] == ["TV", "dncnn-grey per channel", "colour"]
+    assert [row["images"] for row in rows if row["denoiser"] == "dncnn-grey"] == [2, 2, 1]
+    assert all(row["PSNR 25"] > 21 for row in rows if row["denoiser"] == "dncnn-grey")
+    assert [row["denoiser"] for row in groups] == ["TV", "dncnn-grey"]
+    assert difference[0]["in colour"] == "colour"
+
+
+def trained_in_colour(path):
+    """Weights of three channels, not trained."""
+    from pnp_mlpatch.denoisers.dncnn import DnCNN
+
+    DnCNN(3, depth=3, width=4).save(path, {})
+
+
+def test_inpainting(sets, tmp_path):
+    sweep, rows, summary = run("inpainting", "--choose", sets / "grey", out=tmp_path / "i.json").values()
+    assert len(sweep) == 2
+    assert [row["image"] for row in rows] == ["camera", "mean"]
+    assert summary[0]["denoiser"] == "mlpatch-grey"
+    assert rows[0]["biharmonic"] == pytest.approx(rows[0]["scikit-image"], abs=0.3)
+
+
+def test_ship_weights_quick_writes_nothing(sets, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    trained_in_colour(path)
+    (rows,) = run("ship_weights", "dncnn-colour", path, sets / "colour", out=tmp_path / "w.json").values()
+    assert rows[0]["images"] == 2
+    (rows,) = run("ship_weights", "any-name", DIRECTORY / "dncnn-grey.safetensors", sets / "slices.npz", out=tmp_path / "w.json").values()
+    assert rows[0]["psnr_25"] > 21
+    assert not {"dncnn-colour", "any-name"} & {*manifest(), *(path.stem for path in DIRECTORY.iterdir())}
