@@ -132,7 +132,7 @@ def between(model, images):
                 1, -1, 2
             )
             here = torch.zeros(1, 1, 1, 2)
-            truth, interpolated = (sample(v, coords, here, 0)[..., 0] for v in (clean, model(x, 25 / 255)))
+            truth, interpolated = (sample(v, coords, here)[..., 0] for v in (clean, model(x, 25 / 255)))
             own = model.at(x, coords[0], 25 / 255)
             gains.append(float(psnr(own[..., None], truth[..., None])) - float(psnr(interpolated[..., None], truth[..., None])))
     return sum(gains) / len(gains)

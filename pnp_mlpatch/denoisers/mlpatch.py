@@ -209,7 +209,7 @@ class MLPatch(Network):
             residual = self._mlp(self._first(features, level, self._folded() if kernel is None else kernel), level)
         return clean - residual.to(block.dtype)
 
-    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 4096) -> Tensor:
+    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 1024) -> Tensor:
         """Continuous form: the denoised value at any coordinates.
 
         ``coords`` (Q, 2), or (B, Q, 2) with those of each image, are (row, column) in pixels, pixel centres at the integers 0 ... H - 1;
@@ -233,6 +233,8 @@ class MLPatch(Network):
         check_image(x, "MLPatch.upscale", self.channels)
         if not finite_number(factor) or factor < 1:
             raise InputError(f"MLPatch.upscale: factor must be a number >= 1, got {factor!r}.")
+        if factor == 1:
+            return self(x, sigma)
         if not self.deform and factor == int(factor):
             return self._phases(x, int(factor), sigma_column(sigma, x, "MLPatch.upscale", self.sigma_max))
         size = [math.floor(n * factor + 1e-9) for n in x.shape[-2:]]
@@ -349,7 +351,7 @@ class MLPatch(Network):
 
     def _samples(self, features: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
         """Samples at ``coords + offsets`` in the order of the first layer: (B, groups C M / groups, Q, 1)."""
-        s = sample(features, coords, offsets, math.ceil(self.radius))
+        s = sample(features, coords, offsets)
         batch, channels, points, _ = s.shape
         return s.reshape(batch, channels, points, self.groups, -1).permute(0, 3, 1, 4, 2).reshape(batch, -1, points, 1)
 
@@ -382,10 +384,10 @@ class MLPatch(Network):
         points = torch.arange(coords.shape[1], device=x.device)
         groups = [points] if len(points) else []
         if self.stem:
-            cells = coords[0].div(self.tile).floor()
-            _, cell = torch.unique(cells, dim=0, return_inverse=True)
+            down, across = (coords[0].clamp_min(0) / self.tile).long().unbind(dim=1)
+            cell = down * (x.shape[-1] // self.tile + 1) + across
             order = cell.argsort(stable=True)
-            groups = list(order.split(torch.bincount(cell).tolist()))
+            groups = [group for group in order.split(torch.bincount(cell).tolist()) if len(group)]
         out = x.new_empty(*x.shape[:2], len(points))
         for group in groups:
             inside, features, corner = coords[:, group], x, coords.new_zeros(2)
@@ -396,7 +398,7 @@ class MLPatch(Network):
                 features = self._features(window(x, top - f, bottom + f, left - f, right + f), level)
                 corner = coords.new_tensor([top, left])
             for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
-                out[..., part] = sample(x, p, centre, 0)[..., 0] - self._between(features, p - corner, level).to(x.dtype)
+                out[..., part] = sample(x, p, centre)[..., 0] - self._between(features, p - corner, level).to(x.dtype)
         return out
 
 
