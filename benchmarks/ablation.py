@@ -53,15 +53,6 @@ class Spectral(MLPatch):
         return super()._features(torch.fft.irfft2(torch.fft.rfft2(block.float()) * gain, s=(height, width)), level)
 
 
-class Direct(MLPatch):
-    """The clean pixel itself, not the noise in it."""
-
-    def denoise_block(self, block, sigma, kernel=None):
-        f = self.halo
-        noise = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f] - super().denoise_block(block, sigma, kernel)
-        return noise
-
-
 class Blind(MLPatch):
     """Sigma is no input."""
 
@@ -80,6 +71,15 @@ class Raw(MLPatch):
     def _first_weight(self):
         weight = self.layers[0].weight
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
+
+
+class Direct(Raw):
+    """The clean pixel itself, not the noise in it; its first kernels must see the mean."""
+
+    def denoise_block(self, block, sigma, kernel=None):
+        f = self.halo
+        noise = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f] - super().denoise_block(block, sigma, kernel)
+        return noise
 
 
 # name: network, settings, share of the pixels

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pnp_mlpatch import as_denoiser, denoisers, e_mode, operators, per_channel, reconstruct, rescaled, solvers
+from pnp_mlpatch import as_denoiser, denoisers, e_mode, equivariant, operators, per_channel, reconstruct, rescaled, solvers
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin, WeightsError
@@ -516,6 +516,7 @@ DENOISERS = {
     "rescaled": lambda: rescaled(tiny(), 2.0, -0.5),
     "per_channel": lambda: per_channel(tiny()),
     "e_mode": lambda: e_mode(tiny()),
+    "equivariant": lambda: equivariant(tiny()),
 }
 IMAGES = {
     "numpy": (lambda x: x.numpy(), InputTypeError, r"torch tensor of shape \(B, C, H, W\), got ndarray"),

@@ -519,7 +519,7 @@ def test_train_then_solve(training, run):
     assert all(torch.equal(first[key], again[key]) for key in first)
     solve = "--set denoiser.weights=runs/weights.safetensors --denoiser mlpatch --set solver.iterations=2 --output out.npy"
     assert run(f"solve --simulate grey.png --operator identity --noise 0.05 {solve}")[0] == 0
-    assert report()["denoiser"] == {"name": "mlpatch", "weights": "runs/weights.safetensors", "tile": 64}
+    assert report()["denoiser"] == {"name": "mlpatch", "weights": "runs/weights.safetensors", "tile": None}
     assert set(report()["sha256"]) == {"grey.png", "runs/weights.safetensors"}
     assert run(f"solve --simulate colour.png --operator identity --noise 0.05 {solve}")[0] == 0
     assert np.load("out.npy").shape == (3, HEIGHT, WIDTH)

@@ -14,7 +14,8 @@ from PIL import Image
 from pnp_mlpatch.denoisers.mlpatch import MLPatch, reflect
 from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, PnPError, WeightsError
 from pnp_mlpatch.training import TrainConfig, loop, train
-from pnp_mlpatch.training.data import batch, cut, read_folder, symmetric
+from pnp_mlpatch.training.data import batch, cut, symmetric
+from pnp_mlpatch.training.sources import pictures, read_folder
 
 TINY = {"width": 8, "rings": 2, "angles": 4, "radius": 2.0, "depth": 2}
 
@@ -81,7 +82,7 @@ def killed(monkeypatch):
 def test_files_and_card(config, folder):
     config = changed(config, card={"licence": "CC0"}, validation=str(folder), seed=3)
     path = train(config, progress=False)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint.pt", "log.csv", "weights.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint.pt", "log.csv", "log.png", "weights.safetensors"]
     net = MLPatch.load(path)
     assert net.config["width"] == 8
     assert net.card == {
@@ -118,7 +119,7 @@ def test_random_pixels_and_half_precision(config):
         before = MLPatch(**TINY).state_dict()
         after = tensors(train(run, progress=False))
         assert all(v.dtype == torch.float32 and bool(torch.isfinite(v).all()) for v in after.values())
-        assert not torch.equal(after["last.weight"], before["last.weight"])
+        assert not torch.equal(after["offsets"], before["offsets"])
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(config):
@@ -265,12 +266,16 @@ def test_a_loss_that_is_not_finite(config):
         ({"batch": 2.5}, "train: batch must be an integer >= 1, got 2.5"),
         ({"crop": 17}, r"train: crop \(17\) must not be larger than size \(16\)"),
         ({"warmup": -1}, "train: warmup must be an integer >= 0, got -1"),
-        ({"lr": 0.0}, "train: lr and sigma_max must be .*> 0, got 0.0"),
-        ({"lr": math.nan}, "train: lr and sigma_max must be .*> 0, got nan"),
-        ({"lr": math.inf}, "train: lr and sigma_max must be .*> 0, got inf"),
-        ({"lr": "small"}, "train: lr and sigma_max must be .*> 0, got 'small'"),
-        ({"sigma_max": -1}, "train: lr and sigma_max must be .*> 0, got .*-1"),
-        ({"precision": "half"}, "train: precision must be 'float32' or 'bfloat16', got 'half'"),
+        *(({"lr": value}, f"train: lr must be finite and > 0, got {value!r}") for value in (0.0, math.nan, math.inf, "small")),
+        *(({name: -1}, f"train: {name} must be finite and >= 0, got -1") for name in ("sigma_max", "clip", "weight_decay")),
+        ({"sigma_max": 0}, "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale'"),
+        ({"seed": -1}, "train: seed must be an integer >= 0, got -1"),
+        ({"ema": 1.0}, r"train: ema must be in \[0, 1\), got 1.0"),
+        ({"factor": 1}, r"train: factor must be > 1 and at most size \(16\), got 1"),
+        ({"factor": 17}, "train: factor must be > 1 and at most size"),
+        ({"queries": 0}, "train: queries must be an integer >= 1, got 0"),
+        ({"task": "upsacle"}, "train: task must be 'denoise' or 'upscale', got 'upsacle'"),
+        ({"precision": "half"}, "train: precision must be 'float32' or 'bfloat16' or 'float16', got 'half'"),
     ],
     ids=str,
 )
@@ -285,6 +290,9 @@ def test_settings(config, settings, words):
         ({"model": {"widht": 8}}, "model.*widht"),
         ({"model": {"width": 0}}, "MLPatch: width must be an integer >= 1, got 0"),
         ({"device": "gpu"}, "device.*gpu"),
+        ({"precision": "float16"}, "train: precision 'float16' needs device 'cuda', the device is 'cpu'. Use 'bfloat16'"),
+        ({"model": {**TINY, "sigma_max": 0.1}}, r"train: sigma_max \(0.2353\) is above that of the network \(0.1\)"),
+        ({"task": "upscale", "denoiser": "dncnn", "model": {}}, "train: task 'upscale' needs a network with .*'dncnn' has none"),
     ],
     ids=str,
 )
@@ -351,14 +359,14 @@ def test_learning_rate(config):
 def test_blocks_are_cut_from_the_reflected_window(size, crop, halo):
     """Image and noise are those of the window padded by numpy, so a pixel and its mirror carry the same draw."""
     image = torch.arange(2 * 14 * 13, dtype=torch.float32).reshape(2, 14, 13)
-    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
     top, left = 14 - size, 1
     window = image[:, top : top + size, left : left + size]
     padded = np.pad(window.numpy(), ((0, 0), (halo, halo), (halo, halo)), mode="reflect" if size > 1 else "edge")
     draws = []
     for row in {0, (size - crop) // 2, size - crop}:
         for col in {0, size - crop}:
-            block, noise = cut(image, (top, left), size, (row, col), crop, halo, generator)
+            block, noise = cut(window, (row, col), crop, halo, rng)
             expected = padded[:, row : row + crop + 2 * halo, col : col + crop + 2 * halo]
             np.testing.assert_array_equal(block.numpy(), expected)
             carried: dict[float, float] = {}
@@ -385,28 +393,30 @@ def test_the_eight_symmetries_of_the_square():
     assert turned == expected
 
 
-def test_a_batch_is_clean_plus_noise_of_the_stated_level():
-    images = [torch.rand(1, 20, 24, generator=torch.Generator().manual_seed(k)) for k in range(3)]
-    settings = {"size": 16, "crop": 8, "halo": 3, "count": 200, "sigma_max": 0.5}
-    noisy, clean, sigma = batch(images, generator=torch.Generator().manual_seed(0), **settings)
+def test_a_batch_is_clean_plus_noise_of_the_stated_level(config):
+    images = [pictures("three", [torch.rand(1, 20, 24, generator=torch.Generator().manual_seed(k)) for k in range(3)])]
+    config = changed(config, crop=8, sigma_max=0.5)
+    noisy, sigma, clean, coords = batch(images, config, 3, 0, range(200))
+    assert coords is None
     assert noisy.shape == (200, 1, 14, 14)
     assert clean.shape == (200, 1, 8, 8)
     assert sigma.shape == (200, 1, 1, 1)
-    white = (noisy[:, :, 3:-3, 3:-3] - clean) / sigma
-    assert abs(float(white.mean())) < 0.05
-    assert abs(float(white.std()) - 1) < 0.05
+    noise = (noisy[:, :, 3:-3, 3:-3] - clean) / sigma
+    assert abs(float(noise.mean())) < 0.05
+    assert abs(float(noise.std()) - 1) < 0.05
     assert 0 <= float(sigma.min()) < 0.05
     assert 0.45 < float(sigma.max()) <= 0.5
-    again = batch(images, generator=torch.Generator().manual_seed(0), **settings)
-    assert torch.equal(again[0], noisy)
+    again = batch(images, config, 3, 0, [7, 3])  # an image of a batch does not depend on the others
+    assert torch.equal(again.noisy, noisy[[7, 3]])
+    assert not torch.equal(batch(images, config, 3, 1, [7, 3]).noisy, noisy[[7, 3]])
 
 
 def test_training_and_inference_agree_at_the_border_of_a_window():
     """A block that touches the border gives what the denoiser gives on the window itself."""
     torch.manual_seed(0)
     net = MLPatch(**TINY).requires_grad_(False)
-    torch.nn.init.normal_(net.last.weight, std=0.05)
+    torch.nn.init.normal_(net.last, std=0.05)
     image = torch.rand(1, 20, 24)
-    block, _ = cut(image, (2, 5), 12, (0, 6), 6, net.field, torch.Generator())
+    block, _ = cut(image[:, 2:14, 5:17], (0, 6), 6, net.field, np.random.default_rng(0))
     expected = net(image[None, :, 2:14, 5:17].contiguous(), 0.1)[..., 0:6, 6:12]
     torch.testing.assert_close(net.denoise_block(block[None], torch.full((1, 1, 1, 1), 0.1)), expected, rtol=1e-5, atol=1e-6)

@@ -1,56 +1,93 @@
-"""Training images and the batches cut from them."""
+"""The batches of a step, cut from the training images."""
 
 from __future__ import annotations
 
-import warnings
-from os import PathLike
-from pathlib import Path
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.mlpatch import reflect
-from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch.training.config import TrainConfig
+from pnp_mlpatch.training.sources import Source, below
 
 
-def read_folder(folder: str | PathLike[str], channels: int, smallest: int) -> list[Tensor]:
-    """All pictures of a folder, sorted by name, as float32 tensors (C, H, W) in [0, 1].
+class Batch(NamedTuple):
+    """What one step trains on: the network is shown ``noisy`` and ``sigma``, and should answer ``clean``.
 
-    A file that cannot be read, or that is smaller than ``smallest`` pixels a side, is skipped with a warning that names it.
-    Raises :class:`FileError` if the folder is missing or no picture is left.
+    Without ``coords``, ``noisy`` are blocks (B, C, crop + 2 halo, ...) and ``clean`` their middles (B, C, crop, crop). With
+    ``coords`` (B, Q, 2), (row, column) in pixels of ``noisy``, ``clean`` (B, C, Q) are the values there. ``sigma`` is (B, 1, 1, 1).
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder of training images.")
-    images = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE):
-        try:
-            image = read_image(path, gray=channels == 1)[0]
-        except (FileError, InputError) as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-            continue
-        if image.shape[0] != channels or min(image.shape[1:]) < smallest:
-            warnings.warn(f"skipped: {path} has shape {tuple(image.shape)}, needs {channels} x >= {smallest} x >= {smallest}", stacklevel=2)
-            continue
-        images.append(image)
-    if not images:
-        raise FileError(f"{folder}: no usable picture ({', '.join(READABLE)}) of at least {smallest} x {smallest} pixels.")
-    return images
+
+    noisy: Tensor
+    sigma: Tensor
+    clean: Tensor
+    coords: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        coords = None if self.coords is None else self.coords.to(device)
+        return Batch(self.noisy.to(device), self.sigma.to(device), self.clean.to(device), coords)
 
 
-def cut(
-    image: Tensor, window: tuple[int, int], size: int, place: tuple[int, int], crop: int, halo: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The block of side ``crop + 2 halo`` around ``place`` of the ``size`` window at ``window``, and white noise for it.
+def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, numbers: Iterable[int]) -> Batch:
+    """The images of these ``numbers`` in the batch of a step; each is made from the random numbers of (seed, step, number) alone."""
+    noisy, sigmas, clean, coords = [], [], [], []
+    for number in numbers:
+        rng = np.random.default_rng((config.seed, step, number))
+        window = symmetric(draw(sources, config.size, step, rng), below(8, rng))
+        sigma = rng.random() * config.sigma_max
+        if config.task == "upscale":
+            shown, target, where = shrink(window, config.factor, config.queries, rng)
+            shown = shown + sigma * white(tuple(shown.shape), rng) if sigma else shown
+            coords.append(where)
+        elif config.pixels:
+            shown = window + sigma * white(tuple(window.shape), rng)
+            where = torch.from_numpy(rng.integers(config.size, size=(config.pixels, 2)))
+            target = window[:, where[:, 0], where[:, 1]]
+            coords.append(where.float())
+        else:
+            place = (below(config.size - config.crop + 1, rng), below(config.size - config.crop + 1, rng))
+            block, noise = cut(window, place, config.crop, halo, rng)
+            shown = block + sigma * noise
+            target = block[:, halo : halo + config.crop, halo : halo + config.crop]
+        noisy.append(shown)
+        clean.append(target)
+        sigmas.append(sigma)
+    column = torch.tensor(sigmas, dtype=torch.float32).reshape(-1, 1, 1, 1)
+    return Batch(torch.stack(noisy), column, torch.stack(clean), torch.stack(coords) if coords else None)
 
-    Image and noise are both reflected at the border of the window, so a pixel and its mirror carry the same draw.
+
+def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generator) -> Tensor:
+    """A random window (C, size, size) of an image drawn uniformly from those of all sources."""
+    k = below(sum(source.count for source in sources), rng)
+    which = 0
+    while k >= sources[which].count:
+        k -= sources[which].count
+        which += 1
+    return sources[which].window(k, size, step, rng)
+
+
+def white(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    """White noise of standard deviation 1, float32."""
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+def cut(window: Tensor, place: tuple[int, int], crop: int, halo: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The block of side ``crop + 2 halo`` around ``place`` of a window (C, S, S), and white noise for it.
+
+    Window and noise are both reflected at the border of the window, so a pixel and its mirror carry the same draw.
     """
-    rows, cols = (reflect(torch.arange(corner - halo, corner + crop + halo), size) for corner in place)
-    block = image[:, (window[0] + rows)[:, None], window[1] + cols]
+    row, col = place
+    if min(place) >= halo and max(place) + crop + halo <= window.shape[-1]:
+        block = window[:, row - halo : row + crop + halo, col - halo : col + crop + halo]
+        return block, white(tuple(block.shape), rng)
+    rows, cols = (reflect(torch.arange(corner - halo, corner + crop + halo), window.shape[-1]) for corner in place)
     top, left = int(rows.min()), int(cols.min())
-    noise = torch.randn(image.shape[0], int(rows.max()) - top + 1, int(cols.max()) - left + 1, generator=generator)
-    return block, noise[:, (rows - top)[:, None], cols - left]
+    noise = white((window.shape[0], int(rows.max()) - top + 1, int(cols.max()) - left + 1), rng)
+    return window[:, rows[:, None], cols], noise[:, (rows - top)[:, None], cols - left]
 
 
 def symmetric(block: Tensor, symmetry: int) -> Tensor:
@@ -62,24 +99,36 @@ def symmetric(block: Tensor, symmetry: int) -> Tensor:
     return block.transpose(-1, -2) if symmetry & 4 else block
 
 
-def batch(
-    images: list[Tensor], *, size: int, crop: int, halo: int, count: int, sigma_max: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy blocks (B, C, crop + 2 halo, ...), their clean middles (B, C, crop, crop), and sigma (B, 1, 1, 1)."""
+def shrink(window: Tensor, factor: float, queries: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A window (C, S, S) at low resolution (C, n, n), n = floor(S / factor), and ``queries`` of its pixels to ask for.
 
-    def draw(high: int) -> int:
-        return int(torch.randint(high, (), generator=generator))
+    The low-resolution grid lies at a random shift, uniform over one pixel of the window and what n * factor leaves of S, so
+    that the pixels asked for are at all fractions of the low-resolution grid. Returns the small image, the values (C, Q), and
+    their coordinates (Q, 2) in low-resolution pixels, pixel centres at the integers: ``(i + 1/2 - shift) / factor - 1/2``.
+    """
+    size = window.shape[-1]
+    count = int(size / factor)
+    shifts = [-0.5 + rng.random() * (size - count * factor + 1) for _ in range(2)]
+    down, across = (shrinking(size, count, factor, shift).float() for shift in shifts)
+    low = down @ window @ across.T
+    where, pixels = [], []
+    for shift in shifts:
+        first, last = max(0, math.ceil(shift - 0.5)), min(size - 1, math.floor(shift + count * factor - 0.5))
+        pixel = first + torch.from_numpy(rng.random(queries) * (last - first + 1)).long()
+        pixels.append(pixel)
+        where.append((pixel + 0.5 - shift) / factor - 0.5)
+    coords = torch.stack(where, dim=-1).float().clamp(-0.5, count - 0.5)
+    return low, window[:, pixels[0], pixels[1]], coords
 
-    clean, noise = [], []
-    for _ in range(count):
-        image = images[draw(len(images))]
-        window = (draw(image.shape[1] - size + 1), draw(image.shape[2] - size + 1))
-        place = (draw(size - crop + 1), draw(size - crop + 1))
-        block, white = cut(image, window, size, place, crop, halo, generator)
-        symmetry = draw(8)
-        clean.append(symmetric(block, symmetry))
-        noise.append(symmetric(white, symmetry))
-    blocks = torch.stack(clean)
-    sigma = torch.rand(count, 1, 1, 1, generator=generator) * sigma_max
-    middle = slice(halo, halo + crop)
-    return blocks + sigma * torch.stack(noise), blocks[:, :, middle, middle], sigma
+
+def shrinking(size: int, count: int, factor: float, shift: float = 0.0) -> Tensor:
+    """The antialiased bicubic filter from ``size`` to ``count`` pixels, (count, size), float64; rows have sum 1.
+
+    Output pixel i is centred at ``(i + 1/2) factor + shift - 1/2``; the kernel (Keys 1981, a = -0.5) is stretched by ``factor``
+    and cut at the border. At shift 0 and size = count * factor it is ``F.interpolate(mode="bicubic", antialias=True)``.
+    """
+    centre = (torch.arange(count, dtype=torch.float64) + 0.5) * factor + shift - 0.5
+    t = ((torch.arange(size, dtype=torch.float64) - centre[:, None]) / factor).abs()
+    near, far = (1.5 * t - 2.5) * t * t + 1, -0.5 * (((t - 5) * t + 8) * t - 4)
+    weight = torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+    return weight / weight.sum(dim=1, keepdim=True)
