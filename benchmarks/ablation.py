@@ -112,6 +112,8 @@ ROWS = {
     "samples: MLP 96 x 5": (MLPatch, {**SAMPLES, "width": 96, "depth": 5}, 1),
     "samples: 9 sectors and a mixer": (MLPatch, SECTORS, 1),
     "samples: first kernels not of zero mean": (Raw, SAMPLES, 1),
+    "samples: random pixels": (MLPatch, SAMPLES, 0.15),
+    "samples: random pixels, up to half a pixel off the grid": (MLPatch, SAMPLES, 0.15),
 }
 
 
@@ -156,9 +158,9 @@ def row(name, images, args):
             denoiser=network.__name__.lower(),
             model=settings,
             size=min(128, args.size),
-            crop=32,
-            batch=8,
             steps=max(1, round(pixels / (8 * 32**2))),
+            **({"crop": 1, "pixels": 128, "batch": 64} if "random pixels" in name else {"crop": 32, "batch": 8}),
+            jitter=0.5 if "off the grid" in name else 0.0,
             lr=2e-3,
             warmup=100,
             precision="bfloat16",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import pnp_mlpatch
@@ -204,6 +205,25 @@ def test_random_pixels_of_windows(config):
     noise = (there - clean) / sigma[..., 0]
     assert abs(float(noise.mean())) < 0.3
     assert 0.7 < float(noise.std()) < 1.3
+
+
+def test_random_pixels_off_the_grid(config):
+    """Moved by at most the jitter, with the interpolated clean image as what is asked for."""
+    config = changed(config, crop=1, pixels=50, jitter=0.5, sigma_max=1e-9)
+    image = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
+    shown, _, clean, coords = batch([pictures("one", [image])], config, 3, 0, range(6))
+    assert coords is not None
+    off = (coords - coords.round()).abs()
+    assert 0.2 < float(off.mean()) < 0.3
+    assert float(off.max()) <= 0.5
+    places = (coords / 7.5 - 1).flip(-1)[:, None]
+    expected = F.grid_sample(shown, places, mode="bicubic", padding_mode="reflection", align_corners=True)[:, :, 0]
+    assert torch.allclose(clean, expected, atol=1e-5)
+    for bad in (0.6, -0.1, float("nan"), "far"):
+        with pytest.raises(InputError, match="train: jitter moves random pixels by 0 to 0.5 pixels"):
+            changed(config, jitter=bad)
+    with pytest.raises(InputError, match="set pixels > 0 with it"):
+        changed(config, crop=6, pixels=0)
 
 
 def test_random_pixels_train_as_crops_do(config):

@@ -30,7 +30,8 @@ class TrainConfig:
 
     Each step takes ``batch`` random images, cuts a window of ``size`` x ``size`` pixels, turns it by a random symmetry of the
     square, adds Gaussian noise with sigma uniform in [0, ``sigma_max``], and asks for ``crop`` x ``crop`` denoised pixels at a
-    random place of the window; with ``pixels`` > 0 and ``crop = 1``, for so many random pixels of it. The network sees no pixel
+    random place of the window; with ``pixels`` > 0 and ``crop = 1``, for so many random pixels of it, each moved by up to
+    ``jitter`` pixels, where the clean image is interpolated (bicubic). The network sees no pixel
     outside the window: beyond its border the window is continued by reflection, as at inference.
 
     ``task = "upscale"`` shrinks the window by ``factor`` (antialiased bicubic, the low-resolution grid at a random sub-pixel
@@ -59,6 +60,7 @@ class TrainConfig:
     size: int = 128
     crop: int = 12
     pixels: int = 0
+    jitter: float = 0.0
     batch: int = 64
     steps: int = 20_000
     lr: float = 1e-3
@@ -88,6 +90,8 @@ class TrainConfig:
             raise InputError(f"train: crop ({self.crop}) must not be larger than size ({self.size}).")
         if self.pixels and self.crop != 1:
             raise InputError(f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, got crop = {self.crop}.")
+        if not finite_number(self.jitter) or not 0 <= self.jitter <= 0.5 or (self.jitter and not self.pixels):
+            raise InputError(f"train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, got jitter = {self.jitter!r}.")
         check_data(self.data, "data")
         if self.validation is not None:
             check_data(self.validation, "validation")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.mlpatch import reflect
+from pnp_mlpatch.denoisers.sampling import reflect, sample
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.sources import Source, below
 
@@ -47,6 +47,10 @@ def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, 
             shown = window + sigma * white(tuple(window.shape), rng)
             where = torch.from_numpy(rng.integers(config.size, size=(config.pixels, 2)))
             target = window[:, where[:, 0], where[:, 1]]
+            if config.jitter:
+                moved = where + config.jitter * torch.from_numpy(2 * rng.random((config.pixels, 2)) - 1)
+                where = moved.clamp(-0.5, config.size - 0.5)
+                target = sample(window[None], where[None], torch.zeros(1, 1, 1, 2))[0, ..., 0]
             coords.append(where.float())
         else:
             place = (below(config.size - config.crop + 1, rng), below(config.size - config.crop + 1, rng))
