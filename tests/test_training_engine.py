@@ -220,7 +220,7 @@ def test_random_pixels_off_the_grid(config):
     expected = F.grid_sample(shown, places, mode="bicubic", padding_mode="reflection", align_corners=True)[:, :, 0]
     assert torch.allclose(clean, expected, atol=1e-5)
     for bad in (0.6, -0.1, float("nan"), "far"):
-        with pytest.raises(InputError, match="train: jitter moves random pixels by 0 to 0.5 pixels"):
+        with pytest.raises(InputError, match=r"train: jitter moves random pixels by 0 to 0\.5 pixels"):
             changed(config, jitter=bad)
     with pytest.raises(InputError, match="set pixels > 0 with it"):
         changed(config, crop=6, pixels=0)
