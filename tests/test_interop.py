@@ -353,7 +353,7 @@ def net():
     """A random small network that changes the image."""
     torch.manual_seed(0)
     D = MLPatch(radius=2.0, rings=2, angles=4, width=8, depth=2)
-    torch.nn.init.normal_(D.last, std=0.02)
+    torch.nn.init.normal_(D.last, std=0.01)
     return D.eval().requires_grad_(False)
 
 
