@@ -91,7 +91,8 @@ class MLPatch(Network):
     these ``dilations``; else samples of the image. The MLP has ``depth`` layers of ``width`` and a linear one; ``sectors`` puts one
     MLP of these widths for each angle before it, as published. ``deform`` > 0: content-dependent offsets, refined so many times from the
     samples themselves (CCPG). ``sigma_max`` is the top of the noise range, in image units; 0 for noiseless images. ``tile`` is the side
-    of the tiles of the grid form: it bounds the memory and does not change the result; by default what fits a cache, 128 on features, 64 on image samples.
+    of the tiles of the grid form: it bounds the memory and does not change the result; by default what fits a cache, 128 on
+    features, 64 on image samples.
 
     The published network is ``MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu")``, 3.5 M
     parameters.
@@ -455,9 +456,10 @@ def _check_config(config: dict[str, Any]) -> None:
 def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int | None = None) -> MLPatch:
     """An :class:`MLPatch` with trained weights: a name that ships with the package, or a path.
 
-    Shipped: ``mlpatch-grey``, one channel, images in [0, 1], sigma 0 to 60/255, trained at 128 x 128. ``tile`` is by default what fits
-    the cache of current processors: 128 for the member on features, 64 for the one on image samples. Raises :class:`WeightsError` for
-    unknown, missing or corrupt weights.
+    Shipped, all trained on windows of 128 x 128 pixels: ``mlpatch-grey`` and ``mlpatch-colour`` for photographs in [0, 1], ``mlpatch-ct`` for
+    chest CT (-1024 ... 1024 HU mapped to [0, 1]), sigma 0 to 60/255 each; ``mlpatch-samples-grey``, the member on image samples;
+    ``mlpatch-sr`` for :meth:`MLPatch.upscale`. ``tile`` is by default what fits the cache of current processors: 128 for the member on
+    features, 64 for the one on image samples. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
     """
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")
