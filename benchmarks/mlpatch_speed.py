@@ -126,8 +126,11 @@ def agreement(net: MLPatch, split: int) -> dict[str, Any]:
 def products(net: MLPatch) -> list[tuple[int, int, int]]:
     """The matrix products of the grid form for each pixel: (groups, inputs, outputs)."""
     found = [(layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups) for layer in net.stem]
-    channels = net.config["features"] or net.channels
-    found.append((1, channels * (2 * net.reach + 1) ** 2, net.layers[0].weight.shape[0]))
+    channels, window, first = net.config["features"] or net.channels, (2 * net.reach + 1) ** 2, net.layers[0]
+    if net.groups > 1:  # the sampling, then the first layer; else both in one
+        found += [(channels, window, len(net.patch_offsets())), (first.groups, first.weight[0].numel(), len(first.weight) // first.groups)]
+    else:
+        found.append((1, channels * window, len(first.weight)))
     found += [(layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups) for layer in net.layers[1:]]
     return [*found, (1, net.last.shape[1], net.channels)]
 
