@@ -11,7 +11,7 @@ data=$1 out=$2
 device=${DEVICE:-cuda} python=${PYTHON:-.venv/bin/python} recipes=pnp_mlpatch/training/recipes
 steps=() quick=()
 [ -n "${STEPS:-}" ] && steps=(--steps "$STEPS")
-[ "${SIZE:-}" = small ] && quick=(--quick)
+[ "${SIZE:-}" = small ] && quick=(--quick) && steps+=(--set batch=1)
 mkdir -p "$out"
 
 "$python" -m pnp_mlpatch.cli train --config "$recipes/mlpatch-grey-large.toml" --device "$device" "${steps[@]}" \
