@@ -54,7 +54,7 @@ def main():
     print("TV sweep, PSNR by strength:", {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()})
 
     mlpatch = denoisers.make("mlpatch")
-    ours = reconstruct(q, A, mlpatch, alpha=0.05, sigma=12 / 255, iterations=4 if args.quick else 20, record=score)
+    ours = reconstruct(q, A, mlpatch, alpha=0.02, sigma=20 / 255, iterations=4 if args.quick else 20, record=score)
 
     results = {
         "our start (biharmonic by CG)": (fill, fill_seconds),
