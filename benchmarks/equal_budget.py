@@ -37,7 +37,10 @@ def seconds_per_step(config):
             return time.process_time() - start
 
     run(2)
-    return max(1e-3, (run(14) - run(4)) / 10)
+    few, more = 5, 25
+    while (spent := run(more) - run(few)) < 5 and more < 2000:  # long enough for the clock and the noise of two set-ups
+        more *= 2
+    return max(1e-3, spent / (more - few))
 
 
 def main():
@@ -60,10 +63,14 @@ def main():
             seconds = seconds_per_step(config)
             steps = 2 if args.quick else max(20, round(60 * args.minutes / seconds))
             config = replace(config, steps=steps, warmup=min(config.warmup, steps // 10), checkpoint_every=max(1, steps // 10))
+            start = time.process_time()
             train(replace(config, validate_every=10**9, card={**config.card, "CPU seconds per step": round(seconds, 4)}))
+            spent = f"{(time.process_time() - start) / 60:.2f}"
+        else:
+            spent = "-"
         card = load(path, kind=config.denoiser)[2]
         row = {"network": name, "parameters": card["parameters"], "steps": card["steps"], "Mpx": card["pixels"] / 1e6}
-        rows.append(row | {"CPU minutes": card["steps"] * card["CPU seconds per step"] / 60})
+        rows.append(row | {"CPU minutes planned": card["steps"] * card["CPU seconds per step"] / 60, "spent": spent})
     publish(args, {f"Training on {args.data.name}": rows})
 
 

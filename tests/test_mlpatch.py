@@ -82,7 +82,7 @@ def test_grid_form_equals_continuous_form(net, sigma):
     on_grid = net(x, levels)
     anywhere = net.at(x, grid(33, 21), levels, chunk=100).reshape(x.shape)
     each = net.at(x, grid(33, 21).expand(2, -1, -1), levels).reshape(x.shape)
-    assert (on_grid - x).abs().max() > 0.02  # it does something
+    assert (on_grid - x).abs().max() > 0.05  # it does something
     assert (on_grid - anywhere).abs().max() < 1e-5
     assert (on_grid - each).abs().max() < 1e-5
 
@@ -133,15 +133,15 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (130, 71)])
 @pytest.mark.parametrize("tile", [7, 16, 64])
 def test_tiled_equals_untiled_everywhere(net, sigma, shape, tile):
-    if net.deform and max(shape) > 64:
-        pytest.skip("the same code, sampled point by point: slow")
     x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3))
     small = MLPatch(**net.config, tile=tile).eval()
     large = MLPatch(**net.config, tile=1000).eval()
     for copy in (small, large):
         copy.load_state_dict(net.state_dict())
     with torch.no_grad():
-        assert (small(x, sigma) - large(x, sigma)).abs().max() < (2e-5 if net.deform else 5e-6)
+        one, two = small(x, sigma), large(x, sigma)
+    bound = 2e-5 if net.deform else 1e-6  # offsets that follow the content amplify rounding
+    assert (one - two).abs().max() < bound * max(1.0, float(two.abs().max()))  # random weights: values beyond [0, 1]
 
 
 def test_output_depends_on_the_stated_field_only(net, sigma):
@@ -174,14 +174,14 @@ def test_shifting_the_input_shifts_the_output(net, sigma):
     f = net.field
     x = torch.rand(1, net.channels, 2 * f + 30, 2 * f + 30, generator=torch.Generator().manual_seed(6))
     one, two = net(x[..., :-3, :-5], sigma), net(x[..., 3:, 5:], sigma)
-    assert (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 2e-6
+    assert (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 1e-6
 
 
 def test_adding_a_constant_adds_it_to_the_output(net, sigma):
-    if net.deform:
-        pytest.skip("offsets amplify rounding")
     x = torch.rand(1, net.channels, 20, 20, generator=torch.Generator().manual_seed(7))
-    assert (net(x + 1, sigma) - 1 - net(x, sigma)).abs().max() < 3e-5
+    bound = 1e-3 if net.deform else 2e-5  # offsets that follow the content amplify rounding
+    y = net(x, sigma)
+    assert (net(x + 3, sigma) - 3 - y).abs().max() < bound * max(1.0, float(y.abs().max()))
 
 
 @settings(deadline=None, max_examples=25)
