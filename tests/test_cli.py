@@ -122,7 +122,7 @@ def test_info(run):
     status, out, _ = run("info radon")
     assert status == 0
     assert "needs: astra, scipy" in out
-    assert "angles: int | Sequence[float] | Tensor (required)" in out
+    assert "angles: int | Sequence[float] | Tensor | None = None" in out
     assert "detectors: int | None = None" in out
     assert "iterations: int = 20" in run("info admm --family solver")[1]
 

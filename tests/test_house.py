@@ -19,6 +19,7 @@ FLOORS = {
     "metrics": 1,
     "weights": 1,
     "imageio": 1,
+    "ct": 1,
     "operators": 2,
     "denoisers": 2,
     "samples": 2,

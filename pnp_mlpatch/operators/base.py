@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.linalg import pcg, power_iteration
+from pnp_mlpatch.linalg import CGInfo, pcg, power_iteration
 from pnp_mlpatch.registry import Registry
 
 registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
 register = registry.register
+
+Report = Callable[[CGInfo], object]
 
 _TRANSPOSE = {"forward": "adjoint", "adjoint": "forward", "normal": "normal"}
 
@@ -59,23 +61,25 @@ class _Solve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(b: Tensor, alpha: Tensor, x0: Tensor, operator: LinearOperator, tol: float, max_iter: int) -> Tensor:
+    def forward(b: Tensor, alpha: Tensor, x0: Tensor, operator: LinearOperator, tol: float, max_iter: int, report: Report | None) -> Tensor:
         precondition = operator._precondition(alpha)
-        x, _ = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
+        x, info = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
+        if report is not None:
+            report(info)
         return x.clone() if x is x0 else x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, alpha, _, ctx.operator, ctx.tol, ctx.max_iter = inputs
+        _, alpha, _, ctx.operator, ctx.tol, ctx.max_iter, _ = inputs
         ctx.save_for_backward(alpha, output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         alpha, f = ctx.saved_tensors
         g = gradients[0].contiguous()
-        v = _Solve.apply(g, alpha, torch.zeros_like(g), ctx.operator, ctx.tol, max(ctx.max_iter, 100))
+        v = _Solve.apply(g, alpha, torch.zeros_like(g), ctx.operator, ctx.tol, max(ctx.max_iter, 100), None)
         by_alpha = -(v * f).flatten(1).sum(1).reshape(-1, 1, 1, 1)
-        return v, by_alpha if alpha.shape[0] > 1 else by_alpha.sum(0, keepdim=True), None, None, None, None
+        return v, by_alpha if alpha.shape[0] > 1 else by_alpha.sum(0, keepdim=True), None, None, None, None, None
 
 
 class LinearOperator(nn.Module, ABC):
@@ -123,13 +127,22 @@ class LinearOperator(nn.Module, ABC):
             return math.sqrt(max(0.0, power_iteration(self.normal, start, iterations=iterations, tol=tol)))
 
     def data_step(
-        self, z: Tensor, alpha: float | Tensor, *, Aty: Tensor, x0: Tensor | None = None, tol: float = 1e-6, max_iter: int = 100
+        self,
+        z: Tensor,
+        alpha: float | Tensor,
+        *,
+        Aty: Tensor,
+        x0: Tensor | None = None,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        report: Report | None = None,
     ) -> Tensor:
         """h(z; alpha) = (A^H A + alpha)^-1 (Aty + alpha z), with ``Aty = A.adjoint(q)``.
 
         ``alpha`` > 0 is a number or a tensor (B,). Operators with a closed form are exact. The others run preconditioned
         conjugate gradients from ``x0`` (default ``z``) until the relative residual is ``tol``, or for ``max_iter`` steps; gradients
-        to z, Aty and alpha are those of the exact solution.
+        to z, Aty and alpha are those of the exact solution. ``report`` is called with the :class:`~pnp_mlpatch.linalg.CGInfo`: the
+        steps taken and the relative residual that each image reached; 0 and 0 where the step is exact.
         """
         self._check(z, self.image_shape, "A.data_step(z)", "image", "data", self.data_shape)
         self._check(Aty, self.image_shape, "A.data_step(Aty=)", "image (the adjoint of the data)", "data", self.data_shape)
@@ -138,7 +151,12 @@ class LinearOperator(nn.Module, ABC):
         for name, other in (("Aty", Aty), ("x0", x0)):
             if other is not None and other.shape[0] not in (1, z.shape[0]):
                 raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
-        return self._data_step(z, self._alpha(alpha, z), Aty, z if x0 is None else x0, tol, max_iter)
+        column, start = self._alpha(alpha, z), z if x0 is None else x0
+        if type(self)._data_step is LinearOperator._data_step:
+            return _Solve.apply(Aty + column * z, column, start, self, tol, max_iter, report)
+        if report is not None:
+            report(CGInfo(0, torch.zeros(z.shape[0], dtype=z.dtype, device=z.device)))
+        return self._data_step(z, column, Aty, start, tol, max_iter)
 
     def initial(self, q: Tensor) -> Tensor:
         """Where an expert would start from: (B, *data_shape) -> (B, C, H, W)."""
@@ -146,19 +164,25 @@ class LinearOperator(nn.Module, ABC):
         return self._initial(q)
 
     def weighted(self, weight: Tensor) -> LinearOperator:
-        """The operator f -> weight * (A f); ``weight`` >= 0 broadcasts to data_shape. Noise maps are carried this way."""
+        """The operator f -> weight * (A f); ``weight`` >= 0 broadcasts to data_shape, or has one map for each image, (B, *data_shape).
+
+        Noise maps are carried this way. An operator with one weight for each image takes batches of that size only.
+        """
         if not isinstance(weight, Tensor) or weight.is_complex():
             got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
             raise InputTypeError(f"{self._who()}.weighted: the weight must be a real torch tensor, got {got}.")
+        batch = weight.shape[:1] if weight.ndim == len(self.data_shape) + 1 else ()
         try:
-            weight = torch.broadcast_to(weight.detach(), self.data_shape)
+            weight = torch.broadcast_to(weight.detach(), (*batch, *self.data_shape))
         except RuntimeError as error:
             raise InputError(
                 f"{self._who()}.weighted: a weight of shape {tuple(weight.shape)} does not broadcast to data {self.data_shape}."
             ) from error
+        if batch == (1,):
+            weight = weight[0]
         if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
             raise InputError(f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero.")
-        return self._weighted(weight)
+        return Weighted(self, weight) if weight.ndim > len(self.data_shape) else self._weighted(weight)
 
     @classmethod
     @abstractmethod
@@ -177,11 +201,18 @@ class LinearOperator(nn.Module, ABC):
         return self._adjoint(self._forward(x))
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        return _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter)
+        return _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter, None)
 
     def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""
         return None
+
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The same for (A^H w^2 A + alpha)^-1; by default that of A at the mean of w^2, of each image if there is a weight for each."""
+        per_image = weight.ndim > len(self.data_shape)
+        mean = weight.square().flatten(1 if per_image else 0).mean(-1).to(alpha).reshape(-1, 1, 1, 1)
+        inner = self._precondition(alpha / mean)
+        return None if inner is None else lambda r: inner(r) / mean
 
     def _initial(self, q: Tensor) -> Tensor:
         return self.adjoint(q) / max(self.norm() ** 2, 1e-12)
@@ -271,7 +302,7 @@ class DecomposableOperator(LinearOperator):
 
 
 class Weighted(LinearOperator):
-    """f -> weight * (A f) for any A: the data step by conjugate gradients with the preconditioner of A at the mean weight."""
+    """f -> weight * (A f) for any A, one weight for all images or one for each; the data step by preconditioned conjugate gradients."""
 
     def __init__(self, operator: LinearOperator, weight: Tensor):
         super().__init__(operator.image_shape, operator.data_shape)
@@ -284,19 +315,30 @@ class Weighted(LinearOperator):
         raise InputError("Weighted is made by A.weighted(weight).")
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.weight.to(x.dtype) * self.operator._forward(x)
+        return self._for(x) * self.operator._forward(x)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.operator._adjoint((self.weight.to(y.dtype) * y).contiguous())
+        return self.operator._adjoint((self._for(y) * y).contiguous())
+
+    def _for(self, x: Tensor) -> Tensor:
+        if self.weight.ndim > len(self.data_shape) and x.shape[0] != self.weight.shape[0]:
+            raise InputError(
+                f"{self._who()}: there is one weight for each of {self.weight.shape[0]} images, got {x.shape[0]} images. Give a batch of that size."
+            )
+        return self.weight.to(x.dtype)
 
     def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
-        mean = float(self.weight.double().square().mean())
-        inner = self.operator._precondition(alpha / mean)
-        return None if inner is None else lambda r: inner(r) / mean
+        return self.operator._precondition_weighted(alpha, self.weight.to(alpha.dtype))
 
     def _initial(self, q: Tensor) -> Tensor:
-        weight = self.weight.to(q.dtype)
+        weight = self._for(q)
         return self.operator._initial(torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q)))
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)
+
+    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
+        """The spectral norm; with one weight for each image, the largest of them."""
+        if self.weight.ndim == len(self.data_shape):
+            return super().norm(iterations=iterations, tol=tol)
+        return max(Weighted(self.operator, one).norm(iterations=iterations, tol=tol) for one in self.weight)

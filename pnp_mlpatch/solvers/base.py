@@ -53,13 +53,20 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes A / m, q becomes q / m, noise 1.
 
     ``noise`` is the standard deviation of the noise in the units of q: a number, a tensor (B,), or a map that broadcasts to
-    the data (noise in masked places is irrelevant, but must be finite). ``None`` where the solver is told all it needs.
+    the data, one for all images or one for each (B, *data_shape). Where a map is infinite nothing was measured: it has no weight, and q
+    may hold anything, NaN too. ``None`` where the solver is told all it needs.
     """
     if not isinstance(A, LinearOperator):
         raise InputTypeError(f"solver: A must be a LinearOperator, got {type(A).__name__}.")
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
     A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
+    unseen = None  # where a noise map says that nothing was measured
+    if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
+        unseen = torch.isposinf(noise.detach())
+        unseen = None if bool(unseen.all()) or not bool(unseen.any()) else unseen
+    if unseen is not None and noise.shape[-1] == q.shape[-1]:
+        q = torch.where(unseen.to(q.device), torch.zeros_like(q), q)
     if not bool(torch.isfinite(q.detach()).all()):
         raise InputError(
             f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
@@ -78,7 +85,8 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
             f"solver: noise must be real and not empty (noise is a standard deviation), got {tuple(noise.shape)} {noise.dtype}."
         )
     values = torch.as_tensor(noise).detach().double()
-    if not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
+    seen = values if unseen is None else values[~unseen]
+    if not bool(torch.isfinite(seen).all()) or not bool((seen > 0).all()):
         shown = (
             f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
         )
@@ -88,6 +96,10 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         )
     per_image = values.ndim == 0 or (values.ndim == 1 and values.numel() == q.shape[0] and len(A.data_shape) > 1)
     if isinstance(noise, Tensor) and not per_image:
+        if values.ndim == len(A.data_shape) + 1 and values.shape[0] not in (1, q.shape[0]):
+            raise InputError(
+                f"solver: a noise map of shape {tuple(values.shape)} does not broadcast to data {A.data_shape}, or to {q.shape[0]} of them."
+            )
         whitener = (1 / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
@@ -102,6 +114,10 @@ class State:
 
     x: Tensor
     iteration: int
+
+    def measures(self) -> dict[str, float | Tensor]:
+        """What the step that led here found out, for the history."""
+        return {}
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state; ``Solver.load_state`` reads it, and ``run(..., state=)`` goes on from it to the same result."""
@@ -234,7 +250,7 @@ class Solver(ABC):
                     old, state = state, next(states)
                     residual = self.residual(old, state)
                     row = {"iteration": state.iteration, "residual": residual, "seconds": time.perf_counter() - start}
-                    row |= {name: _number(value) for name, value in self.levels(problem, old).items()}
+                    row |= {name: _number(value) for name, value in (self.levels(problem, old) | state.measures()).items()}
                     row |= {name: _number(function(state.x)) for name, function in (record or {}).items()}
                     for name, value in row.items():
                         history.setdefault(name, []).append(value)
@@ -292,6 +308,15 @@ def check_settings(solver: Solver, **positive: float | Tensor | None) -> None:
             raise InputError(f"{who}: {name} must be finite and > 0, got {value!r}.")
 
 
+def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
+    """h(z; alpha) of the problem, warm-started from ``x0``, and the relative residual that each image reached (0 where h is exact)."""
+    reached: list[Tensor] = []
+    f = problem.A.data_step(
+        z, alpha, Aty=problem.Aty, x0=x0, tol=tol, max_iter=max_iter, report=lambda info: reached.append(info.residual.detach())
+    )
+    return f, reached[-1]
+
+
 def column(value: float | Tensor) -> float | Tensor:
     """A number as it is, a tensor (B,) as (B, 1, 1, 1)."""
     return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
@@ -302,4 +327,16 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-__all__ = ["Problem", "Result", "Solver", "State", "check_settings", "checked", "column", "make_problem", "register", "registry"]
+__all__ = [
+    "Problem",
+    "Result",
+    "Solver",
+    "State",
+    "check_settings",
+    "checked",
+    "column",
+    "data_step",
+    "make_problem",
+    "register",
+    "registry",
+]

@@ -10,14 +10,18 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register
 
 
 @dataclass(frozen=True)
 class HQSState(State):
-    """``x`` is the denoised variable; ``f`` the data variable."""
+    """``x`` is the denoised variable; ``f`` the data variable; ``data_residual`` (B,) what the data step reached."""
 
     f: Tensor
+    data_residual: Tensor
+
+    def measures(self) -> dict[str, float | Tensor]:
+        return {"data_residual": self.data_residual.max()}
 
 
 @register("hqs")
@@ -62,10 +66,10 @@ class HQS(Solver):
         return {"sigma": sigma, "alpha": alpha}
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
-        return HQSState(x=x0, iteration=0, f=x0)
+        return HQSState(x=x0, iteration=0, f=x0, data_residual=x0.new_zeros(len(x0)))
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
         level = self.levels(problem, state)
-        f = problem.A.data_step(state.x, level["alpha"], Aty=problem.Aty, x0=state.f, tol=self.data_tol, max_iter=self.data_iterations)
-        return HQSState(x=denoise(f, level["sigma"]), iteration=state.iteration + 1, f=f)
+        f, reached = data_step(problem, state.x, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        return HQSState(x=denoise(f, level["sigma"]), iteration=state.iteration + 1, f=f, data_residual=reached)

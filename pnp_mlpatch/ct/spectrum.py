@@ -1,0 +1,70 @@
+r"""What A^H A is, up to sampling: a convolution with a kernel in closed form, from which come the preconditioners of the data step.
+
+A pixel leaves a footprint on the detector; two pixels at the distance d share, over all angles a of a parallel beam,
+
+    k(d) = pixel^2 / s  sum_a g_a(d . e_a)        s the width of a detector element, d and s in pixels
+
+with g_a the autocorrelation of the footprint, a convolution of boxes of unit area: "linear" two of width max(|cos|, |sin|), "line"
+those of widths |cos| and |sin|, "strip" one of width s in addition. A fan beam has the same kernel near the centre of rotation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam
+
+
+def normal_kernel(geometry: Geometry, projector: str) -> Tensor:
+    """k(d) on the grid of twice the size, (2H, 2W) float64, d = 0 at the corner."""
+    height, width = geometry.shape
+    fine, reach = 128, 8  # samples a pixel, half length in pixels of the table of g
+    spacing = geometry.width / geometry.pixel
+    reach = max(reach, math.ceil(spacing) + 4)
+    frequency = torch.fft.rfftfreq(2 * reach * fine, 1 / fine).double()
+    rows = torch.fft.fftfreq(2 * height, 1 / (2 * height)).double()[:, None]
+    cols = torch.fft.fftfreq(2 * width, 1 / (2 * width)).double()[None, :]
+    kernel = torch.zeros(2 * height, 2 * width, dtype=torch.float64)
+    for angle in geometry.angles:
+        c, s = abs(math.cos(angle)), abs(math.sin(angle))
+        boxes = {"linear": (max(c, s), max(c, s)), "line": (c, s), "strip": (c, s, spacing)}[projector]
+        g = torch.ones_like(frequency)
+        for box in boxes:
+            g = g * torch.sinc(frequency * box) ** 2
+        table = torch.fft.irfft(g) * fine
+        distance = (cols * math.cos(angle) - rows * math.sin(angle)).abs_()
+        kernel += table[distance.mul_(fine).round_().long().clamp_max_(reach * fine)]
+    return kernel * (geometry.pixel**2 / spacing)
+
+
+def embedded(kernel: Tensor) -> Tensor:
+    """Eigenvalues (2H, W + 1) of the convolution on the grid of twice the size, negative ones clipped to 0."""
+    return torch.fft.rfft2(kernel).real.clamp_min(0)
+
+
+def circulant(kernel: Tensor) -> Tensor:
+    """Eigenvalues (H, W // 2 + 1) of the circulant that is nearest to the convolution in the Frobenius norm (T. Chan 1988), on the H x W grid.
+
+    c(d) = sum over the wraps w of k(w) (1 - |w_1| / H) (1 - |w_2| / W); it is positive where the convolution is.
+    """
+    for axis in (0, 1):
+        size = kernel.shape[axis] // 2
+        share = (1 - torch.arange(size, dtype=kernel.dtype) / size).reshape(-1, *[1] * (1 - axis))
+        kernel = kernel.narrow(axis, 0, size) * share + kernel.narrow(axis, size, size) * (1 - share)
+    return torch.fft.rfft2(kernel).real.clamp_min(0)
+
+
+def coverage(geometry: Geometry) -> float:
+    """The part of the directions of half a turn that the rays cover: 1 for a full scan, 2/3 for 120 degrees of parallel beam."""
+    theta = torch.remainder(geometry.theta, math.pi).sort().values
+    gaps = torch.diff(theta, append=theta[:1] + math.pi)
+    usual = float(gaps.median()) if len(gaps) > 1 else math.pi
+    fan = 0.0 if isinstance(geometry, ParallelBeam) else geometry.shape[1] * geometry.pixel / 2 / geometry.source_origin
+    missing = float((gaps - 3 * max(usual, 1e-6) - 2 * fan).clamp_min(0).sum())
+    return 1 - missing / math.pi
+
+
+__all__ = ["circulant", "coverage", "embedded", "normal_kernel"]
