@@ -28,13 +28,14 @@ FLOORS = {
     "training": 4,
     "testing": 4,
     "api": 4,
+    "volume": 5,
     "report": 5,
     "viz": 5,
     "cli": 6,
     "__init__": 5,
 }
 FAMILIES = ("operators", "denoisers", "solvers")
-SHARED = {"base", "networks", "sampling", "wrap", "schedules", "__init__"}
+SHARED = {"base", "networks", "sampling", "transmission", "wrap", "schedules", "__init__"}
 
 
 def modules():

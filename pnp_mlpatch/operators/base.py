@@ -19,7 +19,7 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.linalg import CGInfo, pcg, power_iteration
 from pnp_mlpatch.registry import Registry
 
-registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
+registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base", "transmission"))
 register = registry.register
 
 Report = Callable[[CGInfo], object]
@@ -153,10 +153,12 @@ class LinearOperator(nn.Module, ABC):
                 raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
         column, start = self._alpha(alpha, z), z if x0 is None else x0
         if type(self)._data_step is LinearOperator._data_step:
-            return _Solve.apply(Aty + column * z, column, start, self, tol, max_iter, report)
+            f, info = self._solve(z, column, Aty, start, tol, max_iter)
+        else:
+            f, info = self._data_step(z, column, Aty, start, tol, max_iter), CGInfo(0, z.new_zeros(z.shape[0]))
         if report is not None:
-            report(CGInfo(0, torch.zeros(z.shape[0], dtype=z.dtype, device=z.device)))
-        return self._data_step(z, column, Aty, start, tol, max_iter)
+            report(info)
+        return f
 
     def initial(self, q: Tensor) -> Tensor:
         """Where an expert would start from: (B, *data_shape) -> (B, C, H, W)."""
@@ -201,7 +203,13 @@ class LinearOperator(nn.Module, ABC):
         return self._adjoint(self._forward(x))
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        return _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter, None)
+        return self._solve(z, alpha, Aty, x0, tol, max_iter)[0]
+
+    def _solve(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, CGInfo]:
+        """The data step by iterations, and what it reached."""
+        reached: list[CGInfo] = []
+        f = _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter, reached.append)
+        return f, reached[0]
 
     def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor] | None:
         """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""

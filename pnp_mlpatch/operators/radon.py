@@ -80,7 +80,7 @@ class Radon(LinearOperator):
         self.register_buffer("angles", geometry.theta)
         self._spectrum: Tensor | None
         self.register_buffer("_spectrum", None, persistent=False)
-        self.mismatch, self.matched = 0.0, self.pair
+        self.mismatch, self.matched = 0.0, None
         if self.backend == "astra_cuda":
             self.mismatch = _mismatch(self.pair, geometry, torch.device("cuda"))
             self.matched, _ = choose(geometry, projector, "auto", memory, cache)
@@ -101,7 +101,7 @@ class Radon(LinearOperator):
         return self._each(self.pair.back_project, y)
 
     def _normal(self, x: Tensor) -> Tensor:
-        return self._each(self.matched.normal, x)
+        return self._each((self.matched or self.pair).normal, x)
 
     def _each(self, project: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return project(x.flatten(0, 1)).unflatten(0, x.shape[:2]).to(x.dtype)
@@ -125,8 +125,9 @@ class Radon(LinearOperator):
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
         power = weight.square().expand(*torch.broadcast_shapes(weight.shape, (1, *self.data_shape)))
-        hits = self._each(self.matched.back_project, torch.ones_like(power[:1]))
-        share = self._each(self.matched.back_project, power.contiguous()) / hits.clamp_min(1e-3 * float(hits.max()))
+        back_project = (self.matched or self.pair).back_project
+        hits = self._each(back_project, torch.ones_like(power[:1]))
+        share = self._each(back_project, power.contiguous()) / hits.clamp_min(1e-3 * float(hits.max()))
         mean = share.flatten(1).mean(1).reshape(-1, 1, 1, 1).clamp_min(1e-30)
         root = share.clamp_min(1e-3 * mean).sqrt()
         inner = self._precondition(alpha / mean)
