@@ -1,4 +1,4 @@
-"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``train`` and ``demo``.
+"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``ct``, ``train`` and ``demo``.
 
 What the user can mend (a file, a name, a setting) is one line on stderr and the exit status 2.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import pnp_mlpatch
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, plain_text
+from pnp_mlpatch.cli.ct import BEAMS, run_ct
 from pnp_mlpatch.cli.demo import run_demo
 from pnp_mlpatch.cli.show import list_plugins, show_info
 from pnp_mlpatch.cli.solve import run_solve
@@ -99,6 +100,37 @@ Examples:
   pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
 """
 
+CT_EPILOG = """\
+Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); FILE:NAME for one dataset of an HDF5 or .npz
+file; .npy; .tif; a folder of projections, one TIFF each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array:
+s slices, a angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN, dead bins (flat <= dark)
+and slices without data have no weight and do no harm.
+
+Lengths have one unit, for example mm; the volume is attenuation per that unit, or Hounsfield units with --mu-water. By default a
+pixel is a detector element, seen at the centre of rotation, and the image is the square about the field of view. Angles turn
+counter-clockwise; at angle 0 rays run up the columns of the image, and detectors count to the right. If slices look smeared or doubled,
+try --center; mirrored, negative angles; --plot draws what was understood, and --fbp --preview look.png --slices 100:101 is a fast look.
+
+The denoiser works on [0, 1], to which --window is mapped. --sigma (relative to the window) is its level: larger is smoother. For chest CT
+--mu-water 0.0193 --weights mlpatch-ct takes the weights that were trained on Hounsfield units.
+
+Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores none), however many slices there are.
+Beside --out lies a .json that tells how the volume was made. A run that was killed goes on with the same command, to the same bytes;
+other settings are refused. --no-resume starts anew.
+
+Examples. A Data Exchange file, with the centre of rotation at the detector 640.5, in mm:
+  pnp-mlpatch ct tooth.h5 --out tooth_volume.h5 --spacing 0.0065 --center 640.5 --batch 4 --preview middle.png
+A look at one slice first:
+  pnp-mlpatch ct tooth.h5 --out look.npy --spacing 0.0065 --center 640.5 --slices 300:301 --fbp --preview look.png --plot geometry.png
+LoDoPaB (362 x 362 pixels on 26 cm, 1000 angles over pi, 513 detectors; the angles are those of ODL, whose axes lie otherwise):
+  python -c "import numpy as np; np.savetxt('angles.txt', (np.arange(1000) + 0.5) * np.pi / 1000 - np.pi / 2)"
+  pnp-mlpatch ct ground_truth_observation.hdf5:data --out lodopab.h5 --angles angles.txt --shape 362 362 --pixel 7.1823e-4 --spacing 7.1676e-4 --window 0 1
+2DeteCT, a fan beam (source to axis 431.020 mm, source to detector 529.000 mm, 1912 detectors of 0.0748 mm):
+  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
+Counts without flats, on a GPU:
+  pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 --out volume.h5 --device cuda
+"""
+
 TRAIN_EPILOG = """\
 A file:
   data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy; or a stack, or a list, see below
@@ -178,6 +210,77 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
     sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
     sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+    sub = command("ct", run_ct, "Reconstruct a volume from a CT scan on disk, slice by slice, in bounded memory.", CT_EPILOG)
+    sub.add_argument("scan", metavar="SCAN", help="the scan: a file, FILE:DATASET, or a folder")
+    sub.add_argument("--out", metavar="FILE", required=True, help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json')
+
+    group = sub.add_argument_group("scan")
+    group.add_argument("--dataset", metavar="NAME", help="the dataset in the file")
+    group.add_argument("--layout", metavar="AXES", help="the axes of the array: s slices, a angles, d detectors")
+    group.add_argument("--kind", choices=["counts", "line-integrals"], help="what the numbers are (default: as the file seems)")
+    group.add_argument("--angles", metavar="FILE|N", help="a .npy or .txt file, in radians; or N equally spaced over pi (fan: over 2 pi)")
+    group.add_argument("--degrees", action=argparse.BooleanOptionalAction, help="the angles of the file are degrees, or are not")
+    group.add_argument("--blank", metavar="I0|FILE", help="the open beam, for counts: a number or a file")
+    group.add_argument("--dark", metavar="VALUE|FILE", help="the dark field, for counts")
+    group.add_argument("--gain", type=float, metavar="G", help="detector units per photon (default: 1)")
+    group.add_argument("--electronic", type=float, metavar="STD", help="noise of the electronics, in detector units (default: 0)")
+    group.add_argument("--noise", type=float, metavar="STD", help="noise of line integrals (default: estimated for each slice)")
+    group.add_argument("--slices", metavar="START:STOP", help="only these slices")
+
+    group = sub.add_argument_group("geometry")
+    group.add_argument("--beam", choices=BEAMS, help="parallel (default), fan (flat detector), arc (detector about the source)")
+    group.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of a slice (default: the field of view)")
+    group.add_argument("--pixel", type=float, metavar="LENGTH", help="side of a pixel (default: a detector element, seen at the centre)")
+    group.add_argument("--spacing", type=float, metavar="LENGTH", help="width of a detector element (default: a pixel, magnified)")
+    group.add_argument(
+        "--center", type=float, metavar="INDEX", help="detector index of the centre of rotation, may be a fraction (default: middle)"
+    )
+    group.add_argument("--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector")
+    group.add_argument("--source-origin", type=float, metavar="LENGTH", help="from the source to the centre of rotation")
+    group.add_argument("--origin-detector", type=float, metavar="LENGTH", help="from there to the detector")
+    group.add_argument(
+        "--geometry", metavar="FILE", help="instead of these: .json or .toml, as ct.geometry.as_dict; or the .json of a volume"
+    )
+
+    group = sub.add_argument_group("reconstruction")
+    group.add_argument("--denoiser", metavar="NAME", default=DEFAULTS["denoiser"], help=f"the denoiser (default: {DEFAULTS['denoiser']})")
+    group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
+    group.add_argument("--solver", metavar="NAME", default=DEFAULTS["solver"], help=f"the solver (default: {DEFAULTS['solver']})")
+    group.add_argument(
+        "--sigma",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="level of the denoiser, relative to the window; or one for each iteration (default: 20/255)",
+    )
+    group.add_argument("--iterations", type=int, metavar="N", help="of the solver (default: 20)")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the denoiser or the solver; may be given many times",
+    )
+    group.add_argument(
+        "--likelihood", choices=["gaussian", "poisson"], help="of counts: weighted least squares (default), or exact, for few photons"
+    )
+    group.add_argument(
+        "--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the range of the image, in its units (default: from the data)"
+    )
+    group.add_argument("--mu-water", type=float, metavar="MU", help="attenuation of water: write Hounsfield units, window -1024 1024")
+    group.add_argument("--fbp", action="store_true", help="only filtered backprojection: a fast look")
+
+    group = sub.add_argument_group("running")
+    group.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    group.add_argument("--backend", choices=["auto", "sparse", "astra_cpu", "astra_cuda"], help="of the projector (default: auto)")
+    group.add_argument("--memory", type=float, metavar="GIB", help="for the projector (default: half of what is free, at most 4)")
+    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
+    group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
+    group.add_argument("--preview", metavar="FILE.png", help="draw the slice in the middle beside its filtered backprojection")
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
     from pnp_mlpatch.training import TrainConfig
 

@@ -50,7 +50,9 @@ class Transmission(LinearOperator):
                 ) from error
         for name, value in zip(("counts", "blank", "background"), values, strict=True):
             if not bool(torch.isfinite(value).all()) or float(value.min()) < 0:
-                raise InputError(f"Transmission: {name} must be finite and >= 0, in photons. Give bins that were not measured a blank of 0.")
+                raise InputError(
+                    f"Transmission: {name} must be finite and >= 0, in photons. Give bins that were not measured a blank of 0."
+                )
         if not bool((values[1] > 0).any()):
             raise InputError("Transmission: the blank scan is 0 everywhere, so nothing was measured.")
         self.operator = A

@@ -1,0 +1,617 @@
+"""A volume from a scan, slice by slice in bounded memory; a run that was killed goes on to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import pnp_mlpatch
+from pnp_mlpatch import solvers
+from pnp_mlpatch.ct.counts import dead_bins, line_integrals
+from pnp_mlpatch.ct.geometry import Geometry, as_dict, sizes
+from pnp_mlpatch.ct.scans import AXES, COUNTS, INTEGRALS, Scan, write_volume
+from pnp_mlpatch.ct.units import hounsfield_range, to_hounsfield
+from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo
+from pnp_mlpatch.denoisers.wrap import as_denoiser, describe, rescaled
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
+from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.operators.transmission import Transmission
+from pnp_mlpatch.solvers.base import Solver, State
+from pnp_mlpatch.weights import write_whole
+
+ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
+LIKELIHOODS = ("gaussian", "poisson")
+INSIDE = 0.1  # rays above this part of the largest line integrals pass through the object
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    """Settings of :func:`reconstruct_volume`.
+
+    ``solver`` is a name, run for ``iterations`` at the denoiser level ``sigma`` (one number, or one for each iteration, held at the last)
+    with further ``settings`` of its own. ``sigma`` is relative to the window, so 20/255 means the same for every scan.
+
+    The denoiser works on [0, 1], to which ``window`` = (low, high) of the image is mapped: attenuation per unit of the geometry's
+    ``pixel``, or Hounsfield units with ``mu_water``, the attenuation of water in that unit. Values beyond are kept. By default it is
+    -1024 to 1024 HU with ``mu_water``; else 0 to 1.2 times the 99.5th percentile of filtered backprojection of the slice in the middle.
+
+    Counts bring their noise; ``gain`` is detector units per photon, ``electronic`` the standard deviation of the noise of the electronics,
+    in detector units. ``likelihood`` "gaussian" is weighted least squares of the line integrals, "poisson" the likelihood of the
+    counts (:class:`~pnp_mlpatch.operators.transmission.Transmission`). For line integrals ``noise`` is their standard
+    deviation; by default :func:`estimate_noise` finds it for each slice.
+
+    ``slices`` = (start, stop) is a part of the scan. ``batch`` slices are in memory at a time. ``backend`` and ``memory`` (GiB) are those of
+    :class:`~pnp_mlpatch.operators.radon.Radon`.
+    """
+
+    sigma: float | Sequence[float] = 20 / 255
+    iterations: int = 20
+    solver: str = "admm"
+    settings: dict[str, Any] = field(default_factory=dict)
+    window: tuple[float, float] | None = None
+    mu_water: float | None = None
+    noise: float | None = None
+    gain: float = 1.0
+    electronic: float = 0.0
+    likelihood: str = "gaussian"
+    slices: tuple[int, int] | None = None
+    batch: int = 8
+    backend: str = "auto"
+    memory: float | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        who = "reconstruct_volume"
+        value: Any
+        for name in ("iterations", "batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{who}: {name} must be an integer >= 1, got {value!r}.")
+        levels: Sequence[Any] = self.sigma if isinstance(self.sigma, (tuple, list)) else [self.sigma]
+        if not levels or not all(finite_number(level) and level > 0 for level in levels):
+            raise InputError(f"{who}: sigma must be a number > 0, relative to the window, or several; got {self.sigma!r}.")
+        for name in ("noise", "mu_water", "memory", "gain"):
+            value = getattr(self, name)
+            if (name == "gain" or value is not None) and not (finite_number(value) and value > 0):
+                raise InputError(f"{who}: {name} must be a number > 0, got {value!r}.")
+        if not finite_number(self.electronic) or self.electronic < 0:
+            raise InputError(f"{who}: electronic must be a number >= 0, got {self.electronic!r}.")
+        if self.likelihood not in LIKELIHOODS:
+            raise InputError(f"{who}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, got {self.likelihood!r}.")
+        if not isinstance(self.settings, dict):
+            raise InputTypeError(f"{who}: settings must be a dictionary of settings of the solver, got {self.settings!r}.")
+        if self.window is not None and not (
+            isinstance(self.window, (tuple, list))
+            and len(self.window) == 2
+            and all(finite_number(v) for v in self.window)
+            and self.window[0] < self.window[1]
+        ):
+            raise InputError(f"{who}: window must be (low, high) with low < high, in the units of the image, got {self.window!r}.")
+        if self.slices is not None and not (
+            isinstance(self.slices, (tuple, list))
+            and len(self.slices) == 2
+            and all(isinstance(n, int) and not isinstance(n, bool) for n in self.slices)
+        ):
+            raise InputError(f"{who}: slices must be (start, stop), two integers, got {self.slices!r}.")
+
+    def make_solver(self, scale: float) -> Solver:
+        """The solver for images whose window is ``scale`` wide."""
+        sigma = self.sigma * scale if isinstance(self.sigma, (int, float)) else [level * scale for level in self.sigma]
+        try:
+            return solvers.make(self.solver, **{"sigma": sigma, "iterations": self.iterations, **self.settings})
+        except TypeError as error:
+            raise InputTypeError(f"the solver '{self.solver}': {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeResult:
+    """What :func:`reconstruct_volume` returns.
+
+    ``path`` of the volume, its ``shape`` (slices, H, W), the ``window`` used and its ``units``; for each slice how it ended
+    (``status``: "converged", "max_iter", "fbp" or "nothing measured") and the relative change of the last iteration (``residual``). ``middle``
+    is the slice in the middle (H, W), ``fbp`` its filtered backprojection. ``resumed`` slices came from an earlier run.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    window: tuple[float, float]
+    units: str
+    status: list[str]
+    residual: list[float | None]
+    middle: Tensor = field(repr=False)
+    fbp: Tensor = field(repr=False)
+    resumed: int
+    seconds: float
+
+
+def reconstruct_volume(
+    scan: Scan,
+    geometry: Geometry,
+    D: Denoiser | str | None,
+    out: str | PathLike[str],
+    config: VolumeConfig | None = None,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    progress: bool | None = None,
+) -> VolumeResult:
+    """Reconstruct the slices of a scan and write them to ``out``: .h5 (dataset "volume"), .npy or .tif, float32 (slices, H, W).
+
+    Each slice is a problem ``q = A f + n`` of its own with A = Radon(geometry). Counts become line integrals and a noise map
+    (:func:`~pnp_mlpatch.ct.counts.line_integrals`); what was not measured (dead bins, NaN) has no weight. The start is ``A.initial`` of
+    the line integrals, interpolated along the detector over what was not measured, and denoised at twice the level of its own noise:
+    where photons are few its streaks are strong, and the iterations take them away slowly. A slice in which nothing was measured
+    becomes air, with a warning. ``D=None`` stops at filtered backprojection.
+
+    Beside ``out``, with the ending .json, goes how it was made: settings, geometry, ``meta`` (plain JSON values, such as the settings of
+    the denoiser), how each slice ended.
+
+    Until the end results lie beside it in ``.NAME.partial.npy``, and in the journal ``.NAME.partial.json`` the batches that are done,
+    with their sha256. The same call goes on from there (``resume``) and ends, on the same machine with equally many threads, with the
+    same bytes as a run that was not interrupted: batches are cut from the first slice, wherever a run starts. A batch that is
+    damaged on disk is made again, with a warning.
+
+    Raises :class:`InputError` for a geometry, a window or settings that do not fit the scan, and for a journal of other settings;
+    :class:`FileError` for files that are damaged or cannot be written.
+    """
+    start = time.perf_counter()
+    config = config or VolumeConfig()
+    first, last = check_scan(scan, geometry, config)
+    path = check_out(Path(out), scan)
+    D = D if D is None else as_denoiser(D) if isinstance(D, str) or not callable(D) else D
+    known = None if D is None else describe(D)
+    if known is not None and known.channels not in (None, 1):
+        raise InputError(f"reconstruct_volume: slices have one channel, the denoiser {known.name} takes {known.channels}. Use a grey one.")
+    shape = (last - first, *geometry.shape)
+    settings = {
+        "version": pnp_mlpatch.__version__,
+        "torch": torch.__version__,
+        **asdict(config),
+        "slices": [first, last],
+        "geometry": as_dict(geometry),
+        "denoiser": None if D is None else _identity(D),
+        "scan": {key: value for key, value in scan.meta.items() if key != "source"} | {"kind": scan.kind, "shape": list(scan.shape)},
+        "meta": dict(meta or {}),
+    }
+    journal = _Journal(path, shape, settings, _fingerprint(scan), _cuts(first, last, config.batch), resume)
+
+    backend = journal.found.get("backend", config.backend)  # as before: what "auto" takes depends on the free memory
+    A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
+    look = _read(scan, config, first + (last - first) // 2, first + (last - first) // 2 + 1)
+    fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else A.fbp(_data(A, look))[:, 0].cpu()
+    low, high = journal.found.get("window") or _window(config, fbp, scan)
+    journal.begin({"backend": A.backend, "window": [low, high]})
+    if config.mu_water is None:
+        scale, offset, units = high - low, low, "1 / unit of pixel"
+    else:
+        scale, offset = hounsfield_range(config.mu_water, low=low, high=high)
+        units = "HU"
+    denoise, solver = None if D is None else rescaled(_on(D, config.device), scale, offset), config.make_solver(scale)
+
+    resumed = sum(b - a for a, b in journal.cuts if journal.done(a))
+    bar = tqdm(total=last - first, initial=resumed, desc="slices", disable=None if progress is None else not progress)
+    with bar:
+        for a, b in journal.cuts:
+            if journal.done(a):
+                continue
+            slab = _read(scan, config, a, b)
+            x, rows = _solve(A, denoise, solver, config, slab)
+            if not bool(slab.live.all()):
+                dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
+                warnings.warn(
+                    f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.", stacklevel=2
+                )
+            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows)
+            bar.update(b - a)
+
+    rows = [row for a, _ in journal.cuts for row in journal.rows(a)]
+    report = {
+        **settings,
+        "source": str(scan.path),
+        "shape": list(shape),
+        "units": units,
+        **journal.found,
+        "result": {key: [row[key] for row in rows] for key in _ROW},  # for each slice
+    }
+    middle = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
+    write_volume(path, (journal.read(a - first, b - first) for a, b in journal.cuts), shape, meta=report)
+    journal.remove()
+    fbp = fbp[0] if config.mu_water is None else to_hounsfield(fbp[0], config.mu_water)
+    status, residual = [row["status"] for row in rows], [row["residual"] for row in rows]
+    return VolumeResult(path, shape, (low, high), units, status, residual, middle, fbp, resumed, time.perf_counter() - start)
+
+
+def estimate_noise(q: Tensor) -> Tensor:
+    """The standard deviation of the noise in line integrals (..., angles, detectors), one for each slice (...,).
+
+        noise = median |d - median(d)| / (0.6745 sqrt(6))        d_k = q_(k-1) - 2 q_k + q_(k+1) along the detector
+
+    over rays through the object, q > 0.1 of the 99th percentile: where there is air, counts are many and the noise is less. Values that are
+    not finite are passed over. White noise is assumed: interpolated or smoothed data seem less noisy than they are. What the object itself
+    changes from one detector to the next counts as noise, so it is too large where the noise is less than that: a few per cent on
+    fine detectors, more on coarse ones. It is at least 1e-4 of that percentile, so never 0. (Donoho 1995, with second differences
+    for wavelets.)
+
+    Raises :class:`InputError` where there are fewer than 3 detectors, or no three finite values in a row.
+    """
+    if not isinstance(q, Tensor) or not q.is_floating_point() or q.ndim < 2:
+        raise InputTypeError("estimate_noise: expected line integrals (..., angles, detectors), a tensor of real floats.")
+    levels = []
+    for one in q.detach().cpu().double().flatten(0, -3).numpy() if q.ndim > 2 else q.detach().cpu().double()[None].numpy():
+        d = one[:, 2:] - 2 * one[:, 1:-1] + one[:, :-2]
+        finite = np.isfinite(d)
+        if not finite.any():
+            raise InputError(f"estimate_noise: no three neighbouring values of {one.shape} are finite. Give the noise.")
+        top = float(np.percentile(one[np.isfinite(one)], 99))
+        with np.errstate(invalid="ignore"):
+            inside = finite & (np.minimum(np.minimum(one[:, 2:], one[:, 1:-1]), one[:, :-2]) > INSIDE * top)
+        d = d[inside if inside.sum() >= 64 else finite]
+        level = float(np.median(np.abs(d - np.median(d)))) / (0.6745 * math.sqrt(6))
+        levels.append(max(level, 1e-4 * abs(top), 1e-12))
+    return torch.tensor(levels, dtype=q.dtype, device=q.device).reshape(q.shape[:-2])
+
+
+def check_scan(scan: Scan, geometry: Geometry, config: VolumeConfig) -> tuple[int, int]:
+    """Raise :class:`InputError` unless scan, geometry and settings fit; the slices (start, stop)."""
+    slices, angles, detectors = scan.shape
+    count, width = len(geometry.theta), sizes(geometry)[0]
+    if (count, width) != (angles, detectors):
+        raise InputError(
+            f"{scan.path}: the scan has {angles} angles x {detectors} detectors (in {slices} slices), "
+            f"the geometry {count} angles x {width} detectors.{_transposed(scan, count, width)}"
+        )
+    if scan.kind == COUNTS:
+        if scan.flat is None:
+            raise InputError(
+                f"{scan.path}: counts need the open beam, and the scan has none. Give read_scan(..., flat=I0), on the command line --blank I0; "
+                f"or kind '{INTEGRALS}' if the logarithm has been taken."
+            )
+        if config.noise is not None:
+            raise InputError(f"{scan.path}: counts bring their noise, so noise must not be given. Set gain, the detector units per photon.")
+    else:
+        given = [name for name, default in (("gain", 1.0), ("electronic", 0.0)) if getattr(config, name) != default]
+        if config.likelihood == "poisson" or given:
+            what = "the likelihood 'poisson'" if config.likelihood == "poisson" else given[0]
+            raise InputError(f"{scan.path}: {what} is for counts, and these are line integrals. Give noise, or kind '{COUNTS}'.")
+    first, last = (0, slices) if config.slices is None else config.slices
+    if not 0 <= first < last <= slices:
+        raise InputError(f"{scan.path}: slices {first}:{last} are not in the scan, which has 0:{slices}.")
+    config.make_solver(1.0)
+    return first, last
+
+
+def _transposed(scan: Scan, angles: int, detectors: int) -> str:
+    """A hint at another layout in which the numbers would fit."""
+    layout = scan.meta.get("layout", "sad")
+    for p in range(3):
+        for r in range(3):
+            if p != r and (scan.shape[p], scan.shape[r]) == (angles, detectors):
+                order = [0, 0, 0]
+                order[p], order[r], order[3 - p - r] = 1, 2, 0
+                swapped = layout.translate({ord("sad"[k]): "sad"[order[k]] for k in range(3)})
+                if sorted(swapped) == sorted(layout):
+                    axes = ", ".join(AXES[letter] for letter in swapped)
+                    return f" It seems transposed: the layout '{swapped}' ({axes}) would fit."
+    return " Check the number of angles, the detectors and the layout."
+
+
+# ---- one slab
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """Slices as they are solved: of the ``live`` ones, in which something was measured, line integrals q (B, angles, detectors), 0 where
+    ``missing``; and the standard deviation of q, or the counts with blank and background where the likelihood is Poisson's."""
+
+    live: Tensor
+    q: Tensor
+    missing: Tensor
+    noise: Tensor
+    counts: tuple[Tensor, Tensor, Tensor] | None = None
+
+
+def _read(scan: Scan, config: VolumeConfig, a: int, b: int) -> _Slab:
+    raw = scan.read(a, b)
+    if scan.kind != COUNTS:
+        missing = ~torch.isfinite(raw)
+        live = ~missing.flatten(1).all(1)
+        if not bool(live.any()):
+            return _Slab(live, raw[:0], raw[:0] > 0, raw[:0])
+        raw, missing = raw[live], missing[live]
+        noise = estimate_noise(raw) if config.noise is None else raw.new_full((len(raw),), config.noise)
+        return _Slab(live, raw.masked_fill(missing, 0.0), missing, noise)
+    assert scan.flat is not None
+    flat = scan.flat[a:b, None]
+    dark = torch.zeros_like(flat) if scan.dark is None else scan.dark[a:b, None]
+    live = ~dead_bins(raw, flat, dark).all(-1)
+    if not bool(live.any()):
+        return _Slab(live, raw[:0], raw[:0] > 0, raw[:0])
+    raw, flat, dark = raw[live], flat[live], dark[live]
+    q, std = line_integrals(raw, flat, dark, electronic=config.electronic, gain=config.gain)
+    missing, counts = torch.isinf(std), None
+    if config.likelihood == "poisson":
+        extra = (config.electronic / config.gain) ** 2  # shifted: c + e^2 has the mean and the variance of Poisson's (Snyder et al. 1993)
+        parts = (raw / config.gain + extra, (flat - dark) / config.gain, (dark / config.gain + extra).nan_to_num(0.0, 0.0, 0.0))
+        counts = tuple(part.expand_as(raw).masked_fill(missing, 0.0).clamp_min(0.0) for part in parts)
+        counts = (counts[0], counts[1], counts[2])
+    return _Slab(live, q, missing, std, counts)
+
+
+def _data(A: Radon, slab: _Slab) -> Tensor:
+    """The line integrals (B, 1, angles, detectors), interpolated along the detector where there are none."""
+    return _filled(slab.q, slab.missing)[:, None].to(A.angles.device)
+
+
+def _level(A: Radon, slab: _Slab, known: DenoiserInfo) -> Tensor:
+    """Twice the standard deviation of the noise in A.initial (B,), from one draw of the noise of the data; or what D takes at most."""
+    noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1))).masked_fill(slab.missing, 0.0)
+    draw = noise * torch.randn(slab.q.shape, generator=torch.Generator().manual_seed(0))
+    level = 2 * A.initial(draw[:, None].to(A.angles.device)).flatten(1).std(1)
+    return level if known.sigma_range is None else level.clamp(*known.sigma_range)
+
+
+def _filled(q: Tensor, missing: Tensor) -> Tensor:
+    if not bool(missing.any()):
+        return q
+    count = q.shape[-1]
+    index = torch.arange(count).expand_as(q)
+    left = torch.where(missing, -1, index).cummax(-1).values
+    right = torch.where(missing, count, index).flip(-1).cummin(-1).values.flip(-1)
+    before, after = q.gather(-1, left.clamp_min(0)), q.gather(-1, right.clamp_max(count - 1))
+    share = (index - left) / (right - left).clamp_min(1)
+    between = (1 - share) * before + share * after
+    return torch.where(missing, torch.where(left < 0, after, torch.where(right >= count, before, between)), q)
+
+
+def _solve(A: Radon, D: Denoiser | None, solver: Solver, config: VolumeConfig, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The slices (S, H, W) on the CPU, in attenuation, and how each ended."""
+    x = torch.zeros(len(slab.live), *A.image_shape[1:])
+    rows: list[dict[str, Any]] = [dict(zip(_ROW, ("nothing measured", 0, None, None), strict=True)) for _ in slab.live]
+    if not len(slab.q):
+        return x, rows
+    device = A.angles.device
+    x0 = A.fbp(_data(A, slab)) if D is None else A.initial(_data(A, slab))
+    if D is not None:
+        levels = _level(A, slab, describe(D)).tolist()
+        x0 = torch.cat([D(one[None], level) for one, level in zip(x0, levels, strict=True)])
+    number = None if slab.noise.ndim > 1 else slab.noise.tolist()
+    status, iterations, change = "fbp", 0, [None] * len(x0)
+    if D is not None:
+        last = [x0, x0]
+
+        def follow(state: State) -> None:
+            last[:] = [last[1], state.x]
+
+        if slab.counts is None:
+            noise = slab.noise  # one for each ray, or for each slice, which becomes a map where rays are missing
+            if noise.ndim > 1 or bool(slab.missing.any()):
+                noise = noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1))).masked_fill(slab.missing[:, None], torch.inf)
+            result = solver.run(slab.q[:, None].to(device), A, D, noise=noise.to(device), x0=x0, callbacks=[follow], progress=False)
+        else:
+            T = Transmission(A, *(part[:, None].to(device) for part in slab.counts))
+            result = solver.run(T.q, T, D, noise=1.0, x0=x0, callbacks=[follow], progress=False)
+        status, iterations, x0 = result.status, result.state.iteration, result.x
+        old, new = (state.flatten(1).double() for state in last)
+        change = ((new - old).norm(dim=1) / new.norm(dim=1).clamp_min(1e-30)).tolist()
+    where = slab.live.nonzero().flatten().tolist()
+    for k, place in enumerate(where):
+        rows[place] = dict(zip(_ROW, (status, iterations, change[k], None if number is None else number[k]), strict=True))
+    x[slab.live] = x0[:, 0].cpu().to(x.dtype)
+    return x, rows
+
+
+def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
+    if config.window is not None:
+        return float(config.window[0]), float(config.window[1])
+    if config.mu_water is not None:
+        return -1024.0, 1024.0
+    high = 1.2 * float(np.percentile(fbp.numpy(), 99.5))
+    if not high > 0:
+        raise InputError(f"{scan.path}: the slice in the middle shows no attenuation, so it tells no window. Give window = (low, high).")
+    return 0.0, high
+
+
+def _on(D: Denoiser, device: str) -> Denoiser:
+    move = getattr(D, "to", None)
+    return D if move is None else move(torch.device(device))
+
+
+# ---- what lies on disk until the end
+
+
+class _Journal:
+    """The partial volume, a .npy file that is filled batch by batch, and the JSON file that says which batches are in it.
+
+    A batch is flushed to the disk before the journal names it. Plain writes, not a memory map: the pages of a map count as memory of
+    the process, and a full disk kills it.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        shape: tuple[int, int, int],
+        settings: dict[str, Any],
+        scan: dict[str, Any],
+        cuts: list[tuple[int, int]],
+        resume: bool,
+    ):
+        self.partial, self.path = (out.with_name(f".{out.name}.partial{ending}") for ending in (".npy", ".json"))
+        self.shape, self.cuts, self.first = shape, cuts, cuts[0][0]
+        try:
+            self.asked = json.loads(json.dumps({**settings, "scan file": scan}, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputTypeError(f"reconstruct_volume: meta and settings must be plain JSON values ({error}).") from error
+        self.found: dict[str, Any] = {}
+        self._done: dict[int, dict[str, Any]] = {}
+        if resume and self.path.exists():
+            self._resume()
+        else:
+            self._make()
+
+    def _resume(self) -> None:
+        other = "remove it, or start anew with resume=False (--no-resume)"
+        try:
+            before = json.loads(self.path.read_text(encoding="utf-8"))
+            asked, found, done = before["settings"], before["found"], before["done"]
+            differ = sorted(key for key in {*asked, *self.asked} if asked.get(key) != self.asked.get(key))
+            low, high = found["window"]
+            self.found = {"backend": str(found["backend"]), "window": [float(low), float(high)]}
+            rows = {int(a): row for a, row in done.items()}
+            for a, b in self.cuts if not differ else []:
+                assert a not in rows or [set(one) for one in rows[a]["slices"]] == [set(_ROW)] * (b - a)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise FileError(f"{self.path}: the journal of the interrupted run is damaged ({error or 'its rows'}); {other}.") from error
+        if differ:
+            changes = "; ".join(f"{key}: {_short(asked.get(key))} before, {_short(self.asked.get(key))} now" for key in differ)
+            raise InputError(f"{self.path}: an interrupted run had other settings ({changes}). Give the same; or {other}.")
+        spoilt = []
+        whole = self.partial.exists() and self.partial.stat().st_size == self._offset(self.shape[0])
+        for a, b in self.cuts:
+            if a in rows:
+                if whole and _sha256(self.read(a - self.first, b - self.first)) == rows[a].get("sha256"):
+                    self._done[a] = rows[a]
+                else:
+                    spoilt.append(f"{a}:{b}")
+        if spoilt:
+            warnings.warn(f"{self.partial}: the slices {', '.join(spoilt)} are missing or damaged; they are made again.", stacklevel=4)
+        if not whole:
+            self._make()
+
+    def _make(self) -> None:
+        """An empty partial volume; raise if the disk has no room for it and for the final one."""
+        self.path.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
+        need, free = 2 * self._offset(self.shape[0]), shutil.disk_usage(self.partial.parent).free
+        if free < need:
+            raise FileError(
+                f"{self.partial}: the volume and its partial file need {need / 2**30:.3g} GiB, but {free / 2**30:.3g} GiB are free. Make room there."
+            )
+        try:
+            with self.partial.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, self._header())
+                file.truncate(self._offset(self.shape[0]))
+        except OSError as error:
+            raise FileError(f"{self.partial}: cannot be written ({error.strerror}). Choose another folder.") from error
+
+    def begin(self, found: dict[str, Any]) -> None:
+        self.found = found
+        self._write()
+
+    def done(self, a: int) -> bool:
+        return a in self._done
+
+    def rows(self, a: int) -> list[dict[str, Any]]:
+        return self._done[a]["slices"]
+
+    def put(self, a: int, x: Tensor, rows: list[dict[str, Any]]) -> None:
+        array = x.contiguous().numpy().astype("<f4", copy=False)
+        try:
+            with self.partial.open("r+b") as file:
+                file.seek(self._offset(a - self.first))
+                file.write(array.data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FileError(f"{self.partial}: could not be written ({error.strerror}). Make room; the same command goes on.") from error
+        self._done[a] = {"sha256": _sha256(x), "slices": rows}
+        self._write()
+
+    def read(self, a: int, b: int) -> Tensor:
+        """The slices a ... b - 1 of the partial volume."""
+        try:
+            with self.partial.open("rb") as file:
+                file.seek(self._offset(a))
+                content = file.read(self._offset(b) - self._offset(a))
+            return torch.from_numpy(np.frombuffer(bytearray(content), dtype="<f4").reshape(b - a, *self.shape[1:]))
+        except (OSError, ValueError) as error:
+            raise FileError(f"{self.partial}: cannot be read ({error}). Run the same command again.") from error
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        text = json.dumps({"settings": self.asked, "found": self.found, "done": self._done}) + "\n"
+        write_whole(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _header(self) -> dict[str, Any]:
+        return {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+
+    def _offset(self, index: int) -> int:
+        """Where slice ``index`` begins in the partial file."""
+        return _HEADER + 4 * index * self.shape[1] * self.shape[2]
+
+
+_ROW = ("status", "iterations", "residual", "noise")
+_HEADER = 128  # bytes of the header of a .npy file of three axes
+
+
+def _cuts(first: int, last: int, batch: int) -> list[tuple[int, int]]:
+    return [(a, min(a + batch, last)) for a in range(first, last, batch)]
+
+
+def _sha256(x: Tensor) -> str:
+    return hashlib.sha256(x.contiguous().numpy().astype("<f4", copy=False).data).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fingerprint(scan: Scan) -> dict[str, Any]:
+    """What tells a scan from another, or from a later version of itself, without reading it."""
+    files = [p for p in scan.path.rglob("*") if p.is_file()] if scan.path.is_dir() else [scan.path]
+    stats = [p.stat() for p in files]
+    digest = hashlib.sha256()
+    for field_ in (scan.flat, scan.dark):
+        digest.update(b"none" if field_ is None else field_.contiguous().numpy().tobytes())
+    return {
+        "name": scan.path.name,
+        "bytes": sum(stat.st_size for stat in stats),
+        "modified": max(stat.st_mtime_ns for stat in stats),
+        "flat and dark": digest.hexdigest(),
+    }
+
+
+def _identity(D: Denoiser) -> dict[str, Any]:
+    """Name and, for a module, the sha256 of its tensors."""
+    inner = getattr(D, "inner", D)
+    found = {"name": describe(D).name}
+    if isinstance(inner, torch.nn.Module):
+        digest = hashlib.sha256()
+        for name, tensor in sorted(torch.nn.Module.state_dict(inner).items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        found["sha256"] = digest.hexdigest()
+    return found
+
+
+def check_out(path: Path, scan: Scan) -> Path:
+    """Raise unless ``path`` can be written: known before the long computation, not after it."""
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"{path}: unknown ending '{path.suffix}'. Writable: {', '.join(ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder {path.parent}. Create it first.")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise FileError(f"{path}: cannot be written. Choose a file in a folder that you may write to.")
+    if path.resolve() == scan.path.resolve():
+        raise InputError(f"{path}: this is the scan; choose another name.")
+    return path
+
+
+__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "reconstruct_volume"]
