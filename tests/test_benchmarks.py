@@ -109,3 +109,23 @@ def test_ship_weights_quick_writes_nothing(sets, tmp_path):
     (rows,) = run("ship_weights", "any-name", DIRECTORY / "dncnn-grey.safetensors", sets / "slices.npz", out=tmp_path / "w.json").values()
     assert rows[0]["psnr_25"] > 21
     assert not {"dncnn-colour", "any-name"} & {*manifest(), *(path.stem for path in DIRECTORY.iterdir())}
+
+
+def test_ct(tmp_path):
+    tables = run("ct", "--only", "counts", "pair", "step", "exactness", out=tmp_path / "c.json")
+    counts, pairs, step, exactness = tables.values()
+    assert [row["alpha / L"] for row in counts] == 2 * ["1e-4", "1e-3", "1e-2", "1e-1"]
+    for row in counts:
+        cg, pcg = (int(row[f"{name} from FBP"].split("/")[1]) for name in ("CG", "PCG"))
+        assert pcg < cg
+    assert all(row["sparse (ms)"] > 0 for row in pairs)
+    assert len(step) == 8
+    assert all(float(row["residual"]) <= 1e-5 for row in step)
+    assert all(float(row["5 steps: distance"]) < 2e-3 for row in exactness)
+
+
+def test_ct_quality(sets, tmp_path):
+    (rows,) = run("ct_quality", "--only", "120 degrees", "fan", "--pictures", tmp_path / "pictures", out=tmp_path / "q.json").values()
+    assert [row["images"] for row in rows] == [1, 1]
+    assert all(row["mlpatch-ct"] > row["FBP"] + 3 for row in rows)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2

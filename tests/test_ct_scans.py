@@ -708,3 +708,10 @@ def test_dicom_without_an_image(element, error, words, tmp_path):
     image.save_as(path)
     with pytest.raises(error, match=words):
         read_dicom(path)
+
+
+def test_flat_field_of_one_value_a_detector_from_a_file(tmp_path):
+    np.save(tmp_path / "scan.npy", np.ones((2, 3, 5), np.float32))
+    np.save(tmp_path / "flat.npy", np.arange(1, 6, dtype=np.float32))
+    scan = read_scan(tmp_path / "scan.npy", kind="counts", flat=tmp_path / "flat.npy")
+    assert torch.equal(scan.flat, torch.arange(1.0, 6.0).expand(2, 5))

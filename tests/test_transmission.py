@@ -58,6 +58,18 @@ def test_what_was_not_measured_has_no_influence(A, truth):
     assert torch.isfinite(one).all()
 
 
+def test_dead_elements_leave_no_rings_in_the_start(A, truth):
+    q, std = A(truth), torch.full((1, *A.data_shape), 0.05)
+    std[..., 9], std[..., 0], std[:, :, 3] = math.inf, math.inf, math.inf
+    problem = make_problem(q, A, std)
+    start, whole = problem.A.initial(problem.q), A.initial(q)
+    zeros = A.initial(torch.where(torch.isinf(std), torch.zeros_like(q), q))
+    assert float((start - whole).norm()) < 0.5 * float((zeros - whole).norm())
+    row = torch.tensor([[[[2.0, 0.0, 0.0, 5.0, 0.0]]]])
+    filled = A._fill(row, torch.tensor([True, False, False, True, False]).expand_as(row))
+    assert torch.equal(filled, torch.tensor([[[[2.0, 3.0, 4.0, 5.0, 5.0]]]]))
+
+
 def test_nan_where_something_was_measured_is_refused(A, truth):
     q, std = A(truth), torch.full((1, *A.data_shape), 0.05)
     std[..., 7] = math.inf

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
+from pnp_mlpatch.imageio import read_array
 from pnp_mlpatch.weights import write_whole
 
 COUNTS, INTEGRALS = "counts", "line integrals"
@@ -414,7 +415,9 @@ def _mean(frames: Iterable[np.ndarray], path: Path, what: str) -> np.ndarray:
 def _field(value: Field | None, slices: int, detectors: int, what: str, path: Path) -> Tensor | None:
     if value is None:
         return None
-    if isinstance(value, (str, PathLike)):
+    if isinstance(value, (str, PathLike)) and str(value).lower().endswith(".npy"):  # of any number of axes
+        array = read_array(value).numpy()
+    elif isinstance(value, (str, PathLike)):
         stored = _open(*_split(value, None)).data
         axes = stored.shape[0]
         array = stored.part(0, 0, axes) if len(stored.shape) < 3 else _mean((stored.part(0, k, k + 1)[0] for k in range(axes)), path, what)

@@ -225,6 +225,10 @@ class LinearOperator(nn.Module, ABC):
     def _initial(self, q: Tensor) -> Tensor:
         return self.adjoint(q) / max(self.norm() ** 2, 1e-12)
 
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Data for the start where none were ``seen`` (weight 0, and 0 in q); by default they stay 0."""
+        return q
+
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self, weight)
 
@@ -340,7 +344,8 @@ class Weighted(LinearOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         weight = self._for(q)
-        return self.operator._initial(torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q)))
+        seen = torch.broadcast_to(weight > 0, q.shape)
+        return self.operator._initial(self.operator._fill(torch.where(seen, q / weight.clamp_min(1e-30), torch.zeros_like(q)), seen))
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)

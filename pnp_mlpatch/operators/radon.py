@@ -136,6 +136,20 @@ class Radon(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         return self.fbp(q, window="hann")
 
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Linear interpolation along the detector, so that dead elements leave no rings in the start."""
+        if bool(seen.all()):
+            return q
+        count = q.shape[-1]
+        place = torch.arange(count, device=q.device).expand_as(q)
+        left = torch.where(seen, place, torch.full_like(place, -1)).cummax(-1).values
+        right = torch.where(seen, place, torch.full_like(place, count)).flip(-1).cummin(-1).values.flip(-1)
+        one, other = torch.where(left < 0, right, left), torch.where(right >= count, left, right)
+        part = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
+        known = (one < count) & (other >= 0)  # a row without any stays 0
+        one, other = (torch.where(known, k, torch.zeros_like(k)) for k in (one, other))
+        return torch.where(known, (1 - part) * q.gather(-1, one) + part * q.gather(-1, other), q)
+
     def fbp(self, q: Tensor, *, window: str = "hann") -> Tensor:
         """Filtered backprojection with the ramp filter under a window, "hann" or "none" (Ram-Lak); see :mod:`pnp_mlpatch.ct.fbp`."""
         if window not in ("hann", "none"):

@@ -15,10 +15,14 @@ from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, dat
 
 @dataclass(frozen=True)
 class ADMMState(State):
-    """``x`` is the denoised variable v; ``f`` the data variable, ``u`` the scaled dual; ``data_residual`` (B,) what the data step reached."""
+    """``x`` is the denoised variable v; ``f`` the data variable, ``u`` the scaled dual.
+
+    ``start`` is where the next data step starts, ``data_residual`` (B,) what the last one reached.
+    """
 
     f: Tensor
     u: Tensor
+    start: Tensor
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
@@ -38,7 +42,7 @@ class ADMM(Solver):
     image: a number, a sequence with one for each iteration (held at its last), or a tensor (B,) with one for each image. It
     acts like a step size sigma^2: the same denoiser at a larger sigma regularises more. ``alpha`` overrides the rule above.
 
-    Where the data step has no closed form it runs ``data_iterations`` warm-started steps of preconditioned CG, or fewer if
+    Where the data step has no closed form it runs ``data_iterations`` steps of preconditioned CG from 2 f_{k-1} - f_{k-2}, or fewer if
     the relative residual ``data_tol`` is reached; the history has the residual that was reached, ``data_residual``.
 
     With the augmented Lagrangian |f - v + u|^2 the second line has a plus; the talk that the project starts from prints a minus.
@@ -64,14 +68,14 @@ class ADMM(Solver):
         return {"sigma": sigma, "alpha": (problem.known_noise("ADMM (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
-        return ADMMState(x=x0, iteration=0, f=x0, u=torch.zeros_like(x0), data_residual=x0.new_zeros(len(x0)))
+        return ADMMState(x=x0, iteration=0, f=x0, u=torch.zeros_like(x0), start=x0, data_residual=x0.new_zeros(len(x0)))
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> ADMMState:
         assert isinstance(state, ADMMState)
         level = self.levels(problem, state)
-        f, reached = data_step(problem, state.x - state.u, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        f, reached = data_step(problem, state.x - state.u, level["alpha"], state.start, self.data_tol, self.data_iterations)
         v = denoise(f + state.u, level["sigma"])
-        return ADMMState(x=v, iteration=state.iteration + 1, f=f, u=state.u + f - v, data_residual=reached)
+        return ADMMState(x=v, iteration=state.iteration + 1, f=f, u=state.u + f - v, start=2 * f - state.f, data_residual=reached)
 
 
 __all__ = ["ADMM", "ADMMState"]
