@@ -61,9 +61,10 @@ def coverage(geometry: Geometry) -> float:
     """The part of the directions of half a turn that the rays cover: 1 for a full scan, 2/3 for 120 degrees of parallel beam."""
     theta = torch.remainder(geometry.theta, math.pi).sort().values
     gaps = torch.diff(theta, append=theta[:1] + math.pi)
-    usual = float(gaps.median()) if len(gaps) > 1 else math.pi
+    apart = gaps[gaps > 1e-6]  # over a whole turn directions come twice
+    usual = float(apart.median()) if len(apart) > 1 else math.pi
     fan = 0.0 if isinstance(geometry, ParallelBeam) else geometry.shape[1] * geometry.pixel / 2 / geometry.source_origin
-    missing = float((gaps - 3 * max(usual, 1e-6) - 2 * fan).clamp_min(0).sum())
+    missing = float((gaps - 3 * usual - 2 * fan).clamp_min(0).sum())
     return 1 - missing / math.pi
 
 
