@@ -43,11 +43,9 @@ def from_astra(projection: Mapping[str, Any], volume: Mapping[str, Any]) -> Geom
     that describe no circular scan or a detector that runs backwards; :class:`InputTypeError` for anything but two dicts.
     """
     who = "from_astra"
-    for name, given in (("projection", projection), ("volume", volume)):
+    for name, given, maker in (("projection", projection, "create_proj_geom"), ("volume", volume, "create_vol_geom")):
         if not isinstance(given, Mapping):
-            raise InputTypeError(
-                f"{who}: {name} must be a dict of astra.create_{name[:4]}_geom, got {type(given).__name__}.".replace("volu", "vol")
-            )
+            raise InputTypeError(f"{who}: {name} must be a dict of astra.{maker}, got {type(given).__name__}.")
     shape, pixel = _window(volume, who)
     kind = _entry(projection, "type", who)
     if kind not in ("parallel", "fanflat", "parallel_vec", "fanflat_vec"):
@@ -113,8 +111,8 @@ def from_odl(geometry: Any, space: Any) -> Geometry:
     ``det_axis``: theta is theirs for the default initial vectors, and turned with any others. Offset: the midpoint of the detector. A
     ``det_curvature_radius`` equal to src_radius + det_radius is our arc, with spacing and offset times the radius.
 
-    ODL's ``RayTransform`` on astra_cpu takes no offset of a parallel beam into account and has no arc; and its adjoint is the transpose
-    times the weighting of the range over that of the domain.
+    ODL's ``RayTransform`` on astra_cpu leaves out the offset and the initial vectors of a parallel beam and has no arc; and its adjoint
+    is the transpose times the weighting of the range over that of the domain.
 
     Raises :class:`InputError` for a space or a detector that is not uniform, pixels that are not square, an image not centred on the
     axis of rotation, shifts that vary, and other curvatures; :class:`InputTypeError` for anything else.
@@ -181,7 +179,7 @@ def from_tigre(
         raise InputError(f"{who}: mode must be 'cone' or 'parallel', got {mode!r}.")
     if (sVoxel is None) == (dVoxel is None):
         raise InputTypeError(
-            f"{who}: give one of sVoxel, the size of the image, and dVoxel, that of a voxel; got {'both' if dVoxel else 'neither'}."
+            f"{who}: give one of sVoxel, the size of the image, and dVoxel, that of a voxel; got {'neither' if dVoxel is None else 'both'}."
         )
     height, width = (_count(n, "nVoxel", who) for n in _pair(nVoxel, "nVoxel", who))
     lengths = [_plain(value) for value in _pair(dVoxel if sVoxel is None else sVoxel, "dVoxel" if sVoxel is None else "sVoxel", who)]
