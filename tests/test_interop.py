@@ -372,8 +372,8 @@ def test_deepinvs_solvers_on_our_operators(operator, name, net):
         data_fidelity=optim.L2(), prior=optim.PnP(denoiser=net), g_param=sigma, stepsize=step, max_iter=5, early_stop=False, **settings
     )
     with torch.no_grad():
-        theirs = model(q, interop.to_deepinv(A, max_iter=500), init=init)
-    ours = {"tau": step} if name == "PGD" else {"alpha": 1 / step, "data_iterations": 500}
+        theirs = model(q, interop.to_deepinv(A, max_iter=500, tol=1e-7), init=init)
+    ours = {"tau": step} if name == "PGD" else {"alpha": 1 / step, "data_iterations": 500, "data_tol": 1e-7}
     solver = solvers.make(name.lower(), sigma=sigma, iterations=5, tol=0.0, **ours)
     problem = make_problem(q, A, None)
     with torch.no_grad():

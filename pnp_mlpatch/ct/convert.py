@@ -342,8 +342,11 @@ def _rigid(
     offset = 0.0 if abs(offset) <= near else offset
     if source is None:
         if ray is not None:
-            tilt = np.abs((ray * e).sum(1)) / np.linalg.norm(ray, axis=1).clip(1e-30)
-            if not tilt.max() <= NEAR:
+            length = np.linalg.norm(ray, axis=1)
+            if not (length > 0).all():
+                raise InputError(f"{who}: the rays must have a direction, got vectors of length 0.")
+            tilt = np.abs((ray * e).sum(1)) / length
+            if tilt.max() > NEAR:
                 raise InputError(
                     f"{who}: the rays must be perpendicular to the detector, got a cosine of {tilt.max():.3g}. Rebin the data."
                 )
