@@ -52,18 +52,19 @@ def from_astra(projection: Mapping[str, Any], volume: Mapping[str, Any]) -> Geom
         raise InputError(f"{who}: type must be parallel, fanflat, parallel_vec or fanflat_vec, got {kind!r}. Give the scan of one slice.")
     count = _count(_entry(projection, "DetectorCount", who), "DetectorCount", who)
     if kind.endswith("_vec"):
-        vectors = np.asarray(_entry(projection, "Vectors", who), dtype=np.float64)
+        vectors = _numbers(_entry(projection, "Vectors", who), "Vectors", who).numpy()
         if vectors.ndim != 2 or vectors.shape[1] != 6 or not np.isfinite(vectors).all():
             raise InputError(f"{who}: Vectors must be finite, of shape (angles, 6), got shape {vectors.shape}.")
         first, centre, element = vectors[:, :2], vectors[:, 2:4], vectors[:, 4:]
         fan = kind == "fanflat_vec"
         return _rigid(shape, pixel, count, element, centre, first if fan else None, None if fan else first, who)
-    angles, spacing = np.asarray(_entry(projection, "ProjectionAngles", who), dtype=np.float64), _entry(projection, "DetectorWidth", who)
+    angles = _numbers(_entry(projection, "ProjectionAngles", who), "ProjectionAngles", who)
+    spacing = _entry(projection, "DetectorWidth", who)
     if kind == "parallel":
-        return ParallelBeam(shape, torch.from_numpy(angles), count, pixel=pixel, spacing=_plain(spacing))
+        return ParallelBeam(shape, angles, count, pixel=pixel, spacing=_plain(spacing))
     return FanBeam(
         shape,
-        torch.from_numpy(angles),
+        angles,
         count,
         source_origin=_plain(_entry(projection, "DistanceOriginSource", who)),
         origin_detector=_plain(_entry(projection, "DistanceOriginDetector", who)),
@@ -246,7 +247,9 @@ def from_deepinv(
         "n_detector_pixels": 258,
         "detector_spacing": 0.077,
     }
-    unknown = sorted(set(fan_parameters or {}) - set(default))
+    if not isinstance(fan_parameters, (Mapping, type(None))):
+        raise InputTypeError(f"{who}: fan_parameters must be a dict, got {type(fan_parameters).__name__}.")
+    unknown = sorted(set(map(str, fan_parameters or {})) - set(default))
     if unknown:
         raise InputError(f"{who}: fan_parameters has {', '.join(default)}, got {', '.join(unknown)}.")
     words = default | dict(fan_parameters or {})
@@ -270,15 +273,17 @@ def deepinv_sinogram(sinogram: Tensor, geometry: Geometry, norm: float = 1.0) ->
         ours[a, k] = theirs[k, a]  norm pixel / cos(gamma_k)        cos(gamma_k) = 1 for parallel beams
 
     ``norm`` is ``physics.operator_norm`` of a Tomography made with ``normalize=True``, which divides by it. Raises :class:`InputError` for
-    another shape.
+    another shape, :class:`InputTypeError` for integers.
     """
-    count, number = sizes(geometry)[0], len(geometry.angles)
+    count, number = sizes(geometry)[0], len(geometry.theta)
     if not isinstance(sinogram, Tensor) or sinogram.shape[-2:] != (count, number):
         got = tuple(sinogram.shape) if isinstance(sinogram, Tensor) else type(sinogram).__name__
         raise InputError(f"deepinv_sinogram: expected a tensor (..., {count}, {number}), detectors and angles, got {got}.")
-    factor = torch.full((count,), norm * geometry.pixel, dtype=torch.float64)
+    if not sinogram.is_floating_point():
+        raise InputTypeError(f"deepinv_sinogram: expected floating-point data, got {sinogram.dtype}. Call sinogram.float() first.")
+    factor = torch.full((count,), float(norm) * geometry.pixel, device=sinogram.device, dtype=torch.float64)
     if isinstance(geometry, FanBeam):
-        factor *= torch.sqrt(1 + (coordinates(geometry) / geometry.distance) ** 2)
+        factor *= torch.sqrt(1 + (coordinates(geometry).to(factor) / geometry.distance) ** 2)
     return sinogram.transpose(-2, -1) * factor.to(sinogram)
 
 
@@ -383,7 +388,14 @@ def _window(volume: Mapping[str, Any], who: str) -> tuple[tuple[int, int], float
         raise InputError(f"{who}: the volume must be a plane, got one with GridSliceCount. Give astra.create_vol_geom(rows, columns).")
     height, width = (_count(_entry(volume, name, who), name, who) for name in ("GridRowCount", "GridColCount"))
     option = _entry(volume, "option", who)
-    left, right, low, high = (float(_entry(option, f"Window{name}", who)) for name in ("MinX", "MaxX", "MinY", "MaxY"))
+    if not isinstance(option, Mapping):
+        raise InputTypeError(
+            f"{who}: the option of the volume must be a dict, got {type(option).__name__}. Make it with astra.create_vol_geom."
+        )
+    edges = [_entry(option, f"Window{name}", who) for name in ("MinX", "MaxX", "MinY", "MaxY")]
+    if not all(finite_number(edge) for edge in edges):
+        raise InputError(f"{who}: the window of the volume must be finite numbers, got {edges!r}.")
+    left, right, low, high = (float(edge) for edge in edges)
     wide, tall = (right - left) / width, (high - low) / height
     if not wide > 0 or abs(wide - tall) > NEAR * wide:
         raise InputError(f"{who}: pixels must be square, got {wide:g} x {tall:g}. Give the volume a window with the ratio of its sides.")
@@ -430,7 +442,8 @@ def _numbers(values: Any, name: str, who: str) -> Tensor:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))  # which keeps Python's numbers whole
         if tensor.is_complex():
             raise TypeError("complex")
-        return tensor.detach().cpu().to(torch.float64).reshape(-1)
+        tensor = tensor.detach().cpu().to(torch.float64)
+        return tensor.reshape(1) if tensor.ndim == 0 else tensor
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(f"{who}: {name} must be a sequence of real numbers, got {values!r}.") from error
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,7 @@ class FanBeam:
     ``spacing`` is measured. A number n of angles means 2 pi k / n for k < n. The default ``spacing`` is that of ``pixel`` at the centre,
     magnified. In TIGRE's words DSO = source_origin, DSD = source_origin + origin_detector.
 
-    Raises :class:`InputError` as :class:`ParallelBeam` does, and for a source or a detector within the image.
+    Raises :class:`InputError` as :class:`ParallelBeam` does, and for a source within the image.
     """
 
     shape: tuple[int, int]
@@ -113,10 +114,9 @@ class FanBeam:
             _set(self, "spacing", float(self.pixel * self.magnification))
         _settle(self, degrees, 2 * math.pi)
         radius = math.hypot(*self.shape) * self.pixel / 2
-        inner = min(self.shape) * self.pixel / 2
-        if self.source_origin <= inner:
+        if self.source_origin <= radius:
             raise InputError(
-                f"FanBeam: the source at {self.source_origin:g} lies within the image, whose half side is {inner:g}. "
+                f"FanBeam: the source at {self.source_origin:g} lies within the image, whose corners are at {radius:g}. "
                 "Check the units: source_origin and pixel must have the same."
             )
         if self.detectors is None:
@@ -240,6 +240,8 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
     if isinstance(angles, Tensor) and angles.is_complex():
         raise InputTypeError(f"{who}: angles must be real, in radians.")
     try:
+        if not isinstance(angles, Tensor) and np.iscomplexobj(angles):
+            raise TypeError
         theta = torch.as_tensor(angles, dtype=torch.float64).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(f"{who}: angles must be a number of angles or a sequence in radians, got {angles!r}.") from error
@@ -249,7 +251,7 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
     if degrees:
         if len(theta) > 4 and span < 2 * math.pi + 1e-6:
             warnings.warn(
-                f"{who}: {len(theta)} angles span only {span:.4g} degrees; are they radians? Then leave out degrees=True.", stacklevel=4
+                f"{who}: {len(theta)} angles span only {span:.4g} degrees; are they radians? Then leave out degrees=True.", stacklevel=5
             )
         theta = torch.deg2rad(theta)
     elif float(theta.abs().max()) > 4 * math.pi + 1e-9:
@@ -261,7 +263,7 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
     if repeated:
         warnings.warn(
             f"{who}: {repeated} of the {len(theta)} angles repeat (modulo a turn); each counts as data of its own. Drop those that were not measured.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return theta
 
