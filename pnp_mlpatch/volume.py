@@ -193,7 +193,7 @@ def reconstruct_volume(
     backend = journal.found.get("backend", config.backend)  # as before: what "auto" takes depends on the free memory
     A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
     look = _read(scan, config, first + (last - first) // 2, first + (last - first) // 2 + 1)
-    fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else A.fbp(_data(A, look))[:, 0].cpu()
+    fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else _start(A, look.q, look.missing)[:, 0].cpu()
     low, high = journal.found.get("window") or _window(config, fbp, scan)
     journal.begin({"backend": A.backend, "window": [low, high]})
     if config.mu_water is None:
@@ -352,9 +352,10 @@ def _read(scan: Scan, config: VolumeConfig, a: int, b: int) -> _Slab:
     return _Slab(live, q, missing, std, counts)
 
 
-def _data(A: Radon, slab: _Slab) -> Tensor:
-    """The line integrals (B, 1, angles, detectors), interpolated along the detector where there are none."""
-    return _filled(slab.q, slab.missing)[:, None].to(A.angles.device)
+def _start(A: Radon, q: Tensor, missing: Tensor) -> Tensor:
+    """A.initial (B, 1, H, W) of line integrals (B, angles, detectors), interpolated along the detector where there are none."""
+    q, seen = q[:, None].to(A.angles.device), ~missing[:, None].to(A.angles.device)
+    return A.initial(q) if bool(seen.all()) else A.weighted(seen.to(q.dtype)).initial(q)
 
 
 def _level(A: Radon, slab: _Slab, known: DenoiserInfo) -> Tensor:
@@ -365,19 +366,6 @@ def _level(A: Radon, slab: _Slab, known: DenoiserInfo) -> Tensor:
     return level if known.sigma_range is None else level.clamp(*known.sigma_range)
 
 
-def _filled(q: Tensor, missing: Tensor) -> Tensor:
-    if not bool(missing.any()):
-        return q
-    count = q.shape[-1]
-    index = torch.arange(count).expand_as(q)
-    left = torch.where(missing, -1, index).cummax(-1).values
-    right = torch.where(missing, count, index).flip(-1).cummin(-1).values.flip(-1)
-    before, after = q.gather(-1, left.clamp_min(0)), q.gather(-1, right.clamp_max(count - 1))
-    share = (index - left) / (right - left).clamp_min(1)
-    between = (1 - share) * before + share * after
-    return torch.where(missing, torch.where(left < 0, after, torch.where(right >= count, before, between)), q)
-
-
 def _solve(A: Radon, D: Denoiser | None, solver: Solver, config: VolumeConfig, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
     """The slices (S, H, W) on the CPU, in attenuation, and how each ended."""
     x = torch.zeros(len(slab.live), *A.image_shape[1:])
@@ -385,7 +373,7 @@ def _solve(A: Radon, D: Denoiser | None, solver: Solver, config: VolumeConfig, s
     if not len(slab.q):
         return x, rows
     device = A.angles.device
-    x0 = A.fbp(_data(A, slab)) if D is None else A.initial(_data(A, slab))
+    x0 = _start(A, slab.q, slab.missing)
     if D is not None:
         levels = _level(A, slab, describe(D)).tolist()
         x0 = torch.cat([D(one[None], level) for one, level in zip(x0, levels, strict=True)])

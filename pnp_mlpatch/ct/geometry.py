@@ -122,9 +122,9 @@ class FanBeam:
         if self.detectors is None:
             half = math.asin(min(1.0, radius / self.source_origin))
             reach = half * self.distance if self.arc else self.distance * math.tan(min(half, 1.2))
-            _set(self, "detectors", math.ceil(2 * reach / self.spacing))
+            _set(self, "detectors", math.ceil(2 * reach / sizes(self)[1]))
         _check_detector(self)
-        if self.arc and self.detectors * self.spacing >= math.pi * self.distance:
+        if self.arc and math.prod(sizes(self)) >= math.pi * self.distance:
             raise InputError(
                 f"FanBeam: the arc of {self.detectors} x {self.spacing:g} spans half a turn about the source or more. Check spacing and detectors."
             )
@@ -305,7 +305,7 @@ def _plot(geometry: Geometry) -> Figure:
         )
         axis.annotate(
             "0",
-            end[0].tolist(),
+            (float(end[0, 0]), float(end[0, 1])),
             color=colour,
             ha="center",
             va="center",

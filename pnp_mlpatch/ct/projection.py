@@ -118,10 +118,10 @@ class AstraPair(nn.Module):
 
     def __init__(self, geometry: Geometry, projector: str, *, cuda: bool = False):
         super().__init__()
-        self.geometry, self.projector, self.cuda_ = geometry, projector, cuda
+        self.geometry, self.projector, self.on_gpu = geometry, projector, cuda
 
     def forward_project(self, x: Tensor) -> Tensor:
-        return self._run(x, (len(self.geometry.angles), sizes(self.geometry)[0]), forward=True)
+        return self._run(x, (len(self.geometry.theta), sizes(self.geometry)[0]), forward=True)
 
     def back_project(self, y: Tensor) -> Tensor:
         return self._run(y, self.geometry.shape, forward=False)
@@ -134,7 +134,7 @@ class AstraPair(nn.Module):
         target = source.new_zeros(len(x), *shape)
         if source.is_cuda:
             torch.cuda.current_stream(source.device).synchronize()  # ASTRA knows nothing of torch's streams
-        with astra_projector(self.geometry, self.projector, cuda=self.cuda_) as (astra, projector, rows):
+        with astra_projector(self.geometry, self.projector, cuda=self.on_gpu) as (astra, projector, rows):
             call = astra.projector.direct_FP if forward else astra.projector.direct_BP
             for one, out in zip(source, target, strict=True):
                 call(projector, one if forward else one.reshape(rows), out=out.view(rows) if forward else out)
@@ -205,7 +205,7 @@ class Symmetry:
     @classmethod
     def of(cls, geometry: Geometry, tolerance: float = 1e-7) -> Symmetry:
         height, width = geometry.shape
-        theta = list(geometry.angles)
+        theta = geometry.theta.tolist()
         parallel, centred = isinstance(geometry, ParallelBeam), geometry.offset == 0
         turns = range(4) if height == width else (0, 2)
         candidates = [(k, flip) for flip in ((False, True) if centred else (False,)) for k in turns]
@@ -253,7 +253,7 @@ class SparsePair(nn.Module):
     def __init__(self, geometry: Geometry, projector: str, symmetry: Symmetry, cache: bool):
         super().__init__()
         self.geometry, self.transforms, self.count = geometry, symmetry.transforms, len(symmetry.base)
-        matrix = _matrix(geometry, [geometry.angles[index] for index in symmetry.base], projector, cache)
+        matrix = _matrix(geometry, geometry.theta[symmetry.base].tolist(), projector, cache)
         self.matrix, self.transpose = SparseMatrix(matrix), SparseMatrix(matrix.T.tocsr())
         self.source: Tensor
         self.mirrored: Tensor

@@ -28,7 +28,7 @@ def normal_kernel(geometry: Geometry, projector: str) -> Tensor:
     rows = torch.fft.fftfreq(2 * height, 1 / (2 * height)).double()[:, None]
     cols = torch.fft.fftfreq(2 * width, 1 / (2 * width)).double()[None, :]
     kernel = torch.zeros(2 * height, 2 * width, dtype=torch.float64)
-    for angle in geometry.angles:
+    for angle in geometry.theta.tolist():
         c, s = abs(math.cos(angle)), abs(math.sin(angle))
         boxes = {"linear": (max(c, s), max(c, s)), "line": (c, s), "strip": (c, s, spacing)}[projector]
         g = torch.ones_like(frequency)
@@ -63,7 +63,7 @@ def coverage(geometry: Geometry) -> float:
     gaps = torch.diff(theta, append=theta[:1] + math.pi)
     apart = gaps[gaps > 1e-6]  # over a whole turn directions come twice
     usual = float(apart.median()) if len(apart) > 1 else math.pi
-    fan = 0.0 if isinstance(geometry, ParallelBeam) else geometry.shape[1] * geometry.pixel / 2 / geometry.source_origin
+    fan = 0.0 if isinstance(geometry, ParallelBeam) else max(geometry.shape) * geometry.pixel / 2 / geometry.source_origin
     missing = float((gaps - 3 * usual - 2 * fan).clamp_min(0).sum())
     return 1 - missing / math.pi
 

@@ -276,7 +276,9 @@ class MLPatch(Network):
 
     def _first_weight(self) -> Tensor:
         """The layer that takes the samples: (groups, outputs, C, M / groups)."""
-        weight = self.layers[0].weight if self.stem else zero_mean(self.layers[0].weight)  # type: ignore[arg-type]
+        weight = self.layers[0].weight
+        assert isinstance(weight, Tensor)
+        weight = weight if self.stem else zero_mean(weight)
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
 
     def _tiles(self, x: Tensor, margin: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pnp_mlpatch.ct import fbp as filtered
 from pnp_mlpatch.ct import spectrum
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, sizes
-from pnp_mlpatch.ct.projection import BACKENDS, PROJECTORS, cache_directory, check_projector, choose
+from pnp_mlpatch.ct.projection import BACKENDS, PROJECTORS, AstraPair, SparsePair, cache_directory, check_projector, choose
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.operators.base import LinearOperator, register
 
@@ -71,7 +71,7 @@ class Radon(LinearOperator):
             raise InputError(f"Radon: channels must be an integer >= 1, got {channels!r}.")
         if memory is not None and not (isinstance(memory, (int, float)) and memory > 0):
             raise InputError(f"Radon: memory must be a number of GiB > 0, or None, got {memory!r}.")
-        super().__init__((channels, *geometry.shape), (channels, len(geometry.angles), sizes(geometry)[0]))
+        super().__init__((channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0]))
         self.geometry = geometry
         self.projector = check_projector(geometry, projector)
         self.pair, self.why = choose(geometry, projector, backend, memory, cache)
@@ -155,10 +155,11 @@ class Radon(LinearOperator):
         if window not in ("hann", "none"):
             raise InputError(f"Radon.fbp: window must be 'hann' or 'none', got {window!r}.")
         self._check(q, self.data_shape, "A.fbp(q)", "data", "image", self.image_shape)
-        with torch.set_grad_enabled(q.requires_grad):
-            return self._each(
-                lambda y: filtered.fbp(self.geometry, y, window, lambda p: self.adjoint(p.unflatten(0, q.shape[:2])).flatten(0, 1)), q
-            )
+
+        def back_project(y: Tensor) -> Tensor:
+            return self.adjoint(y.unflatten(0, q.shape[:2])).flatten(0, 1)  # which carries gradients
+
+        return self._each(lambda y: filtered.fbp(self.geometry, y, window, back_project), q)
 
 
 def simulate(A: Radon, truth: Tensor, *, snr_db: float | None = None, seed: int = 0) -> tuple[Tensor, float]:
@@ -199,11 +200,11 @@ def _geometry(shape: tuple[int, int] | Geometry, angles: int | Sequence[float] |
         raise type(error)(str(error).replace("ParallelBeam:", "Radon:", 1)) from error
 
 
-def _mismatch(pair: torch.nn.Module, geometry: Geometry, device: torch.device) -> float:
+def _mismatch(pair: AstraPair | SparsePair, geometry: Geometry, device: torch.device) -> float:
     """|<A x, y> - <x, B y>| / (|A x| |y|) of a pair whose backprojection B need not be the transpose, for random x and y."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, *geometry.shape, generator=generator).to(device)
-    y = torch.rand(1, len(geometry.angles), sizes(geometry)[0], generator=generator).to(device)
+    y = torch.rand(1, len(geometry.theta), sizes(geometry)[0], generator=generator).to(device)
     Ax, By = pair.forward_project(x).double(), pair.back_project(y).double()
     return float(((Ax * y).sum() - (x * By).sum()).abs() / (Ax.norm() * y.double().norm()).clamp_min(1e-30))
 

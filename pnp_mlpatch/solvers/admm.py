@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ADMM(Solver):
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": (problem.known_noise("ADMM (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "ADMM")}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
         return ADMMState(x=x0, iteration=0, f=x0, u=torch.zeros_like(x0), start=x0, data_residual=x0.new_zeros(len(x0)))

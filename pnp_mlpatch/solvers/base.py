@@ -10,6 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, ClassVar
@@ -61,12 +62,9 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
     A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
-    unseen = None  # where a noise map says that nothing was measured
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
-        unseen = torch.isposinf(noise.detach())
-        unseen = None if bool(unseen.all()) or not bool(unseen.any()) else unseen
-    if unseen is not None and noise.shape[-1] == q.shape[-1]:
-        q = torch.where(unseen.to(q.device), torch.zeros_like(q), q)
+        with suppress(RuntimeError):  # a map of another shape, which is refused below
+            q = torch.where(torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q)
     if not bool(torch.isfinite(q.detach()).all()):
         raise InputError(
             f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
@@ -85,7 +83,8 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
             f"solver: noise must be real and not empty (noise is a standard deviation), got {tuple(noise.shape)} {noise.dtype}."
         )
     values = torch.as_tensor(noise).detach().double()
-    seen = values if unseen is None else values[~unseen]
+    unseen = torch.isposinf(values)
+    seen = values if values.ndim < 2 or bool(unseen.all()) else values[~unseen]
     if not bool(torch.isfinite(seen).all()) or not bool((seen > 0).all()):
         shown = (
             f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
@@ -308,6 +307,11 @@ def check_settings(solver: Solver, **positive: float | Tensor | None) -> None:
             raise InputError(f"{who}: {name} must be finite and > 0, got {value!r}.")
 
 
+def weight_of(problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str) -> float | Tensor:
+    """alpha = (noise / sigma)^2, what statistics says of the balance of data and prior, unless ``alpha`` is given."""
+    return (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
+
+
 def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
     """h(z; alpha) of the problem, warm-started from ``x0``, and the relative residual that each image reached (0 where h is exact)."""
     reached: list[Tensor] = []
@@ -339,4 +343,5 @@ __all__ = [
     "make_problem",
     "register",
     "registry",
+    "weight_of",
 ]

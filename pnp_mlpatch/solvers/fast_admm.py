@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class FastADMM(Solver):
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        noise = None if self.alpha is not None else problem.known_noise("FastADMM (or give alpha)")
-        return {"sigma": sigma, "alpha": self.alpha if noise is None else (noise / sigma) ** 2}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "FastADMM")}
 
     def init(self, problem: Problem, x0: Tensor) -> FastADMMState:
         zero, one = torch.zeros_like(x0), x0.new_ones(len(x0), 1, 1, 1)
