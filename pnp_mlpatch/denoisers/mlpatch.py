@@ -14,6 +14,13 @@ The image goes on by reflection about its border pixels, and so do the features,
 layer has kernels of zero mean, so that D(x + c) = D(x) + c. There is no other coupling between pixels: D is local and
 shift-equivariant.
 
+Images that are weaker than their noise, such as the convergence of weak lensing, have a standard deviation ``signal`` = s about zero
+instead. Then kernels need not have zero mean, and the MLP works on numbers of variance one (Karras et al. 2022),
+
+    D(x, sigma)(p) = s^2 / (s^2 + sigma^2) x(p) - s sigma / r MLP( [F(p + o_1), ..., F(p + o_M)], sigma ),   r^2 = s^2 + sigma^2
+
+with F that of x / r: the best estimate of a pixel from itself alone, and what the patch adds to it. D(x, 0) = x.
+
 Two forms give the same numbers:
 
 * :meth:`MLPatch.at`, the continuous form, samples at any coordinates.
@@ -90,7 +97,8 @@ class MLPatch(Network):
     fixed ``square x square`` neighbours. ``features`` > 0 makes them samples of that many local features, of 3 x 3 convolutions with
     these ``dilations``; else samples of the image. The MLP has ``depth`` layers of ``width`` and a linear one; ``sectors`` puts one
     MLP of these widths for each angle before it, as published. ``deform`` > 0: content-dependent offsets, refined so many times from the
-    samples themselves (CCPG). ``sigma_max`` is the top of the noise range, in image units; 0 for noiseless images. ``tile`` is the side
+    samples themselves (CCPG). ``signal`` > 0 is the standard deviation of images about zero that are weaker than their noise.
+    ``sigma_max`` is the top of the noise range, in image units; 0 for noiseless images. ``tile`` is the side
     of the tiles of the grid form: it bounds the memory and does not change the result; by default what fits a cache, 128 on
     features, 64 on image samples.
 
@@ -120,6 +128,7 @@ class MLPatch(Network):
         depth: int = 3,
         deform: int = 0,
         activation: str = "gelu",
+        signal: float = 0.0,
         sigma_max: float = 60 / 255,
         tile: int | None = None,
     ):
@@ -137,11 +146,12 @@ class MLPatch(Network):
             "deform": deform,
             "activation": activation,
             "sigma_max": sigma_max,
+            **({"signal": signal} if signal else {}),
         }
         tile = (128 if features else 64) if tile is None else tile
         _check_config({**config, "tile": tile})
         super().__init__(channels, float(sigma_max), config)
-        self.tile, self.deform = tile, deform
+        self.tile, self.deform, self.signal = tile, deform, float(signal)
         self.activation = ACTIVATIONS[activation]
 
         sampled = features or channels
@@ -197,8 +207,8 @@ class MLPatch(Network):
 
     def denoise_block(self, block: Tensor, sigma: Tensor, kernel: Tensor | None = None) -> Tensor:
         """The grid form on a block (B, C, h + 2 field, w + 2 field) that brings its own halo -> (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
-        level = self._level(sigma)
-        features = self._features(block, level)
+        level, (gain, keep, scale) = self._level(sigma), self._scales(sigma)
+        features = self._features(gain * block, level)
         f = self.halo
         clean = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f]
         if self.deform:
@@ -208,7 +218,7 @@ class MLPatch(Network):
             residual = self._between(features, coords, level).reshape(clean.shape)
         else:
             residual = self._mlp(self._first(features, level, self._folded() if kernel is None else kernel), level)
-        return clean - residual.to(block.dtype)
+        return keep * clean - scale * residual.to(block.dtype)
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 1024) -> Tensor:
         """Continuous form: the denoised value at any coordinates.
@@ -259,16 +269,29 @@ class MLPatch(Network):
         column = sigma_column(sigma, x, "MLPatch.patch_at", self.sigma_max)
         _check_coords(x, coords, "MLPatch.patch_at")
         level, f = self._level(column), self.halo - self.reach
-        features = self._features(window(x, -f, x.shape[-2] + f, -f, x.shape[-1] + f), level)
+        features = self._features(self._scales(column)[0] * window(x, -f, x.shape[-2] + f, -f, x.shape[-1] + f), level)
         offsets = self._steered(features, coords.reshape(1, -1, 2), level)
         return (coords.reshape(1, -1, 1, 2) + offsets).expand(len(x), coords.shape[-2], -1, -1)
 
     # ---- parts
 
     def _level(self, sigma: Tensor) -> Tensor:
-        """The noise level (B, 1, 1, 1) on the scale 0 to 1; one for all where it is one."""
+        """The noise level (B, 1, 1, 1) on the scale 0 to 1, logarithmic beyond ``signal``; one for all where it is one."""
         level = sigma / self.sigma_max if self.sigma_max else torch.zeros_like(sigma)
+        if self.signal:
+            level = torch.log1p(sigma / self.signal) / math.log1p(self.sigma_max / self.signal)
         return level[:1] if len(level) > 1 and not torch.compiler.is_compiling() and bool((level == level[:1]).all()) else level
+
+    def _scales(self, sigma: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """What multiplies the image before the network, the image beside it, and what the network takes off: 1, 1, 1 without ``signal``."""
+        if not self.signal:
+            return 1.0, 1.0, 1.0
+        square = self.signal**2 + sigma**2
+        return square.rsqrt(), self.signal**2 / square, self.signal * sigma * square.rsqrt()
+
+    def _centred(self, weight: Tensor) -> Tensor:
+        """The kernels that see the image, of zero mean unless the images themselves have it."""
+        return weight if self.signal else zero_mean(weight)
 
     def _within(self, offsets: Tensor) -> Tensor:
         """Offsets (..., 2) shortened to the radius where they are longer."""
@@ -278,7 +301,7 @@ class MLPatch(Network):
         """The layer that takes the samples: (groups, outputs, C, M / groups)."""
         weight = self.layers[0].weight
         assert isinstance(weight, Tensor)
-        weight = weight if self.stem else zero_mean(weight)
+        weight = weight if self.stem else self._centred(weight)
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
 
     def _tiles(self, x: Tensor, margin: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
@@ -327,12 +350,12 @@ class MLPatch(Network):
         out = x.new_empty(*x.shape[:2], factor * x.shape[2], factor * x.shape[3])
         inner = self.halo  # what the block has beyond the 2 pixels of the bicubic base
         for images, rows, cols, block in self._tiles(x, self.halo + 2):
-            level = self._level(sigma[images])
-            features = self._features(block, level)
+            level, (gain, keep, scale) = self._level(sigma[images]), self._scales(sigma[images])
+            features = self._features(gain * block, level)
             middle = block[:, :, inner : block.shape[2] - inner, inner : block.shape[3] - inner]
             for i, j, kernel, base in phases:
                 residual = self._mlp(self._first(features, level, kernel), level)
-                fine = F.conv2d(middle, base, groups=self.channels) - residual.to(x.dtype)
+                fine = keep * F.conv2d(middle, base, groups=self.channels) - scale * residual.to(x.dtype)
                 out[
                     images, :, rows.start * factor + i : rows.stop * factor : factor, cols.start * factor + j : cols.stop * factor : factor
                 ] = fine
@@ -342,7 +365,7 @@ class MLPatch(Network):
         """The local features of a block, smaller by the dilations; the block itself for the member on image samples."""
         h = block
         for k, layer in enumerate(self.stem):
-            h = self.activation(layer(h, level, None if k else zero_mean(layer.weight)))  # type: ignore[arg-type]
+            h = self.activation(layer(h, level, None if k else self._centred(layer.weight)))  # type: ignore[arg-type]
         return h
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
@@ -362,7 +385,7 @@ class MLPatch(Network):
         """The offsets at ``coords`` (b, Q, 2): (1, 1, M, 2) where they are the same everywhere, else (B, Q, M, 2)."""
         offsets = self.patch_offsets()[None, None]
         for take, move in self.steer:  # type: ignore[misc]
-            weight = take.weight if self.stem else zero_mean(take.weight)
+            weight = take.weight if self.stem else self._centred(take.weight)
             step = move(self.activation(take(self._samples(features, coords, offsets), level, weight)), level)
             offsets = self._within(offsets + step[..., 0].movedim(1, 2).unflatten(-1, (-1, 2)).to(offsets.dtype))
         return offsets
@@ -383,6 +406,8 @@ class MLPatch(Network):
     def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
         """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
         level, f = self._level(sigma), self.halo - self.reach
+        gain, keep, scale = (part if isinstance(part, float) else part[..., 0] for part in self._scales(sigma))
+        taken = x if isinstance(gain, float) else gain[..., None] * x
         centre = x.new_zeros(1, 1, 1, 2)
         points = torch.arange(coords.shape[1], device=x.device)
         groups = [points] if len(points) else []
@@ -393,15 +418,15 @@ class MLPatch(Network):
             groups = [group for group in order.split(torch.bincount(cell).tolist()) if len(group)]
         out = x.new_empty(*x.shape[:2], len(points))
         for group in groups:
-            inside, features, corner = coords[:, group], x, coords.new_zeros(2)
+            inside, features, corner = coords[:, group], taken, coords.new_zeros(2)
             if self.stem:
                 margin = math.ceil(self.radius) + 2  # all taps of the bicubic samples
                 top, left = (int(v) - margin for v in inside[0].amin(dim=0).floor())
                 bottom, right = (int(v) + margin + 1 for v in inside[0].amax(dim=0).floor())
-                features = self._features(window(x, top - f, bottom + f, left - f, right + f), level)
+                features = self._features(window(taken, top - f, bottom + f, left - f, right + f), level)
                 corner = coords.new_tensor([top, left])
             for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
-                out[..., part] = sample(x, p, centre)[..., 0] - self._between(features, p - corner, level).to(x.dtype)
+                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * self._between(features, p - corner, level).to(x.dtype)
         return out
 
 
@@ -448,6 +473,9 @@ def _check_config(config: dict[str, Any]) -> None:
         raise InputError(f"MLPatch: sigma_max must be >= 0, got {config['sigma_max']!r}.")
     if config["activation"] not in ACTIVATIONS:
         raise InputError(f"MLPatch: activation must be one of {', '.join(ACTIVATIONS)}, got {config['activation']!r}.")
+    signal = config.get("signal", 0.0)
+    if not finite_number(signal) or signal < 0:
+        raise InputError(f"MLPatch: signal must be >= 0, the standard deviation of the images (0: photographs), got {signal!r}.")
     if (config["features"] > 0) != (len(config["dilations"]) > 0):
         raise InputError("MLPatch: features and dilations go together: a number of features, and one dilation for each 3 x 3 convolution.")
     if config["square"] and (config["square"] % 2 == 0 or config["sectors"] or config["deform"]):

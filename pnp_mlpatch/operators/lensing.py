@@ -6,24 +6,38 @@ Axis 1 is x = the last axis (columns), axis 2 is y (rows). In Fourier space, kap
 
 so |D| = 1 but at k = 0: the mean of kappa is not seen by shear (the mass-sheet degeneracy). A positive mass peak has
 tangential shear around it: gamma_1 < 0 at +x, gamma_1 > 0 at +y, gamma_2 < 0 at (+x, +y).
+
+On the sky, right ascension grows to the left of a map with north up. Shear that is given along (right ascension, declination) then has
+gamma_2 of the other sign than along (x, y); ``flip_ra`` says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.lensing.estimators import kernel
+from pnp_mlpatch.lensing.units import SHAPE_NOISE, arcmin, pixel_noise
 from pnp_mlpatch.operators.base import LinearOperator, register
 
 
 @register("lensing")
 class Lensing(LinearOperator):
-    r"""A (E, B) = weight * (gamma_1, gamma_2): images (B, 2, H, W) of convergence to shear maps of the same shape.
+    r"""A (E, B) = weight * (gamma_1, gamma_2): images (B, 2, H + 2 p, W + 2 p) of convergence to shear maps (B, 2, H, W), p = ``padding``.
 
     ``weight`` (H, W) or (2, H, W) is the mask of the survey, 1 where there are galaxies; with ``None`` and ``shape`` all is seen.
     A per-component weight (2, H, W) must be equal in both components. Noise maps are given to the solver, and multiply
     the weight by 1 / noise.
+
+    The Fourier transform takes the field to repeat itself, which the sky does not: the image has ``padding`` more pixels on every
+    side, where nothing is seen. A survey whose mask leaves a border free has it already. ``flip_ra``: columns run towards smaller right
+    ascension while the shear is given along (right ascension, declination), so that gamma_2 has the other sign. ``pixel`` is the side of
+    a pixel with its unit, ``"0.29 arcmin"``; only :meth:`noise` needs it. Float64 maps are computed in float64.
 
     With S the shear transform without its zero mode, unitary on the maps of zero mean, and P = S^H S the projection on those,
     the data step is exact for any weight: one full-spectrum transform and its inverse, and a 2 x 2 system that keeps the two
@@ -31,10 +45,19 @@ class Lensing(LinearOperator):
 
         h(z; alpha) = P f + mean(z),  (S^H weight^2 S + alpha) P f = A^H q + alpha P z.
 
+    Noise that differs between the components needs conjugate gradients, preconditioned by this step with the mean of both.
     ``initial`` is Kaiser-Squires, S^H q, with the unseen pixels at zero shear.
     """
 
-    def __init__(self, shape: tuple[int, int] | None = None, weight: Tensor | None = None):
+    def __init__(
+        self,
+        shape: tuple[int, int] | None = None,
+        weight: Tensor | None = None,
+        *,
+        padding: int = 0,
+        flip_ra: bool = False,
+        pixel: Any = None,
+    ):
         if (shape is None) == (weight is None):
             raise InputError("Lensing: give either shape=(H, W) or weight=, a tensor (H, W).")
         if weight is None:
@@ -52,22 +75,43 @@ class Lensing(LinearOperator):
         weight = weight.detach().double()
         if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
             raise InputError("Lensing: weights must be finite, >= 0 and not all zero (1 = seen).")
-        height, width = weight.shape
-        super().__init__((2, height, width), (2, height, width))
-        k2 = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-        k1 = torch.fft.fftfreq(width, dtype=torch.float64)[None, :]
-        square = (k1**2 + k2**2).clone()
-        square[0, 0] = 1
-        kernel = torch.stack([(k1**2 - k2**2) / square, 2 * k1 * k2 / square], dim=-1)
+        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+            raise InputError(f"Lensing: padding must be an integer >= 0, pixels on every side, got {padding!r}.")
+        if pixel is not None:
+            arcmin(pixel, "Lensing: pixel")
+        height, width = (n + 2 * padding for n in weight.shape)
+        super().__init__((2, height, width), (2, *weight.shape))
+        self.padding, self.flip_ra, self.pixel = padding, bool(flip_ra), pixel
         self.weight: Tensor
         self.kernel: Tensor
         self.register_buffer("weight", weight)
-        self.register_buffer("kernel", kernel.to(weight.device))
+        self.register_buffer("kernel", torch.view_as_real(kernel((height, width), flip_ra=flip_ra)).to(weight.device))
 
     @classmethod
     def example(cls) -> Lensing:
         generator = torch.Generator().manual_seed(3)
-        return cls(weight=torch.rand(7, 10, generator=generator) * (torch.rand(7, 10, generator=generator) < 0.8))
+        weight = torch.rand(7, 10, generator=generator) * (torch.rand(7, 10, generator=generator) < 0.8)
+        return cls(weight=weight, padding=1, flip_ra=True)
+
+    def noise(self, n_gal: float | Tensor, shape_noise: float = SHAPE_NOISE) -> Tensor:
+        """The noise map (H, W) for so many galaxies each square arcminute, a number or a map; infinite where the weight is 0.
+
+        See :func:`~pnp_mlpatch.lensing.units.pixel_noise`. Raises :class:`InputError` if ``pixel`` was not given.
+        """
+        if self.pixel is None:
+            raise InputError("Lensing.noise: the size of a pixel is not known. Make the operator with pixel='0.29 arcmin'.")
+        std = torch.as_tensor(pixel_noise(n_gal, self.pixel, shape_noise)).to(self.weight)
+        if std.ndim and std.shape != self.weight.shape:
+            raise InputError(f"Lensing.noise: n_gal must be a number or a map {tuple(self.weight.shape)}, got {tuple(std.shape)}.")
+        return torch.where(self.weight > 0, std, torch.inf)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """The part (..., H, W) of an image (..., H + 2 p, W + 2 p) that the survey covers, without the padding."""
+        p = self.padding
+        return x[..., p : x.shape[-2] - p, p : x.shape[-1] - p]
+
+    def _pad(self, y: Tensor) -> Tensor:
+        return F.pad(y, [self.padding] * 4) if self.padding else y
 
     def _shear(self, x: Tensor, *, back: bool, full: bool) -> Tensor:
         """S or S^H on two-channel maps; ``full`` puts D(0) = 1, which makes it unitary on all maps."""
@@ -80,32 +124,42 @@ class Lensing(LinearOperator):
         return torch.stack([field.real, field.imag], dim=1)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.weight.to(x.dtype) * self._shear(x, back=False, full=False)
+        return self.weight.to(x.dtype) * self.cut(self._shear(x, back=False, full=False))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._shear(self.weight.to(y.dtype) * y, back=True, full=False)
+        return self._shear(self._pad(self.weight.to(y.dtype) * y), back=True, full=False)
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        denominator = self.weight.to(z.dtype) ** 2 + alpha
+        return self._inverse(Aty + alpha * z, self.weight.to(z.dtype) ** 2, alpha)
 
-        def solve(b: Tensor) -> Tensor:  # (U^H weight^2 U + alpha)^-1 with the unitary U
+    def _inverse(self, b: Tensor, square: Tensor, alpha: Tensor) -> Tensor:
+        """(S^H square S + alpha)^-1 b for the squared weights ``square``, (H, W) or (B, 1, H, W)."""
+        denominator = self._pad(square) + alpha
+
+        def solve(b: Tensor) -> Tensor:  # (U^H square U + alpha)^-1 with the unitary U
             return self._shear(self._shear(b, back=False, full=True) / denominator, back=True, full=True)
 
-        mean = z.mean(dim=(-2, -1), keepdim=True)
-        f = solve(Aty + alpha * (z - mean))  # A^H y has zero mean
-        ones = torch.zeros(2, *z.shape[1:], dtype=z.dtype, device=z.device)
+        mean = b.mean(dim=(-2, -1), keepdim=True)
+        f = solve(b - mean)
+        ones = torch.zeros(2, *b.shape[1:], dtype=b.dtype, device=b.device)
         ones[0, 0], ones[1, 1] = 1, 1  # the two constant maps: E and B
-        answers = [solve(e.expand_as(z)) for e in ones]
+        answers = [solve(e.expand_as(b)) for e in ones]
         schur = torch.stack([a.mean(dim=(-2, -1)) for a in answers], dim=-1)  # B, 2, 2: means of the answers
         c = torch.linalg.solve(schur, f.mean(dim=(-2, -1))[..., None])[..., 0]
         f = f - answers[0] * c[:, :1, None, None] - answers[1] * c[:, 1:, None, None]
-        return f + mean
+        return f + mean / alpha
+
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        square = (self.weight.to(alpha.dtype) * weight).square().mean(dim=-3, keepdim=weight.ndim > 3)
+        return lambda r: self._inverse(r, square, alpha)
 
     def _initial(self, q: Tensor) -> Tensor:
         weight = self.weight.to(q.dtype)
-        return self._shear(torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q)), back=True, full=False)
+        seen = torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q))
+        return self._shear(self._pad(seen), back=True, full=False)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         if torch.equal(weight[0], weight[1]):
-            return Lensing(weight=self.weight * weight[0])
+            weight = self.weight * weight[0].to(self.weight)
+            return Lensing(weight=weight, padding=self.padding, flip_ra=self.flip_ra, pixel=self.pixel)
         return super()._weighted(weight)

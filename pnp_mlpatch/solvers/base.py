@@ -35,13 +35,14 @@ Callback = Callable[["State"], object]
 class Problem:
     """Data, operator and noise as the solvers see them: ``noise`` is a number or one a image (B,), a map is already divided out.
 
-    ``Aty`` is A^H q. Made by :func:`make_problem`.
+    ``Aty`` is A^H q; ``noise_map`` the one that was divided out, 0 where nothing was measured, or None. Made by :func:`make_problem`.
     """
 
     q: Tensor
     A: LinearOperator
     noise: float | Tensor | None
     Aty: Tensor
+    noise_map: Tensor | None = None
 
     def known_noise(self, who: str) -> float | Tensor:
         """The noise, or an error that says what can be given instead."""
@@ -102,9 +103,8 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         whitener = (1 / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
-        noise = 1.0
-    Aty = A.adjoint(q)
-    return Problem(q, A, noise.to(q) if isinstance(noise, Tensor) else noise, Aty)
+        return Problem(q, A, 1.0, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
+    return Problem(q, A, noise.to(q) if isinstance(noise, Tensor) else noise, A.adjoint(q))
 
 
 @dataclass(frozen=True)

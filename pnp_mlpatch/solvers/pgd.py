@@ -10,7 +10,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputTypeError, finite_number
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, register
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,14 @@ class PGD(Solver):
 
     Needs no data step, so it serves every operator; it takes more iterations than ADMM where A is ill-conditioned.
 
-    Kamilov, Mansour, Wohlberg 2017.
+    ``white = True`` weighs the data by the inverse standard deviation of their noise s, in place of the inverse variance,
+
+        x_k = D( x_{k-1} + tau A^H s^-1 (q - A x_{k-1}), tau )        tau < 2 / |s^-1/2 A|^2
+
+    With a unitary A (weak lensing) the noise that a step carries into the estimate is then white, of standard deviation tau, whatever
+    the noise map: what D was trained for. ``sigma`` is tau unless it is given, ``tau`` by default 1 / |s^-1/2 A|^2, the smallest noise.
+
+    Kamilov, Mansour, Wohlberg 2017. White: PnPMass, 2026, arXiv 2603.22006.
     """
 
     state_type: ClassVar[type[State]] = PGDState
@@ -43,26 +50,46 @@ class PGD(Solver):
     sigma: schedules.Schedule | None = None
     tau: float | None = None
     tol: float = 1e-4
+    white: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self, tau=self.tau)
         if self.tau is not None and not finite_number(self.tau):
             raise InputTypeError(f"PGD: tau must be one number, got {self.tau!r}.")
+        if not isinstance(self.white, bool):
+            raise InputTypeError(f"PGD: white must be True or False, got {self.white!r}.")
         if self.sigma is not None:
             schedules.check_schedule(self.sigma, "PGD: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> PGDState:
-        tau = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30) if self.tau is None else float(self.tau)
-        return PGDState(x=x0, iteration=0, tau=tau)
+        if self.tau is not None:
+            return PGDState(x=x0, iteration=0, tau=float(self.tau))
+        A, size = problem.A, 1.0
+        if self.white and problem.noise_map is not None:
+            A = A.weighted(problem.noise_map.sqrt())
+        elif self.white:
+            size = 1 / _number(problem.known_noise("PGD (white)"))
+        return PGDState(x=x0, iteration=0, tau=1 / max(1.001 * size * A.norm() ** 2, 1e-30))
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, PGDState)
         if self.sigma is None:
-            return {"sigma": state.tau**0.5 * problem.known_noise("PGD (or give sigma)"), "tau": state.tau}
+            noise = 1.0 if self.white else problem.known_noise("PGD (or give sigma)")
+            return {"sigma": (state.tau if self.white else state.tau**0.5) * noise, "tau": state.tau}
         return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> PGDState:
         assert isinstance(state, PGDState)
-        gradient = problem.A.normal(state.x) - problem.Aty
+        if not self.white:
+            gradient = problem.A.normal(state.x) - problem.Aty
+        elif problem.noise_map is not None:  # A and q are divided by the map already, once more than here
+            gradient = problem.A.adjoint(problem.noise_map * (problem.A(state.x) - problem.q))
+        else:
+            gradient = (problem.A.normal(state.x) - problem.Aty) / column(problem.known_noise("PGD (white)"))
         x = denoise(state.x - state.tau * gradient, self.levels(problem, state)["sigma"])
         return PGDState(x=x, iteration=state.iteration + 1, tau=state.tau)
+
+
+def _number(noise: float | Tensor) -> float:
+    """The least noise: what the step has to be small enough for."""
+    return float(noise.min()) if isinstance(noise, Tensor) else noise

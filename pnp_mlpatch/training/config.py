@@ -25,7 +25,7 @@ class TrainConfig:
     ``validation`` goes to the log.
 
     ``data`` is a folder of pictures, a stack of images in an array (N, H, W) or (N, C, H, W), "procedural" (random pictures of
-    discs, boxes, gradients and gratings), or a list of these; ``validation`` likewise. A stack is FILE.npy, .npz, .h5 or .zarr, or
+    discs, boxes, gradients and gratings), "convergence" (log-normal mass maps, about zero), or a list of these; ``validation`` likewise. A stack is FILE.npy, .npz, .h5 or .zarr, or
     FILE:NAME where the file holds several arrays; its values lie in [0, 1], or in ``window`` = [low, high], which is mapped to it.
 
     Each step takes ``batch`` random images, cuts a window of ``size`` x ``size`` pixels, turns it by a random symmetry of the

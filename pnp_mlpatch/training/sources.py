@@ -1,4 +1,4 @@
-"""Where training images come from: folders of pictures, stacks in array files read piece by piece, and a procedural generator."""
+"""Where training images come from: folders of pictures, stacks in array files read piece by piece, and two generators."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
 from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch.lensing.fields import random_convergence
 
 STACKS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
-PROCEDURAL = "procedural"
-SIDE, BANK, REFRESH = 256, 128, 4  # procedural images: pixels a side, how many are in use, steps until the oldest is replaced
+PROCEDURAL, CONVERGENCE = "procedural", "convergence"
+SIDE, BANK, REFRESH = 256, 128, 4  # generated images: pixels a side, how many are in use, steps until the oldest is replaced
 VALIDATED = 16  # at most so many images of a stack are validated on
 
 
@@ -28,7 +29,7 @@ VALIDATED = 16  # at most so many images of a stack are validated on
 class Source:
     """``count`` images; ``window(k, size, step, rng)`` is a random part (C, size, size) of image k, ``whole(k)`` all of it (C, H, W).
 
-    Only the procedural generator, whose image k is replaced from time to time, looks at ``step``.
+    Only the generators, whose image k is replaced from time to time, look at ``step``.
     """
 
     name: str
@@ -40,29 +41,36 @@ class Source:
 def open_sources(
     data: str | Sequence[str], channels: int, smallest: int, window: Sequence[float] | None = None, seed: int = 0
 ) -> list[Source]:
-    """One source for each item of ``data``: "procedural", an array file ``FILE`` or ``FILE:NAME`` (:func:`stack`), else a folder of pictures.
+    """One source for each item of ``data``: "procedural" or "convergence" (:func:`generator`), an array file ``FILE`` or ``FILE:NAME``
+    (:func:`stack`), else a folder of pictures.
 
-    The images must have ``channels`` channels and at least ``smallest`` pixels a side. "procedural" counts as many images as all
-    others together, so that it gives half of the windows. Raises :class:`FileError` naming the file or folder.
+    The images must have ``channels`` channels and at least ``smallest`` pixels a side. A generator counts as many images as all
+    pictures and stacks together, so that it gives half of the windows. Raises :class:`FileError` naming the file or folder, and
+    :class:`InputError` for "convergence" with more than one channel.
     """
-    sources, procedural = [], False
+    sources, generated = [], []
     for item in [data] if isinstance(data, str) else data:
         path, _ = split_name(item)
-        if item == PROCEDURAL:
-            procedural = True
+        if item in (PROCEDURAL, CONVERGENCE):
+            if item == CONVERGENCE and channels != 1:
+                raise InputError(f"train: '{CONVERGENCE}' has one channel, the network has {channels}. Set model.channels = 1.")
+            generated += [item] if item not in generated else []
         elif Path(path).suffix.lower() in STACKS:
             sources.append(stack(item, channels, smallest, window))
         else:
             sources.append(pictures(item, read_folder(item, channels, smallest)))
-    if procedural:
-        sources.append(generator(channels, max(SIDE, smallest), seed, sum(source.count for source in sources)))
-    return sources
+    count = sum(source.count for source in sources)
+    return sources + [generator(name, channels, max(SIDE, smallest), seed, count) for name in generated]
 
 
 def whole_images(sources: Sequence[Source]) -> Iterator[Tensor]:
     """The images to validate on, one by one: all pictures, and up to 16 evenly spaced images of every stack."""
     for source in sources:
-        few = source.count if Path(split_name(source.name)[0]).suffix.lower() not in (*STACKS, PROCEDURAL) else VALIDATED
+        few = (
+            source.count
+            if Path(split_name(source.name)[0]).suffix.lower() not in STACKS and source.name not in (PROCEDURAL, CONVERGENCE)
+            else VALIDATED
+        )
         for k in np.linspace(0, source.count - 1, min(source.count, few)).round():
             yield source.whole(int(k))
 
@@ -211,28 +219,31 @@ def _members(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _members(member, f"{prefix}{key}/")
 
 
-# ---- procedural images
+# ---- generated images
 
 
-def generator(channels: int, side: int, seed: int, count: int = 0) -> Source:
-    """Procedural images (:func:`dead_leaves`) without end: 128 are in use, and every 4 steps the oldest is replaced by a new one.
+def generator(name: str, channels: int, side: int, seed: int, count: int = 0) -> Source:
+    """Images without end: 128 are in use, and every 4 steps the oldest is replaced by a new one.
+
+    "procedural" are random pictures (:func:`dead_leaves`), "convergence" log-normal mass maps (:func:`random_convergence`).
 
     Which images a step sees follows from ``seed`` and the step alone.
     """
 
     @functools.lru_cache(maxsize=BANK + 1)
     def image(number: int) -> Tensor:
-        return dead_leaves(side, channels, np.random.default_rng((seed, number, PROCEDURAL_STREAM)))
+        rng = np.random.default_rng((seed, number, GENERATED_STREAM))
+        return random_convergence(side, rng) if name == CONVERGENCE else dead_leaves(side, channels, rng)
 
     def window(k: int, size: int, step: int, rng: np.random.Generator) -> Tensor:
         picture = image(step // REFRESH + below(BANK, rng))
         top, left = (below(side - size + 1, rng) for _ in range(2))
         return picture[:, top : top + size, left : left + size]
 
-    return Source(PROCEDURAL, count or BANK, window, image)
+    return Source(name, count or BANK, window, image)
 
 
-PROCEDURAL_STREAM = 2**31  # keeps the random numbers of the images apart from those of the steps, whose third number is below it
+GENERATED_STREAM = 2**31  # keeps the random numbers of the images apart from those of the steps, whose third number is below it
 
 
 def dead_leaves(side: int, channels: int, rng: np.random.Generator) -> Tensor:
@@ -283,7 +294,9 @@ def check_data(data: Any, key: str) -> None:
     """Raise :class:`InputTypeError` unless ``data`` is a text or a list of texts."""
     items = [data] if isinstance(data, str) else data
     if not isinstance(items, (list, tuple)) or not items or not all(isinstance(item, str) and item for item in items):
-        raise InputTypeError(f"train: {key} must be a folder, an array file or 'procedural', or a list of these; got {data!r}.")
+        raise InputTypeError(
+            f"train: {key} must be a folder, an array file, '{PROCEDURAL}' or '{CONVERGENCE}', or a list of these; got {data!r}."
+        )
 
 
 def check_window(window: Any) -> None:
