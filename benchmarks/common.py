@@ -84,9 +84,10 @@ def label(weights: str | Path) -> str:
 
 
 def shipped(kind: str | None = None, channels: int | None = None) -> list[str]:
-    """The names of the shipped weights that denoise, in order; of one kind or number of channels, if given."""
+    """The names of the shipped weights that denoise pictures, in order; of one kind or number of channels, if given."""
     names = [name for name, entry in sorted(weight_files.manifest().items()) if kind in (None, entry["kind"])]
-    return [name for name in names if (D := network(name)).sigma_max and channels in (None, D.channels)]
+    networks = {name: network(name) for name in names}
+    return [name for name, D in networks.items() if D.sigma_max and not D.config.get("signal") and channels in (None, D.channels)]
 
 
 def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Tensor]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, require
+from pnp_mlpatch.lensing.judging import peaks
+from pnp_mlpatch.lensing.units import arcmin
 from pnp_mlpatch.weights import write_whole
 
 
@@ -88,6 +91,63 @@ def panel(
         axis.set_yticks([])
     if title:
         figure.suptitle(title, fontsize=11)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def mass_panel(
+    path: str | PathLike[str],
+    maps: Mapping[str, Tensor],
+    *,
+    pixel: str,
+    mask: Tensor | None = None,
+    level: float = 0.1,
+    window: tuple[float, float] | None = None,
+    flip_ra: bool = False,
+    title: str = "",
+) -> None:
+    """Write a PNG of maps of the convergence side by side: rows upwards, one scale, a scale bar, peaks above ``level`` marked (up to 500).
+
+    ``maps`` are captions to (H, W), each drawn less its mean over the ``mask`` (H, W), and grey outside. ``window`` is by default
+    -0.03 to the 0.998 quantile of the first map, at least 0.05. With ``flip_ra`` an arrow shows where east is: to the left.
+    """
+    require("matplotlib", "Drawing a mass map")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shape = next(iter(maps.values())).shape
+    if any(m.shape != shape or m.ndim != 2 for m in maps.values()) or (mask is not None and mask.shape != shape):
+        raise InputError("mass_panel: all maps, and the mask, must have one shape (H, W).")
+    seen = (mask > 0 if mask is not None else maps[next(iter(maps))] == maps[next(iter(maps))]).cpu()
+    shown = {name: (m.detach().cpu().double() - m.detach().cpu().double()[seen].mean()) for name, m in maps.items()}
+    if window is None:
+        window = (-0.03, max(0.05, float(shown[next(iter(shown))][seen].quantile(0.998))))
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.6, 3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    bar = min((step for step in (60, 20, 10, 5, 2, 1, 0.5, 0.1)), key=lambda step: abs(step - arcmin(pixel) * shape[1] / 5))
+    for axis, (name, m) in zip(axes.flat, shown.items(), strict=False):
+        axis.set_facecolor("0.75")
+        values = m.where(seen, torch.nan).numpy()
+        axis.imshow(values, cmap="inferno", vmin=window[0], vmax=window[1], origin="lower", interpolation="nearest")
+        found = peaks(m.where(seen, m.new_tensor(-1.0)), level)
+        if len(found) <= 500:  # more are noise, and would hide the map
+            axis.plot(found[:, 1], found[:, 0], "o", mfc="none", mec="cyan", ms=7, mew=0.8)
+        axis.set_title(f"{name} ({len(found)} peak{'s' * (len(found) != 1)})", fontsize=9)
+        length = bar / arcmin(pixel)
+        axis.plot([0.05 * shape[1], 0.05 * shape[1] + length], [0.05 * shape[0]] * 2, color="black", lw=2.5)
+        axis.text(0.05 * shape[1], 0.07 * shape[0], f"{bar:g} arcmin", fontsize=8)
+        if flip_ra:
+            axis.annotate(
+                "E", (0.95, 0.06), (0.80, 0.06), xycoords="axes fraction", arrowprops={"arrowstyle": "<-"}, fontsize=8, va="center"
+            )
+        axis.set(xticks=[], yticks=[])
+    for axis in list(axes.flat)[len(maps) :]:
+        axis.set_axis_off()
+    figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.8, pad=0.01, label="convergence")
+    if title:
+        figure.suptitle(title, fontsize=10)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 

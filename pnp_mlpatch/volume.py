@@ -184,7 +184,7 @@ def reconstruct_volume(
         **asdict(config),
         "slices": [first, last],
         "geometry": as_dict(geometry),
-        "denoiser": None if D is None else _identity(D),
+        "denoiser": None if D is None else identity(D),
         "scan": {key: value for key, value in scan.meta.items() if key != "source"} | {"kind": scan.kind, "shape": list(scan.shape)},
         "meta": dict(meta or {}),
     }
@@ -577,7 +577,7 @@ def _fingerprint(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _identity(D: Denoiser) -> dict[str, Any]:
+def identity(D: Denoiser) -> dict[str, Any]:
     """Name and, for a module, the sha256 of its tensors."""
     inner = getattr(D, "inner", D)
     found = {"name": describe(D).name}
@@ -602,4 +602,4 @@ def check_out(path: Path, scan: Scan) -> Path:
     return path
 
 
-__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "reconstruct_volume"]
+__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "identity", "reconstruct_volume"]

@@ -30,6 +30,7 @@ FLOORS = {
     "testing": 4,
     "tuning": 4,
     "api": 4,
+    "massmap": 5,
     "volume": 5,
     "report": 5,
     "viz": 5,

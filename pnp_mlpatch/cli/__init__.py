@@ -1,4 +1,4 @@
-"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``ct``, ``train`` and ``demo``.
+"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``ct``, ``massmap``, ``train`` and ``demo``.
 
 What the user can mend (a file, a name, a setting) is one line on stderr and the exit status 2.
 """
@@ -17,6 +17,7 @@ import pnp_mlpatch
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, plain_text
 from pnp_mlpatch.cli.ct import BEAMS, run_ct
 from pnp_mlpatch.cli.demo import run_demo
+from pnp_mlpatch.cli.massmap import run_massmap
 from pnp_mlpatch.cli.show import list_plugins, show_info
 from pnp_mlpatch.cli.solve import run_solve
 from pnp_mlpatch.cli.train import run_train
@@ -131,6 +132,26 @@ Counts without flats, on a GPU:
   pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 --out volume.h5 --device cuda
 """
 
+MASSMAP_EPILOG = """\
+Input. A FITS file with the images GAMMA1 and GAMMA2 (or E1 and E2, G1 and G2, a cube SHEAR), their noise NOISE (standard deviation
+of a component; infinite where nothing was measured) or the density of galaxies NGAL (each square arcminute), and MASK (0: unseen), if
+there is one. Other names: --gamma1 NAME; other files: --noise other.fits[STD]; numbers: --noise 0.16, --n-gal 30. The size of the pixels
+comes from the WCS, or from --pixel, with its unit. Where right ascension falls along the columns, the sign of gamma_2 follows.
+
+A catalogue of galaxies (a FITS table, .csv or .ecsv with the columns ra, dec, e1, e2, w; other names: --columns e1=g1 e2=g2) is put on
+a map with --catalogue --pixel '0.5 arcmin'.
+
+Output. OUT.fits with KAPPA_E (the mean of the posterior), KAPPA_B (of the smoothed Kaiser-Squires map: a check, no signal is expected),
+STD, SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings, the sha256 of the input, rms, skewness,
+peaks and spectrum. --from OUT.json repeats a run, with flags in place of what it says. A run that was killed goes on with the same command.
+
+Examples:
+  pnp-mlpatch massmap shear.fits --out kappa.fits --figure kappa.png
+  pnp-mlpatch massmap shear.npy --pixel '0.29 arcmin' --n-gal 30 --mask mask.npy --out kappa.fits
+  pnp-mlpatch massmap galaxies.fits --catalogue --pixel '0.4 arcmin' --reduced --out kappa.fits
+  pnp-mlpatch massmap --from kappa.json --out again.fits
+"""
+
 TRAIN_EPILOG = """\
 A file:
   data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy; or a stack, or a list, see below
@@ -153,6 +174,7 @@ Data:
   data = "scans.h5:train/slices"    # .h5 and .zarr need pip install 'pnp-mlpatch[data]'; :NAME where there are several arrays
   data = ["a.npz:hu", "b.npz:hu"]   # several; an .npz is read as a whole. CT in HU: with window = [-1024, 1024]
   data = "procedural"               # endless random pictures
+  data = "convergence"              # endless log-normal mass maps of weak lensing
 
 Resume. The same command goes on from checkpoint.pt, to bit-identical weights on the same CPU; other settings are refused
 (data, validation, out, card, device and the two *_every may change). --no-resume starts anew.
@@ -280,6 +302,43 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
     group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
     group.add_argument("--preview", metavar="FILE.png", help="draw the slice in the middle beside its filtered backprojection")
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+    sub = command("massmap", run_massmap, "Map the convergence (dark matter) from a shear map or a catalogue of galaxies.", MASSMAP_EPILOG)
+    sub.add_argument("shear", metavar="SHEAR", nargs="?", help="the shear map or the catalogue")
+    sub.add_argument("--out", metavar="FILE.fits", help="the map; beside it a .json")
+    sub.add_argument("--from", dest="source", metavar="OUT.json", help="take what is not given here from an earlier run")
+
+    group = sub.add_argument_group("shear map")
+    for name in ("gamma1", "gamma2"):
+        group.add_argument(f"--{name}", metavar="IMAGE", help="its name, [number], or FILE[NAME]")
+    group.add_argument("--noise", metavar="STD|IMAGE", help="standard deviation of a component")
+    group.add_argument("--n-gal", metavar="N|IMAGE", help="galaxies for each square arcminute")
+    group.add_argument("--shape-noise", type=float, metavar="STD", help="of one component of the ellipticity of a galaxy (default: 0.26)")
+    group.add_argument("--mask", metavar="IMAGE", help="0 where nothing is seen")
+    group.add_argument("--pixel", metavar="ANGLE", help="side of a pixel with its unit: '0.29 arcmin'")
+    group.add_argument(
+        "--flip-ra", action=argparse.BooleanOptionalAction, help="right ascension falls along the columns (default: by the WCS)"
+    )
+    group.add_argument("--reduced", action="store_true", default=None, help="the data are reduced shear: three passes")
+
+    group = sub.add_argument_group("catalogue")
+    group.add_argument("--catalogue", action="store_true", default=None, help="the input is a table of galaxies; --pixel is needed")
+    group.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="names of the columns ra, dec, e1, e2, w")
+    group.add_argument("--flip-e2", action="store_true", default=None, help="e2 has the other sign")
+
+    group = sub.add_argument_group("reconstruction")
+    group.add_argument("--denoiser", metavar="NAME", help="the denoiser (default: mlpatch)")
+    group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path (default: mlpatch-kappa)")
+    group.add_argument("--sigma", type=float, metavar="S", help="noise that the denoiser is given (default: 0.75 of the data's)")
+    for name in ("iterations", "burn-in", "padding", "seed"):
+        group.add_argument(f"--{name}", type=int, metavar="N", help=f"see massmap.MassMapConfig: {name.replace('-', '_')}")
+
+    group = sub.add_argument_group("running")
+    group.add_argument("--truth", metavar="FILE[NAME]", help="a known convergence: judge the map by it, in the .json")
+    group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
     from pnp_mlpatch.training import TrainConfig

@@ -279,7 +279,7 @@ class MLPatch(Network):
         """The noise level (B, 1, 1, 1) on the scale 0 to 1, logarithmic beyond ``signal``; one for all where it is one."""
         level = sigma / self.sigma_max if self.sigma_max else torch.zeros_like(sigma)
         if self.signal:
-            level = torch.log1p(sigma / self.signal) / math.log1p(self.sigma_max / self.signal)
+            level = torch.log1p(sigma / self.signal) / math.log1p((self.sigma_max or 1.0) / self.signal)
         return level[:1] if len(level) > 1 and not torch.compiler.is_compiling() and bool((level == level[:1]).all()) else level
 
     def _scales(self, sigma: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
@@ -406,8 +406,8 @@ class MLPatch(Network):
     def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
         """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
         level, f = self._level(sigma), self.halo - self.reach
-        gain, keep, scale = (part if isinstance(part, float) else part[..., 0] for part in self._scales(sigma))
-        taken = x if isinstance(gain, float) else gain[..., None] * x
+        gain, keep, scale = (part[..., 0] if isinstance(part, Tensor) else part for part in self._scales(sigma))
+        taken = gain[..., None] * x if isinstance(gain, Tensor) else x
         centre = x.new_zeros(1, 1, 1, 2)
         points = torch.arange(coords.shape[1], device=x.device)
         groups = [points] if len(points) else []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError, require
 from pnp_mlpatch.lensing.spectra import Spectrum, power, wavenumbers
 from pnp_mlpatch.lensing.units import radians
 from pnp_mlpatch.linalg import pcg
@@ -52,17 +52,20 @@ def optimal_width(noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: 
         argmin_w  sum_l C(l) (1 - G)^2 + N G^2,   G = exp(-l^2 w^2 / 2),  N = noise^2 p^2
 
     ``noise`` is a number or a map, whose harmonic mean of the variances over the measured pixels is taken. Widths from a
-    quarter of a pixel to 64 pixels, to a hundredth.
+    quarter of a pixel to 64 pixels, to a thousandth.
     """
     variance = 1 / weights(noise)[weights(noise) > 0].mean() if isinstance(noise, Tensor) else torch.tensor(float(noise) ** 2)
     ell = wavenumbers(shape, pixel)
     signal = power(ell, spectrum, pixel)
-    widths = radians(pixel) * 0.25 * 1.01 ** torch.arange(int(math.log(256) / math.log(1.01)), dtype=torch.float64)
-    losses = []
-    for width in widths:
-        G = torch.exp(-0.5 * (ell * width) ** 2)
-        losses.append((signal * (1 - G) ** 2 + float(variance) * G**2).mean())
-    return f"{float(widths[int(torch.stack(losses).argmin())]) * 10_800 / math.pi:.4g} arcmin"
+
+    def loss(x: float) -> float:
+        G = torch.exp(-0.5 * (ell * math.exp(x)) ** 2)
+        return float((signal * (1 - G) ** 2 + float(variance) * G**2).mean())
+
+    p = radians(pixel)
+    optimize = require("scipy.optimize", "The optimal width")
+    found = optimize.minimize_scalar(loss, bounds=(math.log(p / 4), math.log(64 * p)), method="bounded", options={"xatol": 1e-3})
+    return f"{math.exp(found.x) * 10_800 / math.pi:.4g} arcmin"
 
 
 def weights(noise: Tensor) -> Tensor:

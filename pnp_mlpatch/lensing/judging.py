@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.lensing.spectra import EDGES, power_spectrum
+from pnp_mlpatch.lensing.spectra import power_spectrum
 
 LEVELS = (0.05, 0.1, 0.15)  # heights above which peaks are counted
 

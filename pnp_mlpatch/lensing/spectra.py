@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def power_spectrum(
         raise InputTypeError("power_spectrum: expected maps (..., H, W), a floating tensor.")
     if other is not None and other.shape != x.shape:
         raise InputError(f"power_spectrum: both maps must have one shape, got {tuple(x.shape)} and {tuple(other.shape)}.")
-    if len(edges) < 2 or any(not a < b for a, b in zip(edges, edges[1:], strict=False)):
+    if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
         raise InputError("power_spectrum: edges must be two or more rising values of l.")
     shape = x.shape[-2:]
     w = torch.ones(shape, dtype=torch.float64, device=x.device)

@@ -1,9 +1,11 @@
-"""Two real 512 x 512 images that ship with the package, for examples and tests; their sources and licences are in NOTICE."""
+"""Two real 512 x 512 images, and a sky to map, that ship with the package, for examples and tests; sources and licences are in NOTICE."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.imageio import read_image
@@ -19,3 +21,14 @@ def chest_ct() -> Tensor:
 def camera() -> Tensor:
     """A grey photograph (1, 1, 512, 512) in [0, 1]."""
     return read_image(_FOLDER / "camera_512.png")
+
+
+def lensing() -> tuple[Tensor, Tensor, str]:
+    """A simulated convergence (360, 360), the noise of a real survey (360, 360), and the side of a pixel, "0.293 arcmin".
+
+    The convergence is of kappaTNG; the noise is the standard deviation of each component of the shear of COSMOS, 51 galaxies for each
+    square arcminute, infinite where nothing was measured.
+    """
+    with np.load(_FOLDER / "lensing_360.npz") as file:
+        kappa, std = (torch.from_numpy(file[name].astype(np.float32)) for name in ("kappa", "std"))
+    return kappa, torch.where(std > 0, std, torch.inf), "0.293 arcmin"

@@ -46,9 +46,9 @@ class SplitGibbs(Solver):
     dominates the data (weak lensing) the mean is what has the least squared error; the mode, for which ADMM and PGD go, has peaks
     that are too high.
 
-    The noise of t adds to that of the data. Where A A^H = 1 on what is measured (lensing, masks) the data's own may be split instead, exactly
-    (the messenger field of Elsner and Wandelt 2013): give noise = :func:`remaining`\ (noise, sigma). With a linear D the mean is then
-    the Wiener filter, for every sigma up to the least noise.
+    The noise of t adds to that of the data. Where A A^H = 1 on what is measured (masks; lensing, but for the mean shear) the data's own may be
+    split instead (the messenger field of Elsner and Wandelt 2013): give noise = :func:`remaining`\ (noise, sigma). With a linear D the
+    mean is then the Wiener filter, for every sigma up to the least noise.
 
     z is the mean of its conditional distribution rather than a draw, so ``state.std`` is below the posterior's standard deviation.
     ``seed`` makes the random numbers, of iteration k from (seed, k), so that a resumed run goes on as it would have; all images of a

@@ -1,0 +1,166 @@
+"""``pnp-mlpatch massmap``: a shear map or a catalogue on disk to a map of the convergence on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pnp_mlpatch
+from pnp_mlpatch.cli.common import prepare
+from pnp_mlpatch.cli.solve import make, plain
+from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
+from pnp_mlpatch.lensing.judging import judge
+from pnp_mlpatch.lensing.maps import ShearMap, read_map, read_shear, split_source, write_convergence
+from pnp_mlpatch.weights import sha256, write_whole
+
+KEPT = (
+    "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2",
+    "denoiser", "weights", "sigma", "iterations", "burn_in", "padding", "seed", "truth",
+)  # fmt: skip
+MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "flip_ra")
+COLUMNS = ("ra", "dec", "e1", "e2", "w")
+
+
+def run_massmap(args: argparse.Namespace) -> int:
+    """Map the convergence and write it, with a JSON file from which the run can be repeated."""
+    from pnp_mlpatch.massmap import MassMapConfig, map_mass
+
+    args.device = None
+    prepare(args)
+    asked, before = _asked(args)
+    if "shear" not in asked or args.out is None:
+        raise InputError(
+            f"massmap: {'give SHEAR, the input' if 'shear' not in asked else 'give --out FILE.fits'}. See pnp-mlpatch massmap -h."
+        )
+    out = Path(args.out)
+    _check_out(args, out, asked)
+    digests = {name: sha256(path) for name, path in _files(asked).items()}
+    for name, digest in digests.items():
+        if before.get(name, digest) != digest:
+            raise InputError(
+                f"{_files(asked)[name]}: is not the file that {args.source} was made from; give another SHEAR, or run it without --from."
+            )
+    shear = _shear(asked)
+    truth = None
+    if "truth" in asked:
+        path, which = split_source(asked["truth"], Path(asked["truth"]))
+        truth = read_map(path, None if which == asked["truth"] else which)[0]
+        if truth.shape != shear.noise.shape:
+            raise InputError(
+                f"--truth {asked['truth']}: must have the shape {tuple(shear.noise.shape)} of the shear, has {tuple(truth.shape)}."
+            )
+    settings = {key: asked[key] for key in ("sigma", "iterations", "burn_in", "padding", "seed") if key in asked}
+    config = MassMapConfig(**settings, passes=3 if asked.get("reduced") else 1)
+    name = asked.get("denoiser", "mlpatch")
+    weights = asked.get("weights", "mlpatch-kappa" if name == "mlpatch" else None)
+    D, used = make("denoiser", {"name": name, **({} if weights is None else {"weights": weights})})
+    partial = out.with_name(f".{out.name}.partial.pt")
+    if args.no_resume:
+        partial.unlink(missing_ok=True)
+    result = map_mass(shear, D, config, checkpoint=partial, progress=False if args.quiet else None)
+
+    provenance = {
+        "pnp_mlpatch": pnp_mlpatch.__version__,
+        "asked": asked,
+        "sha256": digests,
+        "settings": plain({**result.settings, "denoiser": {"name": name, **used, **result.settings["denoiser"]}}),
+    }
+    maps = {"STD": result.std, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
+    write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
+    table: dict[str, Any] = {**provenance, "output": out.name, "statistics": plain(result.statistics), "seconds": round(result.seconds, 1)}
+    if truth is not None:
+        table["judged"] = {"map": plain(judge(result.kappa, truth, shear.pixel, shear.seen))}
+        table["judged"]["smoothed"] = plain(judge(result.smoothed, truth, shear.pixel, shear.seen))
+    text = json.dumps(table, indent=2) + "\n"
+    write_whole(out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if args.figure:
+        from pnp_mlpatch.report import mass_panel
+
+        shown = {name: result.kappa[0], f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0]}
+        shown = {"truth": truth, **shown} if truth is not None else shown
+        mass_panel(args.figure, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
+    if not args.quiet:
+        s = result.statistics
+        print(
+            f"{shear.noise.shape[0]} x {shear.noise.shape[1]} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; noise {result.settings['noise']:.3g}"
+        )
+        print(
+            f"E rms {s['rms']:.4f}, peaks above 0.1: {s['peaks']['0.1']}; B rms {s['B rms']:.4f} (noise alone: {s['B rms of noise']:.4f})"
+        )
+        print(f"{result.seconds:.1f} s, {out}")
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the flags ask for, what they leave open from --from; and the sha256 of the files of that run."""
+    asked, before = {}, {}
+    if args.source is not None:
+        try:
+            content = json.loads(Path(args.source).read_text(encoding="utf-8"))
+            asked, before = dict(content["asked"]), dict(content["sha256"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FileError(f"{args.source}: is not the .json of a mass map ({type(error).__name__}: {error}).") from error
+        if unknown := sorted(set(asked) - set(KEPT)):
+            raise FileError(f"{args.source}: holds unknown settings ({', '.join(unknown)}). Is it of another version?")
+        if args.shear is not None:
+            before = {}
+    return asked | {key: getattr(args, key) for key in KEPT if getattr(args, key) is not None}, before
+
+
+def _shear(asked: dict[str, Any]) -> ShearMap:
+    pixel = asked.get("pixel")
+    if not asked.get("catalogue"):
+        if wrong := [key for key in ("columns", "flip_e2") if asked.get(key)]:
+            raise InputError(f"massmap: --{wrong[0].replace('_', '-')} is for a catalogue; give --catalogue too.")
+        given: dict[str, Any] = {key: _number(asked[key]) if key in ("noise", "n_gal") else asked[key] for key in MAP_ONLY if key in asked}
+        return read_shear(asked["shear"], pixel=pixel, **given)
+    if wrong := [key for key in MAP_ONLY if key in asked]:
+        raise InputError(f"massmap: --{wrong[0].replace('_', '-')} is for a shear map, not for a catalogue, which tells it. Leave it out.")
+    if pixel is None:
+        raise InputError("massmap: a catalogue needs --pixel, the side of the pixels that it is put on, such as '0.4 arcmin'.")
+    names = {}
+    for text in asked.get("columns", []):
+        key, sign, column = text.partition("=")
+        if not sign or key not in COLUMNS or not column:
+            raise InputError(f"--columns {text}: expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}.")
+        names[key] = column
+    return bin_shear(read_catalogue(asked["shear"], **names, flip_e2=bool(asked.get("flip_e2"))), pixel)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _files(asked: dict[str, Any]) -> dict[str, Path]:
+    """The files that the run reads, by setting."""
+    found = {}
+    for key in ("shear", "gamma1", "gamma2", "noise", "n_gal", "mask", "weights"):
+        value = asked.get(key)
+        path = Path(str(value)) if key in ("shear", "weights") else split_source(str(value), Path())[0] if value is not None else None
+        if value is not None and path is not None and path.is_file():
+            found[key] = path
+    return found
+
+
+def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> None:
+    """Raise unless the results can be written, and nothing that is read is overwritten: known before the computation."""
+    if out.suffix.lower() not in (".fits", ".fit", ".fts"):
+        raise InputError(f"--out {out}: expected a file ending in .fits.")
+    if args.figure is not None and Path(args.figure).suffix.lower() != ".png":
+        raise InputError(f"--figure {args.figure}: expected a file ending in .png.")
+    for path in (out, *([Path(args.figure)] if args.figure else [])):
+        if not path.parent.is_dir():
+            raise FileError(f"{path}: there is no folder {path.parent}. Create it first.")
+    results = {out.resolve(), out.with_suffix(".json").resolve()}
+    for path in (*_files(asked).values(), *([Path(args.source)] if args.source else [])):
+        if path.resolve() in results:
+            raise InputError(f"--out {out} would overwrite {path}, which is read. Choose another name.")
+
+
+__all__ = ["run_massmap"]

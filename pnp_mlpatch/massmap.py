@@ -1,0 +1,203 @@
+"""A map of the convergence from a map of the shear: the steps that a person would make one by one, with settings from the noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers.wrap import describe, e_mode
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
+from pnp_mlpatch.lensing.estimators import from_reduced, optimal_width, smoothed, weights
+from pnp_mlpatch.lensing.judging import describe_map
+from pnp_mlpatch.lensing.maps import ShearMap
+from pnp_mlpatch.lensing.spectra import convergence_spectrum
+from pnp_mlpatch.operators.lensing import Lensing
+from pnp_mlpatch.solvers.base import State
+from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
+from pnp_mlpatch.volume import identity
+from pnp_mlpatch.weights import write_whole
+
+LEVEL = 0.75  # sigma over the noise of the data; settled on generated maps (benchmarks/massmap.py --choose)
+BORDER = 8  # an unseen border of at least one part in so many of the side, where the field may go on otherwise than it repeats itself
+SAVED = 5.0  # seconds between two checkpoints
+
+
+@dataclass(frozen=True)
+class MassMapConfig:
+    r"""Settings of :func:`map_mass`.
+
+    ``sigma`` is the noise that the denoiser is given, by default 0.75 times that of the data (the root of the harmonic mean of the
+    variances), but at most what the denoiser takes. ``iterations`` and ``burn_in`` are those of
+    :class:`~pnp_mlpatch.solvers.split_gibbs.SplitGibbs`, and so is ``seed``. ``passes`` > 1 takes the data for reduced shear,
+    g = gamma / (1 - kappa), and repeats the map with gamma = g (1 - kappa); three are enough. ``padding`` is the number of unseen pixels
+    put on every side, by default what the mask lacks to a border of an eighth of the side. Raises :class:`InputError` for
+    numbers out of range.
+    """
+
+    sigma: float | None = None
+    iterations: int = 40
+    burn_in: int = 4
+    passes: int = 1
+    padding: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("burn_in", 0), ("passes", 1), ("padding", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not (name == "padding" and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(f"MassMapConfig: {name} must be an integer >= {least}, got {value!r}.")
+        if self.burn_in >= self.iterations:
+            raise InputError(f"MassMapConfig: burn_in ({self.burn_in}) must be below iterations ({self.iterations}).")
+        if self.sigma is not None and (not finite_number(self.sigma) or self.sigma <= 0):
+            raise InputError(f"MassMapConfig: sigma must be > 0, got {self.sigma!r}. It is in units of the convergence.")
+
+
+@dataclass(frozen=True)
+class MassMap:
+    """What :func:`map_mass` finds, on the pixels of the shear map.
+
+    ``kappa`` (2, H, W): E, the mean of the posterior, and B, which gravity does not make: that of the smoothed Kaiser-Squires map, a check.
+    ``std`` (H, W): how far the data leave the denoiser undecided (below the standard deviation of the posterior). ``smoothed``
+    (2, H, W): E and B of Kaiser-Squires, smoothed by ``settings["width"]``. ``statistics`` are those of
+    :func:`~pnp_mlpatch.lensing.judging.describe_map`, and "B rms" of the smoothed map beside "B rms of noise", what noise alone gives:
+    much more tells of systematic errors of the shear. ``settings`` are all numbers that were used.
+    """
+
+    kappa: Tensor
+    std: Tensor
+    smoothed: Tensor
+    statistics: dict[str, Any]
+    settings: dict[str, Any]
+    seconds: float
+
+
+def map_mass(
+    shear: ShearMap,
+    D: Denoiser,
+    config: MassMapConfig | None = None,
+    *,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> MassMap:
+    r"""The convergence of a shear map, by :class:`~pnp_mlpatch.solvers.split_gibbs.SplitGibbs` with ``D``, a denoiser of E maps.
+
+    ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
+    pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
+
+    ``checkpoint`` names a file that keeps the state while it runs, and is removed at the end; if it is there, the run goes on from
+    it to the same result, bit for bit. Raises :class:`InputError` if it belongs to other data or settings, :class:`FileError` if it is damaged.
+    """
+    if not isinstance(shear, ShearMap):
+        raise InputTypeError(f"map_mass: expected a ShearMap, see lensing.maps.read_shear; got {type(shear).__name__}.")
+    if not callable(D):
+        raise InputTypeError(f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}.")
+    start, config = time.perf_counter(), config or MassMapConfig()
+    noise, g = shear.noise.float(), shear.gamma.float()[None]
+    level = float(weights(shear.noise)[shear.seen].mean().rsqrt())
+    most = (describe(D).sigma_range or (0.0, math.inf))[1]
+    sigma = min(LEVEL * level, most) if config.sigma is None else config.sigma
+    if sigma > most:
+        raise InputError(f"map_mass: the denoiser takes sigma up to {most:.4g}, got {sigma:.4g}.")
+    padding = border(shear.seen) if config.padding is None else config.padding
+    width = optimal_width(shear.noise, convergence_spectrum, shear.pixel)
+    config = replace(config, sigma=sigma, padding=padding)
+    settings = {**asdict(config), "noise": level, "width": width, "pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": identity(D)}
+
+    A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel)
+    De = e_mode(D)
+    asked = json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}, sort_keys=True)
+    first, kappa, state = _load(checkpoint, asked)
+    solver = SplitGibbs(iterations=config.iterations, sigma=sigma, burn_in=config.burn_in, seed=config.seed)
+    saved, std = time.perf_counter(), torch.zeros_like(g)
+    for k in range(first, config.passes):
+        one = 1 if kappa is None else (1 - A.cut(kappa)[0, 0]).clamp_min(0.1)
+        gamma = g if kappa is None else from_reduced(g, A.cut(kappa))
+
+        def keep(now: State, k: int = k, kappa: Tensor | None = kappa) -> None:
+            nonlocal saved
+            if checkpoint is not None and time.perf_counter() - saved > SAVED:
+                _save(Path(checkpoint), asked, k, kappa, now)
+                saved = time.perf_counter()
+
+        x0 = De(A.initial(gamma), min(level, most)) if kappa is None else kappa
+        result = solver.run(
+            gamma,
+            A,
+            De,
+            noise=remaining(noise * one, sigma),
+            x0=x0 if state is None else None,
+            state=state,
+            callbacks=[keep],
+            progress=progress,
+        )
+        assert isinstance(result.state, SplitGibbsState)
+        kappa, std, state = result.x, result.state.std, None
+    assert kappa is not None
+    ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
+    e = A.cut(kappa)[0, 0]
+    found = torch.stack([e, ks[1]])
+    statistics = describe_map(found, shear.pixel, shear.seen)
+    statistics |= {"B rms of noise": _noise_alone(A, noise, width, config.seed), "seen": float(shear.seen.double().mean())}
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return MassMap(found, A.cut(std)[0, 0], ks, statistics, settings, time.perf_counter() - start)
+
+
+def border(seen: Tensor) -> int:
+    """What a mask (H, W) lacks to an unseen border of an eighth of its longer side, in pixels."""
+    rows, cols = (seen.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    free = min(int(rows[0]), seen.shape[0] - 1 - int(rows[-1]), int(cols[0]), seen.shape[1] - 1 - int(cols[-1]))
+    return max(0, math.ceil(max(seen.shape) / BORDER) - free)
+
+
+def _noise_alone(A: Lensing, noise: Tensor, width: str, seed: int, draws: int = 8) -> float:
+    """The rms of B inside the mask of smoothed Kaiser-Squires maps of noise alone."""
+    seen = torch.isfinite(noise)
+    generator = torch.Generator().manual_seed(seed)
+    n = torch.where(seen, noise, 0.0) * torch.randn(draws, 2, *noise.shape, generator=generator)
+    b = smoothed(A.cut(A.initial(n)), width, A.pixel)[:, 1][:, seen]
+    return float((b - b.mean(dim=1, keepdim=True)).square().mean().sqrt())
+
+
+def _sha256(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, asked: str, k: int, kappa: Tensor | None, state: State) -> None:
+    content = {"asked": asked, "pass": k, "kappa": kappa, "state": dict(vars(state))}
+    write_whole(path, lambda temporary: torch.save(content, temporary))
+
+
+def _load(path: str | PathLike[str] | None, asked: str) -> tuple[int, Tensor | None, SplitGibbsState | None]:
+    """The pass, the map of the pass before, and the state of an interrupted run."""
+    if path is None or not Path(path).exists():
+        return 0, None, None
+    try:
+        content: Mapping[str, Any] = torch.load(path, weights_only=True)
+        before, found = json.loads(content["asked"]), (int(content["pass"]), content["kappa"], SplitGibbsState(**content["state"]))
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise FileError(f"{path}: not a whole checkpoint of map_mass ({type(error).__name__}). Remove it to start anew.") from error
+    now = json.loads(asked)
+    if before != now:
+        differ = ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
+        raise InputError(
+            f"{path}: an interrupted run had other data or settings ({differ}). Give the same, or remove the file to start anew."
+        )
+    return found
+
+
+__all__ = ["MassMap", "MassMapConfig", "border", "map_mass"]
