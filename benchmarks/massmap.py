@@ -5,9 +5,9 @@ scaled to 8, 30 and 66 galaxies for each square arcminute; each number is the me
 the width that is best with the truth, of a sweep; the Wiener filter has the spectrum --spectrum (.npy with rows l and C), by default
 the package's, times the amplitude that is best with the truth, of a sweep. Plug-and-play has one set of weights and no truth: its level follows
 from the noise (massmap.map_mass). --choose compares levels on four generated maps instead, which is how its default was settled.
---speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels, each in a process of its own.
+--generator FILE.png draws spectrum, histogram and peaks of 40 training maps beside those of the truth. --speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels, each in a process of its own.
 
-Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--picture FILE.png] [--choose] [--speed]
+Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--picture FILE.png] [--choose] [--generator FILE.png] [--speed]
 """
 
 import json
@@ -22,15 +22,17 @@ import torch
 from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
+from pnp_mlpatch.errors import require
 from pnp_mlpatch.lensing.estimators import kaiser_squires, optimal_width, shear_of, smoothed, weights, wiener
-from pnp_mlpatch.lensing.fields import lognormal_convergence
-from pnp_mlpatch.lensing.judging import judge
+from pnp_mlpatch.lensing.fields import lognormal_convergence, random_convergence
+from pnp_mlpatch.lensing.judging import describe_map, judge, peaks
 from pnp_mlpatch.lensing.maps import ShearMap
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, tabulated
 from pnp_mlpatch.lensing.units import SHAPE_NOISE, arcmin
 from pnp_mlpatch.massmap import MassMapConfig, map_mass
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.report import mass_panel
+from pnp_mlpatch.weights import write_whole
 
 DENSITIES = (8, 30, 66)
 
@@ -41,6 +43,7 @@ def main():
     parser.add_argument("--draws", type=int, default=3, help="of the noise (default: 3)")
     parser.add_argument("--picture", type=Path, help="draw the maps at 30 galaxies there")
     parser.add_argument("--choose", action="store_true", help="compare levels of the denoiser on generated maps")
+    parser.add_argument("--generator", type=Path, help="draw generated maps' statistics there")
     parser.add_argument("--speed", action="store_true", help="seconds and memory")
     parser.add_argument("--one", nargs=2, help="internal: measure one method at one size")
     args = parse(parser)
@@ -48,6 +51,8 @@ def main():
         return print(json.dumps(measure(args.one[0], int(args.one[1]))))
     if args.choose:
         return publish(args, {"NRMSE on generated maps": choose(args)})
+    if args.generator:
+        return publish(args, {"generated maps and the simulated one": generator(args.generator, 4 if args.quick else 40)})
     if args.speed:
         return publish(args, {"seconds and peak memory beyond the imports": speed(args)})
     rows, kept = [], {}
@@ -174,6 +179,37 @@ def choose(args):
             for name, x in tries.items():
                 row[name] = row.get(name, 0.0) + judge(x, truth, pixel, shear.seen)["nrmse"] / len(skies)
         rows.append({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+    return rows
+
+
+def generator(path, count):
+    """Spectrum, histogram and peaks of generated maps and of the simulated one: a figure, and a table of the 5, 50 and 95 % quantiles."""
+    truth, _, pixel = samples.lensing()
+    maps = [truth, *(random_convergence(360, np.random.default_rng(k))[0] for k in range(count))]
+    found = [describe_map(m[None], pixel) for m in maps]
+    heights = np.arange(0.02, 0.3, 0.02)
+    bins = np.arange(-0.06, 0.3, 0.005)
+    figure = require("matplotlib.figure", "Drawing").Figure(figsize=(12, 3.6), layout="constrained")
+    spectrum, histogram, counts = figure.subplots(1, 3)
+    for k in range(count, -1, -1):
+        style = {"color": "0.7", "lw": 0.7} if k else {"color": "tab:red", "lw": 1.8}
+        m = maps[k] - maps[k].mean()
+        ell = np.array([v or np.nan for v in found[k]["l"]])
+        spectrum.loglog(ell, ell**2 * np.array([v or np.nan for v in found[k]["C"]]), **style)
+        histogram.semilogy(bins[:-1], np.where((h := np.histogram(m.numpy(), bins, density=True)[0]) > 0, h, np.nan), **style)
+        counts.semilogy(heights, [len(peaks(m, float(h))) + 0.5 for h in heights], **style)
+    ell = torch.logspace(2.4, 4.4, 50, dtype=torch.float64)
+    spectrum.loglog(ell, ell**2 * convergence_spectrum(ell), "k--", lw=1)
+    spectrum.set(xlabel="l", ylabel="l^2 C(l)", title="spectrum (dashed: target of amplitude 1)")
+    histogram.set(xlabel="convergence", title="histogram")
+    counts.set(xlabel="height", title="peaks above a height")
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    columns = {"rms": [d["rms"] for d in found], "skewness": [d["skewness"] for d in found]}
+    columns |= {f"peaks > {level}": [d["peaks"][level] for d in found] for level in ("0.05", "0.1", "0.15")}
+    rows = [
+        {"quantity": name, "simulated": f"{v[0]:.3g}"} | {f"{q} %": f"{np.percentile(v[1:], q):.3g}" for q in (5, 50, 95)}
+        for name, v in columns.items()
+    ]
     return rows
 
 

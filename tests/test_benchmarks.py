@@ -129,3 +129,18 @@ def test_ct_quality(sets, tmp_path):
     assert [row["images"] for row in rows] == [1, 1]
     assert all(row["mlpatch-ct"] > row["FBP"] + 3 for row in rows)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_massmap(tmp_path):
+    (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
+    assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"
+    assert float(rows[-1]["nrmse"]) < float(rows[0]["nrmse"])
+    (rows,) = run("massmap", "--choose", out=tmp_path / "c.json").values()
+    assert len(rows[0]) == 7
+    (rows,) = run("massmap", "--speed", out=tmp_path / "s.json").values()
+    assert [row["method"] for row in rows] == ["wiener", "map_mass"]
+    (rows,) = run("massmap", "--generator", tmp_path / "g.png", out=tmp_path / "g.json").values()
+    assert {row["quantity"] for row in rows} >= {"rms", "skewness", "peaks > 0.1"}
+    assert (tmp_path / "g.png").stat().st_size > 10_000
+    (rows,) = run("ship_weights", "any-name", DIRECTORY / "mlpatch-kappa.safetensors", "convergence", out=tmp_path / "w.json").values()
+    assert rows[0]["nrmse_0.3"] < 1

@@ -1,6 +1,7 @@
 """Weak lensing: units, spectra, generated maps, Kaiser-Squires, Wiener, reduced shear, the operator, and how maps are judged."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -367,6 +368,18 @@ def test_operator_knows_its_noise_and_its_cut():
     ):
         with pytest.raises(PnPError, match=words):
             call()
+
+
+def test_operators_are_copied_after_a_data_step():
+    A = Lensing(weight=torch.rand(6, 7, generator=rng()) + 0.1)
+    z = white(1, 2, 6, 7)
+    h = A.data_step(z, 0.3, Aty=A.adjoint(z))
+    again = pickle.loads(pickle.dumps(A))
+    assert torch.equal(again.data_step(z, 0.3, Aty=A.adjoint(z)), h)
+    with torch.no_grad():
+        A.weight *= 2
+    assert torch.allclose(A.data_step(z, 0.3, Aty=A.adjoint(z)), Lensing(weight=A.weight).data_step(z, 0.3, Aty=A.adjoint(z)))
+    assert not torch.allclose(A.data_step(z, 0.4, Aty=A.adjoint(z)), A.data_step(z, 0.3, Aty=A.adjoint(z)))
 
 
 @settings(deadline=None, max_examples=30)

@@ -488,7 +488,7 @@ def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int | None =
 
     Shipped, all trained on windows of 128 x 128 pixels: ``mlpatch-grey`` and ``mlpatch-colour`` for photographs in [0, 1], ``mlpatch-ct`` for
     chest CT (-1024 ... 1024 HU mapped to [0, 1]), sigma 0 to 60/255 each; ``mlpatch-samples-grey``, the member on image samples;
-    ``mlpatch-sr`` for :meth:`MLPatch.upscale`. ``tile`` is by default what fits the cache of current processors: 128 for the member on
+    ``mlpatch-sr`` for :meth:`MLPatch.upscale`; ``mlpatch-kappa`` for the convergence of weak lensing, sigma 0 to 0.35. ``tile`` is by default what fits the cache of current processors: 128 for the member on
     features, 64 for the one on image samples. Raises :class:`WeightsError` for unknown, missing or corrupt weights.
     """
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):

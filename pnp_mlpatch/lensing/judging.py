@@ -23,9 +23,12 @@ def peaks(x: Tensor, level: float, mask: Tensor | None = None) -> Tensor:
     inner = x[1:-1, 1:-1]
     if inner.numel() == 0:
         return torch.zeros(0, 2, dtype=torch.long, device=x.device)
-    around = F.unfold(x[None, None], 3)[0].reshape(9, *inner.shape)
-    higher = inner > around[[0, 1, 2, 3, 5, 6, 7, 8]].amax(dim=0)
-    found = F.pad(higher & (inner > level), (1, 1, 1, 1))
+    higher = torch.ones_like(inner, dtype=torch.bool)
+    for down in range(3):
+        for right in range(3):
+            if (down, right) != (1, 1):
+                higher &= inner > x[down : down + inner.shape[0], right : right + inner.shape[1]]
+    found = F.pad(higher & (inner > level), [1] * 4)
     if mask is not None:
         found = found & (mask > 0)
     places = found.nonzero()

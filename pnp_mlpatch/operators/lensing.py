@@ -82,6 +82,7 @@ class Lensing(LinearOperator):
         height, width = (n + 2 * padding for n in weight.shape)
         super().__init__((2, height, width), (2, *weight.shape))
         self.padding, self.flip_ra, self.pixel = padding, bool(flip_ra), pixel
+        self._solver: tuple[Any, Callable[[Tensor], Tensor]] | None = None
         self.weight: Tensor
         self.kernel: Tensor
         self.register_buffer("weight", weight)
@@ -92,6 +93,9 @@ class Lensing(LinearOperator):
         generator = torch.Generator().manual_seed(3)
         weight = torch.rand(7, 10, generator=generator) * (torch.rand(7, 10, generator=generator) < 0.8)
         return cls(weight=weight, padding=1, flip_ra=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_solver": None}  # made again when it is needed
 
     def noise(self, n_gal: float | Tensor, shape_noise: float = SHAPE_NOISE) -> Tensor:
         """The noise map (H, W) for so many galaxies each square arcminute, a number or a map; infinite where the weight is 0.
@@ -130,28 +134,33 @@ class Lensing(LinearOperator):
         return self._shear(self._pad(self.weight.to(y.dtype) * y), back=True, full=False)
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        return self._inverse(Aty + alpha * z, self.weight.to(z.dtype) ** 2, alpha)
+        key = None if alpha.requires_grad else (tuple(alpha.flatten().tolist()), self.weight._version, z.dtype, z.device)
+        if key is None or self._solver is None or self._solver[0] != key:  # the same for every step of a solver
+            self._solver = (key, self._inverse(self.weight.to(z.dtype) ** 2, alpha))
+        return self._solver[1](Aty + alpha * z)
 
-    def _inverse(self, b: Tensor, square: Tensor, alpha: Tensor) -> Tensor:
-        """(S^H square S + alpha)^-1 b for the squared weights ``square``, (H, W) or (B, 1, H, W)."""
+    def _inverse(self, square: Tensor, alpha: Tensor) -> Callable[[Tensor], Tensor]:
+        """(S^H square S + alpha)^-1 for the squared weights ``square``, (H, W) or (B, 1, H, W)."""
         denominator = self._pad(square) + alpha
 
         def solve(b: Tensor) -> Tensor:  # (U^H square U + alpha)^-1 with the unitary U
             return self._shear(self._shear(b, back=False, full=True) / denominator, back=True, full=True)
 
-        mean = b.mean(dim=(-2, -1), keepdim=True)
-        f = solve(b - mean)
-        ones = torch.zeros(2, *b.shape[1:], dtype=b.dtype, device=b.device)
-        ones[0, 0], ones[1, 1] = 1, 1  # the two constant maps: E and B
-        answers = [solve(e.expand_as(b)) for e in ones]
-        schur = torch.stack([a.mean(dim=(-2, -1)) for a in answers], dim=-1)  # B, 2, 2: means of the answers
-        c = torch.linalg.solve(schur, f.mean(dim=(-2, -1))[..., None])[..., 0]
-        f = f - answers[0] * c[:, :1, None, None] - answers[1] * c[:, 1:, None, None]
-        return f + mean / alpha
+        one = torch.ones_like(denominator)
+        zero = torch.zeros_like(denominator)
+        answers = [solve(torch.cat(pair, dim=1)) for pair in ((one, zero), (zero, one))]  # to the constant maps, E and B
+        schur = torch.stack([a.mean(dim=(-2, -1)) for a in answers], dim=-1)  # 2 x 2 means of them
+
+        def inverse(b: Tensor) -> Tensor:
+            mean = b.mean(dim=(-2, -1), keepdim=True)
+            f = solve(b - mean)
+            c = torch.linalg.solve(schur, f.mean(dim=(-2, -1))[..., None])[..., 0]
+            return f - answers[0] * c[:, :1, None, None] - answers[1] * c[:, 1:, None, None] + mean / alpha
+
+        return inverse
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        square = (self.weight.to(alpha.dtype) * weight).square().mean(dim=-3, keepdim=weight.ndim > 3)
-        return lambda r: self._inverse(r, square, alpha)
+        return self._inverse((self.weight.to(alpha.dtype) * weight).square().mean(dim=-3, keepdim=weight.ndim > 3), alpha)
 
     def _initial(self, q: Tensor) -> Tensor:
         weight = self.weight.to(q.dtype)
