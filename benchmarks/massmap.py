@@ -79,7 +79,7 @@ def mean(scores):
     count = len(scores)
     middle = [k for k, ell in enumerate(scores[0]["l"]) if ell and 800 < ell < 4000]
     row = {key: sum(s[key] for s in scores) / count for key in ("nrmse", "pearson")}
-    row |= {f"peaks > {level}": round(sum(s["peaks"][level] for s in scores) / count, 1) for level in ("0.05", "0.1")}
+    row |= {f"peaks > {level}": f"{sum(s['peaks'][level] for s in scores) / count:.1f}" for level in ("0.05", "0.1")}
     row |= {"true": f"{scores[0]['true peaks']['0.05']}, {scores[0]['true peaks']['0.1']}"}
     row |= {
         f"{key}, l 800-4000": sum(sum(s[key][k] for k in middle) / max(1, len(middle)) for s in scores) / count for key in ("ratio", "r")
