@@ -480,7 +480,7 @@ def test_without_a_header(tmp_path):
     write_convergence(tmp_path / "k.fits", torch.ones(2, H, W), shear)
     values, pixel, _ = read_map(tmp_path / "k.fits", 2)
     assert float(values.min()) == 1
-    assert pixel is None
+    assert pixel == "0.3 arcmin"
 
 
 def test_single_maps(tmp_path):

@@ -494,6 +494,9 @@ def write_convergence(
             raise InputError(f"{path}: {name} must be {shape}, as the shear, got {tuple(values.shape)}.")
         images[key] = values
     cards = _header(shear.header)
+    if not {"CDELT1", "CD1_1"} & set(cards):  # no WCS: at least the size of the pixels
+        for axis in (1, 2):
+            cards[f"CDELT{axis}"], cards[f"CUNIT{axis}"] = arcmin(shear.pixel), "arcmin"
     primary = fits.PrimaryHDU()
     history = [str(line) for line in cards.get("HISTORY", [])]
     cards.remove("HISTORY", ignore_missing=True, remove_all=True)
