@@ -88,6 +88,7 @@ def map_mass(
     config: MassMapConfig | None = None,
     *,
     checkpoint: str | PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
     progress: bool | None = None,
 ) -> MassMap:
     r"""The convergence of a shear map, by :class:`~pnp_mlpatch.solvers.split_gibbs.SplitGibbs` with ``D``, a denoiser of E maps.
@@ -95,7 +96,7 @@ def map_mass(
     ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
     pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
 
-    ``checkpoint`` names a file that keeps the state while it runs, and is removed at the end; if it is there, the run goes on from
+    The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a file that keeps the state while it runs, and is removed at the end; if it is there, the run goes on from
     it to the same result, bit for bit. Raises :class:`InputError` if it belongs to other data or settings, :class:`FileError` if it is damaged.
     """
     if not isinstance(shear, ShearMap):
@@ -103,7 +104,7 @@ def map_mass(
     if not callable(D):
         raise InputTypeError(f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}.")
     start, config = time.perf_counter(), config or MassMapConfig()
-    noise, g = shear.noise.float(), shear.gamma.float()[None]
+    noise, g = shear.noise.float().to(device), shear.gamma.float()[None].to(device)
     level = float(weights(shear.noise)[shear.seen].mean().rsqrt())
     most = (describe(D).sigma_range or (0.0, math.inf))[1]
     sigma = min(LEVEL * level, most) if config.sigma is None else config.sigma
@@ -114,10 +115,10 @@ def map_mass(
     config = replace(config, sigma=sigma, padding=padding)
     settings = {**asdict(config), "noise": level, "width": width, "pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": identity(D)}
 
-    A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel)
-    De = e_mode(D)
+    A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel).to(device)
+    De = e_mode(D).to(device)
     asked = json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}, sort_keys=True)
-    first, kappa, state = _load(checkpoint, asked)
+    first, kappa, state = _load(checkpoint, asked, device)
     solver = SplitGibbs(iterations=config.iterations, sigma=sigma, burn_in=config.burn_in, seed=config.seed)
     saved, std = time.perf_counter(), torch.zeros_like(g)
     for k in range(first, config.passes):
@@ -146,12 +147,12 @@ def map_mass(
     assert kappa is not None
     ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
     e = A.cut(kappa)[0, 0]
-    found = torch.stack([e, ks[1]])
+    found = torch.stack([e, ks[1]]).cpu()
     statistics = describe_map(found, shear.pixel, shear.seen)
     statistics |= {"B rms of noise": _noise_alone(A, noise, width, config.seed), "seen": float(shear.seen.double().mean())}
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
-    return MassMap(found, A.cut(std)[0, 0], ks, statistics, settings, time.perf_counter() - start)
+    return MassMap(found, A.cut(std)[0, 0].cpu(), ks.cpu(), statistics, settings, time.perf_counter() - start)
 
 
 def border(seen: Tensor) -> int:
@@ -165,7 +166,7 @@ def _noise_alone(A: Lensing, noise: Tensor, width: str, seed: int, draws: int = 
     """The rms of B inside the mask of smoothed Kaiser-Squires maps of noise alone."""
     seen, generator, total = torch.isfinite(noise), torch.Generator().manual_seed(seed), 0.0
     for _ in range(draws):
-        n = torch.where(seen, noise, 0.0) * torch.randn(1, 2, *noise.shape, generator=generator)
+        n = torch.where(seen, noise, 0.0) * torch.randn(1, 2, *noise.shape, generator=generator).to(noise)
         total += float(smoothed(A.cut(A.initial(n)), width, A.pixel)[0, 1][seen].double().var())
     return math.sqrt(total / draws)
 
@@ -182,12 +183,12 @@ def _save(path: Path, asked: str, k: int, kappa: Tensor | None, state: State) ->
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
-def _load(path: str | PathLike[str] | None, asked: str) -> tuple[int, Tensor | None, SplitGibbsState | None]:
+def _load(path: str | PathLike[str] | None, asked: str, device: str | torch.device) -> tuple[int, Tensor | None, SplitGibbsState | None]:
     """The pass, the map of the pass before, and the state of an interrupted run."""
     if path is None or not Path(path).exists():
         return 0, None, None
     try:
-        content: Mapping[str, Any] = torch.load(path, weights_only=True)
+        content: Mapping[str, Any] = torch.load(path, weights_only=True, map_location=device)
         before, found = json.loads(content["asked"]), (int(content["pass"]), content["kappa"], SplitGibbsState(**content["state"]))
     except Exception as error:  # torch raises many kinds for a damaged file
         raise FileError(f"{path}: not a whole checkpoint of map_mass ({type(error).__name__}). Remove it to start anew.") from error

@@ -28,8 +28,7 @@ def run_massmap(args: argparse.Namespace) -> int:
     """Map the convergence and write it, with a JSON file from which the run can be repeated."""
     from pnp_mlpatch.massmap import MassMapConfig, map_mass
 
-    args.device = None
-    prepare(args)
+    device = prepare(args)
     asked, before = _asked(args)
     if "shear" not in asked or args.out is None:
         raise InputError(
@@ -60,7 +59,7 @@ def run_massmap(args: argparse.Namespace) -> int:
     partial = out.with_name(f".{out.name}.partial.pt")
     if args.no_resume:
         partial.unlink(missing_ok=True)
-    result = map_mass(shear, D, config, checkpoint=partial, progress=False if args.quiet else None)
+    result = map_mass(shear, D, config, checkpoint=partial, device=device, progress=False if args.quiet else None)
 
     provenance = {
         "pnp_mlpatch": pnp_mlpatch.__version__,

@@ -112,7 +112,7 @@ class Lensing(LinearOperator):
     def cut(self, x: Tensor) -> Tensor:
         """The part (..., H, W) of an image (..., H + 2 p, W + 2 p) that the survey covers, without the padding."""
         p = self.padding
-        return x[..., p : x.shape[-2] - p, p : x.shape[-1] - p]
+        return x[..., p : x.shape[-2] - p, p : x.shape[-1] - p] if p else x
 
     def _pad(self, y: Tensor) -> Tensor:
         return F.pad(y, [self.padding] * 4) if self.padding else y

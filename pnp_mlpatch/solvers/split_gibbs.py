@@ -87,12 +87,15 @@ class SplitGibbs(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> SplitGibbsState:
         assert isinstance(state, SplitGibbsState)
         level, noise = self.levels(problem, state), problem.known_noise("SplitGibbs")
+        sigma, images = level["sigma"], len(state.x)
+        if isinstance(sigma, Tensor) and sigma.numel() not in (1, images):
+            raise InputError(f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), got {tuple(sigma.shape)}.")
         generator = torch.Generator().manual_seed((self.seed << 20) + state.iteration // 2)
         sign = 1.0 - 2.0 * (state.iteration % 2)
         e_1, e_2 = (sign * torch.randn(like.shape[1:], generator=generator).to(like).expand_as(like) for like in (problem.q, state.x))
         drawn = Problem(problem.q, problem.A, noise, problem.Aty + problem.A.adjoint(_column(noise, e_1) * e_1))
-        t, reached = data_step(drawn, state.z + column(level["sigma"]) * e_2, level["alpha"], state.z, self.data_tol, self.data_iterations)
-        z = denoise(t, level["sigma"])
+        t, reached = data_step(drawn, state.z + column(sigma) * e_2, level["alpha"], state.z, self.data_tol, self.data_iterations)
+        z = denoise(t, sigma)
         if state.iteration < self.burn_in:
             return SplitGibbsState(x=z, iteration=state.iteration + 1, z=z, square=state.square, count=0, data_residual=reached)
         count = state.count + 1
