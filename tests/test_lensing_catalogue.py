@@ -28,7 +28,8 @@ N = 50
 
 @pytest.fixture(autouse=True)
 def _no_warning_passes():
-    with warnings.catch_warnings():
+    """Nor do print options that other packages have set: astropy writes its text tables by them."""
+    with warnings.catch_warnings(), np.printoptions(precision=17, floatmode="maxprec"):
         warnings.simplefilter("error")
         yield
 

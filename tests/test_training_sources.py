@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
-from pnp_mlpatch.errors import FileError, MissingPackage, PnPError
+from pnp_mlpatch.errors import FileError, InputError, MissingPackage, PnPError
 from pnp_mlpatch.training import TrainConfig, sources, train
 from pnp_mlpatch.training.data import draw
 from pnp_mlpatch.training.sources import dead_leaves, open_sources, split_name, stack, whole_images
@@ -221,7 +221,7 @@ def test_training_on_every_kind(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"data": []}, r"train: data must be a folder, an array file or 'procedural', or a list of these; got \[\]"),
+        ({"data": []}, r"train: data must be a folder, an array file, 'procedural' or 'convergence', or a list of these; got \[\]"),
         ({"data": 3}, "train: data must be a folder"),
         ({"data": ["a", 1]}, "train: data must be a folder"),
         ({"validation": ""}, "train: validation must be a folder"),
@@ -237,3 +237,24 @@ def test_training_on_every_kind(tmp_path):
 def test_settings(settings, words):
     with pytest.raises(PnPError, match=words):
         TrainConfig(**{"data": "a", "out": "b", **settings})
+
+
+# ---- mass maps
+
+
+def test_generated_mass_maps():
+    """About zero, one channel, of (seed, step); beside others they give half of the windows, and validation has maps of its own."""
+    (source,) = open_sources("convergence", 1, 32, seed=1)
+    (other,) = open_sources("convergence", 1, 32, seed=2)
+    one = source.whole(0)
+    assert one.shape == (1, 256, 256)
+    assert abs(float(one.mean())) < 0.02
+    assert 0.01 < float(one.std()) < 0.05
+    assert not torch.equal(one, other.whole(0))
+    rng = np.random.default_rng(0)
+    assert source.window(0, 32, 5, rng).shape == (1, 32, 32)
+    assert len(list(whole_images([source]))) == 16
+    both = open_sources(["convergence", "procedural", "convergence"], 1, 32)
+    assert [s.name for s in both] == ["convergence", "procedural"]
+    with pytest.raises(InputError, match="'convergence' has one channel, the network has 3"):
+        open_sources("convergence", 3, 32)
