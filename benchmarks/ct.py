@@ -7,6 +7,7 @@ Run: python benchmarks/ct.py [--only counts pair step admm exactness] [--size N]
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -225,7 +226,7 @@ def whole_iteration(args) -> dict:
             ("ours, 2 PCG steps", ADMM(sigma=20 / 255, alpha=alpha)),
             ("ours, to a residual of 1e-5", ADMM(sigma=20 / 255, alpha=alpha, data_iterations=100, data_tol=TOL)),
         ):
-            state = solver.step(state_problem, D, solver.init(state_problem, z))
+            state = replace(solver.step(state_problem, D, solver.init(state_problem, z)), iteration=3)  # the first ones take a step more
             rows.append(
                 {"ADMM iteration": name, "ms": 1e3 * best(lambda solver=solver, state=state: solver.step(state_problem, D, state), 3)}
             )

@@ -1,11 +1,12 @@
 """CT reconstructions of many kinds: sparse views, a limited angle, photon counts, a fan beam; by MLPatch, TV, SIRT, CGLS and FBP.
 
 The data are simulated on a grid twice as fine. SIRT and CGLS have the best number of iterations and TV the best weight of a
-sweep, each chosen with the truth. MLPatch has no truth, and the same settings everywhere: sigma from the noise
-(schedules.from_noise), a start by TV of strength 2 (150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch; with weights from photographs
-(mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in dB, of [0, 1] = -1024 ... 1024 HU.
+sweep, each chosen with the truth. MLPatch has no truth, and one recipe everywhere (tuning.recipe): sigma from the noise
+(schedules.from_noise), a start by TV of strength 2 (150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch, and
+20 more with half of alpha, and with a quarter, as long as the residual of the data exceeds the noise; with
+weights from photographs (mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in dB, of [0, 1] = -1024 ... 1024 HU.
 
-Run: python benchmarks/ct_quality.py [--chest FILE.npz] [--head FOLDER] [--pictures FOLDER] [--only NAME ...] [--slices N]
+Run: python benchmarks/ct_quality.py [--chest FILE.npz] [--head FOLDER] [--pictures FOLDER] [--only NAME ...] [--slices N] [--lowest 1]
 FILE.npz holds a stack 'hu' of slices of a patient who is in no training set; without it the sample slice is used. FOLDER has
 pictures of heads; they are not part of the package.
 """
@@ -30,8 +31,8 @@ from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon, simulate
 from pnp_mlpatch.report import panel
 from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.tuning import recipe
 
-START, THEN = {"iterations": 150, "tol": 5e-4}, {"iterations": 40, "tol": 3e-4}
 FIELD = 400.0  # mm, the side of the image where attenuation has a unit
 MU_WATER = 0.0193  # 1/mm
 
@@ -78,6 +79,7 @@ def main():
     parser.add_argument("--pictures", type=Path, help="write a panel of each case there (not of heads)")
     parser.add_argument("--only", nargs="+", help="parts of the names of cases")
     parser.add_argument("--slices", type=int, default=2, help="images of each case (default: 2)")
+    parser.add_argument("--lowest", type=float, default=0.25, help="of the discrepancy; 1 leaves it out")
     args = parse(parser)
     size = 64 if args.quick else 512
     networks = {name: denoisers.make("mlpatch", weights=name) for name in ("mlpatch-grey", "mlpatch-ct")}
@@ -88,16 +90,18 @@ def main():
         truths = images(case.images, args, size)
         if not truths:
             continue
-        scores = []
+        scores, factors = [], []
         for index, truth in enumerate(truths):
-            found, pictures = solve(case, truth, networks, args.quick)
+            found, pictures, factor = solve(case, truth, networks, args.quick, args.lowest)
             scores.append(found)
+            factors.append(factor)
             if args.pictures and index == 0 and case.images != "head":
                 draw(args.pictures, name, case, truth, pictures, found)
         mean = {method: sum(score[method] for score in scores) / len(scores) for method in scores[0]}
         best = max(mean["TV"], -math.inf)
         row = {"case": name, "images": len(truths), **mean}
         row |= {f"{network} - TV": mean[network] - best for network in networks}
+        row |= {f"alpha, {network}": sum(factor[network] for factor in factors) / len(factors) for network in networks}
         rows.append(row)
         print(row, flush=True)
     publish(args, {"PSNR (dB), mean over the images": rows})
@@ -149,8 +153,8 @@ def shepp_logan(size: int) -> Tensor:
     return F.avg_pool2d(image[None, None], 4).float().clamp(0, 1)
 
 
-def solve(case: Case, truth: Tensor, networks, quick: bool):
-    """The PSNR of every method, and the images."""
+def solve(case: Case, truth: Tensor, networks, quick: bool, lowest: float):
+    """The PSNR of every method, the images, and by what the discrepancy multiplied alpha for each network."""
     pixel = FIELD / truth.shape[-1] if case.counts else 1.0
     A = Radon(case.geometry(truth.shape[-1], pixel), cache=not quick)
     scale, offset = hounsfield_range(MU_WATER) if case.counts else (1.0, 0.0)
@@ -170,10 +174,12 @@ def solve(case: Case, truth: Tensor, networks, quick: bool):
     sigma = schedules.from_noise(A, noise, scale=scale)
     settings = {"solver": "fast_admm", "noise": noise, "sigma": sigma, "progress": False}
     results["TV"] = best_tv(A, q, settings, score, quick)
+    factors = {}
     for name, network in networks.items():
-        x0 = reconstruct(q, A, denoisers.make("tv", strength=2.0), **settings, **START).x
-        results[name] = reconstruct(q, A, rescaled(network, scale, offset), x0=x0, **settings, **THEN).x
-    return {name: score(x) for name, x in results.items()}, {name: (x - offset) / scale for name, x in results.items()}
+        found = recipe(q, A, rescaled(network, scale, offset), noise=noise, sigma=sigma, lowest=lowest, progress=False)
+        results[name], factors[name] = found.x, float(found.factor)
+    scores = {name: score(x) for name, x in results.items()}
+    return scores, {name: (x - offset) / scale for name, x in results.items()}, factors
 
 
 def best_of(iterates, score: Callable[[Tensor], float]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.wrap import describe, e_mode
+from pnp_mlpatch.denoisers.wrap import describe, e_mode, identity
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
 from pnp_mlpatch.lensing.estimators import from_reduced, optimal_width, smoothed, weights
 from pnp_mlpatch.lensing.judging import describe_map
@@ -25,7 +25,6 @@ from pnp_mlpatch.lensing.spectra import convergence_spectrum
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.solvers.base import State
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
-from pnp_mlpatch.volume import identity
 from pnp_mlpatch.weights import write_whole
 
 LEVEL = 0.75  # sigma over the noise of the data; settled on generated maps (benchmarks/massmap.py --choose)
@@ -116,7 +115,8 @@ def map_mass(
     settings = {**asdict(config), "noise": level, "width": width, "pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": identity(D)}
 
     A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel).to(device)
-    De = e_mode(D).to(device)
+    move = getattr(D, "to", None)
+    De = e_mode(D if move is None else move(device))
     asked = json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}, sort_keys=True)
     first, kappa, state = _load(checkpoint, asked, device)
     solver = SplitGibbs(iterations=config.iterations, sigma=sigma, burn_in=config.burn_in, seed=config.seed)

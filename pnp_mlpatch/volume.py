@@ -27,11 +27,14 @@ from pnp_mlpatch.ct.geometry import Geometry, as_dict, sizes
 from pnp_mlpatch.ct.scans import AXES, COUNTS, INTEGRALS, Scan, write_volume
 from pnp_mlpatch.ct.units import hounsfield_range, to_hounsfield
 from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo
-from pnp_mlpatch.denoisers.wrap import as_denoiser, describe, rescaled
+from pnp_mlpatch.denoisers.wrap import as_denoiser, describe, identity, rescaled
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
+from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.transmission import Transmission
+from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.solvers.base import Solver, State
+from pnp_mlpatch.tuning import recipe
 from pnp_mlpatch.weights import write_whole
 
 ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
@@ -43,8 +46,11 @@ INSIDE = 0.1  # rays above this part of the largest line integrals pass through 
 class VolumeConfig:
     """Settings of :func:`reconstruct_volume`.
 
-    ``solver`` is a name, run for ``iterations`` at the denoiser level ``sigma`` (one number, or one for each iteration, held at the last)
-    with further ``settings`` of its own. ``sigma`` is relative to the window, so 20/255 means the same for every scan.
+    By default every slice is solved by :func:`~pnp_mlpatch.tuning.recipe`: a level from its noise, a start by total variation, 40
+    iterations of fast_admm, and more with less alpha where the residual exceeds the noise (not with ``likelihood`` "poisson"). Any of these
+    four settings replaces it: ``solver`` is a name ("admm"), run for ``iterations`` (20) at the denoiser level ``sigma`` (20/255; one number, or
+    one for each iteration, held at the last) with further ``settings`` of its own. ``sigma`` is relative to the window, so 20/255
+    means the same for every scan.
 
     The denoiser works on [0, 1], to which ``window`` = (low, high) of the image is mapped: attenuation per unit of the geometry's
     ``pixel``, or Hounsfield units with ``mu_water``, the attenuation of water in that unit. Values beyond are kept. By default it is
@@ -59,9 +65,9 @@ class VolumeConfig:
     :class:`~pnp_mlpatch.operators.radon.Radon`.
     """
 
-    sigma: float | Sequence[float] = 20 / 255
-    iterations: int = 20
-    solver: str = "admm"
+    sigma: float | Sequence[float] | None = None
+    iterations: int | None = None
+    solver: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     window: tuple[float, float] | None = None
     mu_water: float | None = None
@@ -80,10 +86,10 @@ class VolumeConfig:
         value: Any
         for name in ("iterations", "batch"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if (name, value) != ("iterations", None) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{who}: {name} must be an integer >= 1, got {value!r}.")
         levels: Sequence[Any] = self.sigma if isinstance(self.sigma, (tuple, list)) else [self.sigma]
-        if not levels or not all(finite_number(level) and level > 0 for level in levels):
+        if self.sigma is not None and (not levels or not all(finite_number(level) and level > 0 for level in levels)):
             raise InputError(f"{who}: sigma must be a number > 0, relative to the window, or several; got {self.sigma!r}.")
         for name in ("noise", "mu_water", "memory", "gain"):
             value = getattr(self, name)
@@ -109,11 +115,15 @@ class VolumeConfig:
         ):
             raise InputError(f"{who}: slices must be (start, stop), two integers, got {self.slices!r}.")
 
-    def make_solver(self, scale: float) -> Solver:
-        """The solver for images whose window is ``scale`` wide."""
-        sigma = self.sigma * scale if isinstance(self.sigma, (int, float)) else [level * scale for level in self.sigma]
+    def make_solver(self, scale: float) -> Solver | None:
+        """The solver for images whose window is ``scale`` wide; None where no setting asks for one, and the recipe is used."""
+        if self.sigma is None and self.iterations is None and self.solver is None and not self.settings:
+            return None
+        given = 20 / 255 if self.sigma is None else self.sigma
+        sigma = given * scale if isinstance(given, (int, float)) else [level * scale for level in given]
+        iterations = 20 if self.iterations is None else self.iterations
         try:
-            return solvers.make(self.solver, **{"sigma": sigma, "iterations": self.iterations, **self.settings})
+            return solvers.make(self.solver or "admm", **{"sigma": sigma, "iterations": iterations, **self.settings})
         except TypeError as error:
             raise InputTypeError(f"the solver '{self.solver}': {error}") from error
 
@@ -153,13 +163,14 @@ def reconstruct_volume(
     """Reconstruct the slices of a scan and write them to ``out``: .h5 (dataset "volume"), .npy or .tif, float32 (slices, H, W).
 
     Each slice is a problem ``q = A f + n`` of its own with A = Radon(geometry). Counts become line integrals and a noise map
-    (:func:`~pnp_mlpatch.ct.counts.line_integrals`); what was not measured (dead bins, NaN) has no weight. The start is ``A.initial`` of
-    the line integrals, interpolated along the detector over what was not measured, and denoised at twice the level of its own noise:
-    where photons are few its streaks are strong, and the iterations take them away slowly. A slice in which nothing was measured
-    becomes air, with a warning. ``D=None`` stops at filtered backprojection.
+    (:func:`~pnp_mlpatch.ct.counts.line_integrals`); what was not measured (dead bins, NaN) has no weight. The recipe starts from total
+    variation. A solver that was asked for starts from ``A.initial`` of the line integrals, interpolated along the detector over what was
+    not measured, and denoised at twice the level of its own noise: where photons are few its streaks are strong, and the iterations
+    take them away slowly. A slice in which nothing was measured becomes air, with a warning. ``D=None`` stops at filtered backprojection.
 
     Beside ``out``, with the ending .json, goes how it was made: settings, geometry, ``meta`` (plain JSON values, such as the settings of
-    the denoiser), how each slice ended.
+    the denoiser), how each slice ended; with the recipe also its level ``sigma``, relative to the window, what alpha was
+    multiplied by (``factor``), and ``chi2``.
 
     Until the end results lie beside it in ``.NAME.partial.npy``, and in the journal ``.NAME.partial.json`` the batches that are done,
     with their sha256. The same call goes on from there (``resume``) and ends, on the same machine with equally many threads, with the
@@ -210,7 +221,7 @@ def reconstruct_volume(
             if journal.done(a):
                 continue
             slab = _read(scan, config, a, b)
-            x, rows = _solve(A, denoise, solver, config, slab)
+            x, rows = _solve(A, denoise, solver, scale, slab)
             if not bool(slab.live.all()):
                 dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
                 warnings.warn(
@@ -366,41 +377,81 @@ def _level(A: Radon, slab: _Slab, known: DenoiserInfo) -> Tensor:
     return level if known.sigma_range is None else level.clamp(*known.sigma_range)
 
 
-def _solve(A: Radon, D: Denoiser | None, solver: Solver, config: VolumeConfig, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+def _noise(slab: _Slab) -> Tensor:
+    """One for each ray, or for each slice, which becomes a map where rays are missing."""
+    noise = slab.noise
+    if noise.ndim == 1 and not bool(slab.missing.any()):
+        return noise
+    return noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1))).masked_fill(slab.missing[:, None], torch.inf)
+
+
+def _solve(A: Radon, D: Denoiser | None, solver: Solver | None, scale: float, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
     """The slices (S, H, W) on the CPU, in attenuation, and how each ended."""
     x = torch.zeros(len(slab.live), *A.image_shape[1:])
-    rows: list[dict[str, Any]] = [dict(zip(_ROW, ("nothing measured", 0, None, None), strict=True)) for _ in slab.live]
+    rows: list[dict[str, Any]] = [dict.fromkeys(_ROW) | {"status": "nothing measured", "iterations": 0} for _ in slab.live]
     if not len(slab.q):
         return x, rows
-    device = A.angles.device
-    x0 = _start(A, slab.q, slab.missing)
-    if D is not None:
-        levels = _level(A, slab, describe(D)).tolist()
-        x0 = torch.cat([D(one[None], level) for one, level in zip(x0, levels, strict=True)])
-    number = None if slab.noise.ndim > 1 else slab.noise.tolist()
-    status, iterations, change = "fbp", 0, [None] * len(x0)
-    if D is not None:
-        last = [x0, x0]
-
-        def follow(state: State) -> None:
-            last[:] = [last[1], state.x]
-
-        if slab.counts is None:
-            noise = slab.noise  # one for each ray, or for each slice, which becomes a map where rays are missing
-            if noise.ndim > 1 or bool(slab.missing.any()):
-                noise = noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1))).masked_fill(slab.missing[:, None], torch.inf)
-            result = solver.run(slab.q[:, None].to(device), A, D, noise=noise.to(device), x0=x0, callbacks=[follow], progress=False)
-        else:
-            T = Transmission(A, *(part[:, None].to(device) for part in slab.counts))
-            result = solver.run(T.q, T, D, noise=1.0, x0=x0, callbacks=[follow], progress=False)
-        status, iterations, x0 = result.status, result.state.iteration, result.x
-        old, new = (state.flatten(1).double() for state in last)
-        change = ((new - old).norm(dim=1) / new.norm(dim=1).clamp_min(1e-30)).tolist()
-    where = slab.live.nonzero().flatten().tolist()
-    for k, place in enumerate(where):
-        rows[place] = dict(zip(_ROW, (status, iterations, change[k], None if number is None else number[k]), strict=True))
-    x[slab.live] = x0[:, 0].cpu().to(x.dtype)
+    if D is None:
+        found, ended = _start(A, slab.q, slab.missing), [{"status": "fbp", "iterations": 0}] * len(slab.q)
+    elif solver is None:
+        found, ended = _by_recipe(A, D, scale, slab)
+    else:
+        found, ended = _by_solver(A, D, solver, slab)
+    levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
+    for place, end, level in zip(slab.live.nonzero().flatten().tolist(), ended, levels, strict=True):
+        rows[place] = dict.fromkeys(_ROW) | end | {"noise": level}
+    x[slab.live] = found[:, 0].cpu().to(x.dtype)
     return x, rows
+
+
+def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The solver that was asked for, from the denoised start."""
+    levels = _level(A, slab, describe(D)).tolist()
+    x0 = torch.cat([D(one[None], level) for one, level in zip(_start(A, slab.q, slab.missing), levels, strict=True)])
+    q, T, noise = _problem(A, slab)
+    change = _Change(x0)
+    result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
+    ended = {"status": result.status, "iterations": result.state.iteration}
+    return result.x, [ended | {"residual": value} for value in change.values[-1]]
+
+
+def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The recipe with the level of each slice; how the run ended that its slice is from."""
+    q, T, noise = _problem(A, slab)
+    known = describe(D).sigma_range
+    sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
+    sigma = sigma if known is None else sigma.clamp(*known)
+    change = _Change(torch.zeros_like(q[:, :, :1, :1]))
+    found = recipe(q, T, D, noise=noise, sigma=sigma, lowest=0.25 if slab.counts is None else 1.0, callbacks=[change], progress=False)
+    ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
+    ended = []
+    for k, (level, factor, chi2) in enumerate(zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)):
+        last = round(-math.log2(factor))  # the run that gave this slice
+        row = {"status": found.runs[last].status, "iterations": ends[last], "residual": change.values[ends[last] - 1][k]}
+        ended.append(row | {"sigma": level, "factor": factor, "chi2": chi2})
+    return found.x, ended
+
+
+def _problem(A: Radon, slab: _Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
+    """Data, operator and noise as the solvers take them."""
+    device = A.angles.device
+    if slab.counts is None:
+        return slab.q[:, None].to(device), A, _noise(slab).to(device)
+    T = Transmission(A, *(part[:, None].to(device) for part in slab.counts))
+    return T.q, T, 1.0
+
+
+class _Change:
+    """A callback that keeps the relative change of each slice in each iteration."""
+
+    def __init__(self, x0: Tensor):
+        self.x = x0
+        self.values: list[list[float]] = []
+
+    def __call__(self, state: State) -> None:
+        old, self.x = self.x, state.x
+        moved, size = ((x.flatten(1).double().norm(dim=1)) for x in (self.x - old, self.x))
+        self.values.append((moved / size.clamp_min(1e-30)).tolist())
 
 
 def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
@@ -545,7 +596,7 @@ class _Journal:
         return _HEADER + 4 * index * self.shape[1] * self.shape[2]
 
 
-_ROW = ("status", "iterations", "residual", "noise")
+_ROW = ("status", "iterations", "residual", "noise", "sigma", "factor", "chi2")
 _HEADER = 128  # bytes of the header of a .npy file of three axes
 
 
@@ -577,18 +628,6 @@ def _fingerprint(scan: Scan) -> dict[str, Any]:
     }
 
 
-def identity(D: Denoiser) -> dict[str, Any]:
-    """Name and, for a module, the sha256 of its tensors."""
-    inner = getattr(D, "inner", D)
-    found = {"name": describe(D).name}
-    if isinstance(inner, torch.nn.Module):
-        digest = hashlib.sha256()
-        for name, tensor in sorted(torch.nn.Module.state_dict(inner).items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        found["sha256"] = digest.hexdigest()
-    return found
-
-
 def check_out(path: Path, scan: Scan) -> Path:
     """Raise unless ``path`` can be written: known before the long computation, not after it."""
     if path.suffix.lower() not in ENDINGS:
@@ -602,4 +641,4 @@ def check_out(path: Path, scan: Scan) -> Path:
     return path
 
 
-__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "identity", "reconstruct_volume"]
+__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "reconstruct_volume"]

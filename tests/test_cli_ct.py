@@ -154,6 +154,24 @@ def test_mlpatch_is_the_default(run):
     assert score((x / 1000 + 1) * 0.02, TRUTH[1:3]) > 23
 
 
+def test_the_recipe_is_the_default(run):
+    line = "scan.h5 --out v.npy --spacing 1.5 --slices 1:3"
+    plain = "--denoiser tv --set denoiser.iterations=15 --threads 1"
+    status, out, _ = run(line, plain)
+    assert status == 0
+    assert "2 max_iter" in out or "2 converged" in out
+    made = json.loads(Path("v.json").read_text())
+    assert (made["solver"], made["sigma"], made["iterations"], made["settings"]) == (None, None, None, {})
+    assert all(factor in (1, 0.5, 0.25) for factor in made["result"]["factor"])
+    assert score(volume(), TRUTH[1:3]) > 26
+    assert run(f"{line} --solver admm", plain)[0] == 0
+    first = volume()
+    for given in ("--iterations 20", "--sigma 0.0784313725490196", "--set solver.tol=1e-4"):
+        assert run(f"{line} {given}", plain)[0] == 0
+        assert json.loads(Path("v.json").read_text())["result"]["factor"] == [None, None]
+        assert torch.equal(volume(), first)
+
+
 def test_counts_of_an_array(run):
     line = "counts.npy --out v.npy --angles 30 --spacing 1.5"
     assert run(f"{line} --blank {BLANK + DARK} --dark {DARK}")[0] == 0

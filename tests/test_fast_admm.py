@@ -89,6 +89,17 @@ def test_level_from_noise_takes_maps_with_gaps():
     assert 5 / 255 < schedules.from_noise(A, noise) < one
 
 
+def test_level_from_noise_is_one_an_image():
+    A = Radon(ParallelBeam((32, 32), 40), cache=False)
+    each = torch.tensor([0.1, 0.2, 0.4])
+    levels = schedules.from_noise(A, each)
+    assert levels.tolist() == pytest.approx([schedules.from_noise(A, float(level)) for level in each])
+    maps = each[:, None, None, None].expand(3, *A.data_shape).clone()
+    assert torch.allclose(schedules.from_noise(A, maps), levels)
+    maps[1, ..., ::2] = math.inf
+    assert float(schedules.from_noise(A, maps)[1]) == pytest.approx(schedules.from_noise(A, maps[1:2]))
+
+
 @pytest.mark.parametrize(("noise", "scale"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.1, 0.0), (torch.zeros(1, 4, 4), 1.0)])
 def test_level_from_noise_refuses(noise, scale):
     with pytest.raises(InputError, match="from_noise: noise and scale must be > 0"):

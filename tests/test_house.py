@@ -29,6 +29,7 @@ FLOORS = {
     "training": 4,
     "testing": 4,
     "tuning": 4,
+    "convergence": 4,
     "api": 4,
     "massmap": 5,
     "volume": 5,

@@ -29,7 +29,7 @@ N = 50
 @pytest.fixture(autouse=True)
 def _no_warning_passes():
     """Nor do print options that other packages have set: astropy writes its text tables by them."""
-    with warnings.catch_warnings(), np.printoptions(precision=17, floatmode="maxprec"):
+    with warnings.catch_warnings(), np.printoptions(legacy=False):
         warnings.simplefilter("error")
         yield
 

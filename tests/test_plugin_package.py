@@ -16,7 +16,7 @@ import pytest
 import pnp_mlpatch
 
 PACKAGE = Path(__file__).parents[1] / "examples" / "plugin_package"
-NAMES = {"operator": "superres", "denoiser": "guided", "solver": "fista"}
+NAMES = {"operator": "superres", "denoiser": "guided", "solver": "nesterov"}
 
 
 def run(*command: str | Path, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -107,16 +107,16 @@ USE = """
     from pnp_mlpatch import denoisers, operators, reconstruct, samples, solvers
     from pnp_mlpatch.metrics import psnr
 
-    assert "superres" in operators.names() and "guided" in denoisers.names() and "fista" in solvers.names()
+    assert "superres" in operators.names() and "guided" in denoisers.names() and "nesterov" in solvers.names()
     assert not [name for name in sys.modules if name.startswith("pnp_extras")], "listing imports nothing"
     truth = samples.camera()[..., 100:196, 200:280].contiguous()
     A = operators.make("superres", image_shape=truth.shape[1:], factor=2)
     q = A(truth) + 0.03 * torch.randn((1, *A.data_shape), generator=torch.Generator().manual_seed(0))
     start = float(psnr(A.initial(q), truth))
-    for D, solver in (("guided", "fista"), ("guided", "admm"), ("tv", "fista")):
+    for D, solver in (("guided", "nesterov"), ("guided", "admm"), ("tv", "nesterov")):
         result = reconstruct(q, A, D, solver, noise=0.03, progress=False)
         assert float(psnr(result.x, truth)) > start, (D, solver)
-    for family, name in ((operators, "superres"), (denoisers, "guided"), (solvers, "fista")):
+    for family, name in ((operators, "superres"), (denoisers, "guided"), (solvers, "nesterov")):
         found = family.info(name)
         assert found.source == f"pnp_extras.{name}" and found.broken is None and found.doc and found.signature
     """
@@ -153,7 +153,7 @@ def test_a_broken_package_is_reported_and_the_others_go_on(python, others):
             in text
         )
     sound = [line.split()[0] for line in table.splitlines()[1:] if "BROKEN" not in line]
-    assert {"mask", "tv", "mlpatch", "admm", "guided", "fista"} <= set(sound)
+    assert {"mask", "tv", "mlpatch", "admm", "guided", "nesterov"} <= set(sound)
 
 
 ONE_NAME_TWICE = """
@@ -170,7 +170,7 @@ ONE_NAME_TWICE = """
         raise SystemExit("no error")
     assert operators.info("superres").broken.startswith(words)
     A = operators.make("identity", image_shape=(1, 9, 7))
-    assert reconstruct(torch.rand(1, 1, 9, 7), A, "guided", "fista", noise=0.1, progress=False).x.shape == (1, 1, 9, 7)
+    assert reconstruct(torch.rand(1, 1, 9, 7), A, "guided", "nesterov", noise=0.1, progress=False).x.shape == (1, 1, 9, 7)
     """
 
 

@@ -16,9 +16,11 @@ from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam
 from pnp_mlpatch.ct.scans import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.denoisers.wrap import as_denoiser
+from pnp_mlpatch.denoisers.wrap import as_denoiser, rescaled
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.tuning import recipe
 from pnp_mlpatch.volume import VolumeConfig, check_scan, estimate_noise, reconstruct_volume
 
 SIZE, SLICES, ANGLES, PIXEL, BLANK, DARK = 40, 5, 36, 1.5, 3000.0, 20.0
@@ -523,3 +525,61 @@ def test_an_empty_middle_tells_no_window(tmp_path):
     scan = made(data, COUNTS, tmp_path, BLANK)
     with pytest.raises(InputError, match=r"tells no window. Give window"):
         run(scan, tmp_path / "v.npy")
+
+
+# ---- the recipe, where no setting of a solver is given
+
+RECIPE = VolumeConfig(batch=2, window=(0.0, 0.04))
+
+
+def test_the_recipe_is_the_default(counts, tmp_path):
+    result = run(counts, tmp_path / "v.npy", RECIPE)
+    rows = json.loads((tmp_path / "v.json").read_text())["result"]
+    assert error(np.load(tmp_path / "v.npy")) < 0.002
+    assert set(result.status) <= {"converged", "max_iter"}
+    assert all(5 / 255 <= sigma <= 50 / 255 for sigma in rows["sigma"])
+    assert all(
+        factor in (1.0, 0.5, 0.25) and (factor == 0.25 or chi2 <= 1) for factor, chi2 in zip(rows["factor"], rows["chi2"], strict=True)
+    )
+    assert all(value is not None and 0 < value < 0.1 for value in result.residual)
+    run(counts, tmp_path / "given.npy", changed(RECIPE, iterations=3))
+    given = json.loads((tmp_path / "given.json").read_text())
+    assert (given["result"]["iterations"], given["result"]["factor"]) == ([3] * SLICES, [None] * SLICES)
+    assert given["solver"] is None
+
+
+def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
+    """Each slice has the level of its own noise, and the numbers that it has in a batch of its own."""
+    noisier = Q + torch.tensor([0.05, 0.2, 0.05, 0.1, 0.05])[:, None, None] * torch.randn(
+        Q.shape, generator=torch.Generator().manual_seed(0)
+    )
+    scan = dataclasses.replace(integrals, slab=lambda a, b: noisier[a:b].numpy())
+    run(scan, tmp_path / "v.npy", RECIPE)
+    rows = json.loads((tmp_path / "v.json").read_text())["result"]
+    assert rows["sigma"][1] > rows["sigma"][3] > rows["sigma"][2]
+    A = Radon(GEOMETRY, cache=False)
+    noise = float(estimate_noise(noisier[4]))
+    sigma = schedules.from_noise(A, noise, scale=0.04)
+    alone = recipe(noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False)
+    assert rows["sigma"][4] == pytest.approx(float(sigma) / 0.04)
+    assert rows["factor"][4] == float(alone.factor)
+    assert rows["chi2"][4] == pytest.approx(float(alone.chi2), rel=1e-3)
+    assert error(np.load(tmp_path / "v.npy")[4], alone.x[0, 0]) < 1e-6
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson"])
+def test_the_recipe_takes_gaps_and_goes_on(counts, tmp_path, killed, likelihood):
+    config = changed(RECIPE, likelihood=likelihood)
+    data = counts.read(0, SLICES)
+    data[:, 5, 10:14] = math.nan
+    data[3] = math.nan
+    broken = dataclasses.replace(counts, slab=lambda a, b: data[a:b].numpy())
+    with pytest.warns(UserWarning, match="nothing was measured in the slices 3;"):
+        run(broken, tmp_path / "whole.npy", config)
+    killed(broken, tmp_path / "v.npy", 2, config)
+    with pytest.warns(UserWarning, match="nothing was measured in the slices 3;"):
+        assert run(broken, tmp_path / "v.npy", config).resumed == 2
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert (tmp_path / "v.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    live = [0, 1, 2, 4]
+    assert error(np.load(tmp_path / "v.npy")[live], TRUTH[live]) < 0.0025

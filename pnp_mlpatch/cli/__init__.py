@@ -112,8 +112,10 @@ pixel is a detector element, seen at the centre of rotation, and the image is th
 counter-clockwise; at angle 0 rays run up the columns of the image, and detectors count to the right. If slices look smeared or doubled,
 try --center; mirrored, negative angles; --plot draws what was understood, and --fbp --preview look.png --slices 100:101 is a fast look.
 
-The denoiser works on [0, 1], to which --window is mapped. --sigma (relative to the window) is its level: larger is smoother. For chest CT
---mu-water 0.0193 --weights mlpatch-ct takes the weights that were trained on Hounsfield units.
+The denoiser works on [0, 1], to which --window is mapped. By default the level of the denoiser comes from the noise, the start is total
+variation, and the weight of the data rises where the residual exceeds the noise. --solver, --sigma, --iterations and --set solver.KEY=VALUE
+replace this recipe by a solver with the settings that you give; --sigma (relative to the window): larger is smoother. A faster, rougher look:
+--iterations 10. For chest CT --mu-water 0.0193 --weights mlpatch-ct takes the weights that were trained on Hounsfield units.
 
 Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores none), however many slices there are.
 Beside --out lies a .json that tells how the volume was made. A run that was killed goes on with the same command, to the same bytes;
@@ -268,15 +270,17 @@ def build_parser() -> argparse.ArgumentParser:
     group = sub.add_argument_group("reconstruction")
     group.add_argument("--denoiser", metavar="NAME", default=DEFAULTS["denoiser"], help=f"the denoiser (default: {DEFAULTS['denoiser']})")
     group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
-    group.add_argument("--solver", metavar="NAME", default=DEFAULTS["solver"], help=f"the solver (default: {DEFAULTS['solver']})")
+    group.add_argument(
+        "--solver", metavar="NAME", help=f"the solver (default: the recipe; with one of these settings {DEFAULTS['solver']})"
+    )
     group.add_argument(
         "--sigma",
         type=float,
         nargs="+",
         metavar="S",
-        help="level of the denoiser, relative to the window; or one for each iteration (default: 20/255)",
+        help="level of the denoiser, relative to the window; or one for each iteration (default: from the noise; with a solver 20/255)",
     )
-    group.add_argument("--iterations", type=int, metavar="N", help="of the solver (default: 20)")
+    group.add_argument("--iterations", type=int, metavar="N", help="of the solver (with one by default 20)")
     group.add_argument(
         "--set",
         action="append",
@@ -337,6 +341,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = sub.add_argument_group("running")
     group.add_argument("--truth", metavar="FILE[NAME]", help="a known convergence: judge the map by it, in the .json")
     group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
+    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
     group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
     group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")

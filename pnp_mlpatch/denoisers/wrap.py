@@ -1,7 +1,8 @@
-"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel``, ``e_mode`` and ``equivariant``."""
+"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel``, ``e_mode``, ``equivariant`` and ``averaged``."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo, check_image, registry, sigma_column
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 
 _EXAMPLES = (
     "as_denoiser('tv'); as_denoiser(net, sigma='ignored') for a module called as net(x); "
@@ -23,6 +24,18 @@ def describe(D: Any) -> DenoiserInfo:
     """What a denoiser says of itself (``D.info``), or its name and nothing more."""
     info = getattr(D, "info", None)
     return info if isinstance(info, DenoiserInfo) else DenoiserInfo(name=getattr(D, "__name__", type(D).__name__))
+
+
+def identity(D: Any) -> dict[str, Any]:
+    """Name and, for a module, the sha256 of its tensors."""
+    inner = getattr(D, "inner", D)
+    found = {"name": describe(D).name}
+    if isinstance(inner, nn.Module):
+        digest = hashlib.sha256()
+        for name, tensor in sorted(nn.Module.state_dict(inner).items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        found["sha256"] = digest.hexdigest()
+    return found
 
 
 class _Wrapped:
@@ -195,6 +208,29 @@ def equivariant(D: Denoiser, group: str = "dihedral") -> Denoiser:
             y = _result(D(gx, turned(levels, g) if is_map else sigma), gx, known.name)
             total = total + turned(y, g, back=True)
         return total / len(members)
+
+    return _Wrapped(denoise, info, D)
+
+
+def averaged(D: Denoiser, theta: float = 0.5) -> Denoiser:
+    r"""D mixed with the identity, so that a solver that it makes swing converges: ``D_theta(x, sigma) = (1 - theta) x + theta D(x, sigma)``.
+
+    If D is nonexpansive, D_theta is firmly so for theta <= 1/2, which is what ADMM, DRS and PDHG need. If the Jacobian of D is
+    symmetric with eigenvalues in [-m, 1], m > 1, D expands; D_theta does not for theta <= 2 / (1 + m), and is firmly nonexpansive for
+    theta <= 1 / (1 + m). What D amplifies (eigenvalues above 1) it goes on amplifying.
+    :func:`pnp_mlpatch.convergence.expansion` measures m + 1. The effect on the image is that of a smaller sigma.
+
+    ``theta`` is in (0, 1]; raises :class:`InputError` if not. Krasnoselskii 1955.
+    """
+    _callable(D, "averaged")
+    if not finite_number(theta) or not 0 < theta <= 1:
+        raise InputError(f"averaged: theta must be a number in (0, 1], got {theta!r}.")
+    known = describe(D)
+    info = DenoiserInfo(f"averaged {known.name}", known.channels, known.sigma, known.sigma_range, known.field, known.trained_size)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        return (1 - theta) * x + theta * _result(D(x, sigma), x, known.name)
 
     return _Wrapped(denoise, info, D)
 

@@ -42,9 +42,9 @@ class ADMM(Solver):
     image: a number, a sequence with one for each iteration (held at its last), or a tensor (B,) with one for each image. It
     acts like a step size sigma^2: the same denoiser at a larger sigma regularises more. ``alpha`` overrides the rule above.
 
-    Where the data step has no closed form it runs ``data_iterations`` steps of preconditioned CG from f_{k-1} + (f_{k-1} - f_{k-2}) / 2, or
-    fewer if
-    the relative residual ``data_tol`` is reached; the history has the residual that was reached, ``data_residual``.
+    Where the data step has no closed form it runs ``data_iterations`` steps of preconditioned CG from f_{k-1} + (f_{k-1} - f_{k-2}) / 2, one
+    more in each of the first three iterations, in which the start moves most, or fewer if the relative residual ``data_tol`` is
+    reached; the history has the residual that was reached, ``data_residual``.
 
     With the augmented Lagrangian |f - v + u|^2 the second line has a plus; the talk that the project starts from prints a minus.
 
@@ -74,7 +74,8 @@ class ADMM(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> ADMMState:
         assert isinstance(state, ADMMState)
         level = self.levels(problem, state)
-        f, reached = data_step(problem, state.x - state.u, level["alpha"], state.start, self.data_tol, self.data_iterations)
+        steps = self.data_iterations + (state.iteration < 3)
+        f, reached = data_step(problem, state.x - state.u, level["alpha"], state.start, self.data_tol, steps)
         v = denoise(f + state.u, level["sigma"])
         return ADMMState(x=v, iteration=state.iteration + 1, f=f, u=state.u + f - v, start=1.5 * f - 0.5 * state.f, data_residual=reached)
 

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, ClassVar
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, WeightsError
+from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.registry import Registry
 from pnp_mlpatch.weights import write_whole
@@ -120,7 +121,7 @@ class State:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state; ``Solver.load_state`` reads it, and ``run(..., state=)`` goes on from it to the same result."""
-        values = {"kind": type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        values = _values(self)
         write_whole(path, lambda temporary: torch.save(values, temporary))
 
 
@@ -137,6 +138,28 @@ class Result:
     state: State
     history: dict[str, list[float]]
     seconds: float
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write all of it to one file, whole or not at all; ``Result.load`` reads it, and ``run(..., state=result.state)`` goes on."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"kind": "Result", "state": _values(self.state)}
+        write_whole(path, lambda temporary: torch.save(values, temporary))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Result:
+        """Read what ``Result.save`` wrote, to the CPU; raise :class:`WeightsError` if it is damaged, or of a solver that is not there."""
+        values = _read(path, "result")
+        if values.pop("kind") != "Result":
+            raise WeightsError(f"{path}: not a saved result. A state is read by load_state of the solver that made it.")
+        expected = {"x": Tensor, "status": str, "state": dict, "history": dict, "seconds": float}
+        wrong = [name for name, kind in expected.items() if not isinstance(values.get(name), kind)]
+        if wrong or values.keys() != expected.keys():
+            raise WeightsError(f"{path}: a damaged result ({', '.join(wrong) or 'unknown parts'}). Save it again.")
+        state = values["state"]
+        kind = state.pop("kind", None)
+        for state_type in _state_types():
+            if state_type.__name__ == kind and {f.name for f in fields(state_type)} == state.keys():
+                return cls(values["x"], values["status"], state_type(**state), values["history"], values["seconds"])
+        raise WeightsError(f"{path}: its state is of kind {kind}, which no solver here has. Import the one that made it, or save it again.")
 
 
 def checked(D: Denoiser) -> Denoiser:
@@ -181,10 +204,11 @@ class Solver(ABC):
         return {}
 
     def residual(self, old: State, new: State) -> float:
-        """Relative change of the estimate, |x_k - x_(k-1)| / |x_k|, the largest of the batch."""
+        """Relative change of the estimate, |x_k - x_(k-1)| / |x_k|, the largest of the batch; NaN where |x_k| overflows, which is no rest."""
         change = (new.x - old.x).detach().flatten(1).norm(dim=1)
         size = new.x.detach().flatten(1).norm(dim=1)
-        return float((change / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
+        ratio = (change / size.clamp_min(torch.finfo(size.dtype).tiny)).max()
+        return float(ratio) if bool(torch.isfinite(size).all()) else math.nan
 
     # ---- driving it
 
@@ -267,11 +291,8 @@ class Solver(ABC):
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
         """Read a state that ``State.save`` wrote, to the CPU; raise :class:`WeightsError` if it is damaged or of another solver."""
-        try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-            kind = values.pop("kind")
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise WeightsError(f"{path}: not a saved solver state ({type(error).__name__}).") from error
+        values = _read(path, "solver state")
+        kind = values.pop("kind")
         if kind != cls.state_type.__name__:
             raise WeightsError(f"{path}: a state of kind {kind}, expected {cls.state_type.__name__}. Load it with the solver that made it.")
         try:
@@ -326,6 +347,48 @@ def column(value: float | Tensor) -> float | Tensor:
     return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
 
 
+def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
+    """A number as it is, a tensor (B,) shaped to broadcast against ``like`` (B, ...); raise :class:`InputError` for another batch."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if value.numel() not in (1, len(like)):
+        raise InputError(f"{who} must be a number or of shape ({len(like)},), got {tuple(value.shape)}.")
+    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _values(state: State) -> dict[str, Any]:
+    return {"kind": type(state).__name__, **{f.name: getattr(state, f.name) for f in fields(state)}}
+
+
+def _read(path: str | PathLike[str], what: str) -> dict[str, Any]:
+    """A dictionary with a "kind", read to the CPU; its checksums are looked at, which torch does not do."""
+    try:
+        with ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(damaged)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        return {"kind": values["kind"], **values}
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise WeightsError(f"{path}: not a saved {what} ({type(error).__name__}). It is damaged, or something else.") from error
+
+
+def _state_types() -> Iterator[type[State]]:
+    """State and all that derive from it: first those of what is imported, then those of every solver that has a name."""
+    seen: set[type[State]] = set()
+    for name in (None, *registry.names()):
+        if name is not None:
+            with suppress(PnPError):
+                registry.get(name)
+        waiting: list[type[State]] = [State]
+        while waiting:
+            kind = waiting.pop()
+            waiting += kind.__subclasses__()
+            if kind not in seen:
+                seen.add(kind)
+                yield kind
+
+
 def _number(value: Any) -> float:
     number = float(value.detach().double().mean()) if isinstance(value, Tensor) else float(value)
     return number if math.isfinite(number) else math.nan
@@ -341,6 +404,7 @@ __all__ = [
     "column",
     "data_step",
     "make_problem",
+    "per_image",
     "register",
     "registry",
     "weight_of",

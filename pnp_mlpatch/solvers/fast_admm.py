@@ -17,7 +17,8 @@ from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, dat
 class FastADMMState(State):
     """``x`` is the denoised variable v; ``f`` the data variable, ``u`` the scaled dual; ``ahead`` and ``dual_ahead`` v and u carried on.
 
-    ``weight`` (B, 1, 1, 1) is the momentum's t_k, ``change`` (B, 1, 1, 1) the combined residual of the last step that was kept.
+    ``weight`` (B, 1, 1, 1) is the momentum's t_k, ``change`` (B, 1, 1, 1) the combined residual of the last step that was kept,
+    ``moved`` that of the last step.
     """
 
     f: Tensor
@@ -26,6 +27,7 @@ class FastADMMState(State):
     dual_ahead: Tensor
     weight: Tensor
     change: Tensor
+    moved: Tensor
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
@@ -76,8 +78,15 @@ class FastADMM(Solver):
             dual_ahead=zero,
             weight=one,
             change=one * torch.inf,
+            moved=one * torch.inf,
             data_residual=x0.new_zeros(len(x0)),
         )
+
+    def residual(self, old: State, new: State) -> float:
+        """Relative change of the estimate, and at least a tenth of that of (v, u), by which steps are kept."""
+        assert isinstance(new, FastADMMState)
+        size = new.x.detach().flatten(1).norm(dim=1).clamp_min(torch.finfo(new.x.dtype).tiny)
+        return max(super().residual(old, new), 0.1 * float((new.moved.detach().flatten().sqrt() / size).max()))
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> FastADMMState:
         assert isinstance(state, FastADMMState)
@@ -86,8 +95,8 @@ class FastADMM(Solver):
         f, reached = data_step(problem, z, level["alpha"], state.f, self.data_tol, self.data_iterations)
         v = denoise(f + state.dual_ahead, level["sigma"])
         u = state.dual_ahead + f - v
-        moved = torch.cat([u - state.dual_ahead, v - state.ahead], dim=1)
-        change = moved.flatten(1).square().sum(1).reshape(-1, 1, 1, 1)
+        difference = torch.cat([u - state.dual_ahead, v - state.ahead], dim=1)
+        change = difference.flatten(1).square().sum(1).reshape(-1, 1, 1, 1)
         goes_on = change < 0.999 * state.change
         weight = torch.where(goes_on, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2, torch.ones_like(change))
         push = torch.where(goes_on, (state.weight - 1) / weight, torch.zeros_like(change))
@@ -100,6 +109,7 @@ class FastADMM(Solver):
             dual_ahead=torch.where(goes_on, u + push * (u - state.u), state.u),
             weight=weight,
             change=torch.where(goes_on, change, state.change / 0.999),
+            moved=change,
             data_residual=reached,
         )
 

@@ -31,26 +31,29 @@ def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[floa
     return geometric(start, max(min(noise, start), 1 / 255), steps)
 
 
-def from_noise(A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0) -> float:
+def from_noise(A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0) -> Level:
     r"""A level for the denoiser that suits the noise of the data, without the truth:
 
         sigma = scale clip(sqrt(0.15 s), 5/255, 50/255)        s = rms(A.initial(n)) / scale
 
     with n a draw of noise of the standard deviation ``noise`` (a number, or a map, infinite where nothing was measured), in the units
     of the data, and s what it becomes in the image that the solvers start from; ``scale`` is the length of the range of the image
-    that the denoiser sees as [0, 1]. Settled on CT and photographs of the training sets (docs/ct.md). Raises :class:`InputError` for
-    a noise or a scale that is not > 0.
+    that the denoiser sees as [0, 1]. Noise of several images, (B,) or a map for each, gives a level for each, (B,), from the same
+    draw. Settled on CT and photographs of the training sets (docs/ct.md). Raises :class:`InputError` for a noise or a scale that
+    is not > 0.
     """
     deviation = torch.as_tensor(noise, dtype=torch.float32)
     if bool(torch.isnan(deviation).any()) or not bool((deviation > 0).all()) or not scale > 0:
         raise InputError(f"from_noise: noise and scale must be > 0, got {noise if deviation.ndim == 0 else 'a map'!r} and {scale!r}.")
     deviation = torch.where(torch.isinf(deviation), torch.zeros_like(deviation), deviation)
-    shape = torch.broadcast_shapes(deviation.shape, (1, *A.data_shape))
+    if deviation.ndim == 1 and len(A.data_shape) > 1:
+        deviation = deviation.reshape(-1, *[1] * len(A.data_shape))
     device = next((b.device for b in A.buffers()), torch.device("cpu"))
-    draw = (deviation * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(device)
+    draw = deviation.to(device) * torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(seed)).to(device)
     with torch.no_grad():
-        s = float(A.initial(draw).square().mean().sqrt()) / scale
-    return scale * min(max(math.sqrt(0.15 * s), 5 / 255), 50 / 255)
+        s = A.initial(draw).flatten(1).square().mean(1).sqrt().double() / scale
+    sigma = scale * (0.15 * s).sqrt().clamp(5 / 255, 50 / 255)
+    return sigma.float() if len(sigma) > 1 else float(sigma)
 
 
 def level(schedule: Schedule, k: int) -> Level:

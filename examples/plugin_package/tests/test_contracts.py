@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pnp_extras.fista import FISTA
 from pnp_extras.guided import Guided
+from pnp_extras.nesterov import Nesterov
 from pnp_extras.superres import Superres
 
 from pnp_mlpatch import denoisers, operators, solvers
@@ -14,7 +14,7 @@ from pnp_mlpatch.testing import check_denoiser, check_operator, check_solver
 def test_the_names_lead_here():
     assert operators.get("superres") is Superres
     assert denoisers.get("guided") is Guided
-    assert solvers.get("fista") is FISTA
+    assert solvers.get("nesterov") is Nesterov
 
 
 def test_operator():
@@ -30,7 +30,7 @@ def test_denoiser(sigma):
 
 @pytest.mark.parametrize("operator", ["identity", "mask", "blur", "superres"])
 def test_solver(operator):
-    check_solver(FISTA(), operators.get(operator).example())
+    check_solver(Nesterov(), operators.get(operator).example())
 
 
 def test_our_operator_under_their_solvers_and_our_denoiser():
@@ -38,7 +38,7 @@ def test_our_operator_under_their_solvers_and_our_denoiser():
         check_solver(solvers.make(name), Superres.example(), Guided())
 
 
-@pytest.mark.parametrize("wrong", [lambda: Superres((1, 8, 9), factor=2), lambda: Guided(radius=0), lambda: FISTA(iterations=0)])
+@pytest.mark.parametrize("wrong", [lambda: Superres((1, 8, 9), factor=2), lambda: Guided(radius=0), lambda: Nesterov(iterations=0)])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         wrong()

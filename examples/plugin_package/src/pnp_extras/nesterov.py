@@ -1,4 +1,4 @@
-"""Plug-and-play FISTA: proximal gradient descent with momentum."""
+"""Plug-and-play proximal gradient descent with Nesterov's momentum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pnp_mlpatch.solvers.schedules import Schedule, check_schedule, level
 
 
 @dataclass(frozen=True)
-class FISTAState(State):
+class NesterovState(State):
     """``x`` is x_k, ``before`` is x_{k-1}, ``t`` is t_k; ``tau`` is the step size."""
 
     before: Tensor
@@ -23,7 +23,7 @@ class FISTAState(State):
 
 
 @dataclass(frozen=True)
-class FISTA(Solver):
+class Nesterov(Solver):
     """Proximal gradient descent with Nesterov's momentum, and a denoiser in place of the proximal map.
 
         t_k = (1 + sqrt(1 + 4 t_{k-1}^2)) / 2
@@ -35,12 +35,12 @@ class FISTA(Solver):
     with one for each image; ``None`` takes sqrt(tau) noise.
 
     Convergence is proved for proximal maps. With other denoisers momentum may carry the estimate past its best: keep
-    ``iterations`` small, as here, or take ``pgd``.
+    ``iterations`` small, as here, or take ``pgd``, or ``fista``, whose momentum restarts.
 
     Beck and Teboulle 2009; Kamilov, Mansour, Wohlberg 2017.
     """
 
-    state_type: ClassVar[type[State]] = FISTAState
+    state_type: ClassVar[type[State]] = NesterovState
 
     iterations: int = 20
     sigma: Schedule | None = None
@@ -50,22 +50,22 @@ class FISTA(Solver):
     def __post_init__(self) -> None:
         check_settings(self, tau=self.tau)
         if self.sigma is not None:
-            check_schedule(self.sigma, "FISTA: sigma")
+            check_schedule(self.sigma, "Nesterov: sigma")
 
-    def init(self, problem: Problem, x0: Tensor) -> FISTAState:
+    def init(self, problem: Problem, x0: Tensor) -> NesterovState:
         tau = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30) if self.tau is None else float(self.tau)
-        return FISTAState(x=x0, iteration=0, before=x0, t=1.0, tau=tau)
+        return NesterovState(x=x0, iteration=0, before=x0, t=1.0, tau=tau)
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        assert isinstance(state, FISTAState)
+        assert isinstance(state, NesterovState)
         if self.sigma is None:
-            return {"sigma": state.tau**0.5 * problem.known_noise("FISTA (or give sigma)"), "tau": state.tau}
+            return {"sigma": state.tau**0.5 * problem.known_noise("Nesterov (or give sigma)"), "tau": state.tau}
         return {"sigma": level(self.sigma, state.iteration), "tau": state.tau}
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> FISTAState:
-        assert isinstance(state, FISTAState)
+    def step(self, problem: Problem, denoise: Denoiser, state: State) -> NesterovState:
+        assert isinstance(state, NesterovState)
         t = (1 + (1 + 4 * state.t**2) ** 0.5) / 2
         y = state.x + (state.t - 1) / t * (state.x - state.before)
         gradient = problem.A.normal(y) - problem.Aty
         x = denoise(y - state.tau * gradient, self.levels(problem, state)["sigma"])
-        return FISTAState(x=x, iteration=state.iteration + 1, before=state.x, t=t, tau=state.tau)
+        return NesterovState(x=x, iteration=state.iteration + 1, before=state.x, t=t, tau=state.tau)

@@ -1,0 +1,87 @@
+"""Regularisation by denoising."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, per_image, register, weight_of
+
+
+@dataclass(frozen=True)
+class REDState(State):
+    """``x`` is the estimate; ``norm2`` is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
+
+    norm2: float
+    data_residual: Tensor
+
+    def measures(self) -> dict[str, float | Tensor]:
+        return {"data_residual": self.data_residual.max()}
+
+
+@register("red")
+@dataclass(frozen=True)
+class RED(Solver):
+    r"""Regularisation by denoising: the data pull one way, what the denoiser takes off the image the other, until they balance:
+
+        A^H (A x - q) / noise^2 + lam (x - D(x, sigma)) = 0        lam = alpha / noise^2
+
+    reached by ``form``
+
+        "fixed_point":    x_k = h(D(x_{k-1}, sigma_k); alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
+        "gradient":       x_k = x - tau [A^H (A x - q) + alpha_k (x - D(x, sigma_k))],    x = x_{k-1},    tau = 1 / (|A|^2 + alpha_k)
+
+    The first needs a data step, and with one is much faster; the second needs A and A^H only. ``alpha`` is (noise / sigma)^2 by default,
+    so lam = 1 / sigma^2: (D(x, sigma) - x) / sigma^2 is then the gradient of the logarithm of the density of images blurred by
+    noise of deviation sigma, for the D of least squares (Tweedie 1947), so x is the most probable image under that density. The
+    iteration contracts if D does. ``data_iterations`` and ``data_tol`` are those of ADMM, for "fixed_point".
+
+    x is a data variable: what the data show is in it as it is, where ADMM gives the denoised side. At a constant sigma and the same
+    alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to D(x, sigma).
+
+    Romano, Elad, Milanfar 2017; as a score, Reehorst and Schniter 2019.
+    """
+
+    state_type: ClassVar[type[State]] = REDState
+
+    iterations: int = 50
+    sigma: schedules.Schedule = 15 / 255
+    alpha: float | Tensor | None = None
+    form: str = "fixed_point"
+    tol: float = 1e-4
+    data_iterations: int = 2
+    data_tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        schedules.check_schedule(self.sigma, "RED: sigma")
+        if self.form not in ("fixed_point", "gradient"):
+            raise InputError(f"RED: form must be 'fixed_point' or 'gradient', got {self.form!r}.")
+
+    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+        sigma = schedules.level(self.sigma, state.iteration)
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED")}
+
+    def init(self, problem: Problem, x0: Tensor) -> REDState:
+        norm2 = 1.001 * problem.A.norm() ** 2 if self.form == "gradient" else 0.0
+        return REDState(x=x0, iteration=0, norm2=norm2, data_residual=x0.new_zeros(len(x0)))
+
+    def step(self, problem: Problem, denoise: Denoiser, state: State) -> REDState:
+        assert isinstance(state, REDState)
+        level, x = self.levels(problem, state), state.x
+        d = denoise(x, level["sigma"])
+        if self.form == "fixed_point":
+            f, reached = data_step(problem, d, level["alpha"], x, self.data_tol, self.data_iterations)
+            return REDState(x=f, iteration=state.iteration + 1, norm2=state.norm2, data_residual=reached)
+        alpha = per_image(level["alpha"], x, "RED: alpha")
+        gradient = problem.A.normal(x) - problem.Aty + alpha * (x - d)
+        x = x - gradient / (state.norm2 + alpha)
+        return REDState(x=x, iteration=state.iteration + 1, norm2=state.norm2, data_residual=state.data_residual)
+
+
+__all__ = ["RED", "REDState"]
