@@ -18,5 +18,6 @@ mkdir -p "$out"
     --data "$data/train/BSD400_gray180" --validation "$data/test/Set12_gray" --out "$out/mlpatch-grey-large"
 "$python" -m pnp_mlpatch.cli train --config "$recipes/mlpatch-colour-large.toml" --device "$device" "${steps[@]}" \
     --data "$data/train/BSDS500_train_color_jpg" --out "$out/mlpatch-colour-large"
+"$python" -m pnp_mlpatch.cli train --config "$recipes/mlpatch-kappa.toml" --device "$device" "${steps[@]}" --out "$out/mlpatch-kappa"
 "$python" benchmarks/memory.py --gpu --device "$device" "${quick[@]}" --json "$out/memory.json"
 "$python" benchmarks/exactness.py --size 32
