@@ -16,11 +16,11 @@ from pnp_mlpatch.weights import write_whole
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
 
-def read_array(path: str | PathLike[str]) -> Tensor:
+def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
     """A real numeric .npy array as a float32 (or float64, if stored so) tensor of its own shape.
 
-    Raises :class:`FileError` for a file that is missing, damaged or holds objects, :class:`InputError` for complex, empty
-    or non-finite values.
+    Raises :class:`FileError` for a file that is missing, damaged or holds objects, :class:`InputError` for complex or empty
+    ones, and, if they must be ``finite``, for other values.
     """
     try:
         array = np.load(path, allow_pickle=False)
@@ -28,9 +28,11 @@ def read_array(path: str | PathLike[str]) -> Tensor:
         raise FileError(f"{path}: not a readable .npy array ({error}).") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
         kind = getattr(array, "dtype", type(array).__name__)
-        raise InputError(f"{path}: expected a non-empty array of real numbers, got {kind}.")
+        raise InputError(
+            f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and imaginary part of complex ones."
+        )
     tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
-    if not bool(torch.isfinite(tensor).all()):
+    if finite and not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first.")
     return tensor
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
+from pnp_mlpatch.imageio import read_array
 from pnp_mlpatch.lensing.units import RADIANS, SHAPE_NOISE, arcmin, pixel_noise, radians
 from pnp_mlpatch.weights import write_whole
 
@@ -289,16 +290,7 @@ def _image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, str]:
 def _array(path: Path, which: Any) -> np.ndarray:
     if which is not None:
         raise InputError(f"{path}: a .npy file holds one array, without a name; got [{which}]. Leave it away.")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
-        raise FileError(f"{path}: not a readable .npy array ({error}).") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
-        kind = getattr(array, "dtype", type(array).__name__)
-        raise InputError(
-            f"{path}: expected a non-empty array of real numbers, got {kind}. Of complex shear, stack the real and imaginary part."
-        )
-    return array.astype(np.float64)
+    return read_array(path, finite=False).double().numpy()
 
 
 def _plane(data: np.ndarray, name: str) -> Tensor:
