@@ -1,4 +1,4 @@
-"""Settings from the data themselves: ``chi2`` of a reconstruction, alpha lowered until the data are met (Morozov), and one recipe for all."""
+"""Settings from the data themselves: ``chi2``, alpha lowered until the data are met (Morozov), sigma by cross-validation, one recipe for CT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.tv import TV
+from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import schedules
@@ -101,6 +102,81 @@ def discrepancy(
     return Discrepancy(x, factor, found, tuple(runs))
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    """What :func:`cross_validate` found: ``sigma`` (B,), the level of each image; ``errors`` (S, B), those of all ``sigmas`` (S,)."""
+
+    sigma: Tensor
+    sigmas: Tensor
+    errors: Tensor
+
+
+def cross_validate(
+    q: Tensor,
+    A: LinearOperator,
+    D: Denoiser,
+    solver: Solver,
+    *,
+    noise: float | Tensor,
+    sigmas: Sequence[float] | None = None,
+    part: float = 0.1,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> CrossValidation:
+    r"""The level of the denoiser that predicts best what it was not shown: no truth, and nothing to look at.
+
+        sigma = argmin_s mean over H of |A x_s - q|^2 / noise^2
+
+    H is a random ``part`` of the data, held out by an infinite noise, and x_s what ``solver`` makes of the others at the level s, with
+    its other settings. Any operator, any denoiser, any solver with a setting ``sigma``; each image of the batch has its own level, which
+    solvers take as it is: ``reconstruct(..., sigma=found.sigma)``. ``sigmas`` are by default six from 1/10 of the denoiser's range to
+    its top, 6 to 60/255 where it tells none; the cost is that of so many runs. Where ``noise`` is a map, infinite data are not held out.
+
+    Data that are not independent of each other, such as averages of neighbours, are predicted too easily; the level is then too low.
+
+    Raises :class:`InputError` for a solver without sigma, levels that are not > 0, and a part outside of (0, 1) or without a datum.
+    Stone 1974; Golub, Heath and Wahba 1979 for its generalised form.
+    """
+    if not isinstance(solver, Solver):
+        raise InputTypeError(f"cross_validate: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
+    if "sigma" not in {f.name for f in fields(cast(Any, solver))}:
+        raise InputError(f"cross_validate: {type(solver).__name__} has no setting sigma to choose.")
+    if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
+        raise InputError(f"cross_validate: part must be a number between 0 and 1, got {part!r}.")
+    if sigmas is None:
+        top = (describe(D).sigma_range or (0.0, 60 / 255))[1]
+        sigmas = schedules.geometric(top / 10, top, 6)
+    if len(sigmas) == 0:
+        raise InputError("cross_validate: sigmas must be one or more levels > 0, got none.")
+    schedules.check_schedule(sigmas, "cross_validate: sigmas")
+    with torch.no_grad():
+        make_problem(q, A, noise).known_noise("cross_validate")
+        level = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
+        level = level.reshape(-1, *[1] * (q.ndim - 1)) if level.ndim == 1 and len(A.data_shape) > 1 else level
+        level = level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
+        draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
+        seen = torch.isfinite(level) & (_reached(A) > 0)
+        held = (draw < part) & seen
+        count = held.flatten(1).sum(1)
+        if not bool((count > 0).all()) or not bool((seen & ~held).flatten(1).any(1).all()):
+            raise InputError(f"cross_validate: a part of {part:g} leaves an image without data to predict, or to learn from. Change it.")
+        known = torch.where(held, torch.inf, level)
+        errors = []
+        for sigma in sigmas:
+            again: Any = {"sigma": sigma}
+            x = replace(cast(Any, solver), **again).run(q, A, D, noise=known, progress=progress).x
+            missed = torch.where(held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0)
+            errors.append(missed.flatten(1).square().sum(1) / count)
+    table, levels = torch.stack(errors), torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)
+    return CrossValidation(levels[table.argmin(dim=0)], levels, table)
+
+
+def _reached(A: LinearOperator) -> Tensor:
+    """Which data depend on the image at all, 0 where none does: a random image is seen there; what a mask leaves out predicts nothing."""
+    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
+    return A(x + 1).abs()
+
+
 def recipe(
     q: Tensor,
     A: LinearOperator,
@@ -142,4 +218,4 @@ def _measured(q: Tensor, noise: float | Tensor) -> Tensor:
     return seen.flatten(1).sum(1)
 
 
-__all__ = ["Discrepancy", "chi2", "discrepancy", "recipe"]
+__all__ = ["CrossValidation", "Discrepancy", "chi2", "cross_validate", "discrepancy", "recipe"]

@@ -144,3 +144,10 @@ def test_massmap(tmp_path):
     assert (tmp_path / "g.png").stat().st_size > 10_000
     (rows,) = run("ship_weights", "any-name", DIRECTORY / "mlpatch-kappa.safetensors", "convergence", out=tmp_path / "w.json").values()
     assert rows[0]["nrmse_0.3"] < 1
+
+
+def test_tuning(tmp_path):
+    each, summary = run("tuning", out=tmp_path / "t.json").values()
+    assert len(each) == 3
+    assert all(row["loss, cross-validated"] >= 0 for row in each)
+    assert {row["level"] for row in summary} == {"cross-validated", "from noise"}
