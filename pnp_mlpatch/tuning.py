@@ -120,6 +120,7 @@ def cross_validate(
     noise: float | Tensor,
     sigmas: Sequence[float] | None = None,
     part: float = 0.1,
+    folds: int = 3,
     seed: int = 0,
     progress: bool | None = None,
 ) -> CrossValidation:
@@ -128,13 +129,13 @@ def cross_validate(
         sigma = argmin_s mean over H of |A x_s - q|^2 / noise^2
 
     H is a random ``part`` of the data, held out by an infinite noise, and x_s what ``solver`` makes of the others at the level s, with
-    its other settings. Any operator, any denoiser, any solver with a setting ``sigma``; each image of the batch has its own level, which
+    its other settings; the mean goes over so many ``folds``, parts that do not overlap: one alone is at the mercy of a few edges. Any operator, any denoiser, any solver with a setting ``sigma``; each image of the batch has its own level, which
     solvers take as it is: ``reconstruct(..., sigma=found.sigma)``. ``sigmas`` are by default six from 1/10 of the denoiser's range to
-    its top, 6 to 60/255 where it tells none; the cost is that of so many runs. Where ``noise`` is a map, infinite data are not held out.
+    its top, 6 to 60/255 where it tells none; the cost is that of ``folds`` times so many runs. Where ``noise`` is a map, infinite data are not held out.
 
     Data that are not independent of each other, such as averages of neighbours, are predicted too easily; the level is then too low.
 
-    Raises :class:`InputError` for a solver without sigma, levels that are not > 0, and a part outside of (0, 1) or without a datum.
+    Raises :class:`InputError` for a solver without sigma, levels that are not > 0, and parts that are outside of (0, 1), or without a datum.
     Stone 1974; Golub, Heath and Wahba 1979 for its generalised form.
     """
     if not isinstance(solver, Solver):
@@ -143,6 +144,10 @@ def cross_validate(
         raise InputError(f"cross_validate: {type(solver).__name__} has no setting sigma to choose.")
     if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
         raise InputError(f"cross_validate: part must be a number between 0 and 1, got {part!r}.")
+    if isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= 1 / part + 1e-9:
+        raise InputError(
+            f"cross_validate: folds must be an integer from 1 to {int(1 / part + 1e-9)}, parts of {part:g} do not overlap; got {folds!r}."
+        )
     if sigmas is None:
         top = (describe(D).sigma_range or (0.0, 60 / 255))[1]
         sigmas = schedules.geometric(top / 10, top, 6)
@@ -156,18 +161,21 @@ def cross_validate(
         level = level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
         draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
         seen = torch.isfinite(level) & (_reached(A) > 0)
-        held = (draw < part) & seen
-        count = held.flatten(1).sum(1)
-        if not bool((count > 0).all()) or not bool((seen & ~held).flatten(1).any(1).all()):
-            raise InputError(f"cross_validate: a part of {part:g} leaves an image without data to predict, or to learn from. Change it.")
-        known = torch.where(held, torch.inf, level)
-        errors = []
-        for sigma in sigmas:
-            again: Any = {"sigma": sigma}
-            x = replace(cast(Any, solver), **again).run(q, A, D, noise=known, progress=progress).x
-            missed = torch.where(held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0)
-            errors.append(missed.flatten(1).square().sum(1) / count)
-    table, levels = torch.stack(errors), torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)
+        table = q.new_zeros(len(sigmas), len(q))
+        for fold in range(folds):
+            held = (draw >= fold * part) & (draw < (fold + 1) * part) & seen
+            count = held.flatten(1).sum(1)
+            if not bool((count > 0).all()) or not bool((seen & ~held).flatten(1).any(1).all()):
+                raise InputError(
+                    f"cross_validate: a part of {part:g} leaves an image without data to predict, or to learn from. Change it."
+                )
+            known = torch.where(held, torch.inf, level)
+            for row, sigma in zip(table, sigmas, strict=True):
+                again: Any = {"sigma": sigma}
+                x = replace(cast(Any, solver), **again).run(q, A, D, noise=known, progress=progress).x
+                missed = torch.where(held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0)
+                row += missed.flatten(1).square().sum(1) / count / folds
+    levels = torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)
     return CrossValidation(levels[table.argmin(dim=0)], levels, table)
 
 
