@@ -30,7 +30,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv"], help="names of denoisers (default: mlpatch tv)")
     parser.add_argument("--images", type=Path, help="a folder of pictures")
-    parser.add_argument("--count", type=int, default=3, help="pictures of the folder (default: 3)")
+    parser.add_argument("--count", type=int, default=3, help="images at most (default: 3)")
     args = parse(parser)
     rows, losses = [], []
     for name in args.denoiser[: 1 if args.quick else None]:
@@ -58,7 +58,7 @@ def images(args):
     else:
         photo, chest = samples.camera(), ((samples.chest_ct() + 1024) / 2048).clamp(0, 1)
         found = [photo[..., 100:228, 180:308], F.avg_pool2d(photo, 4), F.avg_pool2d(chest, 4)]
-    return [x[..., :40, :40] for x in found[:1]] if args.quick else found
+    return [x[..., :40, :40] for x in found[:1]] if args.quick else found[: args.count]
 
 
 def problems(truth, quick):
