@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,8 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError, require
 from pnp_mlpatch.lensing.judging import peaks
 from pnp_mlpatch.lensing.units import arcmin
-from pnp_mlpatch.solvers.base import Result
+from pnp_mlpatch.solvers.figure import gray, result_figure
 from pnp_mlpatch.weights import write_whole
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -33,13 +29,6 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 
     rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right, strict=True)) + "|"
     return "\n".join([line(head), rule, *(line(c) for c in cells)])
-
-
-def _gray(image: Tensor):
-    image = image.detach().cpu()
-    if image.ndim == 4:
-        image = image[0]
-    return image[0].numpy() if image.shape[0] == 1 else image.permute(1, 2, 0).numpy()
 
 
 def panel(
@@ -71,14 +60,14 @@ def panel(
     for column, (caption, image) in enumerate(images.items()):
         row = 0
         axis = axes[row, column]
-        axis.imshow(_gray(image), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.imshow(gray(image), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axis.set_title(caption, fontsize=10)
         if zoom is not None:
             top, left, height, width = zoom
             axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="tab:orange", linewidth=1))
             row += 1
             part = image[..., top : top + height, left : left + width]
-            axes[row, column].imshow(_gray(part), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axes[row, column].imshow(gray(part), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
             for side in axes[row, column].spines.values():
                 side.set_edgecolor("tab:orange")
         if truth is not None:
@@ -87,7 +76,7 @@ def panel(
                 axes[row, column].set_axis_off()
                 continue
             error = (image - truth).mean(dim=1, keepdim=True)
-            shown = axes[row, column].imshow(_gray(error), cmap="RdBu_r", vmin=-error_range, vmax=error_range, interpolation="nearest")
+            shown = axes[row, column].imshow(gray(error), cmap="RdBu_r", vmin=-error_range, vmax=error_range, interpolation="nearest")
             axes[row, column].set_xlabel("error", fontsize=8)
     if shown is not None:
         figure.colorbar(shown, ax=axes[-1, :], shrink=0.8, pad=0.01)
@@ -178,48 +167,6 @@ def curves(
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-
-
-def result_figure(result: Result) -> Figure:
-    """What a run came to, at a glance: its first image, the residual, the levels, the time of each step, and what was recorded.
-
-    Levels that are constant, or nowhere above 0, are named with their value instead. Of an image of two channels the first is shown.
-    A notebook shows the figure, and :func:`pnp_mlpatch.viz.save` writes it.
-    """
-    require("matplotlib", "Drawing a result")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    history = result.history
-    iterations, seconds = history.get("iteration", []), history.get("seconds", [])
-    taken = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
-    levels = {name: history[name] for name in ("sigma", "alpha", "tau", "data_residual") if name in history}
-    varying = {name: values for name, values in levels.items() if min(values) < max(values) and max(values) > 0}
-    fixed = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying)
-    others = {name: values for name, values in history.items() if name not in ("iteration", "residual", "seconds", *levels)}
-    figure = Figure(figsize=(13 + 3.3 * bool(others), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    shown, *axes = figure.subplots(1, 4 + bool(others))
-    image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
-    shown.imshow(_gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
-    of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
-    shown.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
-    columns = [("relative change", {"residual": history.get("residual", [])}), ("levels", varying), ("seconds a step", {"seconds": taken})]
-    for axis, (title, lines) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=True):
-        axis.set_title(title, fontsize=10)
-        for name, values in lines.items():
-            axis.plot(iterations, values, marker=".", label=name)
-        if lines and iterations and title in ("relative change", "levels"):
-            axis.set_yscale("log", nonpositive="mask")
-        if lines and title in ("levels", "recorded"):
-            axis.legend(fontsize=8)
-        axis.set_xlabel("iteration" + fixed * (title == "levels"))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-    axes[2].set_ylim(bottom=0)
-    figure.suptitle(f"{result.status} after {result.state.iteration} iterations, {result.seconds:.3g} s", fontsize=11)
-    return figure
 
 
 __all__ = ["curves", "mass_panel", "panel", "result_figure", "table"]

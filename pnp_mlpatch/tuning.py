@@ -1,22 +1,24 @@
-"""Settings from the data themselves: ``chi2``, alpha lowered until the data are met (Morozov), sigma by cross-validation, one recipe for CT."""
+"""Settings from the data themselves: ``auto``, all of them; ``chi2``, alpha lowered until the data are met (Morozov), sigma by cross-validation, one recipe for CT."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from pnp_mlpatch.denoisers import base as denoisers
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.noise import noise_level, reached
 from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, make_problem
-from pnp_mlpatch.solvers.fast_admm import FastADMM
+from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, State, Tuned, make_problem
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,217 @@ def discrepancy(
     return Discrepancy(x, factor, found, tuple(runs))
 
 
+FACTORS = (1.0, 0.25)  # of alpha = (noise / sigma)^2, that are always tried; times 4 or 1/4 more where the best is the last
+LEVELS = (4.0, 1 / 15, 1 / 2)  # the first level is the noise in the start over 4, from 1/15 to 1/2 of the top
+ERRORS = (
+    0.5,
+    1.0,
+    1.05,
+)  # how many standard errors worse than the best a smoother estimate may predict: the second where the error is below the third
+HELD = 60000  # data that are enough for one part
+
+
+def auto(
+    q: Tensor,
+    A: LinearOperator,
+    D: Denoiser,
+    solver: Solver,
+    *,
+    noise: float | Tensor | None = None,
+    x0: Tensor | None = None,
+    part: float = 0.1,
+    folds: int | None = None,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+    progress: bool | None = None,
+) -> Result:
+    r"""A reconstruction with nothing to choose: the level of the denoiser rises until data that were held out are predicted worse.
+
+        sigma_k = low (high / low)^(k / (N - 1)),  k = 0 ... N - 1        alpha_k = factor (noise / sigma_k)^2
+        (factor, K) = argmin mean over H of |A x_K - q|^2 / noise^2
+
+    The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start,
+    for factor = 1 and 1/4, and 4, 16, ... (1/16) while the last one tried is the best; the errors are means over so many ``folds``, parts that do
+    not overlap. Then it runs on all data with the same levels and the best factor, and each image stops at its K. Among estimates
+    that predict as well as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but noise is left,
+    an error below 1.05) the one furthest from the data is taken, since where noise dominates the error alone cannot tell.
+
+    ``high`` is the top of the denoiser's range; for one that tells none, the deviation of the start. ``low`` is a quarter of what the
+    noise becomes in the start, from 1/15 to 1/2 of high. Every image of a batch has its own factor and K. ``noise`` is that of
+    :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`), and tries a
+    factor more. ``x0`` is the start of the last run only: it may hold what the data say that are held out. ``folds`` is by default 3,
+    2 above 30000 data an image and 1 above 60000; the cost is that of 2 folds + 1 runs, or a few more.
+
+    The result's ``tuned`` says what was chosen; its statuses are "stopped": an estimate that stops early is no fixed point. Give its
+    ``sigma`` as a constant for one.
+
+    Raises :class:`InputError` for solvers without a level that may rise (hqs has a schedule of its own; samplers), and what
+    :func:`cross_validate` raises. Stone 1974; the standard error, Breiman et al. 1984.
+    """
+    if not isinstance(solver, Solver):
+        raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
+    names = {f.name for f in fields(cast(Any, solver))}
+    if not tunable(solver):
+        raise InputError(
+            f"auto: {type(solver).__name__} has no level of the denoiser that may rise as it runs. Take admm, drs, red, pgd ..., or cross_validate."
+        )
+    with torch.no_grad():
+        level = noise_level(q, A) if noise is None else noise
+        problem = make_problem(q, A, level)
+        problem.known_noise("auto")
+        if x0 is not None:
+            solver._start(x0, problem)
+        low, high = _range(q, A, D, level)
+        levels = schedules.geometric(low, high, solver.iterations)
+        deviation, seen = _map_of(q, A, level), reached(A)
+        seen = seen & torch.isfinite(deviation)
+        folds = _folds(int(seen.sum(tuple(range(1, seen.ndim))).min()), part, folds)
+        draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
+        steps: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
+        walk = replace(cast(Any, solver.at(levels)), **steps)
+        table, fits, tried = [], [], []
+        factors = list(FACTORS) if "alpha" in names and cast(Any, solver).alpha is None else [1.0]
+        bar = tqdm(total=len(factors) * folds * solver.iterations, desc="auto", disable=None if progress is None else not progress)
+        with bar:
+            for factor in factors:
+                errors, misfits = [], []
+                for fold in range(folds):
+                    held = (draw >= fold * part) & (draw < (fold + 1) * part) & seen
+                    known = torch.where(held, torch.inf, deviation * factor**0.5)
+                    e, m = _walk(walk, q, A, D, known, deviation, held, seen & ~held, lambda state: bar.update() and None)
+                    errors.append(e)
+                    misfits.append(m)
+                table.append(torch.cat(errors, dim=2))
+                fits.append(torch.stack(misfits).mean(0))
+                tried.append(factor)
+                if factor == factors[-1] and len(factors) > 1:
+                    more = _more(torch.cat(table), torch.cat(fits), tried, solver.iterations, estimated=noise is None)
+                    factors += more
+                    bar.total += len(more) * folds * solver.iterations
+        errors, fit = torch.cat(table), torch.cat(fits)
+        best = _choose(errors, fit)
+        factor = torch.tensor(tried, dtype=torch.float64)[best // solver.iterations]
+        stop = best % solver.iterations + 1
+
+    def arrived(state: State) -> Tensor:
+        return stop <= state.iteration
+
+    last: Any = {"tol": 0.0, "iterations": int(stop.max())}
+    same = bool((factor == factor[0]).all())
+    told = level * float(factor[0]) ** 0.5 if same else _scaled(level, factor, q, A)
+    result = replace(cast(Any, solver.at(levels)), **last).run(
+        q, A, D, noise=told, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
+    )
+    reached_level = torch.tensor(levels, dtype=torch.float64)[stop - 1]
+    ends = sum(int(k) == solver.iterations for k in stop)
+    why = (
+        f"Levels rose from {low:.4g} to {high:.4g} in {solver.iterations} steps; data that were held out ({folds} x {part:.0%}) were "
+        f"predicted best after {_span(stop)}{', the last' * bool(ends)}, with alpha = factor (noise / sigma)^2."
+    )
+    count = torch.arange(solver.iterations, dtype=torch.float64).repeat(len(tried))
+    columns = {
+        "factor": torch.tensor(tried, dtype=torch.float64).repeat_interleave(solver.iterations),
+        "iteration": count + 1,
+        "sigma": torch.tensor(levels, dtype=torch.float64).repeat(len(tried)),
+        "error": errors.mean(2),
+    }
+    settings = {"sigma": reached_level, "factor": factor, "iterations": stop}
+    return replace(result, tuned=Tuned(settings, level, noise is None, columns, why))
+
+
+def tunable(solver: Solver) -> bool:
+    """Whether :func:`auto` can choose for this solver: it has a level that may rise as it runs."""
+    return solver.rising and "sigma" in {f.name for f in fields(cast(Any, solver))}
+
+
+def _walk(
+    solver: Solver, q: Tensor, A: LinearOperator, D: Denoiser, known: Tensor, deviation: Tensor, held: Tensor, rest: Tensor, tick: Callback
+) -> tuple[Tensor, Tensor]:
+    """The squared errors at the held data (N, B, n), in units of the noise, and the misfit of the rest (N, B), at every iteration."""
+    errors, misfits = [], []
+    place = held.any(0) if held.ndim == q.ndim else held
+
+    def look(state: State) -> None:
+        r = torch.where(
+            held | rest, (A(state.x) - torch.where(held | rest, q, 0.0)) / torch.where(held | rest, deviation, 1.0), 0.0
+        ).square()
+        errors.append(torch.where(held, r, 0.0)[:, place].double())
+        misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.expand_as(r).flatten(1).sum(1))
+
+    solver.run(q, A, D, noise=known, callbacks=[look, tick], progress=False)
+    return torch.stack(errors), torch.stack(misfits)
+
+
+def _choose(errors: Tensor, fit: Tensor) -> Tensor:
+    """The row for each image, (B,): the furthest from the data of those that predict as well as the best, to within ERRORS."""
+    best = errors.mean(2).argmin(0)
+    least = errors.gather(0, best[None, :, None].expand(1, -1, errors.shape[2]))
+    difference = errors - least
+    slack = torch.where(least[0].mean(1) < ERRORS[2], ERRORS[1], ERRORS[0])
+    good = difference.mean(2) <= slack * difference.std(2) / errors.shape[2] ** 0.5
+    return torch.where(good, fit, -1.0).argmax(0).cpu()
+
+
+def _more(errors: Tensor, fit: Tensor, tried: list[float], iterations: int, *, estimated: bool) -> list[float]:
+    """The factor to try next: 4 times the largest where the best is at the end of the path, a quarter of the least for a noise that was estimated."""
+    best = _choose(errors, fit)
+    chosen = [tried[int(k) // iterations] for k in best]
+    late = [factor == max(tried) and int(k) % iterations >= iterations - 2 for factor, k in zip(chosen, best, strict=True)]
+    if any(late) and max(tried) < 64:
+        return [4 * max(tried)]
+    if estimated and min(chosen) == min(tried) and min(tried) > 1 / 64:
+        return [min(tried) / 4]
+    return []
+
+
+def _range(q: Tensor, A: LinearOperator, D: Denoiser, noise: float | Tensor) -> tuple[float, float]:
+    """The first level and the last."""
+    known = describe(D).sigma_range
+    problem = make_problem(q, A, noise)
+    high = float(problem.A.initial(problem.q).flatten(1).std(1).max()) if known is None else known[1]
+    draw = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(0)).to(problem.q) * torch.as_tensor(problem.noise).max()
+    draw = draw.expand_as(problem.q) * (problem.q != 0 if problem.noise_map is not None else 1)
+    s = float(problem.A.initial(draw.contiguous()).flatten(1).std(1).min())
+    if not high > 0:
+        raise InputError("auto: the start is constant, and the denoiser tells no range of sigma. Give sigma=.")
+    return min(max(s / LEVELS[0], high * LEVELS[1]), high * LEVELS[2]), high
+
+
+def _folds(measured: int, part: float, folds: int | None) -> int:
+    if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
+        raise InputError(f"auto: part must be a number between 0 and 1, got {part!r}.")
+    if folds is None:
+        folds = min(3 if 2 * measured < HELD else 2 if measured < HELD else 1, max(1, int(1 / part + 1e-9)))
+    if isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= 1 / part + 1e-9:
+        raise InputError(
+            f"auto: folds must be an integer from 1 to {int(1 / part + 1e-9)}, parts of {part:g} do not overlap; got {folds!r}."
+        )
+    if measured * part < 8:
+        raise InputError(f"auto: {measured} data are too few to hold out a part of {part:g}. Give sigma=.")
+    return folds
+
+
+def _map_of(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
+    """The noise as a map of the data, (1 or B, *data_shape)."""
+    level = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
+    level = level.reshape(-1, *[1] * (q.ndim - 1)) if level.ndim == 1 and len(A.data_shape) > 1 else level
+    return level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
+
+
+def _scaled(noise: float | Tensor, factor: Tensor, q: Tensor, A: LinearOperator) -> Tensor:
+    """The noise times the root of one factor an image, (B,) or a map (B, *data_shape)."""
+    root = factor.to(q).sqrt()
+    if (isinstance(noise, Tensor) and noise.ndim > 1) or (isinstance(noise, Tensor) and noise.ndim == 1 and len(A.data_shape) == 1):
+        return _map_of(q, A, noise) * root.reshape(-1, *[1] * (q.ndim - 1))
+    return root * torch.as_tensor(noise).to(q)
+
+
+def _span(stop: Tensor) -> str:
+    low, high = int(stop.min()), int(stop.max())
+    return f"step {low}" if low == high else f"steps {low} to {high}"
+
+
 @dataclass(frozen=True)
 class CrossValidation:
     """What :func:`cross_validate` found: ``sigma`` (B,), the level of each image; ``errors`` (S, B), those of all ``sigmas`` (S,)."""
@@ -156,11 +369,9 @@ def cross_validate(
     schedules.check_schedule(sigmas, "cross_validate: sigmas")
     with torch.no_grad():
         make_problem(q, A, noise).known_noise("cross_validate")
-        level = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
-        level = level.reshape(-1, *[1] * (q.ndim - 1)) if level.ndim == 1 and len(A.data_shape) > 1 else level
-        level = level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
+        level = _map_of(q, A, noise)
         draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
-        seen = torch.isfinite(level) & (_reached(A) > 0)
+        seen = torch.isfinite(level) & reached(A)
         table = q.new_zeros(len(sigmas), len(q))
         for fold in range(folds):
             held = (draw >= fold * part) & (draw < (fold + 1) * part) & seen
@@ -177,12 +388,6 @@ def cross_validate(
                 row += missed.flatten(1).square().sum(1) / count / folds
     levels = torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)
     return CrossValidation(levels[table.argmin(dim=0)], levels, table)
-
-
-def _reached(A: LinearOperator) -> Tensor:
-    """Which data depend on the image at all, 0 where none does: a random image is seen there; what a mask leaves out predicts nothing."""
-    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
-    return A(x + 1).abs()
 
 
 def recipe(
@@ -205,8 +410,10 @@ def recipe(
     ``sigma`` is ``schedules.from_noise(A, noise, scale=...)``; what it gives is in docs/ct.md. ``lowest`` = 1 leaves out the third step. The
     ``callbacks`` are those of the second and third. Raises what :func:`discrepancy` raises.
     """
-    start = FastADMM(iterations=150, sigma=sigma, tol=5e-4).run(q, A, TV(strength=2.0), noise=noise, progress=progress)
-    solver = FastADMM(iterations=40, sigma=sigma, tol=3e-4)
+    make = solvers.registry.make
+    smooth = denoisers.registry.make("tv", strength=2.0)
+    start = make("fast_admm", iterations=150, sigma=sigma, tol=5e-4).run(q, A, smooth, noise=noise, progress=progress)
+    solver = make("fast_admm", iterations=40, sigma=sigma, tol=3e-4)
     return discrepancy(q, A, D, solver, noise=noise, x0=start.x, lowest=lowest, callbacks=callbacks, progress=progress)
 
 
@@ -226,4 +433,4 @@ def _measured(q: Tensor, noise: float | Tensor) -> Tensor:
     return seen.flatten(1).sum(1)
 
 
-__all__ = ["CrossValidation", "Discrepancy", "chi2", "cross_validate", "discrepancy", "recipe"]
+__all__ = ["CrossValidation", "Discrepancy", "auto", "chi2", "cross_validate", "discrepancy", "recipe", "tunable"]

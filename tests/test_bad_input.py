@@ -99,6 +99,8 @@ def test_operators_refuse(name, wrong):
         "A.data_step(z)": lambda: A.data_step(spoil(x), 1.0, Aty=x),
         "A.data_step(Aty=)": lambda: A.data_step(x, 1.0, Aty=spoil(x)),
     }
+    if len(A.data_shape) == 1 and wrong in ("transposed", "one row less"):  # the data have no rows
+        calls = {label: call for label, call in calls.items() if label not in ("A.adjoint(y)", "A.initial(q)")}
     for label, call in calls.items():
         with pytest.raises(error, match=words) as caught:
             call()
@@ -374,7 +376,7 @@ def test_state_of_another_solver_or_problem():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_saved_states_that_cannot_be_used(solver, tmp_path):
-    cls = solvers.get(solver)
+    cls = type(solvers.make(solver))
     (tmp_path / "text").write_text("not a state")
     with pytest.raises(WeightsError, match="text: not a saved solver state"):
         cls.load_state(tmp_path / "text")
@@ -484,11 +486,11 @@ def good(x: Tensor, sigma: float | Tensor) -> Tensor:
 def test_divergence_carries_the_last_finite_state_which_goes_on(solver, bad):
     A, q = square()
     settings = {"solver": solver, "noise": 0.1, "iterations": 6, "sigma": 0.2, "tol": 0.0}
-    calls = []
+    calls, third = [], 2 * getattr(solvers.make(solver), "stages", 1) + 1  # the first call of the third step
 
     def breaks(x: Tensor, sigma: float | Tensor) -> Tensor:
         calls.append(sigma)
-        return with_value(good(x, sigma), bad) if len(calls) == 3 else good(x, sigma)
+        return with_value(good(x, sigma), bad) if len(calls) == third else good(x, sigma)
 
     with pytest.raises(Diverged, match=r"not finite after iteration 3\. Likely causes: .*The last finite state is in \.state") as caught:
         run(q, A, breaks, **settings)
@@ -712,7 +714,7 @@ def test_denoisers_in_float64_and_integer_sigma(name):
 
 STRIDES = {
     "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
     "every second": lambda x: torch.stack([x, 1 - x], -1).flatten(-2)[..., ::2],
     "flipped batch": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
 }

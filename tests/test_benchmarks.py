@@ -151,3 +151,10 @@ def test_tuning(tmp_path):
     assert len(each) == 3
     assert all(row["loss, cross-validated"] >= 0 for row in each)
     assert {row["level"] for row in summary} == {"cross-validated", "from noise"}
+
+
+def test_uncertainty(sets, tmp_path):
+    known, photographs = run("uncertainty", "--images", sets / "grey", "--picture", tmp_path / "u.png", out=tmp_path / "u.json").values()
+    assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
+    assert len(photographs) == 2
+    assert (tmp_path / "u.png").stat().st_size > 10_000

@@ -28,8 +28,11 @@ FLOORS = {
     "interop": 4,
     "training": 4,
     "testing": 4,
+    "noise": 4,
     "tuning": 4,
     "convergence": 4,
+    "uncertainty": 4,
+    "callbacks": 4,
     "api": 4,
     "massmap": 5,
     "volume": 5,
@@ -39,7 +42,7 @@ FLOORS = {
     "__init__": 5,
 }
 FAMILIES = ("operators", "denoisers", "solvers")
-SHARED = {"base", "networks", "sampling", "transmission", "wrap", "schedules", "__init__"}
+SHARED = {"anderson", "base", "figure", "networks", "sampling", "transmission", "wrap", "schedules", "streaming", "__init__"}
 
 
 def modules():

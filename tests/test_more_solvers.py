@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pnp_mlpatch import averaged, reconstruct, solvers, viz
+from pnp_mlpatch import averaged, reconstruct, report, solvers, viz
 from pnp_mlpatch.errors import Diverged, InputError, PnPError, WeightsError
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -16,7 +16,8 @@ from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.report import result_figure
-from pnp_mlpatch.solvers.base import Result, State, make_problem
+from pnp_mlpatch.solvers import figure
+from pnp_mlpatch.solvers.base import Result, State, Tuned, make_problem
 
 SHAPE = (1, 8, 6)
 PIXELS = 48
@@ -315,7 +316,7 @@ def test_fast_admm_that_refuses_all_steps_has_not_converged():
     A, q = Identity(SHAPE), torch.rand(2, *SHAPE, dtype=torch.float64)
     settings = {"alpha": 0.05, "sigma": 1.0, "noise": 1.0}
     stuck = reconstruct(q, A, overdone, "fast_admm", iterations=60, tol=1e-6, **settings)
-    assert stuck.status == "max_iter"
+    assert stuck.status == "stalled"
     assert min(stuck.history["residual"]) > 1e-2
     mended = reconstruct(q, A, averaged(overdone, 1 / 3), "fast_admm", iterations=3000, tol=1e-12, **settings)
     assert mended.status == "converged"
@@ -392,7 +393,7 @@ def test_settings(name, settings, words):
 )
 def test_noise_is_asked_for(name, words):
     with pytest.raises(InputError, match=words + ": the noise level of the data is needed"):
-        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, name)
+        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, name, tune="off")
 
 
 # ---- results
@@ -410,7 +411,7 @@ def test_a_saved_result_comes_back_and_goes_on_to_the_same_bits(name, tmp_path):
     half.save(tmp_path / "half.pt")
     back = Result.load(tmp_path / "half.pt")
     assert type(back.state) is type(half.state)
-    assert (back.status, back.history, back.seconds) == (half.status, half.history, half.seconds)
+    assert repr((back.status, back.history, back.seconds)) == repr((half.status, half.history, half.seconds))  # NaN is not NaN
     assert torch.equal(back.x, half.x)
     rest = solved(name, state=back.state, iterations=11)
     assert torch.equal(rest.x, whole.x)
@@ -497,25 +498,48 @@ def test_results_of_a_solver_without_a_name(tmp_path):
     assert type(Result.load(tmp_path / "plain.pt").state) is State
 
 
-@pytest.mark.parametrize("name", ["hqs", "fista", "red"])
+@pytest.mark.parametrize("name", ["hqs", "fista", "red", "admm", "consensus"])
 def test_a_result_is_drawn(name, tmp_path):
     result = solved(name, iterations=6, **({"sigma": [0.3, 0.2, 0.1]} if name == "hqs" else {}))
-    figure = result_figure(result)
-    image, residual, levels, times, recorded = figure.axes
-    assert [len(axis.lines) for axis in (residual, times)] == [1, 1]
+    drawing = result_figure(result)
+    image, residual, levels, times, recorded = drawing.axes
+    measured = [name for name in result.history if name.startswith(("residual", "primal", "dual", "fixed_point"))]
+    assert [line.get_label() for line in residual.lines] == measured
+    assert residual.get_title() == ("relative change" if len(measured) == 1 else "relative residuals")
+    assert residual.get_yscale() == "log"
+    assert len(times.lines) == 1
     assert residual.lines[0].get_ydata().tolist() == result.history["residual"]
     assert sum(times.lines[0].get_ydata()) == pytest.approx(result.history["seconds"][-1])
     drawn = {line.get_label() for line in levels.lines}
     named = {part.split(" = ")[0] for part in levels.get_xlabel().splitlines()[1:]}
-    assert drawn | named == set(result.history) - {"iteration", "residual", "seconds", "mean"}
+    assert drawn | named == set(result.history) - {"iteration", "seconds", "mean", *measured}
     assert recorded.lines[0].get_ydata().tolist() == result.history["mean"]
     assert ("sigma" in drawn) == (name == "hqs")
     assert "first of 2" in image.get_xlabel()
-    assert figure.get_suptitle().startswith("max_iter after 6 iterations")
-    viz.save(figure, tmp_path / "result.png")
+    assert drawing.get_suptitle().startswith("max_iter after 6 iterations")
+    viz.save(drawing, tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 5000
 
 
 def test_a_result_without_history_or_in_colour_is_drawn(tmp_path):
     x = 2 * torch.rand(1, 3, 8, 6)
     viz.save(result_figure(Result(x, "max_iter", State(x, 0), {}, 0.0)), tmp_path / "empty.png")
+
+
+def test_the_figure_tells_what_differs_and_what_was_chosen(tmp_path):
+    x = torch.rand(3, 1, 8, 6)
+    history = {"iteration": [1.0, 2.0], "residual": [0.5, 0.1], "seconds": [0.1, 0.2], "primal": [0.3, 0.2], "dual_of_f": [0.2, 0.1]}
+    plain = Result(x, "max_iter", State(x, 2), history, 0.2, ("max_iter",) * 3)
+    assert plain.plot().get_suptitle() == "max_iter after 2 iterations, 0.2 s"
+    assert [line.get_label() for line in plain.plot().axes[1].lines] == ["residual", "primal", "dual_of_f"]
+    assert plain.plot().axes[1].get_legend() is not None
+    tuned = Tuned({"sigma": 0.06}, 0.02, True, {}, "It predicted best what was held out, " + "of many settings that were tried, " * 5)
+    mixed = replace(plain, statuses=("converged", "max_iter", "converged"), tuned=tuned)
+    first, images, *chosen = mixed.plot().get_suptitle().splitlines()
+    assert first.startswith("max_iter after")
+    assert images == "images: 0 converged, 1 max_iter, 2 converged"
+    assert " ".join(chosen) == f"chosen: {tuned}".strip()
+    many = replace(plain, statuses=("converged",) * 9 + ("stalled",))
+    assert many.plot().get_suptitle().splitlines()[1] == "images: 9 converged, 1 stalled"
+    viz.save(mixed.plot(), tmp_path / "mixed.png")
+    assert report.result_figure is figure.result_figure

@@ -31,9 +31,10 @@ def test_admm_and_pgd_reach_the_closed_form_of_a_gaussian_prior(operator):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, *A.data_shape, dtype=torch.float64, generator=generator)
     noise = 0.7 * A.norm()
-    q = q.float() if operator == "radon" else q
+    iterative = operator in ("radon", "stack")
+    q = q.float() if iterative else q
     exact = A.data_step(torch.zeros(2, *A.image_shape, dtype=q.dtype), noise**2 / 0.25, Aty=A.adjoint(q), tol=1e-7, max_iter=500)
-    tol = 1e-5 if operator == "radon" else 1e-8
+    tol = 1e-5 if iterative else 1e-8
     data = {"data_iterations": 50, "data_tol": 1e-7}
     admm = reconstruct(q, A, gaussian_prior, "admm", noise=noise, sigma=0.5, iterations=400, tol=0, **data)
     pgd = reconstruct(q, A, gaussian_prior, "pgd", noise=noise, iterations=3000, tol=0)

@@ -186,6 +186,10 @@ class LinearOperator(nn.Module, ABC):
             raise InputError(f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero.")
         return Weighted(self, weight) if weight.ndim > len(self.data_shape) else self._weighted(weight)
 
+    def for_images(self, rows: Tensor) -> LinearOperator:
+        """The operator for the images ``rows`` of a batch only; itself, unless it has one weight for each image."""
+        return self
+
     @classmethod
     @abstractmethod
     def example(cls) -> LinearOperator:
@@ -349,6 +353,9 @@ class Weighted(LinearOperator):
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)
+
+    def for_images(self, rows: Tensor) -> LinearOperator:
+        return self if self.weight.ndim == len(self.data_shape) else Weighted(self.operator, self.weight[rows])
 
     def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
         """The spectral norm; with one weight for each image, the largest of them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
 
 
@@ -17,16 +17,23 @@ from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, dat
 class ADMMState(State):
     """``x`` is the denoised variable v; ``f`` the data variable, ``u`` the scaled dual.
 
-    ``start`` is where the next data step starts, ``data_residual`` (B,) what the last one reached.
+    ``start`` is where the next data step starts, ``data_residual`` (B,) what the last one reached; ``moved`` (B,) is |v_k - v_(k-1)|.
     """
 
     f: Tensor
     u: Tensor
     start: Tensor
     data_residual: Tensor
+    moved: Tensor | None = field(default=None, kw_only=True)
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        found = super().measures() | {"data_residual": self.data_residual}
+        if self.moved is None:
+            return found
+        f, v, u = (a.detach().flatten(1) for a in (self.f, self.x, self.u))
+        tiny = torch.finfo(v.dtype).tiny
+        size = torch.maximum(f.norm(dim=1), v.norm(dim=1)).clamp_min(tiny)
+        return found | {"primal": (f - v).norm(dim=1) / size, "dual": self.moved / u.norm(dim=1).clamp_min(tiny)}
 
 
 @register("admm")
@@ -46,6 +53,12 @@ class ADMM(Solver):
     more in each of the first three iterations, in which the start moves most, or fewer if the relative residual ``data_tol`` is
     reached; the history has the residual that was reached, ``data_residual``.
 
+    The history has the residuals of Boyd et al., relative: "primal" |f - v| / max(|f|, |v|), "dual" |v_k - v_{k-1}| / |u|, and
+    "fixed_point" |f_k - v_{k-1}| / |v_{k-1} + u_{k-1}|, by which z = v + u moves.
+
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    are the same. Give a constant ``sigma`` then.
+
     With the augmented Lagrangian |f - v + u|^2 the second line has a plus; the talk that the project starts from prints a minus.
 
     Boyd et al. 2011; Venkatakrishnan, Bouman, Wohlberg 2013.
@@ -59,9 +72,11 @@ class ADMM(Solver):
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
+    anderson: int = 0
 
     def __post_init__(self) -> None:
         check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        anderson.check_depth(self.anderson, "ADMM")
         schedules.check_schedule(self.sigma, "ADMM: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
@@ -69,15 +84,32 @@ class ADMM(Solver):
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "ADMM")}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
-        return ADMMState(x=x0, iteration=0, f=x0, u=torch.zeros_like(x0), start=x0, data_residual=x0.new_zeros(len(x0)))
+        memory, mixing = anderson.empty(x0, self.anderson)
+        zero = x0.new_zeros(len(x0))
+        return ADMMState(
+            x=x0, iteration=0, f=x0, u=torch.zeros_like(x0), start=x0, data_residual=zero, moved=zero, memory=memory, mixing=mixing
+        )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> ADMMState:
         assert isinstance(state, ADMMState)
         level = self.levels(problem, state)
         steps = self.data_iterations + (state.iteration < 3)
         f, reached = data_step(problem, state.x - state.u, level["alpha"], state.start, self.data_tol, steps)
-        v = denoise(f + state.u, level["sigma"])
-        return ADMMState(x=v, iteration=state.iteration + 1, f=f, u=state.u + f - v, start=1.5 * f - 0.5 * state.f, data_residual=reached)
+        memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # x0 + 0 is no v + u with v = D(v + u)
+        mixed = anderson.mix(state.x + state.u, f + state.u, memory, mixing)
+        v = denoise(mixed.point, level["sigma"])
+        return ADMMState(
+            x=v,
+            iteration=state.iteration + 1,
+            f=f,
+            u=mixed.point - v,
+            start=1.5 * f - 0.5 * state.f,
+            data_residual=reached,
+            moved=(v - state.x).detach().flatten(1).norm(dim=1),
+            fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
+            memory=mixed.memory if state.iteration else state.memory,
+            mixing=mixed.mixing if state.iteration else state.mixing,
+        )
 
 
 __all__ = ["ADMM", "ADMMState"]

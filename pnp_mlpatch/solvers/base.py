@@ -11,9 +11,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from zipfile import ZipFile
 
 import torch
@@ -24,12 +24,16 @@ from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.registry import Registry
+from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.weights import write_whole
 
-registry = Registry("solver", package="pnp_mlpatch.solvers", not_plugins=("base", "schedules"))
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+registry = Registry("solver", package="pnp_mlpatch.solvers", not_plugins=("base", "schedules", "streaming", "anderson", "figure"))
 register = registry.register
 
-Callback = Callable[["State"], object]
+Callback = Callable[["State"], object]  # True stops the run, a tensor (B,) of True and False those images
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,23 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
 
 @dataclass(frozen=True)
 class State:
-    """All that moves in a solver: the estimate ``x`` (B, C, H, W), the number of steps done, and what a subclass adds."""
+    """All that moves in a solver: the estimate ``x`` (B, C, H, W), the number of steps done, and what a subclass adds.
+
+    Tensors are batch first, so that images can be taken out. ``resting`` (B,) marks the images that have converged and are not moved any
+    more, None where none has. ``fixed_point`` (B,) is |g(z) - z| / |z| of the step z -> g(z) that led here, for the solvers that are
+    fixed-point iterations; ``memory`` and ``mixing`` are those of :mod:`pnp_mlpatch.solvers.anderson`.
+    """
 
     x: Tensor
     iteration: int
+    resting: Tensor | None = field(default=None, kw_only=True)
+    fixed_point: Tensor | None = field(default=None, kw_only=True)
+    memory: Tensor | None = field(default=None, kw_only=True)
+    mixing: Tensor | None = field(default=None, kw_only=True)
 
     def measures(self) -> dict[str, float | Tensor]:
-        """What the step that led here found out, for the history."""
-        return {}
+        """What the step that led here found out, numbers or one an image (B,): the largest goes into the history, all into ``per_image``."""
+        return {} if self.fixed_point is None else {"fixed_point": self.fixed_point}
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state; ``Solver.load_state`` reads it, and ``run(..., state=)`` goes on from it to the same result."""
@@ -126,11 +139,39 @@ class State:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What was chosen without the truth, and why (:func:`pnp_mlpatch.tuning.auto`); ``print`` it.
+
+    ``settings`` are the chosen ones, a number or one an image (B,); ``noise`` that of the data, and whether it was ``estimated``. ``tried``
+    holds columns of equal length, one row for each setting that was tried, and "error" (S, B), by which they were compared.
+    """
+
+    settings: dict[str, Any]
+    noise: float | Tensor
+    estimated: bool
+    tried: dict[str, Tensor]
+    why: str
+
+    def __str__(self) -> str:
+        chosen = ", ".join(f"{name} = {_shown(value)}" for name, value in self.settings.items())
+        return f"{chosen}; noise {'estimated' if self.estimated else 'given'}: {_shown(self.noise)}. {self.why}"
+
+
+@dataclass(frozen=True)
 class Result:
     """What ``run`` returns: the estimate, how the run ended, its last state, and what was recorded at each iteration.
 
-    ``status`` is "converged" (the relative change fell below ``tol``), "max_iter", or "stopped" (by a callback). ``history``
-    holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for.
+    ``statuses`` has one for each image, and ``status`` the one that needs attention most:
+
+        "converged"      the relative change fell below ``tol``
+        "max_iter"       it was still falling after ``iterations`` (or ``tol`` is 0: it was not asked for)
+        "stalled"        it no longer fell
+        "oscillating"    it no longer fell, and the iterates went to and fro or round in circles
+        "stopped"        by a callback, or where data that were held out say so (``tuned``)
+
+    ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
+    is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
+    its last. ``tuned`` says which settings were chosen by the data, None where none were.
     """
 
     x: Tensor
@@ -138,10 +179,20 @@ class Result:
     state: State
     history: dict[str, list[float]]
     seconds: float
+    statuses: tuple[str, ...] = ()
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+    tuned: Tuned | None = None
+
+    def plot(self) -> Figure:
+        """The image, the residuals, the levels, the time of each step, and what was recorded, as a matplotlib figure."""
+        from pnp_mlpatch.solvers.figure import result_figure
+
+        return result_figure(self)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write all of it to one file, whole or not at all; ``Result.load`` reads it, and ``run(..., state=result.state)`` goes on."""
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"kind": "Result", "state": _values(self.state)}
+        values["tuned"] = None if self.tuned is None else asdict(self.tuned)
         write_whole(path, lambda temporary: torch.save(values, temporary))
 
     @classmethod
@@ -150,15 +201,16 @@ class Result:
         values = _read(path, "result")
         if values.pop("kind") != "Result":
             raise WeightsError(f"{path}: not a saved result. A state is read by load_state of the solver that made it.")
-        expected = {"x": Tensor, "status": str, "state": dict, "history": dict, "seconds": float}
+        values = {"statuses": (), "per_image": {}, "tuned": None} | values
+        expected = {"x": Tensor, "status": str, "state": dict, "history": dict, "seconds": float, "statuses": tuple, "per_image": dict}
         wrong = [name for name, kind in expected.items() if not isinstance(values.get(name), kind)]
-        if wrong or values.keys() != expected.keys():
+        if wrong or values.keys() != {f.name for f in fields(cls)}:
             raise WeightsError(f"{path}: a damaged result ({', '.join(wrong) or 'unknown parts'}). Save it again.")
-        state = values["state"]
+        state, tuned = values["state"], values["tuned"]
         kind = state.pop("kind", None)
         for state_type in _state_types():
-            if state_type.__name__ == kind and {f.name for f in fields(state_type)} == state.keys():
-                return cls(values["x"], values["status"], state_type(**state), values["history"], values["seconds"])
+            if state_type.__name__ == kind and _fits(state_type, state):
+                return cls(**{**values, "state": state_type(**state), "tuned": None if tuned is None else Tuned(**tuned)})
         raise WeightsError(f"{path}: its state is of kind {kind}, which no solver here has. Import the one that made it, or save it again.")
 
 
@@ -184,10 +236,13 @@ class Solver(ABC):
     """A solver: a frozen dataclass of settings with ``init`` and ``step``; all that moves is in the state.
 
     A plugin declares its settings as dataclass fields (``iterations`` and ``tol`` among them), its ``state_type``, and the
-    hooks ``init`` and ``step``; ``levels`` says which numbers of a step go into the history.
+    hooks ``init`` and ``step``; ``levels`` says which numbers of a step go into the history. ``rising`` is whether the level ``sigma`` may rise
+    as it runs, by which :func:`pnp_mlpatch.tuning.auto` chooses it; not where it has to fall, nor in a sampler.
     """
 
     state_type: ClassVar[type[State]] = State
+    anderson = 0
+    rising: ClassVar[bool] = True
     iterations: int
     tol: float
 
@@ -203,30 +258,39 @@ class Solver(ABC):
         """The parameters of the step that follows ``state``, for the history (means where there is one an image)."""
         return {}
 
-    def residual(self, old: State, new: State) -> float:
-        """Relative change of the estimate, |x_k - x_(k-1)| / |x_k|, the largest of the batch; NaN where |x_k| overflows, which is no rest."""
+    def residuals(self, old: State, new: State) -> Tensor:
+        """Relative change of each estimate, |x_k - x_(k-1)| / |x_k|, (B,); NaN where |x_k| overflows, which is no rest.
+
+        With Anderson acceleration at least the residual of the fixed point, since a mixed step may be short by chance.
+        """
         change = (new.x - old.x).detach().flatten(1).norm(dim=1)
         size = new.x.detach().flatten(1).norm(dim=1)
-        ratio = (change / size.clamp_min(torch.finfo(size.dtype).tiny)).max()
-        return float(ratio) if bool(torch.isfinite(size).all()) else math.nan
+        ratio = change / size.clamp_min(torch.finfo(size.dtype).tiny)
+        if self.anderson and new.fixed_point is not None:
+            ratio = torch.maximum(ratio, new.fixed_point.detach())
+        return torch.where(torch.isfinite(size), ratio, torch.nan)
+
+    def residual(self, old: State, new: State) -> float:
+        """The largest of the ``residuals`` of the batch."""
+        return float(self.residuals(old, new).max())
+
+    def at(self, sigma: schedules.Schedule) -> Solver:
+        """This solver with the denoiser at the level ``sigma``, for those who choose it; raise :class:`InputError` if it has no level."""
+        if "sigma" not in {f.name for f in fields(cast(Any, self))}:
+            raise InputError(f"{type(self).__name__} has no setting sigma to choose.")
+        return replace(cast(Any, self), sigma=sigma)
 
     # ---- driving it
 
     def iterate(self, problem: Problem, D: Denoiser, state: State) -> Iterator[State]:
         """Endless states after ``state``; for those who own the loop. Gradients flow.
 
-        Raises :class:`Diverged`, with the last finite state, as soon as an estimate is not finite.
+        Raises :class:`Diverged`, with the last finite state, as soon as an estimate is not finite, or runs away.
         """
-        denoise = checked(D)
+        denoise, growth = checked(D), _Growth(state.x)
         while True:
             new = self.step(problem, denoise, state)
-            if not bool(torch.isfinite(new.x.detach()).all()):
-                raise Diverged(
-                    f"{type(self).__name__}: the estimate is not finite after iteration {new.iteration}. Likely causes: a step size or "
-                    "sigma too large, a denoiser that amplifies, an image outside the range of the denoiser (use rescaled). "
-                    "The last finite state is in .state of this error.",
-                    state,
-                )
+            growth.check(self, state, new)
             state = new
             yield state
 
@@ -246,8 +310,9 @@ class Solver(ABC):
         """Solve ``q = A f + n`` without gradients, until the relative change is below ``tol`` or ``iterations`` are done.
 
         ``noise`` is the standard deviation of n (see :func:`make_problem`). ``x0`` is the start, ``A.initial(q)`` by default;
-        ``state`` goes on from an earlier run instead (``iterations`` counts from the very start). Each callback gets the state
-        after every step and stops the run by returning True. ``record`` adds columns to the history, functions of x.
+        ``state`` goes on from an earlier run instead (``iterations`` counts from the very start). Each image of a batch stops by itself:
+        it is as if it were alone, and costs nothing more. Each callback gets the state
+        after every step and stops the run by returning True, or some images by returning those, a tensor (B,) of True and False. ``record`` adds columns to the history, functions of x.
         ``progress`` shows a bar; by default it does so on a terminal.
         """
         if not callable(D):
@@ -264,29 +329,62 @@ class Solver(ABC):
                 )
             else:
                 self._start(state.x, problem)
-            first, status = state.iteration, "max_iter"
+            first, stopped = state.iteration, False
+            images, watch = len(state.x), _Watch(self.iterations, state)
+            resting = torch.zeros(images, dtype=torch.bool) if state.resting is None else state.resting.cpu()
             history: dict[str, list[float]] = {}
+            per_image: dict[str, list[Tensor]] = {}
+            denoise, growth = checked(D), _Growth(state.x)
+            moving, rows, part = torch.zeros_like(resting), None, (self, problem)
+            halted = torch.zeros_like(resting)
             bar = tqdm(total=max(0, self.iterations - first), desc=type(self).__name__, disable=None if progress is None else not progress)
             with bar:
-                states = self.iterate(problem, D, state)
-                while state.iteration < self.iterations:
-                    old, state = state, next(states)
-                    residual = self.residual(old, state)
-                    row = {"iteration": state.iteration, "residual": residual, "seconds": time.perf_counter() - start}
-                    row |= {name: _number(value) for name, value in (self.levels(problem, old) | state.measures()).items()}
+                while state.iteration < self.iterations and not bool(resting.all()) and not stopped:
+                    old = state
+                    if not torch.equal(moving, ~resting):
+                        moving = ~resting
+                        rows = None if bool(moving.all()) else moving.nonzero().flatten().to(state.x.device)
+                        part = (self, problem) if rows is None else (_rows_of_solver(self, rows, images), _rows_of_problem(problem, rows))
+                    before = state if rows is None else _take(state, rows, images)
+                    after = part[0].step(part[1], denoise, before)
+                    growth.check(self, state, after, rows)
+                    residuals = part[0].residuals(before, after)
+                    state = after if rows is None else _put(state, rows, after, images)
+                    arrived = residuals < self.tol
+                    found = {"residual": residuals} | after.measures()
+                    row: dict[str, float] = {"iteration": state.iteration, "residual": 0.0, "seconds": time.perf_counter() - start}
+                    row |= {name: _number(value) for name, value in self.levels(problem, old).items()}
+                    for name, value in found.items():
+                        column_of = _column_of(value, rows, images, per_image.get(name, ()))
+                        if column_of is None:
+                            row[name] = _number(value)
+                        else:
+                            per_image.setdefault(name, []).append(column_of)
+                            row[name] = _number(column_of.max())
                     row |= {name: _number(function(state.x)) for name, function in (record or {}).items()}
                     for name, value in row.items():
                         history.setdefault(name, []).append(value)
+                    if bool(arrived.any()):
+                        resting = resting.clone()
+                        resting[moving] = arrived.cpu()
+                        state = replace(state, resting=resting.to(state.x.device))
+                    elif bool(resting.any()):
+                        state = replace(state, resting=resting.to(state.x.device))
+                    watch.see(old, state)
                     bar.update()
                     bar.set_postfix({name: f"{row[name]:.3g}" for name in ("residual", *(record or {}))}, refresh=False)
                     answers = [callback(state) for callback in callbacks]
-                    if any(answer is True for answer in answers):
-                        status = "stopped"
-                        break
-                    if residual < self.tol:
-                        status = "converged"
-                        break
-        return Result(state.x, status, state, history, time.perf_counter() - start)
+                    stopped = any(answer is True for answer in answers)
+                    for answer in answers:
+                        if isinstance(answer, Tensor) and answer.dtype == torch.bool:
+                            halted = halted | (answer.cpu() & ~resting)
+                    if bool((halted & ~resting).any()):
+                        resting = resting | halted
+                        state = replace(state, resting=resting.to(state.x.device))
+        stacked = {name: torch.stack(values) for name, values in per_image.items()}
+        names = watch.statuses(stacked.get("residual"), resting, halted, stopped, self.tol)
+        status = "converged" if all(name == "converged" for name in names) else next(name for name in _SERIOUS if name in names)
+        return Result(state.x, status, state, history, time.perf_counter() - start, names, stacked)
 
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
@@ -295,10 +393,9 @@ class Solver(ABC):
         kind = values.pop("kind")
         if kind != cls.state_type.__name__:
             raise WeightsError(f"{path}: a state of kind {kind}, expected {cls.state_type.__name__}. Load it with the solver that made it.")
-        try:
-            return cls.state_type(**values)
-        except TypeError as error:
-            raise WeightsError(f"{path}: a damaged state of kind {kind} ({error}).") from error
+        if not _fits(cls.state_type, values):
+            raise WeightsError(f"{path}: a damaged state of kind {kind}, its parts are not those of the solver.")
+        return cls.state_type(**values)
 
     def _start(self, x0: Tensor, problem: Problem) -> Tensor:
         expected = (problem.q.shape[0], *problem.A.image_shape)
@@ -356,6 +453,132 @@ def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
+_SERIOUS = ("stopped", "oscillating", "stalled", "max_iter")
+_RUNAWAY = 1e4  # how many times its first size an estimate may have
+
+
+class _Growth:
+    """Whether an estimate runs away: 10^4 times as large as at first, after growing at each of the last five steps by 5 %."""
+
+    def __init__(self, x: Tensor):
+        self.first = self.last = x.detach().flatten(1).norm(dim=1)
+        self.steps, self.growing = 0, torch.zeros_like(self.last)
+
+    def check(self, solver: Solver, old: State, new: State, rows: Tensor | None = None) -> None:
+        """Look at the step to ``new``, of all images or of the ``rows``; raise :class:`Diverged` with ``old``."""
+        size = new.x.detach().flatten(1).norm(dim=1)
+        finite = torch.isfinite(new.x.detach()).flatten(1).all(dim=1)
+        self.steps += 1
+        at = slice(None) if rows is None else rows
+        if self.steps <= 3:
+            self.first = self.first.index_put((torch.arange(len(self.first), device=size.device)[at],), torch.maximum(self.first[at], size))
+        grows = size > 1.05 * self.last[at]
+        growing, last = self.growing.clone(), self.last.clone()
+        growing[at], last[at] = torch.where(grows, growing[at] + 1, 0.0), size
+        self.growing, self.last = growing, last
+        away = ~finite | ((size > _RUNAWAY * self.first[at]) & (growing[at] >= 5))
+        if bool(away.any()):
+            what = "is not finite" if not bool(finite.all()) else f"is more than {_RUNAWAY:g} times as large as at the start, and grows"
+            numbers = away.nonzero().flatten() if rows is None else rows[away]
+            which = f" of image {', '.join(map(str, numbers.tolist()[:8]))}" if len(self.first) > 1 else ""
+            raise Diverged(
+                f"{type(solver).__name__}: the estimate{which} {what} after iteration {new.iteration}. Likely causes: a step size or "
+                "sigma too large, a denoiser that amplifies, an image outside the range of the denoiser (use rescaled). "
+                "The last finite state is in .state of this error.",
+                old,
+            )
+
+
+class _Watch:
+    """How the run of each image ends: over its last quarter, whether the residual still falls, and how far the path led."""
+
+    def __init__(self, iterations: int, state: State):
+        self.window = max(12, (iterations - state.iteration) // 4)
+        self.enough = iterations - state.iteration >= 2 * self.window
+        self.begin, self.start = iterations - self.window, state.x
+        self.path, self.end = torch.zeros(len(state.x), dtype=torch.float64), state.x
+
+    def see(self, old: State, new: State) -> None:
+        if old.iteration == self.begin:
+            self.start, self.path = old.x, torch.zeros_like(self.path)
+        if old.iteration >= self.begin:
+            self.path = self.path + (new.x - old.x).flatten(1).norm(dim=1).double().cpu()
+        self.end = new.x
+
+    def statuses(self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float) -> tuple[str, ...]:
+        names = ["converged" if rests else "stopped" if stopped else "max_iter" for rests in (resting & ~halted).tolist()]
+        names = ["stopped" if halts else name for name, halts in zip(names, halted.tolist(), strict=True)]
+        half = self.window // 2
+        if residuals is None or not self.enough or "max_iter" not in names or tol == 0:
+            return tuple(names)
+        recent, before = residuals[-half:].median(dim=0).values, residuals[-2 * half : -half].median(dim=0).values
+        net = (self.end - self.start).flatten(1).norm(dim=1).double().cpu()
+        for k, name in enumerate(names):
+            if name == "max_iter" and bool(recent[k] > 0.95 * before[k]):
+                names[k] = "oscillating" if bool(net[k] < 0.3 * self.path[k]) else "stalled"
+        return tuple(names)
+
+
+def _take(state: State, rows: Tensor, images: int) -> State:
+    """The images ``rows`` of a state."""
+    return replace(state, **{name: value[rows] for name, value in _tensors(state, images).items()})
+
+
+def _put(state: State, rows: Tensor, part: State, images: int) -> State:
+    """``state`` with its images ``rows`` from ``part``, and the numbers of ``part``."""
+    changes: dict[str, Any] = {}
+    for f in fields(part):
+        new, old = getattr(part, f.name), getattr(state, f.name)
+        if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape[:1] == (images,):
+            new = old.index_put((rows,), new)
+        changes[f.name] = new
+    return replace(state, **changes | {"resting": state.resting})
+
+
+def _tensors(thing: Any, images: int) -> dict[str, Tensor]:
+    """The fields of a dataclass that hold one entry for each image."""
+    values = {f.name: getattr(thing, f.name) for f in fields(thing)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.shape[:1] == (images,)}
+
+
+def _rows_of_problem(problem: Problem, rows: Tensor) -> Problem:
+    images = len(problem.q)
+    taken = {name: value[rows] for name, value in _tensors(problem, images).items() if name != "noise_map" or value.ndim == problem.q.ndim}
+    return replace(problem, A=problem.A.for_images(rows), **taken)
+
+
+def _rows_of_solver(solver: Solver, rows: Tensor, images: int) -> Solver:
+    """A solver whose settings (B,) are those of the images ``rows``."""
+    changes: Any = {name: value[rows.to(value.device)] for name, value in _tensors(solver, images).items()}
+    return replace(cast(Any, solver), **changes)
+
+
+def _column_of(value: float | Tensor, rows: Tensor | None, images: int, before: Sequence[Tensor]) -> Tensor | None:
+    """A measure of the moving images as a column (B,), where images at rest keep the number they had; None for a single number."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or len(value) != (images if rows is None else len(rows)):
+        return None
+    value = value.detach().double().cpu()
+    if rows is None:
+        return value
+    full = before[-1].clone() if before else torch.zeros(images, dtype=torch.float64)
+    full[rows.cpu()] = value
+    return full
+
+
+def _fits(state_type: type[State], values: Mapping[str, Any]) -> bool:
+    """Whether ``values`` are the parts of such a state; those that every state has by default may be missing."""
+    names = {f.name for f in fields(state_type)}
+    return values.keys() <= names and names - values.keys() <= {"resting", "fixed_point", "memory", "mixing"}
+
+
+def _shown(value: Any) -> str:
+    """A number, or the range of several."""
+    if not isinstance(value, Tensor):
+        return f"{value:.4g}"
+    low, high = float(value[torch.isfinite(value)].min()), float(value[torch.isfinite(value)].max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
 def _values(state: State) -> dict[str, Any]:
     return {"kind": type(state).__name__, **{f.name: getattr(state, f.name) for f in fields(state)}}
 
@@ -399,6 +622,7 @@ __all__ = [
     "Result",
     "Solver",
     "State",
+    "Tuned",
     "check_settings",
     "checked",
     "column",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputError, finite_number
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
 
 
@@ -22,7 +23,7 @@ class DRSState(State):
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("drs")
@@ -43,6 +44,9 @@ class DRS(Solver):
     converges, for lam in (0, 2), if R_D is nonexpansive too (:func:`pnp_mlpatch.convergence.expansion` measures it). lam = 1.5 often
     saves a third of the iterations; lam < 1 damps one that swings. The other settings are those of ADMM, whose data step it has.
 
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    are the same. Give a constant ``sigma`` then.
+
     Douglas and Rachford 1956; Lions and Mercier 1979; relaxed, Eckstein and Bertsekas 1992; plug-and-play, Buzzard et al. 2018.
     """
 
@@ -55,9 +59,11 @@ class DRS(Solver):
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
+    anderson: int = 0
 
     def __post_init__(self) -> None:
         check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        anderson.check_depth(self.anderson, "DRS")
         schedules.check_schedule(self.sigma, "DRS: sigma")
         if not finite_number(self.lam) or not 0 < self.lam < 2:
             raise InputError(f"DRS: lam must be a number in (0, 2), got {self.lam!r}.")
@@ -67,14 +73,25 @@ class DRS(Solver):
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "DRS")}
 
     def init(self, problem: Problem, x0: Tensor) -> DRSState:
-        return DRSState(x=x0, iteration=0, f=x0, z=x0, data_residual=x0.new_zeros(len(x0)))
+        memory, mixing = anderson.empty(x0, self.anderson)
+        return DRSState(x=x0, iteration=0, f=x0, z=x0, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> DRSState:
         assert isinstance(state, DRSState)
         level = self.levels(problem, state)
         f, reached = data_step(problem, 2 * state.x - state.z, level["alpha"], state.f, self.data_tol, self.data_iterations)
-        z = state.z + self.lam * (f - state.x)
-        return DRSState(x=denoise(z, level["sigma"]), iteration=state.iteration + 1, f=f, z=z, data_residual=reached)
+        memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # x0 is not D(z0)
+        mixed = anderson.mix(state.z, state.z + self.lam * (f - state.x), memory, mixing)
+        return DRSState(
+            x=denoise(mixed.point, level["sigma"]),
+            iteration=state.iteration + 1,
+            f=f,
+            z=mixed.point,
+            data_residual=reached,
+            fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
+            memory=mixed.memory if state.iteration else state.memory,
+            mixing=mixed.mixing if state.iteration else state.mixing,
+        )
 
 
 __all__ = ["DRS", "DRSState"]

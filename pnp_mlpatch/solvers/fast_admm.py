@@ -31,7 +31,7 @@ class FastADMMState(State):
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("fast_admm")
@@ -82,11 +82,11 @@ class FastADMM(Solver):
             data_residual=x0.new_zeros(len(x0)),
         )
 
-    def residual(self, old: State, new: State) -> float:
-        """Relative change of the estimate, and at least a tenth of that of (v, u), by which steps are kept."""
+    def residuals(self, old: State, new: State) -> Tensor:
+        """Relative change of the estimates, and at least a tenth of that of (v, u), by which steps are kept."""
         assert isinstance(new, FastADMMState)
         size = new.x.detach().flatten(1).norm(dim=1).clamp_min(torch.finfo(new.x.dtype).tiny)
-        return max(super().residual(old, new), 0.1 * float((new.moved.detach().flatten().sqrt() / size).max()))
+        return torch.maximum(super().residuals(old, new), 0.1 * new.moved.detach().flatten().sqrt() / size)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> FastADMMState:
         assert isinstance(state, FastADMMState)

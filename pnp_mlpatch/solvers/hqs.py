@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register
 
 
 @dataclass(frozen=True)
 class HQSState(State):
-    """``x`` is the denoised variable; ``f`` the data variable; ``data_residual`` (B,) what the data step reached."""
+    """``x`` is the denoised variable, ``ahead`` where the next step starts (x, unless points are mixed); ``f`` the data variable;
+    ``data_residual`` (B,) what the data step reached."""
 
+    ahead: Tensor
     f: Tensor
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("hqs")
@@ -37,10 +40,14 @@ class HQS(Solver):
     (:func:`~pnp_mlpatch.solvers.schedules.dpir`). ``lam`` = 0.23 is DPIR's. ``alpha`` overrides the rule above.
     ``data_iterations`` and ``data_tol`` are those of :class:`~pnp_mlpatch.solvers.admm.ADMM`.
 
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    are the same. Give a constant ``sigma`` then.
+
     Geman and Yang 1995; Zhang et al. 2021 (DPIR).
     """
 
     state_type: ClassVar[type[State]] = HQSState
+    rising: ClassVar[bool] = False
 
     iterations: int = 8
     sigma: schedules.Schedule | None = None
@@ -49,8 +56,10 @@ class HQS(Solver):
     tol: float = 0.0
     data_iterations: int = 10
     data_tol: float = 1e-6
+    anderson: int = 0
 
     def __post_init__(self) -> None:
+        anderson.check_depth(self.anderson, "HQS")
         check_settings(self, alpha=self.alpha, lam=self.lam, data_iterations=self.data_iterations, data_tol=self.data_tol)
         if self.sigma is not None:
             schedules.check_schedule(self.sigma, "HQS: sigma")
@@ -65,11 +74,29 @@ class HQS(Solver):
         alpha = self.lam * (problem.known_noise("HQS (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha
         return {"sigma": sigma, "alpha": alpha}
 
+    def at(self, sigma: schedules.Schedule) -> HQS:
+        """With levels that fall from 4 sigma to ``sigma`` over the iterations; a tensor (B,) and a schedule are taken as they are."""
+        if isinstance(sigma, (Tensor, Sequence)):
+            return replace(self, sigma=sigma)
+        return replace(self, sigma=schedules.geometric(4 * sigma, sigma, self.iterations))
+
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
-        return HQSState(x=x0, iteration=0, f=x0, data_residual=x0.new_zeros(len(x0)))
+        memory, mixing = anderson.empty(x0, self.anderson)
+        return HQSState(x=x0, iteration=0, ahead=x0, f=x0, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
         level = self.levels(problem, state)
-        f, reached = data_step(problem, state.x, level["alpha"], state.f, self.data_tol, self.data_iterations)
-        return HQSState(x=denoise(f, level["sigma"]), iteration=state.iteration + 1, f=f, data_residual=reached)
+        f, reached = data_step(problem, state.ahead, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        x = denoise(f, level["sigma"])
+        mixed = anderson.mix(state.ahead, x, state.memory, state.mixing)
+        return HQSState(
+            x=x,
+            iteration=state.iteration + 1,
+            ahead=mixed.point,
+            f=f,
+            data_residual=reached,
+            fixed_point=mixed.fixed_point,
+            memory=mixed.memory,
+            mixing=mixed.mixing,
+        )

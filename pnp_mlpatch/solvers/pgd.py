@@ -9,14 +9,15 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputTypeError, finite_number
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, register
 
 
 @dataclass(frozen=True)
 class PGDState(State):
-    """``x`` is the denoised variable; ``tau`` the step size."""
+    """``x`` is the denoised variable, ``ahead`` where the next step starts (x, unless points are mixed); ``tau`` the step size."""
 
+    ahead: Tensor
     tau: float
 
 
@@ -41,6 +42,9 @@ class PGD(Solver):
     With a unitary A (weak lensing) the noise that a step carries into the estimate is then white, of standard deviation tau, whatever
     the noise map: what D was trained for. ``sigma`` is tau unless it is given, ``tau`` by default 1 / |s^-1/2 A|^2, the smallest noise.
 
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    are the same. Give a constant ``sigma`` then.
+
     Kamilov, Mansour, Wohlberg 2017. White: PnPMass, 2026, arXiv 2603.22006.
     """
 
@@ -51,9 +55,11 @@ class PGD(Solver):
     tau: float | None = None
     tol: float = 1e-4
     white: bool = False
+    anderson: int = 0
 
     def __post_init__(self) -> None:
         check_settings(self, tau=self.tau)
+        anderson.check_depth(self.anderson, "PGD")
         if self.tau is not None and not finite_number(self.tau):
             raise InputTypeError(f"PGD: tau must be one number, got {self.tau!r}.")
         if not isinstance(self.white, bool):
@@ -62,14 +68,18 @@ class PGD(Solver):
             schedules.check_schedule(self.sigma, "PGD: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> PGDState:
+        memory, mixing = anderson.empty(x0, self.anderson)
+        return PGDState(x=x0, iteration=0, ahead=x0, tau=self._step_size(problem), memory=memory, mixing=mixing)
+
+    def _step_size(self, problem: Problem) -> float:
         if self.tau is not None:
-            return PGDState(x=x0, iteration=0, tau=float(self.tau))
+            return float(self.tau)
         A, size = problem.A, 1.0
         if self.white and problem.noise_map is not None:
             A = A.weighted(problem.noise_map.sqrt())
         elif self.white:
             size = 1 / _number(problem.known_noise("PGD (white)"))
-        return PGDState(x=x0, iteration=0, tau=1 / max(1.001 * size * A.norm() ** 2, 1e-30))
+        return 1 / max(1.001 * size * A.norm() ** 2, 1e-30)
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, PGDState)
@@ -80,14 +90,24 @@ class PGD(Solver):
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> PGDState:
         assert isinstance(state, PGDState)
+        z = state.ahead
         if not self.white:
-            gradient = problem.A.normal(state.x) - problem.Aty
+            gradient = problem.A.normal(z) - problem.Aty
         elif problem.noise_map is not None:  # A and q are divided by the map already, once more than here
-            gradient = problem.A.adjoint(problem.noise_map * (problem.A(state.x) - problem.q))
+            gradient = problem.A.adjoint(problem.noise_map * (problem.A(z) - problem.q))
         else:
-            gradient = (problem.A.normal(state.x) - problem.Aty) / column(problem.known_noise("PGD (white)"))
-        x = denoise(state.x - state.tau * gradient, self.levels(problem, state)["sigma"])
-        return PGDState(x=x, iteration=state.iteration + 1, tau=state.tau)
+            gradient = (problem.A.normal(z) - problem.Aty) / column(problem.known_noise("PGD (white)"))
+        x = denoise(z - state.tau * gradient, self.levels(problem, state)["sigma"])
+        mixed = anderson.mix(z, x, state.memory, state.mixing)
+        return PGDState(
+            x=x,
+            iteration=state.iteration + 1,
+            ahead=mixed.point,
+            tau=state.tau,
+            fixed_point=mixed.fixed_point,
+            memory=mixed.memory,
+            mixing=mixed.mixing,
+        )
 
 
 def _number(noise: float | Tensor) -> float:

@@ -9,19 +9,20 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, per_image, register, weight_of
 
 
 @dataclass(frozen=True)
 class REDState(State):
-    """``x`` is the estimate; ``norm2`` is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
+    """``x`` is the estimate, ``ahead`` where the next step starts (x, unless points are mixed); ``norm2`` is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
 
+    ahead: Tensor
     norm2: float
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("red")
@@ -44,6 +45,9 @@ class RED(Solver):
     x is a data variable: what the data show is in it as it is, where ADMM gives the denoised side. At a constant sigma and the same
     alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to D(x, sigma).
 
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    are the same. Give a constant ``sigma`` then.
+
     Romano, Elad, Milanfar 2017; as a score, Reehorst and Schniter 2019.
     """
 
@@ -56,9 +60,11 @@ class RED(Solver):
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
+    anderson: int = 0
 
     def __post_init__(self) -> None:
         check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        anderson.check_depth(self.anderson, "RED")
         schedules.check_schedule(self.sigma, "RED: sigma")
         if self.form not in ("fixed_point", "gradient"):
             raise InputError(f"RED: form must be 'fixed_point' or 'gradient', got {self.form!r}.")
@@ -69,19 +75,30 @@ class RED(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> REDState:
         norm2 = 1.001 * problem.A.norm() ** 2 if self.form == "gradient" else 0.0
-        return REDState(x=x0, iteration=0, norm2=norm2, data_residual=x0.new_zeros(len(x0)))
+        memory, mixing = anderson.empty(x0, self.anderson)
+        return REDState(x=x0, iteration=0, ahead=x0, norm2=norm2, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> REDState:
         assert isinstance(state, REDState)
-        level, x = self.levels(problem, state), state.x
-        d = denoise(x, level["sigma"])
+        level, z = self.levels(problem, state), state.ahead
+        d = denoise(z, level["sigma"])
         if self.form == "fixed_point":
-            f, reached = data_step(problem, d, level["alpha"], x, self.data_tol, self.data_iterations)
-            return REDState(x=f, iteration=state.iteration + 1, norm2=state.norm2, data_residual=reached)
-        alpha = per_image(level["alpha"], x, "RED: alpha")
-        gradient = problem.A.normal(x) - problem.Aty + alpha * (x - d)
-        x = x - gradient / (state.norm2 + alpha)
-        return REDState(x=x, iteration=state.iteration + 1, norm2=state.norm2, data_residual=state.data_residual)
+            x, reached = data_step(problem, d, level["alpha"], z, self.data_tol, self.data_iterations)
+        else:
+            alpha = per_image(level["alpha"], z, "RED: alpha")
+            gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
+            x, reached = z - gradient / (state.norm2 + alpha), state.data_residual
+        mixed = anderson.mix(z, x, state.memory, state.mixing)
+        return REDState(
+            x=x,
+            iteration=state.iteration + 1,
+            ahead=mixed.point,
+            norm2=state.norm2,
+            data_residual=reached,
+            fixed_point=mixed.fixed_point,
+            memory=mixed.memory,
+            mixing=mixed.mixing,
+        )
 
 
 __all__ = ["RED", "REDState"]

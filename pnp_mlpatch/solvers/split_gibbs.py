@@ -29,7 +29,7 @@ class SplitGibbsState(State):
         return (self.square / max(self.count - 1, 1)).sqrt()
 
     def measures(self) -> dict[str, float | Tensor]:
-        return {"data_residual": self.data_residual.max()}
+        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("split_gibbs")
@@ -59,6 +59,7 @@ class SplitGibbs(Solver):
     """
 
     state_type: ClassVar[type[State]] = SplitGibbsState
+    rising: ClassVar[bool] = False
 
     iterations: int = 40
     sigma: schedules.Schedule = 15 / 255

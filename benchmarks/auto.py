@@ -1,0 +1,152 @@
+"""Settings chosen by the data against settings chosen with the truth, over the matrix of problems of benchmarks/matrix.py.
+
+8 images x (inpainting of 30 %, CT of 60 views, blur and noise, lensing) x 3 levels of noise, with MLPatch, TV and a CNN (DnCNN), by ADMM.
+
+oracle    the best of 5 levels of the denoiser x alpha = (1/16, 1/4, 1, 4) (noise / sigma)^2, 30 iterations, scored with the truth
+auto      reconstruct(q, A, D, noise=noise): tuning.auto
+unknown   reconstruct(q, A, D): the noise is estimated too
+speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what auto chose, held constant, and with anderson=5; at most 150
+
+A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
+interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case WORDS take parts.
+
+Run: python benchmarks/auto.py --keep auto.jsonl [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur]
+     [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from common import arguments, parse, publish
+from matrix import OPERATORS, cases
+
+from pnp_mlpatch import reconstruct, solvers
+from pnp_mlpatch.denoisers.wrap import describe
+from pnp_mlpatch.errors import Diverged
+from pnp_mlpatch.solvers import schedules
+
+WHAT = ("oracle", "auto", "unknown", "speed")
+FACTORS = (1 / 16, 1 / 4, 1, 4)
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv", "dncnn"])
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--case", default="", help="only cases with these words in their name")
+    parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
+    parser.add_argument("--settle", nargs=2, type=Path, metavar=("PICTURES", "SLICES"), help="a folder of pictures, and an .npz of slices")
+    args = parse(parser)
+    found = {}
+    if args.keep and args.keep.exists():
+        for line in args.keep.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            found[row["denoiser"], row["case"], row["what"]] = row
+    where = {} if not args.settle else {"pictures": args.settle[0], "slices": args.settle[1]}
+    todo = [case for case in cases(48 if args.quick else 96, **where) if args.case in str(case)]
+    if args.quick:
+        todo, args.denoiser = [case for case in todo if case.image in ("face", "sky 1")][1:12:3], ["tv"]
+    for name in args.denoiser:
+        for case in todo:
+            for what in args.what:
+                if (name, str(case), what) not in found:
+                    row = {"denoiser": name, "case": str(case), "what": what, **COMPUTE[what](case, name, args.quick, found)}
+                    found[name, str(case), what] = row
+                    print(row, flush=True)
+                    if args.keep:
+                        with args.keep.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(row) + "\n")
+    publish(args, tables(found, args.denoiser))
+
+
+def levels(case, D):
+    known = describe(D).sigma_range
+    top = known[1] if known else 60 / 255 if case.operator != "lensing" else 0.35
+    return schedules.geometric(top / 15, top, 5)
+
+
+def oracle(case, name, quick, found):
+    D, best = case.denoiser(name), {"score": -1e9}
+    for sigma in levels(case, D)[1 : 3 if quick else 5] if quick else levels(case, D):
+        for factor in FACTORS[1 : 3 if quick else 4] if quick else FACTORS:
+            settings = {"sigma": sigma, "alpha": factor * (case.noise / sigma) ** 2, "iterations": 5 if quick else 30, "tol": 1e-5}
+            try:
+                x = reconstruct(case.q, case.A, D, "admm", noise=case.noise, progress=False, **settings).x
+            except Diverged:
+                continue
+            if case.score(x) > best["score"]:
+                best = {"score": case.score(x), "sigma": sigma, "factor": factor}
+    return best
+
+
+def automatic(case, name, quick, found, *, known=True):
+    start = time.perf_counter()
+    settings = {"iterations": 5} if quick else {}
+    noise = case.noise if known else None
+    result = reconstruct(case.q, case.A, case.denoiser(name), "admm", noise=noise, progress=False, **settings)
+    chosen = {key: float(result.tuned.settings[key]) for key in ("sigma", "factor", "iterations")}
+    runs = len(result.tuned.tried["error"]) // solvers.make("admm", **settings).iterations
+    told = float(torch.as_tensor(result.tuned.noise).mean()) / case.noise
+    return {"score": case.score(result.x), **chosen, "factors": runs, "told": told, "seconds": time.perf_counter() - start}
+
+
+def speed(case, name, quick, found):
+    chosen = found.get((name, str(case), "auto")) or automatic(case, name, quick, found)
+    alpha, counts = chosen["factor"] * (case.noise / chosen["sigma"]) ** 2, {}
+    for label, anderson in (("plain", 0), ("anderson", 5)):
+        solver = solvers.make("admm", sigma=chosen["sigma"], alpha=alpha, iterations=10 if quick else 150, tol=0.0, anderson=anderson)
+        result = solver.run(
+            case.q, case.A, case.denoiser(name), noise=case.noise, progress=False, callbacks=[lambda s: bool((s.fixed_point < 1e-4).all())]
+        )
+        counts[label] = result.state.iteration if result.status == "stopped" else None
+        counts[label + " score"] = case.score(result.x)
+    return counts
+
+
+def unknown(case, name, quick, found):
+    return automatic(case, name, quick, found, known=False)
+
+
+COMPUTE = {"oracle": oracle, "auto": automatic, "unknown": unknown, "speed": speed}
+
+
+def tables(found, names):
+    loss, fast = [], []
+    for name in names:
+        for operator in (*OPERATORS, "all"):
+            rows = {key[1:]: row for key, row in found.items() if key[0] == name and (operator in key[1] or operator == "all")}
+            row = {"denoiser": name, "problems": operator}
+            for what in ("auto", "unknown"):
+                losses = [
+                    rows[case, "oracle"]["score"] - r["score"]
+                    for (case, kind), r in rows.items()
+                    if kind == what and (case, "oracle") in rows
+                ]
+                if losses:
+                    row |= {f"{what}: median loss (dB)": statistics.median(losses), "worst" if what == "auto" else "worst ": max(losses)}
+            loss += [row] if len(row) > 2 else []
+            counts = [(r["plain"], r["anderson"]) for (_, kind), r in rows.items() if kind == "speed"]
+            both = [a / b for a, b in counts if a and b]
+            if both:
+                fast.append(
+                    {
+                        "denoiser": name,
+                        "problems": operator,
+                        "cases": len(counts),
+                        "plain arrives": sum(a is not None for a, _ in counts),
+                        "anderson arrives": sum(b is not None for _, b in counts),
+                        "median iterations": statistics.median(a for a, b in counts if a and b),
+                        "with anderson": statistics.median(b for a, b in counts if a and b),
+                        "ratio": statistics.median(both),
+                    }
+                )
+    keys = max((list(row) for row in loss), key=len, default=[])
+    loss = [{key: row.get(key, float("nan")) for key in keys} for row in loss]
+    return {"loss against the oracle": loss, "iterations to 1e-4": fast}
+
+
+if __name__ == "__main__":
+    main()

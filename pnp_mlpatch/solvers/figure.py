@@ -1,0 +1,85 @@
+"""A result at a glance."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pnp_mlpatch.errors import require
+from pnp_mlpatch.solvers.base import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def gray(image: Tensor) -> Any:
+    """(C, H, W) or the first of (B, C, H, W) as a NumPy array for ``imshow``: (H, W), or (H, W, C) in colour."""
+    image = image.detach().cpu()
+    if image.ndim == 4:
+        image = image[0]
+    return image[0].numpy() if image.shape[0] == 1 else image.permute(1, 2, 0).numpy()
+
+
+def result_figure(result: Result) -> Figure:
+    """What a run came to, at a glance: its first image, the residuals, the levels, the time of each step, and what was recorded.
+
+    With the residual are drawn the columns of the history whose name starts with "primal", "dual" or "fixed_point". Levels that are
+    constant, or nowhere above 0, are named with their value instead. Above stand the status, that of each image where they differ, and
+    which settings were chosen, and why, if they were chosen by the data. Of an image of two channels the first is shown. A notebook shows
+    the figure, and :func:`pnp_mlpatch.viz.save` writes it. Raises :class:`MissingPackage` without matplotlib.
+    """
+    require("matplotlib", "Drawing a result")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    history = result.history
+    iterations, seconds = history.get("iteration", []), history.get("seconds", [])
+    taken = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
+    residuals = {"residual": history.get("residual", [])} | {
+        name: values for name, values in history.items() if name.startswith(("primal", "dual", "fixed_point"))
+    }
+    levels = {name: history[name] for name in ("sigma", "alpha", "tau", "data_residual") if name in history}
+    varying = {name: values for name, values in levels.items() if min(values) < max(values) and max(values) > 0}
+    fixed = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying)
+    others = {name: values for name, values in history.items() if name not in ("iteration", "seconds", *residuals, *levels)}
+    lines = _title(result)
+    figure = Figure(figsize=(13 + 3.3 * bool(others), 3.2 + 0.2 * len(lines)), layout="constrained")
+    FigureCanvasAgg(figure)
+    shown, *axes = figure.subplots(1, 4 + bool(others))
+    image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
+    shown.imshow(gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
+    of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
+    shown.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
+    named = "relative change" if len(residuals) == 1 else "relative residuals"
+    columns = [(named, residuals), ("levels", varying), ("seconds a step", {"seconds": taken})]
+    for axis, (title, curves) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=True):
+        axis.set_title(title, fontsize=10)
+        for name, values in curves.items():
+            axis.plot(iterations, values, marker=".", label=name)
+        if curves and iterations and title in (named, "levels"):
+            axis.set_yscale("log", nonpositive="mask")
+        if curves and (title in ("levels", "recorded") or len(curves) > 1):
+            axis.legend(fontsize=8)
+        axis.set_xlabel("iteration" + fixed * (title == "levels"))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axes[2].set_ylim(bottom=0)
+    figure.suptitle("\n".join(lines), fontsize=11)
+    return figure
+
+
+def _title(result: Result) -> list[str]:
+    """The status; that of each image where they differ, counted where there are many; what was chosen, and why."""
+    lines = [f"{result.status} after {result.state.iteration} iterations, {result.seconds:.3g} s"]
+    if len(set(result.statuses)) > 1:
+        each = [f"{k} {status}" for k, status in enumerate(result.statuses)]
+        counted = [f"{number} {status}" for status, number in Counter(result.statuses).most_common()]
+        lines.append(f"images: {', '.join(each if len(each) <= 8 else counted)}")
+    return lines if result.tuned is None else [*lines, *textwrap.wrap(f"chosen: {result.tuned}", 150)]
+
+
+__all__ = ["gray", "result_figure"]

@@ -1,0 +1,116 @@
+"""Plug-and-play sampling of the posterior by SK-ROCK: Langevin steps as long as those of an implicit method, by explicit stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers.base import Problem, Solver, State, column, register
+from pnp_mlpatch.solvers.streaming import ChainState, check_chain, curvature, drift, follow, start, step_size, white
+
+ETA = 0.05  # the damping of the Chebyshev polynomials
+
+
+@register("skrock")
+@dataclass(frozen=True)
+class SKROCK(Solver):
+    r"""Samples of the posterior by the stochastic orthogonal Runge-Kutta-Chebyshev method, with a denoiser for the prior.
+
+        k_0 = s,    k_1 = s + mu_1 delta G(s + nu_1 sqrt(2 delta) e) + kappa_1 sqrt(2 delta) e
+        k_j = mu_j delta G(k_{j-1}) + nu_j k_{j-1} + (1 - nu_j) k_{j-2}        j = 2 ... stages
+        s <- k_stages
+
+    with G as in :class:`~pnp_mlpatch.solvers.ula.ULA`, T_j the Chebyshev polynomials, eta = 0.05 and
+
+        w_0 = 1 + eta / stages^2,  w_1 = T_stages(w_0) / T'_stages(w_0),  mu_1 = w_1 / w_0,  nu_1 = stages w_1 / 2,  kappa_1 = stages mu_1
+        mu_j = 2 w_1 T_{j-1}(w_0) / T_j(w_0),   nu_j = 2 w_0 T_{j-1}(w_0) / T_j(w_0)
+
+    An iteration costs ``stages`` gradients, so as many denoisers, and is stable for steps delta up to l / L, which grows as the square:
+
+        l = (stages - 1/2)^2 (2 - 4/3 eta) - 3/2        L = |A|^2 / noise^2 + 1 / sigma^2        (2 / sigma^2 with a box)
+
+    ``delta`` is a number, or one for each image (B,). None takes the smaller of 0.8 l / L and 4 sigma^2, for each image. The first is stable
+    if D(s) - s changes no more than s does, or up to 1.25 times that; :func:`~pnp_mlpatch.convergence.expansion` measures it as ``residual``. The
+    second is for denoisers that sharpen, |J| > 1: the density is not log-concave there, and longer steps overshoot, where sigma is small beside the noise, until
+    the chain leaves the images. It is no limit of the method: with a linear D, delta may be larger.
+
+    The mean of a Gaussian posterior is exact for every delta. The samples are too narrow in the directions that the data know best, where delta
+    times the precision is not small (down to half the variance and less), and right in the others.
+
+    The other settings, the state and what it tells are those of ULA; a state of one goes on with the other. Raises :class:`InputError` for
+    settings that make no sense, and :class:`Diverged` where delta is too large.
+
+    Pereyra, Vargas Mieles and Zygalakis 2020; Abdulle, Almuslimani and Vilmart 2018.
+    """
+
+    state_type: ClassVar[type[State]] = ChainState
+    rising: ClassVar[bool] = False
+
+    iterations: int = 200
+    sigma: schedules.Schedule = 10 / 255
+    stages: int = 5
+    delta: float | Tensor | None = None
+    burn_in: int = 40
+    seed: int = 0
+    tol: float = 0.0
+    box: tuple[float, float] | None = None
+    keep: int = 32
+
+    def __post_init__(self) -> None:
+        check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
+        if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
+            raise InputError(f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. One stage is the solver ula.")
+
+    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+        assert isinstance(state, ChainState)
+        sigma = schedules.level(self.sigma, state.iteration)
+        L = curvature(problem, state, sigma, self.box, "SKROCK")
+        default = torch.minimum(0.8 * longest(self.stages) / L, torch.as_tensor(4 * column(sigma) ** 2).to(L))
+        return {"sigma": sigma, "delta": step_size(self.delta, default, state.sample, "SKROCK")}
+
+    def residuals(self, old: State, new: State) -> Tensor:
+        largest = super().residuals(old, new)
+        return largest.max().expand_as(largest)
+
+    def init(self, problem: Problem, x0: Tensor) -> ChainState:
+        return start(problem, x0)
+
+    def step(self, problem: Problem, denoise: Denoiser, state: State) -> ChainState:
+        assert isinstance(state, ChainState)
+        level, s = self.levels(problem, state), state.sample
+        sigma, delta = level["sigma"], level["delta"]
+        T, w_1 = chebyshev(self.stages)
+        w_0, noise = T[1], (2 * delta) ** 0.5 * white(self.seed, state.iteration, s)
+        mu = w_1 / w_0
+        shifted = s + self.stages * w_1 / 2 * noise
+        before, k = s, s + mu * delta * drift(problem, denoise, shifted, sigma, self.box, "SKROCK") + self.stages * mu * noise
+        for j in range(2, self.stages + 1):
+            ratio = 2 * T[j - 1] / T[j]
+            nu = ratio * w_0
+            gradient = drift(problem, denoise, k, sigma, self.box, "SKROCK")
+            before, k = k, ratio * w_1 * delta * gradient + nu * k + (1 - nu) * before
+        return follow(state, k, self.burn_in, self.keep)
+
+
+def longest(stages: int) -> float:
+    """l, the longest stable step times L."""
+    return (stages - 0.5) ** 2 * (2 - 4 / 3 * ETA) - 1.5
+
+
+def chebyshev(stages: int) -> tuple[list[float], float]:
+    """T_0 ... T_stages at w_0 = T_1, and w_1 = T_stages / T'_stages there."""
+    w_0 = 1 + ETA / stages**2
+    T, U = [1.0, w_0], [1.0, 2 * w_0]
+    for _ in range(2, stages + 1):
+        T.append(2 * w_0 * T[-1] - T[-2])
+        U.append(2 * w_0 * U[-1] - U[-2])
+    return T, T[stages] / (stages * U[stages - 1])
+
+
+__all__ = ["SKROCK", "chebyshev", "longest"]

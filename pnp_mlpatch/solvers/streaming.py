@@ -1,0 +1,197 @@
+"""What a chain of samples leaves behind, in bounded memory: mean, deviation, quantiles and error of the mean; and what samplers share.
+
+Chains go to the density of which the drift is the gradient of the logarithm,
+
+    G(s) = A^H (q - A s) / noise^2 + (D(s, sigma) - s) / sigma^2 + [ (P(s) - s) / sigma^2 ]
+
+the first term of the likelihood; the second of the prior, of images to which noise of deviation sigma was added (Tweedie: D(s) - s is sigma^2
+times its gradient, if D is the mean of the image given s); the third, with P the projection on ``box``, keeps a chain near the range of values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch.operators.base import LinearOperator, Weighted
+from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, per_image
+
+
+@dataclass(frozen=True)
+class ChainState(State):
+    r"""``x`` is the mean of the samples since the burn-in (before its end the sample itself), ``sample`` the last one.
+
+    ``count`` is their number n, ``square`` the sum of their squared deviations from x (Welford 1962). ``kept`` (B, K, C, H, W) are the
+    samples number t, 2 t, 3 t ..., with t = ``thinning``; ``batches`` (B, m, C, H, W) the means of m runs of b = ``batch_size`` samples one
+    after the other, and ``partial`` the sum of those that fill no run yet. ``norm`` (B,) is |A|.
+    """
+
+    sample: Tensor
+    count: int
+    square: Tensor
+    kept: Tensor
+    thinning: int
+    batches: Tensor
+    batch_size: int
+    partial: Tensor
+    norm: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation of the samples (B, C, H, W); 0 with fewer than two."""
+        return (self.square / max(self.count - 1, 1)).sqrt()
+
+    @property
+    def samples(self) -> Tensor:
+        """The samples that were kept (K, B, C, H, W), evenly spaced over the chain since the burn-in."""
+        return self.kept.transpose(0, 1)
+
+    @property
+    def effective_samples(self) -> Tensor:
+        r"""How many independent samples would give each pixel of the mean the same error (B, C, H, W).
+
+            n s^2 / (b S^2)        S^2 = sum (batch mean - mean of them)^2 / (m - 3)
+
+        std / sqrt(effective_samples) is the standard error of x. By batch means (Glynn and Whitt 1991), with m - 3 so that the mean of 1 / S^2
+        is right. There are 8 to 31 batches, so a single pixel is known to a third or a half only, the mean over pixels well. NaN with
+        fewer than 16 samples; too large while the chain is shorter than some hundred times the number of samples that it takes to forget.
+        Samples that swing to and fro can be worth more than their number.
+        """
+        m = self.batches.shape[1]
+        if self.batch_size == 1:
+            return torch.full_like(self.x, torch.nan)
+        spread = self.batch_size * (self.batches - self.batches.mean(1, keepdim=True)).square().sum(1) / (m - 3)
+        found = self.count * self.square / (self.count - 1) / spread
+        return torch.where(spread > 0, found, torch.full_like(found, float(self.count)))
+
+    def quantile(self, p: float) -> Tensor:
+        """The quantile of each pixel (B, C, H, W), 0 <= p <= 1, of the samples that were kept, between which it is linear."""
+        if not finite_number(p) or not 0 <= p <= 1:
+            raise InputError(f"quantile: p must be a number from 0 to 1, got {p!r}.")
+        if not self.kept.shape[1]:
+            raise InputError(
+                "quantile: no sample is kept yet, all steps were burn-in. Run more iterations, or set burn_in below their number."
+            )
+        ordered = self.samples.sort(dim=0).values
+        place = p * (len(ordered) - 1)
+        return torch.lerp(ordered[math.floor(place)], ordered[math.ceil(place)], place % 1)
+
+
+def start(problem: Problem, x0: Tensor) -> ChainState:
+    """The state before the first step of a chain from ``x0`` (B, C, H, W)."""
+    zero, none = torch.zeros_like(x0), x0.new_zeros(len(x0), 0, *x0.shape[1:])
+    return ChainState(
+        x=x0,
+        iteration=0,
+        sample=x0,
+        count=0,
+        square=zero,
+        kept=none,
+        thinning=1,
+        batches=none,
+        batch_size=1,
+        partial=zero,
+        norm=x0.new_tensor(_norms(problem.A)).expand(len(x0)).clone(),
+    )
+
+
+def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainState:
+    """The state after ``sample``: what it adds to all that is told of the chain. At most 2 ``keep`` - 1 samples and 31 means are held."""
+    x, count, square, kept, thinning = sample, state.count, state.square, state.kept, state.thinning
+    batches, batch_size, partial = state.batches, state.batch_size, state.partial
+    if state.iteration >= burn_in:
+        count += 1
+        if count > 1:
+            x = state.x + (sample - state.x) / count
+            square = square + (sample - state.x) * (sample - x)
+        if count % thinning == 0:
+            kept = torch.cat([kept, sample[:, None]], dim=1)
+        while kept.shape[1] >= 2 * keep:
+            kept, thinning = kept[:, 1::2].contiguous(), 2 * thinning
+        partial = partial + sample
+        if count % batch_size == 0:
+            batches, partial = torch.cat([batches, partial[:, None] / batch_size], dim=1), torch.zeros_like(partial)
+        while batches.shape[1] >= min(32, max(16, batch_size)):
+            batches, batch_size = (batches[:, 0::2] + batches[:, 1::2]) / 2, 2 * batch_size
+    return ChainState(
+        x=x,
+        iteration=state.iteration + 1,
+        sample=sample,
+        count=count,
+        square=square,
+        kept=kept,
+        thinning=thinning,
+        batches=batches,
+        batch_size=batch_size,
+        partial=partial,
+        norm=state.norm,
+    )
+
+
+def drift(problem: Problem, D: Denoiser, s: Tensor, sigma: schedules.Level, box: tuple[float, float] | None, who: str) -> Tensor:
+    """G(s), the gradient of the logarithm of the density at s (B, C, H, W)."""
+    noise, width = per_image(problem.known_noise(who), s, f"{who}: noise"), per_image(sigma, s, f"{who}: sigma")
+    prior = D(s, sigma) - s
+    if box is not None:
+        prior = prior + s.clamp(*box) - s
+    return (problem.Aty - problem.A.normal(s)) / noise**2 + prior / width**2
+
+
+def curvature(problem: Problem, state: ChainState, sigma: schedules.Level, box: tuple[float, float] | None, who: str) -> Tensor:
+    """L (B, 1, 1, 1), what G changes at most for a change of s: |A|^2 / noise^2 + 1 / sigma^2, 2 / sigma^2 with a box; |D(s) - s| taken as 1."""
+    s = state.sample
+    noise, width = per_image(problem.known_noise(who), s, f"{who}: noise"), per_image(sigma, s, f"{who}: sigma")
+    return state.norm.reshape(-1, 1, 1, 1) ** 2 / noise**2 + (1 if box is None else 2) / width**2
+
+
+def white(seed: int, iteration: int, like: Tensor) -> Tensor:
+    """White noise of variance one, the same for all images (B, C, H, W), from (seed, iteration) alone."""
+    (mixed,) = np.random.SeedSequence((seed, iteration)).generate_state(1)  # torch takes 32 bits of a seed
+    return torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(mixed))).to(like).expand_as(like)
+
+
+def step_size(delta: float | Tensor | None, default: Tensor, like: Tensor, who: str) -> float | Tensor:
+    """``delta`` as it broadcasts to the images ``like``, or ``default`` where it is None."""
+    return default.to(like) if delta is None else per_image(delta, like, f"{who}: delta")
+
+
+def check_chain(
+    solver: Solver,
+    sigma: schedules.Schedule,
+    delta: float | Tensor | None,
+    burn_in: int,
+    seed: int,
+    box: tuple[float, float] | None,
+    keep: int,
+) -> None:
+    """Raise :class:`InputError` or :class:`InputTypeError` unless the settings of a sampler make sense."""
+    who = type(solver).__name__
+    check_settings(solver, delta=delta)
+    if delta is not None and not isinstance(delta, Tensor) and not finite_number(delta):
+        raise InputTypeError(f"{who}: delta must be a number or a tensor (B,), got {delta!r}.")
+    schedules.check_schedule(sigma, f"{who}: sigma")
+    for name, value, least in (("burn_in", burn_in, 0), ("seed", seed, 0), ("keep", keep, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{who}: {name} must be an integer >= {least}, got {value!r}.")
+    if isinstance(sigma, Sequence) and len(sigma) > burn_in + 1:
+        raise InputError(
+            f"{who}: the {len(sigma)} levels of sigma must be over when the burn-in is: the samples are of one density. "
+            f"Set burn_in to {len(sigma) - 1} or more, or give fewer levels."
+        )
+    if box is not None and not (isinstance(box, tuple) and len(box) == 2 and all(map(finite_number, box)) and box[0] < box[1]):
+        raise InputError(f"{who}: box must be None or (low, high), two numbers with low < high, got {box!r}.")
+
+
+def _norms(A: LinearOperator) -> list[float]:
+    """|A|, one for each image where these have weights of their own."""
+    if isinstance(A, Weighted) and A.weight.ndim > len(A.data_shape):
+        return [A.operator.weighted(one).norm() if bool(one.any()) else 0.0 for one in A.weight]
+    return [A.norm()]

@@ -1,0 +1,109 @@
+"""Anderson acceleration: GMRES on linear problems, the same fixed points in fewer iterations, a safeguard, states that resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pnp_mlpatch import denoisers, reconstruct, samples, solvers
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.operators.blur import Blur, gaussian_psf
+from pnp_mlpatch.operators.identity import Identity
+from pnp_mlpatch.solvers import anderson
+
+SHAPE = (1, 8, 6)
+SOLVERS = ["admm", "drs", "hqs", "pgd", "red"]
+
+
+def linear(seed=0, images=2):
+    """z -> G z + c with a symmetric G of norm 0.97, its fixed points, one for each image."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64, generator=generator)).Q
+    G = basis @ torch.diag(torch.linspace(-0.5, 0.97, 48, dtype=torch.float64)) @ basis.T
+    c = torch.randn(images, 48, dtype=torch.float64, generator=generator)
+    answer = torch.linalg.solve(torch.eye(48, dtype=torch.float64) - G, c.T).T.reshape(-1, *SHAPE)
+    return lambda z: (z.flatten(1) @ G + c).reshape(z.shape), answer
+
+
+def iterate(g, z, steps, depth):
+    memory, mixing = anderson.empty(z, depth)
+    for _ in range(steps):
+        mixed = anderson.mix(z, g(z), memory, mixing)
+        z, memory, mixing = mixed.point, mixed.memory, mixed.mixing
+    return z
+
+
+def test_on_a_linear_map_it_is_a_krylov_method():
+    g, answer = linear()
+    start = torch.zeros_like(answer)
+    plain, mixed = iterate(g, start, 40, 0), iterate(g, start, 40, 12)
+    assert float((mixed - answer).norm()) < 1e-3 * float((plain - answer).norm())
+    whole = iterate(g, start, 52, 50)  # as many points as there are dimensions: exact
+    assert float((whole - answer).norm()) < 1e-6 * float(answer.norm())
+
+
+def test_images_do_not_see_each_other():
+    g, answer = linear(images=2)
+    both = iterate(g, torch.zeros_like(answer), 15, 5)
+    one = iterate(lambda z: g(torch.cat([z, z]))[:1], torch.zeros_like(answer[:1]), 15, 5)
+    assert torch.allclose(both[:1], one, atol=1e-12)
+
+
+def test_a_point_that_is_worse_is_taken_back():
+    """After a residual of more than twice the least, the next point is g of the best one that is remembered, and the memory starts anew."""
+    z = torch.zeros(1, *SHAPE, dtype=torch.float64)
+    memory, mixing = anderson.empty(z, 3)
+    first = anderson.mix(z, z + 0.1, memory, mixing)
+    worse = anderson.mix(first.point, first.point + 7.0, first.memory, first.mixing)
+    assert torch.allclose(worse.point, z + 0.1)
+    assert worse.mixing[0].tolist() == [0.0, float("inf")]
+    assert anderson.mix(first.point, first.point + 0.15, first.memory, first.mixing).mixing[0, 0] == 2
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
+    A = Blur(gaussian_psf(1.0), (1, 24, 20))
+    truth = samples.camera()[..., 100:124, 200:220].double()
+    q = A(truth) + 0.02 * torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    D = denoisers.make("tv", iterations=2000, tol=1e-12)
+    settings = {"noise": 0.02, "sigma": 0.06, "iterations": 400, "tol": 1e-6}
+    plain = reconstruct(q, A, D, name, **settings)
+    mixed = reconstruct(q, A, D, name, anderson=5, **settings)
+    assert mixed.status == "converged"
+    assert float((mixed.x - plain.x).norm() / plain.x.norm()) < 1e-4
+    assert mixed.state.iteration < 0.7 * plain.state.iteration
+    assert mixed.per_image["fixed_point"][-1].max() < 1e-6
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_it_resumes_bit_for_bit(name, tmp_path):
+    A = Blur(gaussian_psf(0.7), SHAPE)
+    q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    settings = {"noise": 0.1, "sigma": 0.3, "iterations": 14, "tol": 0.0, "anderson": 3, "tune": "off"}
+    D = denoisers.make("tv")
+    whole = reconstruct(q, A, D, name, **settings)
+    half = reconstruct(q, A, D, name, callbacks=[lambda s: s.iteration == 6], **settings)
+    half.state.save(tmp_path / "state.pt")
+    state = type(solvers.make(name)).load_state(tmp_path / "state.pt")
+    assert torch.equal(reconstruct(q, A, D, name, state=state, **settings).x, whole.x)
+
+
+def test_gradients_flow():
+    A, q = Identity(SHAPE), torch.rand(1, *SHAPE, dtype=torch.float64, requires_grad=True)
+    from pnp_mlpatch.solvers.base import make_problem
+
+    solver = solvers.make("admm", sigma=0.3, anderson=2)
+    problem = make_problem(q, A, 0.1)
+    states = solver.iterate(problem, lambda x, s: x / 1.1, solver.init(problem, q.detach()))
+    for _ in range(4):
+        state = next(states)
+    (g,) = torch.autograd.grad(state.x.sum(), q)
+    assert bool(torch.isfinite(g).all())
+    assert float(g.abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("depth", [-1, 1.5, 51, True])
+def test_depths_that_are_none(name, depth):
+    with pytest.raises(InputError, match=r"anderson is how many points are mixed, an integer from 0 .none. to 50, got"):
+        solvers.make(name, anderson=depth)

@@ -1,0 +1,215 @@
+"""Nothing to choose: the level of the denoiser by data held out, the noise from the data, and what was chosen in the result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.metrics import psnr
+from pnp_mlpatch.noise import noise_level
+from pnp_mlpatch.operators.blur import Blur, gaussian_psf
+from pnp_mlpatch.operators.identity import Identity
+from pnp_mlpatch.operators.lensing import Lensing
+from pnp_mlpatch.operators.mask import Mask, random_mask
+from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.operators.stack import Stack
+from pnp_mlpatch.solvers.base import Result
+from pnp_mlpatch.tuning import auto
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return F.interpolate(samples.camera(), size=(SIZE, SIZE), mode="area")
+
+
+def white(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+MAKE = {
+    "mask": lambda: Mask(random_mask((SIZE, SIZE), keep=0.4)),
+    "blur": lambda: Blur(gaussian_psf(1.2), (1, SIZE, SIZE)),
+    "radon": lambda: Radon((SIZE, SIZE), 30, cache=False),
+    "identity": lambda: Identity((1, SIZE, SIZE)),
+}
+NOISE = {"mask": 0.04, "blur": 0.02, "radon": 0.3, "identity": 0.1}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
+    A, noise, D = MAKE[name](), NOISE[name], denoisers.make("tv")
+    clean = A(photo)
+    q = clean + noise * white(*clean.shape) * (clean != 0)
+    result = reconstruct(q, A, D, noise=noise)
+    best = max(
+        float(psnr(reconstruct(q, A, D, noise=noise, sigma=sigma, alpha=f * (noise / sigma) ** 2).x, photo))
+        for sigma in (4 / 255, 10 / 255, 25 / 255, 60 / 255)
+        for f in (0.25, 1.0)
+    )
+    assert float(psnr(result.x, photo)) > best - 0.6
+    assert result.status == "stopped"
+    found = result.tuned
+    assert not found.estimated
+    assert found.noise == noise
+    assert found.settings["iterations"].tolist() == [result.state.iteration]
+    assert float(found.settings["sigma"]) == pytest.approx(result.history["sigma"][-1])
+    alpha = float(found.settings["factor"]) * (noise / float(found.settings["sigma"])) ** 2
+    assert result.history["alpha"][-1] == pytest.approx(alpha, rel=1e-5)
+    assert set(map(len, found.tried.values())) == {len(found.tried["error"])}
+    assert "held out (3 x 10%) were predicted best after step" in str(found)
+    assert "noise given" in str(found)
+
+
+def test_a_noise_that_is_not_given_is_estimated_and_said(photo):
+    A = MAKE["blur"]()
+    q = A(photo) + 0.02 * white(*A(photo).shape)
+    result = reconstruct(q, A, "tv")
+    assert result.tuned.estimated
+    assert float(result.tuned.noise) == pytest.approx(0.02, rel=0.1)
+    assert "noise estimated: 0.0" in str(result.tuned)
+    known = reconstruct(q, A, "tv", noise=0.02)
+    assert float(psnr(result.x, photo)) > float(psnr(known.x, photo)) - 0.3
+    assert "noise estimated" in "".join(text.get_text() for text in result.plot().texts) + result.plot().get_suptitle()
+
+
+def test_images_of_a_batch_are_chosen_by_themselves(photo):
+    """One that is smooth and one that is rough, with other noises: each has what it has alone."""
+    A = MAKE["blur"]()
+    rough = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    truth = torch.cat([photo, rough, photo])
+    noise = torch.tensor([0.02, 0.02, 0.1])
+    q = A(truth) + noise.reshape(-1, 1, 1, 1) * white(*truth.shape)
+    together = reconstruct(q, A, "tv", noise=noise)
+    assert together.statuses == ("stopped",) * 3
+    stops = together.tuned.settings["iterations"].tolist()
+    assert len(set(stops)) > 1
+    levels = together.tuned.settings["sigma"].tolist()
+    path = solvers.make("admm").iterations
+    for k in range(3):
+        assert 1 <= stops[k] <= path
+        own = auto(q[k : k + 1], A, denoisers.make("tv"), solvers.make("admm"), noise=float(noise[k]))
+        assert float(psnr(together.x[k : k + 1], truth[k : k + 1])) > float(psnr(own.x, truth[k : k + 1])) - 0.4
+        assert levels[k] > 0
+
+
+def test_maps_of_the_noise_with_pixels_that_were_not_measured(photo):
+    A = MAKE["identity"]()
+    noise = torch.full((1, SIZE, SIZE), 0.08)
+    noise[:, 10:14] = torch.inf
+    q = photo + torch.where(torch.isfinite(noise), noise, 0.0) * white(*photo.shape)
+    broken = torch.where(torch.isfinite(noise), q, torch.nan)
+    result = reconstruct(broken, A, "tv", noise=noise)
+    assert torch.equal(result.x, reconstruct(torch.where(torch.isfinite(noise), q, 9.0), A, "tv", noise=noise).x)
+    seen = torch.isfinite(noise).expand_as(q)
+    assert float((result.x - photo)[seen].square().mean()) < 0.4 * float((q - photo)[seen].square().mean())
+
+
+def test_low_signal_is_not_taken_for_structure():
+    """A sky of shear that is nothing but noise: the map is nearly empty."""
+    A = Lensing(shape=(SIZE, SIZE))
+    q = 0.3 * white(1, 2, SIZE, SIZE)
+    D = e_mode(denoisers.make("mlpatch", weights="mlpatch-kappa"))
+    result = reconstruct(q, A, D, noise=0.3)
+    assert float(result.x[:, 0].std()) < 0.25 * float(A.initial(q)[:, 0].std())
+
+
+def test_what_is_chosen_is_saved_and_repeatable(photo, tmp_path):
+    A = MAKE["mask"]()
+    q = A(photo)
+    result = reconstruct(q, A, "tv", noise=0.01, iterations=8)
+    again = reconstruct(q, A, "tv", noise=0.01, iterations=8)
+    assert torch.equal(result.x, again.x)
+    result.save(tmp_path / "result.pt")
+    back = Result.load(tmp_path / "result.pt")
+    assert str(back.tuned) == str(result.tuned)
+    assert torch.equal(back.tuned.tried["error"], result.tuned.tried["error"])
+
+
+@pytest.mark.parametrize("name", ["drs", "fast_admm", "red", "pdhg", "consensus"])
+def test_every_solver_with_a_level_that_may_rise(name, photo):
+    A = MAKE["mask"]()
+    q = A(photo) + 0.04 * white(*photo.shape) * (A(torch.ones_like(photo)) != 0)
+    settings = {"iterations": 20}
+    result = reconstruct(q, A, "tv", name, noise=0.04, **settings)
+    assert result.tuned is not None
+    assert float(psnr(result.x, photo)) > float(psnr(A.initial(q), photo))
+
+
+def test_where_it_does_not_choose(photo):
+    A = MAKE["mask"]()
+    q = A(photo)
+    settings = {"noise": 0.02, "iterations": 2}
+    assert reconstruct(q, A, "tv", sigma=0.1, **settings).tuned is None
+    assert reconstruct(q, A, "tv", alpha=0.1, **settings).tuned is None
+    assert reconstruct(q, A, "tv", tune="off", **settings).tuned is None
+    assert reconstruct(q, A, "tv", solvers.make("admm", iterations=2), noise=0.02).tuned is None
+    assert reconstruct(q, A, "tv", "pgd", **settings).tuned is None, "its level follows from the noise"
+    assert reconstruct(q, A, "tv", "pgd", tune="auto", **settings).tuned is not None
+    assert reconstruct(q, A, "tv", solvers.make("admm", iterations=2), noise=0.02, tune="auto").tuned is not None
+    by_noise = reconstruct(q + 0.02 * white(*q.shape) * (q != 0), A, "tv", "hqs", iterations=2).tuned
+    assert by_noise.estimated
+    assert by_noise.settings == {}
+    half = reconstruct(q, A, "tv", tune="off", **settings)
+    assert reconstruct(q, A, "tv", state=half.state, noise=0.02, iterations=3).tuned is None
+
+
+def test_errors_of_auto(photo):
+    A, D = MAKE["mask"](), denoisers.make("tv")
+    q = A(photo)
+    with pytest.raises(InputError, match="tune must be 'auto', 'off' or None"):
+        reconstruct(q, A, D, noise=0.1, tune="yes")
+    half = reconstruct(q, A, D, noise=0.1, tune="off", iterations=1)
+    with pytest.raises(InputError, match="cannot go on from a state"):
+        reconstruct(q, A, D, noise=0.1, tune="auto", state=half.state)
+    with pytest.raises(InputTypeError, match="auto: solver must be a Solver object"):
+        auto(q, A, D, "admm", noise=0.1)
+    with pytest.raises(InputError, match="auto: HQS has no level of the denoiser that may rise"):
+        auto(q, A, D, solvers.make("hqs"), noise=0.1)
+    with pytest.raises(InputError, match="auto: part must be a number between 0 and 1"):
+        auto(q, A, D, solvers.make("admm"), noise=0.1, part=1.0)
+    with pytest.raises(InputError, match="auto: folds must be an integer from 1 to 2"):
+        auto(q, A, D, solvers.make("admm"), noise=0.1, part=0.4, folds=3)
+    with pytest.raises(InputError, match="data are too few to hold out a part"):
+        auto(q[..., :4, :4], Mask(torch.ones(4, 4)), D, solvers.make("admm"), noise=0.1)
+    with pytest.raises(InputError, match="the start is constant, and the denoiser tells no range"):
+        auto(torch.zeros_like(q), A, D, solvers.make("admm"), noise=0.1)
+
+
+# ---- the noise
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("level", [0.5, 2.0])
+def test_noise_levels(name, level, photo):
+    A = MAKE[name]()
+    truth = photo.repeat(2, 1, 1, 1)
+    clean = A(truth)
+    noise = level * NOISE[name] * torch.tensor([1.0, 3.0])
+    q = clean + noise.reshape(-1, *[1] * (clean.ndim - 1)) * white(*clean.shape) * (clean != 0)
+    found = noise_level(q, A)
+    assert found.shape == (2,)
+    texture = {"mask": 1.7, "radon": 2.0}.get(name, 1.25)  # few triples of neighbours; few rays through each pixel
+    assert bool((found < texture * noise).all()), found / noise
+    assert bool((found > 0.85 * noise).all()), found / noise
+
+
+def test_noise_of_shear_and_of_joined_data(photo):
+    A = Lensing(weight=(torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.9).float())
+    q = 0.2 * white(1, 2, SIZE, SIZE) * A.weight.float()
+    assert float(noise_level(q, A)) == pytest.approx(0.2, rel=0.06)
+    both = Stack([MAKE["mask"](), MAKE["blur"]()])
+    ys = [block(photo) for block in both.blocks]
+    ys = [y + s * white(*y.shape, seed=k) * (y != 0) for k, (y, s) in enumerate(zip(ys, (0.2, 0.02), strict=True))]
+    found = both.split(noise_level(both.join(ys), both))
+    assert float(found[0].mean()) == pytest.approx(0.2, rel=0.15)
+    assert float(found[1].mean()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_noise_that_cannot_be_told():
+    with pytest.raises(InputError, match=r"fewer than 30 triples of neighbours that were measured. Pass noise="):
+        noise_level(torch.rand(1, 1, 5, 5), Identity((1, 5, 5)))
