@@ -7,7 +7,7 @@
 
 from pnp_mlpatch import denoisers, operators, samples, solvers
 from pnp_mlpatch.api import reconstruct
-from pnp_mlpatch.denoisers.wrap import as_denoiser, averaged, e_mode, equivariant, per_channel, rescaled
+from pnp_mlpatch.denoisers.wrap import as_denoiser, averaged, contracted, e_mode, equivariant, per_channel, rescaled
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "as_denoiser",
     "averaged",
+    "contracted",
     "denoisers",
     "e_mode",
     "equivariant",

@@ -104,6 +104,65 @@ def discrepancy(
     return Discrepancy(x, factor, found, tuple(runs))
 
 
+def sure(
+    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], *, noise: float | Tensor, probes: int = 1, seed: int = 0
+) -> Tensor:
+    r"""What an estimate misses of the data without their noise, in units of the noise, without the truth: Stein's unbiased estimate, (B,).
+
+        |A (x(q) - f)|^2 / (m noise^2)  ~  |A x(q) - q|^2 / (m noise^2) - 1 + 2 div / m
+        div = sum_i d(A x(q))_i / dq_i  ~  mean over b of <b, A x(q + eps b) - A x(q)> / eps        eps = noise / 10
+
+    with m data that depend on the image, and ``probes`` random signs b. ``estimate`` is x(q), any function of the data, such as
+    ``lambda q: reconstruct(q, A, D, noise=noise, sigma=sigma).x``; it is called 1 + probes times. What a mask leaves out does not
+    count: to choose settings there, hold data out (:func:`cross_validate`). ``noise`` is a number, (B,), or a map, infinite where
+    nothing was measured. Raises :class:`InputError` for settings that make no sense, and for a noise that is none.
+
+    Stein 1981; Monte Carlo, Ramani, Blu and Unser 2008.
+    """
+    misfit, divergence, count = _probe(q, A, estimate, noise, probes, seed, "sure")
+    return misfit / count - 1 + 2 * divergence / count
+
+
+def gcv(
+    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], *, noise: float | Tensor, probes: int = 1, seed: int = 0
+) -> Tensor:
+    r"""Generalised cross-validation, which needs the noise up to a factor only: its least value is where settings are best, (B,).
+
+        gcv = (|A x(q) - q|^2 / (m noise^2)) / (1 - div / m)^2
+
+    with div and the arguments as for :func:`sure`; at the truth's best it is about 1 plus sure, so sqrt(gcv) noise estimates the noise. Data of which all are
+    followed (div = m) have an infinite one. Golub, Heath and Wahba 1979; with random signs, Hutchinson 1990.
+    """
+    misfit, divergence, count = _probe(q, A, estimate, noise, probes, seed, "gcv")
+    return misfit / count / (1 - divergence / count).clamp_min(1e-12).square()
+
+
+def _probe(
+    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], noise: float | Tensor, probes: int, seed: int, who: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Misfit over noise^2, divergence, and the number of data, of each image (B,)."""
+    if not callable(estimate):
+        raise InputTypeError(
+            f"{who}: estimate must be a function of the data, got {type(estimate).__name__}. Example: lambda q: A.initial(q)."
+        )
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
+        raise InputError(f"{who}: probes must be an integer >= 1, got {probes!r}.")
+    with torch.no_grad():
+        make_problem(q, A, noise).known_noise(who)
+        level = _map_of(q, A, noise).expand_as(q)
+        seen = torch.isfinite(level) & reached(A)
+        level = torch.where(seen, level, 0.0)
+        clean = torch.where(seen, q, 0.0)
+        fit = A(estimate(clean))
+        generator, divergence = torch.Generator().manual_seed(seed), torch.zeros(len(q), dtype=torch.float64, device=q.device)
+        for _ in range(probes):
+            b = level * (2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1)
+            moved = (A(estimate(clean + 0.1 * b)) - fit) * b / level.square().clamp_min(torch.finfo(q.dtype).tiny)
+            divergence += torch.where(seen, moved, 0.0).flatten(1).sum(1).double() / 0.1 / probes
+        r = torch.where(seen, (fit - clean) / level.clamp_min(torch.finfo(q.dtype).tiny), 0.0)
+        return r.flatten(1).square().sum(1).double(), divergence, seen.flatten(1).sum(1).double()
+
+
 FACTORS = (1.0, 0.25)  # of alpha = (noise / sigma)^2, that are always tried; times 4 or 1/4 more where the best is the last
 LEVELS = (4.0, 1 / 15, 1 / 2)  # the first level is the noise in the start over 4, from 1/15 to 1/2 of the top
 ERRORS = (
@@ -433,4 +492,4 @@ def _measured(q: Tensor, noise: float | Tensor) -> Tensor:
     return seen.flatten(1).sum(1)
 
 
-__all__ = ["CrossValidation", "Discrepancy", "auto", "chi2", "cross_validate", "discrepancy", "recipe", "tunable"]
+__all__ = ["CrossValidation", "Discrepancy", "auto", "chi2", "cross_validate", "discrepancy", "gcv", "recipe", "sure", "tunable"]

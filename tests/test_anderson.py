@@ -50,14 +50,29 @@ def test_images_do_not_see_each_other():
 
 
 def test_a_point_that_is_worse_is_taken_back():
-    """After a residual of more than twice the least, the next point is g of the best one that is remembered, and the memory starts anew."""
+    """After a residual of more than twice the least: g of the best point that is remembered, then no mixing for m steps, and 2 m the next time."""
     z = torch.zeros(1, *SHAPE, dtype=torch.float64)
     memory, mixing = anderson.empty(z, 3)
     first = anderson.mix(z, z + 0.1, memory, mixing)
     worse = anderson.mix(first.point, first.point + 7.0, first.memory, first.mixing)
     assert torch.allclose(worse.point, z + 0.1)
-    assert worse.mixing[0].tolist() == [0.0, float("inf")]
+    assert worse.mixing[0].tolist() == [0.0, float("inf"), 3.0, 6.0]
     assert anderson.mix(first.point, first.point + 0.15, first.memory, first.mixing).mixing[0, 0] == 2
+    point, memory, mixing = worse.point, worse.memory, worse.mixing
+    for step in range(3):
+        plain = anderson.mix(point, point + 0.1 + 0.01 * step, memory, mixing)
+        assert torch.equal(plain.point, point + 0.1 + 0.01 * step), "it waits"
+        point, memory, mixing = plain.point, plain.memory, plain.mixing
+    assert not torch.equal(anderson.mix(point, 0.9 * point, memory, mixing).point, 0.9 * point), "and mixes again"
+
+
+def test_where_nothing_contracts_it_ends_with_the_plain_iteration():
+    """A map that turns by a right angle and grows a little: mixing may not make it worse than it is."""
+    turn = torch.tensor([[0.0, -1.001], [1.001, 0.0]], dtype=torch.float64)
+    z = torch.ones(1, 1, 1, 2, dtype=torch.float64)
+    mixed = iterate(lambda z: torch.sin(z @ turn.T * 1.5), z, 300, 4)
+    assert bool(torch.isfinite(mixed).all())
+    assert float(mixed.norm()) < 10
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -72,10 +72,19 @@ def test_settings_and_maps_of_each_image_go_with_it():
     q = A(images())
     levels = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     noise = 0.05 + 0.1 * torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    together = reconstruct(q, A, smooth, "admm", noise=noise, sigma=levels, alpha=2 * levels, iterations=3000, tol=1e-7, data_iterations=60)
+    together = reconstruct(
+        q, A, smooth, "admm", noise=noise, sigma=levels, alpha=2 * levels, iterations=3000, tol=1e-7, data_iterations=60, data_tol=1e-12
+    )
     counts = set()
     for k in range(3):
-        one = {"sigma": float(levels[k]), "alpha": 2 * float(levels[k]), "iterations": 3000, "tol": 1e-7, "data_iterations": 60}
+        one = {
+            "sigma": float(levels[k]),
+            "alpha": 2 * float(levels[k]),
+            "iterations": 3000,
+            "tol": 1e-7,
+            "data_iterations": 60,
+            "data_tol": 1e-12,
+        }
         alone = reconstruct(
             q[k : k + 1], A, smooth, "admm", noise=noise[k], x0=A.weighted(1 / noise[k]).initial(q[k : k + 1] / noise[k]), **one
         )

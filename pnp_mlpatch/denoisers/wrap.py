@@ -1,14 +1,16 @@
-"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel``, ``e_mode``, ``equivariant`` and ``averaged``."""
+"""Anything as a denoiser: ``as_denoiser``, and the wrappers ``rescaled``, ``per_channel``, ``e_mode``, ``equivariant``, ``averaged`` and ``contracted``."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo, check_image, registry, sigma_column
@@ -174,6 +176,9 @@ SYMMETRIES: dict[str, tuple[bool, int]] = {
 }
 
 
+SHIFTS = 4  # shifts by 0 to 3 pixels, down and right
+
+
 def turned(x: Tensor, symmetry: str, *, back: bool = False) -> Tensor:
     """``g x``, or ``g^-1 x`` with ``back``, for a name of ``SYMMETRIES``: (B, C, H, W) to (B, C, H, W) or (B, C, W, H), contiguous."""
     mirror, quarters = SYMMETRIES[symmetry]
@@ -183,31 +188,55 @@ def turned(x: Tensor, symmetry: str, *, back: bool = False) -> Tensor:
     return (x.flip(-1) if mirror else x).rot90(quarters, (-2, -1)).contiguous()
 
 
-def equivariant(D: Denoiser, group: str = "dihedral") -> Denoiser:
-    """D averaged over the symmetries g of the square: ``D_G(x, sigma) = 1/|G| sum_g g^-1 D(g x, sigma)``.
+def equivariant(D: Denoiser, group: str = "dihedral", *, draw: str = "all", seed: int = 0) -> Denoiser:
+    r"""D averaged over the symmetries g of a group, or at one of them: ``D_G(x, sigma) = 1/|G| sum_g g^-1 D(g x, sigma)``.
 
-    ``group`` is "dihedral", the 8 flips and rotations by 90 degrees, or "rotations", the 4 rotations. D_G(g x) = g D_G(x) for every g of
-    the group, to rounding, whatever D is; it costs |G| calls of D, one after the other. ``sigma`` is what D takes: a float, (B,), or a
-    map (B, 1, H, W), which is turned with the image. Images need not be square (Terris et al. 2024, who draw one g an iteration).
-    Raises :class:`InputError` for other groups.
+    ``group`` is "dihedral", the 8 flips and rotations by 90 degrees, "rotations", the 4 rotations, or "shifts", the 16 by 0 to 3 pixels down
+    and right (x is reflected at its borders by 3 pixels), for networks that see images by strides of 2 or 4. With ``draw`` = "all",
+    D_G(g x) = g D_G(x) for every g of the first two groups, to rounding, whatever D is, and |G| calls of D, one after the other. "random" calls D once
+    for each image, at one g (Terris et al. 2024, who draw one an iteration): an average over the iterations of a solver, at the price of D. The draw is
+    made from ``seed`` and the image itself, so that D_G is a function: runs repeat and resume to the same bits, and images do not depend on their batch.
+
+    ``sigma`` is what D takes: a float, (B,), or a map (B, 1, H, W), which is turned with the image. Images need not be square.
+    Raises :class:`InputError` for other groups and draws.
     """
     _callable(D, "equivariant")
-    if group not in ("dihedral", "rotations"):
-        raise InputError(f"equivariant: group must be 'dihedral' (8 symmetries) or 'rotations' (4), got {group!r}.")
-    members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
+    if group not in ("dihedral", "rotations", "shifts"):
+        raise InputError(f"equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or 'shifts' (16), got {group!r}.")
+    if draw not in ("all", "random"):
+        raise InputError(f"equivariant: draw must be 'all' or 'random', got {draw!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"equivariant: seed must be an integer >= 0, got {seed!r}.")
+    if group == "shifts":
+        members = [str(number) for number in range(SHIFTS**2)]
+    else:
+        members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
     known = describe(D)
     info = DenoiserInfo(f"equivariant {known.name}", known.channels, known.sigma, known.sigma_range, known.field, known.trained_size)
+
+    def at(g: str, x: Tensor, levels: Tensor, sigma: float | Tensor) -> Tensor:
+        is_map = levels.shape[2:] == x.shape[2:]
+        if group == "shifts":
+            down, right = divmod(int(g), SHIFTS)
+            border = (right, SHIFTS - 1 - right, down, SHIFTS - 1 - down)
+            gx = F.pad(x, border, mode="reflect" if min(x.shape[-2:]) >= SHIFTS else "replicate")
+            y = _result(D(gx, F.pad(levels, border, mode="replicate") if is_map else sigma), gx, known.name)
+            return y[..., down : down + x.shape[-2], right : right + x.shape[-1]]
+        gx = turned(x, g)
+        return turned(_result(D(gx, turned(levels, g) if is_map else sigma), gx, known.name), g, back=True)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, info.name)
         levels = sigma_column(sigma, x, info.name, maps=True)
-        is_map = levels.shape[2:] == x.shape[2:]
-        total = torch.zeros_like(x)
-        for g in members:
-            gx = turned(x, g)
-            y = _result(D(gx, turned(levels, g) if is_map else sigma), gx, known.name)
-            total = total + turned(y, g, back=True)
-        return total / len(members)
+        if draw == "all":
+            return sum((at(g, x, levels, sigma) for g in members), torch.zeros_like(x)) / len(members)
+        found = []
+        for k, image in enumerate(x):
+            g = zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes(), seed) % len(members)
+            own = levels[k : k + 1] if len(levels) > 1 else levels
+            plain = sigma if not isinstance(sigma, Tensor) or sigma.numel() == 1 else own if own.numel() > 1 else own.flatten()
+            found.append(at(members[g], image[None], own, plain))
+        return torch.cat(found)
 
     return _Wrapped(denoise, info, D)
 
@@ -231,6 +260,32 @@ def averaged(D: Denoiser, theta: float = 0.5) -> Denoiser:
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, info.name)
         return (1 - theta) * x + theta * _result(D(x, sigma), x, known.name)
+
+    return _Wrapped(denoise, info, D)
+
+
+def contracted(D: Denoiser, bound: float) -> Denoiser:
+    r"""D divided by its Lipschitz constant, but for the mean of each channel, so that it expands nothing (spectral scaling).
+
+        D_L(x, sigma) = m + (D(x, sigma) - m) / L,        m = the mean of D(x, sigma) over the pixels
+
+    With ``bound`` = L >= |J|, as :func:`pnp_mlpatch.convergence.lipschitz` measures it, D_L is nonexpansive if D keeps means: PGD, HQS and RED do not
+    diverge, and with :func:`averaged` ADMM, DRS and PDHG converge. The price is contrast: what the data do not show is drawn to the mean, by 1 / L at every
+    call, so this is for an L that is little above 1; try :func:`averaged` and a smaller sigma first.
+
+    Raises :class:`InputError` unless bound >= 1. Ryu et al. 2019, who divide every layer; the whole network, as here, is bounded less strictly.
+    """
+    _callable(D, "contracted")
+    if not finite_number(bound) or bound < 1:
+        raise InputError(f"contracted: bound must be a number >= 1, the Lipschitz constant of D (convergence.lipschitz), got {bound!r}.")
+    known = describe(D)
+    info = DenoiserInfo(f"contracted {known.name}", known.channels, known.sigma, known.sigma_range, known.field, known.trained_size)
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        check_image(x, info.name)
+        y = _result(D(x, sigma), x, known.name)
+        mean = y.mean(dim=(-2, -1), keepdim=True)
+        return mean + (y - mean) / bound
 
     return _Wrapped(denoise, info, D)
 

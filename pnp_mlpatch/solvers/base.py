@@ -568,7 +568,7 @@ def _column_of(value: float | Tensor, rows: Tensor | None, images: int, before: 
 def _fits(state_type: type[State], values: Mapping[str, Any]) -> bool:
     """Whether ``values`` are the parts of such a state; those that every state has by default may be missing."""
     names = {f.name for f in fields(state_type)}
-    return values.keys() <= names and names - values.keys() <= {"resting", "fixed_point", "memory", "mixing"}
+    return values.keys() <= names and names - values.keys() <= {"resting", "fixed_point", "memory", "mixing", "moved", "scale"}
 
 
 def _shown(value: Any) -> str:

@@ -110,7 +110,7 @@ class Consensus(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> ConsensusState:
         assert isinstance(state, ConsensusState)
         level, terms = self.levels(problem, state), _terms(problem)
-        steps = self.data_iterations + (state.iteration < 3)
+        steps = anderson.steps(self.data_iterations, self.anderson) + (state.iteration < 3)
         before = _copies(state.x, state.f)
         done = [
             data_step(term, z, level["alpha"] / len(terms), start, self.data_tol, steps)

@@ -79,7 +79,9 @@ class DRS(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> DRSState:
         assert isinstance(state, DRSState)
         level = self.levels(problem, state)
-        f, reached = data_step(problem, 2 * state.x - state.z, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        f, reached = data_step(
+            problem, 2 * state.x - state.z, level["alpha"], state.f, self.data_tol, anderson.steps(self.data_iterations, self.anderson)
+        )
         memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # x0 is not D(z0)
         mixed = anderson.mix(state.z, state.z + self.lam * (f - state.x), memory, mixing)
         return DRSState(

@@ -87,7 +87,9 @@ class HQS(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
         level = self.levels(problem, state)
-        f, reached = data_step(problem, state.ahead, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        f, reached = data_step(
+            problem, state.ahead, level["alpha"], state.f, self.data_tol, anderson.steps(self.data_iterations, self.anderson)
+        )
         x = denoise(f, level["sigma"])
         mixed = anderson.mix(state.ahead, x, state.memory, state.mixing)
         return HQSState(

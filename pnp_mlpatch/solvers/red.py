@@ -83,7 +83,7 @@ class RED(Solver):
         level, z = self.levels(problem, state), state.ahead
         d = denoise(z, level["sigma"])
         if self.form == "fixed_point":
-            x, reached = data_step(problem, d, level["alpha"], z, self.data_tol, self.data_iterations)
+            x, reached = data_step(problem, d, level["alpha"], z, self.data_tol, anderson.steps(self.data_iterations, self.anderson))
         else:
             alpha = per_image(level["alpha"], z, "RED: alpha")
             gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
