@@ -203,12 +203,7 @@ def ratios(cells, name, problem):
 def text(cell, ratio=None):
     if not cell["iterations"]:
         return f"-{cell['lacks']:.2f} dB"
-    return (
-        f"{cell['seconds']:.2f} s" * (ratio is None)
-        + f"{ratio or 0:.1f} x" * (ratio is not None)
-        + f", {cell['iterations']}"
-        + "*" * (not cell["stays"])
-    )
+    return (f"{cell['seconds']:.3f} s" if ratio is None else f"{ratio:.1f} x") + f", {cell['iterations']}"
 
 
 def tables(cells, names, todo):

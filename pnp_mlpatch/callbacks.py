@@ -1,7 +1,7 @@
-"""Watching a run: pictures on the way, PSNR against the truth, stopping early.
+"""Watching a run: pictures on the way, PSNR against the truth, stopping early, checkpoints.
 
 A callback gets the :class:`~pnp_mlpatch.solvers.base.State` after every step, and stops the run by returning True. Any function will do;
-these are three that are often wanted::
+these are four that are often wanted::
 
     reconstruct(q, A, D, noise=noise, callbacks=[save_frames("frames", every=5), live_psnr(truth)])
 """
@@ -142,9 +142,36 @@ class early_stop:
         return state.iteration - int(self.iteration.max()) >= self.patience
 
 
+class checkpoint:
+    """Write the state to ``path`` after every ``every`` steps, whole or not at all, so that a run that is killed goes on to the same bits::
+
+        solver = solvers.make("skrock", iterations=5000)
+        state = solver.load_state("chain.pt") if Path("chain.pt").exists() else None
+        result = solver.run(q, A, D, noise=noise, state=state, callbacks=[checkpoint("chain.pt", every=50)])
+
+    Data, operator, denoiser and settings are not in the file: give the same. ``saved`` is the last iteration that was written.
+    Raises :class:`FileError` at once for a folder that cannot be written to, :class:`InputError` for ``every`` < 1.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, every: int = 10):
+        _check_every(every, "checkpoint")
+        self.path, self.every, self.saved = Path(path), every, 0
+        try:
+            tempfile.TemporaryFile(dir=self.path.parent).close()
+        except OSError as error:
+            raise FileError(
+                f"checkpoint: {self.path.parent}: cannot write there ({error.strerror}). Choose a folder that is there."
+            ) from error
+
+    def __call__(self, state: State) -> None:
+        if state.iteration % self.every == 0:
+            state.save(self.path)
+            self.saved = state.iteration
+
+
 def _check_every(every: int, who: str) -> None:
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise InputError(f"{who}: every is a number of steps, an integer >= 1, got {every!r}.")
 
 
-__all__ = ["early_stop", "live_psnr", "save_frames"]
+__all__ = ["checkpoint", "early_stop", "live_psnr", "save_frames"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
@@ -213,7 +214,7 @@ def auto(
     """
     if not isinstance(solver, Solver):
         raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
-    names = {f.name for f in fields(cast(Any, solver))}
+    start, names = time.perf_counter(), {f.name for f in fields(cast(Any, solver))}
     if not tunable(solver):
         raise InputError(
             f"auto: {type(solver).__name__} has no level of the denoiser that may rise as it runs. Take admm, drs, red, pgd ..., or cross_validate."
@@ -279,7 +280,7 @@ def auto(
         "error": errors.mean(2),
     }
     settings = {"sigma": reached_level, "factor": factor, "iterations": stop}
-    return replace(result, tuned=Tuned(settings, level, noise is None, columns, why))
+    return replace(result, tuned=Tuned(settings, level, noise is None, columns, why), seconds=time.perf_counter() - start)
 
 
 def tunable(solver: Solver) -> bool:

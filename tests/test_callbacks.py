@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
-from pnp_mlpatch import callbacks, imageio, reconstruct
-from pnp_mlpatch.callbacks import early_stop, live_psnr, save_frames
+from pnp_mlpatch import callbacks, imageio, reconstruct, solvers
+from pnp_mlpatch.callbacks import checkpoint, early_stop, live_psnr, save_frames
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.imageio import read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.solvers.base import State
+from pnp_mlpatch.solvers.base import Result, State
 
 SHAPE = (1, 10, 12)
 
@@ -190,4 +192,56 @@ def test_errors(call, error, words, tmp_path):
 
 
 def test_what_is_public():
-    assert callbacks.__all__ == ["early_stop", "live_psnr", "save_frames"]
+    assert callbacks.__all__ == ["checkpoint", "early_stop", "live_psnr", "save_frames"]
+
+
+# ---- checkpoints
+
+LONG = """
+import sys, time
+from pathlib import Path
+import torch
+from pnp_mlpatch import denoisers, solvers
+from pnp_mlpatch.callbacks import checkpoint
+from pnp_mlpatch.operators.blur import Blur, gaussian_psf
+name, path, out, pause = sys.argv[1:]
+torch.set_num_threads(1)
+A = Blur(gaussian_psf(1.0), (1, 20, 24))
+q = A(torch.rand(2, 1, 20, 24, generator=torch.Generator().manual_seed(0)))
+settings = {"burn_in": 5} if name == "skrock" else {"anderson": 3, "tol": 0.0}
+solver = solvers.make(name, iterations=40, sigma=0.1, **settings)
+state = solver.load_state(path) if Path(path).exists() else None
+slow = [lambda state: time.sleep(float(pause)) or None]
+result = solver.run(q, A, denoisers.make("tv"), noise=0.05, state=state, callbacks=[checkpoint(path, every=3), *slow], progress=False)
+result.save(out)
+"""
+
+
+@pytest.mark.parametrize("name", ["admm", "skrock"])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, tmp_path):
+    whole, killed, path = tmp_path / "whole.pt", tmp_path / "killed.pt", tmp_path / "state.pt"
+
+    def start(path, out, pause):
+        return subprocess.Popen([sys.executable, "-c", LONG, name, str(path), str(out), str(pause)])
+
+    assert start(tmp_path / "other.pt", whole, 0).wait(timeout=300) == 0
+    process = start(path, killed, 0.2)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists()
+    assert 0 < solvers.make(name).load_state(path).iteration < 40
+    assert start(path, killed, 0).wait(timeout=300) == 0
+    a, b = Result.load(whole), Result.load(killed)
+    assert torch.equal(a.x, b.x)
+    assert a.state.iteration == b.state.iteration == 40
+
+
+def test_checkpoints_that_cannot_be(tmp_path):
+    with pytest.raises(FileError, match=r"checkpoint: .*cannot write there"):
+        checkpoint(tmp_path / "no" / "state.pt")
+    with pytest.raises(InputError, match=r"checkpoint: every is a number of steps"):
+        checkpoint(tmp_path / "state.pt", every=0)
