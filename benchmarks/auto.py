@@ -49,8 +49,8 @@ def main():
     todo = [case for case in cases(48 if args.quick else 96, **where) if args.case in str(case)]
     if args.quick:
         todo, args.denoiser = [case for case in todo if case.image in ("face", "sky 1")][1:12:3], ["tv"]
-    for name in args.denoiser:
-        for case in todo:
+    for case in todo:
+        for name in args.denoiser:
             for what in args.what:
                 if (name, str(case), what) not in found:
                     row = {"denoiser": name, "case": str(case), "what": what, **COMPUTE[what](case, name, args.quick, found)}
@@ -59,7 +59,7 @@ def main():
                     if args.keep:
                         with args.keep.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(row) + "\n")
-    publish(args, tables(found, args.denoiser))
+    publish(args, tables(found, args.denoiser, [str(case) for case in todo]))
 
 
 def levels(case, D):
@@ -87,10 +87,12 @@ def automatic(case, name, quick, found, *, known=True):
     settings = {"iterations": 5} if quick else {}
     noise = case.noise if known else None
     result = reconstruct(case.q, case.A, case.denoiser(name), "admm", noise=noise, progress=False, **settings)
-    chosen = {key: float(result.tuned.settings[key]) for key in ("sigma", "factor", "iterations")}
-    runs = len(result.tuned.tried["error"]) // solvers.make("admm", **settings).iterations
-    told = float(torch.as_tensor(result.tuned.noise).mean()) / case.noise
-    return {"score": case.score(result.x), **chosen, "factors": runs, "told": told, "seconds": time.perf_counter() - start}
+    tuned = result.tuned
+    last = int(tuned.settings["iterations"]) - 1
+    chosen = {"sigma": float(tuned.settings["sigma"].reshape(-1)[-1]), "factor": float(tuned.settings["factor"]), "iterations": last + 1}
+    runs = len(tuned.tried["error"]) // solvers.make("admm", **settings).iterations
+    told = float(torch.as_tensor(tuned.noise).mean()) / case.noise
+    return {"score": case.score(result.x), **chosen, "runs": runs, "told": told, "seconds": time.perf_counter() - start}
 
 
 def speed(case, name, quick, found):
@@ -113,8 +115,9 @@ def unknown(case, name, quick, found):
 COMPUTE = {"oracle": oracle, "auto": automatic, "unknown": unknown, "speed": speed}
 
 
-def tables(found, names):
+def tables(found, names, shown):
     loss, fast = [], []
+    found = {key: row for key, row in found.items() if key[1] in shown}
     for name in names:
         for operator in (*OPERATORS, "all"):
             rows = {key[1:]: row for key, row in found.items() if key[0] == name and (operator in key[1] or operator == "all")}

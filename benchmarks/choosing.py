@@ -1,16 +1,20 @@
 """Which solver is the quickest: time to within 0.1 dB of the best, over problems x solvers x denoisers.
 
-Images of 64 x 64: a photograph with 30 % of its pixels, blurred, in CT of 60 views, and every second pixel in each direction of the blurred one (an operator
-of two functions, whose data step is conjugate gradients without preconditioner); a mass map; all at the middle level of noise of benchmarks/matrix.py.
+Images of 64 x 64: a photograph with 30 % of its pixels, blurred, in CT of 60 views, and every second pixel in each direction of the
+blurred one (an operator of two functions, whose data step is conjugate gradients without preconditioner); a mass map; all at the middle
+level of noise of benchmarks/matrix.py.
 
-Each solver runs with 8 settings, scored with the truth after every step: 4 levels of the denoiser, 1/8 to 1 of the top of its range, with alpha = (noise / sigma)^2
-and a quarter of it; for pgd and fista the same levels, and 1/2, 1, 2, 4 times sqrt(tau) noise; for hqs schedules of 8 and 24 steps from the top to
-1/16, 1/8, 1/4, 1/2 of it. At most 60 iterations (pgd, fista, pdhg: 150), fewer where the score moves by less than 0.01 dB in 25 of them.
+Each solver runs with 8 settings, scored with the truth after every step: 4 levels of the denoiser, 1/8 to 1 of the top of its range,
+with alpha = (noise / sigma)^2 and a quarter of it; pgd and fista with 6, 1/8 to 4 times sqrt(tau) noise; hqs with schedules of 8 and 24
+steps from the top to 1/16 ... 1/2 of it. Then with the level of the one that ends highest times and over sqrt(2). No level is above the
+range of a network. At most 60 iterations (pgd, fista, pdhg: 150), fewer where the score moves by less than 0.01 dB in 25.
 
-best       the highest score at the end of a run, of any solver and setting, for this problem and denoiser (in dB; the error of a mass map is in kappa)
+best       the highest score at the end of a run, of any solver and setting, for this problem and denoiser, in dB (of a mass map, of the
+           error in kappa)
+start      the score of A.initial(q)
 passed     the highest score at any step: above the best where a run is better before it ends, which only the truth tells
-steps      to the first after which the score is never again more than 0.1 dB below the best, with the setting of the solver that is there first
-seconds    of the processor, to there, from A.initial on, with what a solver prepares (the norm of A), without the scoring: the least of 3 runs
+steps      to the first from which on the score is within 0.1 dB of the best, with the setting of the solver that is there first
+seconds    of the processor, to there, from A.initial on, with what a solver prepares (the norm of A), without the scoring: least of 3
 -0.42 dB   no setting gets there; what the one that ends highest lacks
 status     of a run with that setting to a relative change of 1e-4, at most 150 iterations
 
@@ -32,6 +36,7 @@ from common import arguments, parse, publish
 from matrix import Case, cases, shipped
 
 from pnp_mlpatch import solvers
+from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import Diverged, require
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.metrics import psnr
@@ -58,11 +63,13 @@ REST = 25  # steps in which the score moves by less than 0.01 dB
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv", "dncnn"])
+    parser.add_argument("--case", default="", help="only problems with these words in their name")
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
+    parser.add_argument("--kept", action="store_true", help="only what is in --keep already, to look at a run that is not done")
     parser.add_argument("--picture", type=Path, help="draw the figure there")
     args = parse(parser)
     torch.set_num_threads(args.threads or 1)
-    todo = problems(32 if args.quick else 64)
+    todo = {name: case for name, case in problems(32 if args.quick else 64).items() if args.case in name}
     if args.quick:
         todo, args.denoiser = {name: todo[name] for name in list(todo)[::3]}, ["tv"]
     found = {}
@@ -83,17 +90,20 @@ def main():
     cells = {}
     for name in args.denoiser:
         for problem, case in todo.items():
+            if args.kept and any((name, problem, s, what) not in found for s in SOLVERS for what in ("sweep", "refine", "time")):
+                continue
             runs = {s: once(name, problem, s, "sweep", sweep, case, name, s, args.quick)["runs"] for s in SOLVERS}
+            runs |= {s: runs[s] + once(name, problem, s, "refine", refine, case, name, s, runs[s], args.quick)["runs"] for s in SOLVERS}
             traces = [run["score"] for of_solver in runs.values() for run in of_solver if run["score"]]
             best, peak = max(scores[-1] for scores in traces), max(map(max, traces))
             for s in SOLVERS:
                 cell = chosen(runs[s], best)
                 cell |= {"seconds": 0.0} | once(name, problem, s, "time", timed, case, name, s, cell, args.quick)
-                cells[name, problem, s] = cell | {"best": best, "peak": peak}
+                cells[name, problem, s] = cell | {"start": case.score(case.A.initial(case.q)), "best": best, "peak": peak}
             print(name, problem, {s: text(cells[name, problem, s]) for s in SOLVERS}, flush=True)
-    publish(args, tables(cells, args.denoiser, todo))
+    publish(args, tables(cells, todo))
     if args.picture:
-        picture(args.picture, cells, args.denoiser, list(todo))
+        picture(args.picture, cells)
 
 
 def problems(size):
@@ -119,20 +129,21 @@ def problems(size):
     return found
 
 
-def settings_of(case, D, solver):
-    """Eight settings of a solver."""
+def tried(case, D, solver):
+    """The levels and factors of alpha (for hqs the steps) that a solver is tried with."""
     top = levels(case, D)[-1]
-    own, few = SOLVERS[solver][1], schedules.geometric(top / 8, top, 4)
     if solver == "hqs":
-        return [
-            {"sigma": schedules.geometric(top, end, n), "iterations": n}
-            for n in (8, 24)
-            for end in schedules.geometric(top / 16, top / 2, 4)
-        ]
+        return [(end, steps) for steps in (8, 24) for end in schedules.geometric(top / 16, top / 2, 4)]
     if solver in ("pgd", "fista"):
-        step = case.noise / case.A.norm()
-        return [own | {"sigma": sigma} for sigma in (*few, step / 2, step, 2 * step, 4 * step)]
-    return [own | {"sigma": sigma, "alpha": factor * (case.noise / sigma) ** 2} for sigma in few for factor in (1, 1 / 4)]
+        return [(case.noise / case.A.norm() * factor, None) for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)]
+    return [(sigma, factor) for sigma in schedules.geometric(top / 8, top, 4) for factor in (1, 1 / 4)]
+
+
+def settings_of(case, D, solver, sigma, second):
+    if solver == "hqs":
+        return {"sigma": schedules.geometric(levels(case, D)[-1], sigma, second), "iterations": second}
+    alpha = {} if second is None else {"alpha": second * (case.noise / sigma) ** 2}
+    return SOLVERS[solver][1] | {"iterations": 150 if solver in GRADIENT else 60, "sigma": sigma} | alpha
 
 
 def run(case, D, solver, settings, x0, steps=10**6):
@@ -155,21 +166,31 @@ def run(case, D, solver, settings, x0, steps=10**6):
 
 def sweep(case, name, solver, quick):
     """The scores of every setting."""
-    D, x0, most = case.denoiser(name), case.A.initial(case.q), 150 if solver in GRADIENT else 60
-    runs = []
-    for settings in settings_of(case, D, solver)[:: 4 if quick else 1]:
-        settings = {"iterations": 6 if quick else most} | settings
-        scores, _ = run(case, D, solver, settings, x0)
-        runs.append({"settings": settings, "score": [round(score, 4) for score in scores if score == score]})
-    return {"runs": runs}
+    D = case.denoiser(name)
+    return {"runs": [score(case, D, solver, *pair, quick) for pair in tried(case, D, solver)[:: 4 if quick else 1]]}
+
+
+def refine(case, name, solver, runs, quick):
+    """The scores at levels sqrt(2) above and below that of the run that ended highest."""
+    D, best = case.denoiser(name), max(runs, key=lambda run: run["score"][-1] if run["score"] else -1e9)
+    return {"runs": [score(case, D, solver, best["level"] * by, best["second"], quick) for by in (0.5**0.5, 2**0.5)]}
+
+
+def score(case, D, solver, sigma, second, quick):
+    known = describe(D).sigma_range
+    sigma = min(sigma, known[1]) if known else sigma
+    settings = settings_of(case, D, solver, sigma, second) | ({"iterations": 6} if quick and solver != "hqs" else {})
+    scores, _ = run(case, D, solver, settings, case.A.initial(case.q))
+    finite = [round(value, 4) for value in scores if value == value]
+    return {"level": sigma, "second": second, "settings": settings, "score": finite}
 
 
 def chosen(runs, best):
-    """Of the runs of a solver the one that is near the best first, to stay, or else the one that ends nearest to it: settings, iterations (None: never), what it lacks."""
+    """Of a solver's runs the one first near the best, to stay, or else that ends nearest: settings, iterations or None, what it lacks."""
     found = []
     for run in runs:
         scores = run["score"]
-        far = [k + 1 for k, score in enumerate(scores) if score < best - NEAR]
+        far = [k + 1 for k, score in enumerate(scores) if abs(score - best) > NEAR]
         first = far[-1] + 1 if far else 1
         found.append((first if first <= len(scores) else 10**6, best - scores[-1] if scores else 1e9, run["settings"]))
     first, lacks, settings = min(found, key=lambda item: item[:2])
@@ -206,19 +227,28 @@ def text(cell, ratio=None):
     return (f"{cell['seconds']:.3f} s" if ratio is None else f"{ratio:.1f} x") + f", {cell['iterations']}"
 
 
-def tables(cells, names, todo):
+def rows_of(cells):
+    """The problems of each denoiser."""
+    found = {}
+    for name, problem, _ in cells:
+        found.setdefault(name, {})[problem] = None
+    return {name: list(problems) for name, problems in found.items()}
+
+
+def tables(cells, todo):
     each, totals, ends, used = [], [], [], []
-    for name in names:
-        for problem in todo:
+    for name, problems in rows_of(cells).items():
+        for problem in problems:
             ratio = ratios(cells, name, problem)
             least = min(cells[name, problem, s]["seconds"] for s in SOLVERS if ratio[s])
             cell = cells[name, problem, "admm"]
             row = {
                 "denoiser": name,
                 "problem": problem,
-                "best (dB)": cell["best"],
-                "passed on the way": cell["peak"],
-                "quickest (s)": least,
+                "start (dB)": cell["start"],
+                "best": cell["best"],
+                "passed": cell["peak"],
+                "quickest (s)": f"{least:.3f}",
             }
             each.append(row | {s: text(cells[name, problem, s], ratio[s]) for s in SOLVERS})
             used.append(
@@ -226,8 +256,8 @@ def tables(cells, names, todo):
                 | {s: setting(cells[name, problem, s]["settings"], todo[problem].noise) for s in SOLVERS}
             )
         for s in SOLVERS:
-            here = [cells[name, problem, s] for problem in todo]
-            ratio = [r for problem in todo if (r := ratios(cells, name, problem)[s])]
+            here = [cells[name, problem, s] for problem in problems]
+            ratio = [r for problem in problems if (r := ratios(cells, name, problem)[s])]
             steps = [1000 * cell["seconds"] / cell["iterations"] for cell in here if cell["iterations"]]
             totals.append(
                 {
@@ -256,7 +286,7 @@ def setting(settings, noise):
     return f"{255 * sigma:.3g}" + (f", {alpha * (sigma / noise) ** 2:.2g}" if alpha else "")
 
 
-def picture(path, cells, names, todo):
+def picture(path, cells):
     """A heat map: seconds over those of the quickest of the row."""
     require("matplotlib", "Drawing")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -264,11 +294,13 @@ def picture(path, cells, names, todo):
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(13, 1.6 + 0.62 * len(names) * len(todo)), layout="constrained")
+    rows = rows_of(cells)
+    counts = [len(problems) for problems in rows.values()]
+    figure = Figure(figsize=(13, 1.6 + 0.62 * sum(counts)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
+    axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True, height_ratios=counts)[:, 0]
     norm = LogNorm(1, 30)
-    for axis, name in zip(axes, names, strict=True):
+    for axis, (name, todo) in zip(axes, rows.items(), strict=True):
         values = np.array([[ratios(cells, name, problem)[s] or np.nan for s in SOLVERS] for problem in todo], dtype=float)
         shown = axis.imshow(np.ma.masked_invalid(values), norm=norm, cmap="viridis_r", aspect="auto")
         for row, problem in enumerate(todo):

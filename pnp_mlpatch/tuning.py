@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -14,12 +15,12 @@ from tqdm.auto import tqdm
 from pnp_mlpatch.denoisers import base as denoisers
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import Diverged, InputError, InputTypeError
 from pnp_mlpatch.noise import noise_level, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, State, Tuned, make_problem
+from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, State, Tuned, make_problem, per_image
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,22 @@ def _probe(
         return r.flatten(1).square().sum(1).double(), divergence, seen.flatten(1).sum(1).double()
 
 
-FACTORS = (1.0, 0.25)  # of alpha = (noise / sigma)^2, that are always tried; times 4 or 1/4 more where the best is the last
-LEVELS = (4.0, 1 / 15, 1 / 2)  # the first level is the noise in the start over 4, from 1/15 to 1/2 of the top
+RANGE = (1 / 15, 4)  # levels that are tried: from 1/15 of the denoiser's top, so many, each twice the one before
 ERRORS = (
     0.5,
     1.0,
     1.05,
 )  # how many standard errors worse than the best a smoother estimate may predict: the second where the error is below the third
+RACE = 3.0  # how many standard errors a walk may lag behind the best after the first part
 HELD = 60000  # data that are enough for one part
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """A run to try: the level at each iteration (N, B), and by what alpha is multiplied (B,)."""
+
+    sigma: Tensor
+    factor: Tensor
 
 
 def auto(
@@ -189,27 +198,27 @@ def auto(
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
     progress: bool | None = None,
 ) -> Result:
-    r"""A reconstruction with nothing to choose: the level of the denoiser rises until data that were held out are predicted worse.
+    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those that predict held-out data best.
 
-        sigma_k = low (high / low)^(k / (N - 1)),  k = 0 ... N - 1        alpha_k = factor (noise / sigma_k)^2
-        (factor, K) = argmin mean over H of |A x_K - q|^2 / noise^2
+        (sigma, factor, K) = argmin mean over H of |A x_K - q|^2 / noise^2        alpha = factor (noise / sigma)^2
 
-    The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start,
-    for factor = 1 and 1/4, and 4, 16, ... (1/16) while the last one tried is the best; the errors are means over so many ``folds``, parts that do
-    not overlap. Then it runs on all data with the same levels and the best factor, and each image stops at its K. Among estimates
-    that predict as well as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but noise is left,
-    an error below 1.05) the one furthest from the data is taken, since where noise dominates the error alone cannot tell.
+    The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start, at
+    four constant levels, from 1/15 to about half of the top of the denoiser's range (of the deviation of the start, for one that tells none), and with one that rises
+    geometrically to the top: where a prior is weak, the way is better than where it leads. Then alpha of the best of them is multiplied and divided by 4, as
+    long as that helps. The errors are means over so many ``folds``, parts that do not overlap; runs that lag behind in the first one are left out. Each
+    image of a batch has its own sigma, factor and K, and stops there when the solver runs on all data.
 
-    ``high`` is the top of the denoiser's range; for one that tells none, the deviation of the start. ``low`` is a quarter of what the
-    noise becomes in the start, from 1/15 to 1/2 of high. Every image of a batch has its own factor and K. ``noise`` is that of
-    :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`), and tries a
-    factor more. ``x0`` is the start of the last run only: it may hold what the data say that are held out. ``folds`` is by default 3,
-    2 above 30000 data an image and 1 above 60000; the cost is that of 2 folds + 1 runs, or a few more.
+    Among estimates that predict as well as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but
+    noise is left, an error below 1.05) the one furthest from the data is taken: where noise dominates, the error alone cannot tell.
 
-    The result's ``tuned`` says what was chosen; its statuses are "stopped": an estimate that stops early is no fixed point. Give its
-    ``sigma`` as a constant for one.
+    ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
+    ``x0`` is the start of the last run only: it may hold what the data say that are held out. ``folds`` is by default 3, 2 above
+    30000 data an image and 1 above 60000: with many data all of it costs about 8 runs, with few about 17.
 
-    Raises :class:`InputError` for solvers without a level that may rise (hqs has a schedule of its own; samplers), and what
+    The result's ``tuned`` says what was chosen, and ``tuned.settings`` are settings of the solver. The statuses are "stopped": an estimate that stops early is no
+    fixed point.
+
+    Raises :class:`InputError` for solvers without a level that may be chosen so (hqs has a schedule of its own; samplers), and what
     :func:`cross_validate` raises. Stone 1974; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
@@ -217,7 +226,7 @@ def auto(
     start, names = time.perf_counter(), {f.name for f in fields(cast(Any, solver))}
     if not tunable(solver):
         raise InputError(
-            f"auto: {type(solver).__name__} has no level of the denoiser that may rise as it runs. Take admm, drs, red, pgd ..., or cross_validate."
+            f"auto: {type(solver).__name__} has no level of the denoiser that may be chosen so. Take admm, drs, red, pgd ..., or cross_validate."
         )
     with torch.no_grad():
         level = noise_level(q, A) if noise is None else noise
@@ -225,120 +234,168 @@ def auto(
         problem.known_noise("auto")
         if x0 is not None:
             solver._start(x0, problem)
-        low, high = _range(q, A, D, level)
-        levels = schedules.geometric(low, high, solver.iterations)
+        high = _top(problem, D)
+        N, B = solver.iterations, len(q)
+        balances = "factor" in names and cast(Any, solver).alpha is None
         deviation, seen = _map_of(q, A, level), reached(A)
         seen = seen & torch.isfinite(deviation)
-        folds = _folds(int(seen.sum(tuple(range(1, seen.ndim))).min()), part, folds)
+        folds = _folds(int(seen.flatten(1).sum(1).min()), part, folds)
         draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
-        steps: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
-        walk = replace(cast(Any, solver.at(levels)), **steps)
-        table, fits, tried = [], [], []
-        factors = list(FACTORS) if "alpha" in names and cast(Any, solver).alpha is None else [1.0]
-        bar = tqdm(total=len(factors) * folds * solver.iterations, desc="auto", disable=None if progress is None else not progress)
+        parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & seen for fold in range(folds)]
+        loose: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
+        one = torch.ones(B, dtype=q.dtype, device=q.device)
+        first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]
+        walks = [_Walk(first * (high / first) ** along, one)]
+        walks += [_Walk((high * RANGE[0] * 2**k).expand(N, B), one) for k in range(RANGE[1])]
+        errors: list[Tensor] = []
+        fits: list[Tensor] = []
+        bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
+
+        def run(new: Sequence[_Walk]) -> None:
+            """The errors and misfits of some walks, those that lag after the first part with infinite ones."""
+            firsts: list[tuple[Tensor, Tensor]] = []
+            for walk in new:
+                settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
+                at = replace(cast(Any, solver), **settings)
+                firsts.append(_errors(at, q, A, D, deviation, parts[0], seen))
+                bar.update()
+            before = [e[:, :, : firsts[0][0].shape[2]] for e in errors]
+            best = torch.cat([*before, *(e for e, _ in firsts)])
+            for walk, (e, fit) in zip(new, firsts, strict=True):
+                settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
+                at = replace(cast(Any, solver), **settings)
+                found, fitted = [e], [fit]
+                for held in parts[1:]:
+                    if _lags(e, best):
+                        n = int((held.any(0) if held.ndim == q.ndim else held).sum())
+                        found.append(torch.full((N, B, n), torch.inf, dtype=torch.float64, device=q.device))
+                        continue
+                    more = _errors(at, q, A, D, deviation, held, seen)
+                    found.append(more[0])
+                    fitted.append(more[1])
+                    bar.update()
+                errors.append(torch.cat(found, dim=2))
+                fits.append(torch.stack(fitted).mean(0))
+
         with bar:
-            for factor in factors:
-                errors, misfits = [], []
-                for fold in range(folds):
-                    held = (draw >= fold * part) & (draw < (fold + 1) * part) & seen
-                    known = torch.where(held, torch.inf, deviation * factor**0.5)
-                    e, m = _walk(walk, q, A, D, known, deviation, held, seen & ~held, lambda state: bar.update() and None)
-                    errors.append(e)
-                    misfits.append(m)
-                table.append(torch.cat(errors, dim=2))
-                fits.append(torch.stack(misfits).mean(0))
-                tried.append(factor)
-                if factor == factors[-1] and len(factors) > 1:
-                    more = _more(torch.cat(table), torch.cat(fits), tried, solver.iterations, estimated=noise is None)
-                    factors += more
-                    bar.total += len(more) * folds * solver.iterations
-        errors, fit = torch.cat(table), torch.cat(fits)
-        best = _choose(errors, fit)
-        factor = torch.tensor(tried, dtype=torch.float64)[best // solver.iterations]
-        stop = best % solver.iterations + 1
+            run(walks)
+            row = _choose(torch.cat(errors), torch.cat(fits))
+            for step in (4.0, 0.25) if balances else ():
+                tried = step
+                while tried <= 64 and tried >= 1 / 64:
+                    sigma = torch.stack([walks[int(k) // N].sigma[:, b] for b, k in enumerate(row)], dim=1)
+                    factor = torch.stack([walks[int(k) // N].factor[b] for b, k in enumerate(row)])
+                    walks.append(_Walk(sigma, factor * step))
+                    run(walks[-1:])
+                    old, row = row, _choose(torch.cat(errors), torch.cat(fits))
+                    if not bool((row // N == len(walks) - 1).any()):
+                        row = old if bool((row == old).all()) else row
+                        break
+                    tried *= step
+        table = torch.cat(errors)
+    K = (row % N + 1).to(q.device)
+    sigma = torch.stack([walks[int(k) // N].sigma[:, b] for b, k in enumerate(row)], dim=1)
+    factor = torch.stack([walks[int(k) // N].factor[b] for b, k in enumerate(row)])
 
     def arrived(state: State) -> Tensor:
-        return stop <= state.iteration
+        return state.iteration >= K
 
-    last: Any = {"tol": 0.0, "iterations": int(stop.max())}
-    same = bool((factor == factor[0]).all())
-    told = level * float(factor[0]) ** 0.5 if same else _scaled(level, factor, q, A)
-    result = replace(cast(Any, solver.at(levels)), **last).run(
-        q, A, D, noise=told, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
+    constant = bool((sigma == sigma[0]).all())
+    chosen: dict[str, Any] = {"sigma": sigma[0] if constant else sigma[: int(K.max())]} | ({"factor": factor} if balances else {})
+    last: Any = chosen | {"tol": 0.0, "iterations": int(K.max())}
+    result = replace(cast(Any, solver), **last).run(
+        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
     )
-    reached_level = torch.tensor(levels, dtype=torch.float64)[stop - 1]
-    ends = sum(int(k) == solver.iterations for k in stop)
+    rises = sum(
+        int(k) // N == 0 or not bool((walks[int(k) // N].sigma[:, b] == walks[int(k) // N].sigma[0, b]).all()) for b, k in enumerate(row)
+    )
+    kind = "a level that rises" if rises == B else "a constant level" if rises == 0 else "a level that rises for some"
     why = (
-        f"Levels rose from {low:.4g} to {high:.4g} in {solver.iterations} steps; data that were held out ({folds} x {part:.0%}) were "
-        f"predicted best after {_span(stop)}{', the last' * bool(ends)}, with alpha = factor (noise / sigma)^2."
+        f"{len(walks)} ways of {N} iterations were tried without some of the data ({folds} x {part:.0%}), which {kind} predicts best, with "
+        f"{_span(K)} and alpha = factor (noise / sigma)^2."
     )
-    count = torch.arange(solver.iterations, dtype=torch.float64).repeat(len(tried))
     columns = {
-        "factor": torch.tensor(tried, dtype=torch.float64).repeat_interleave(solver.iterations),
-        "iteration": count + 1,
-        "sigma": torch.tensor(levels, dtype=torch.float64).repeat(len(tried)),
-        "error": errors.mean(2),
+        "sigma": torch.cat([walk.sigma for walk in walks]).double(),
+        "factor": torch.cat([walk.factor.expand(N, B) for walk in walks]).double(),
+        "iteration": torch.arange(1.0, N + 1, dtype=torch.float64).repeat(len(walks)),
+        "error": table.mean(2),
     }
-    settings = {"sigma": reached_level, "factor": factor, "iterations": stop}
-    return replace(result, tuned=Tuned(settings, level, noise is None, columns, why), seconds=time.perf_counter() - start)
+    tuned = Tuned(chosen | {"iterations": K}, level, noise is None, columns, why)
+    return replace(result, tuned=tuned, seconds=time.perf_counter() - start)
 
 
 def tunable(solver: Solver) -> bool:
-    """Whether :func:`auto` can choose for this solver: it has a level that may rise as it runs."""
+    """Whether :func:`auto` can choose for this solver: it has a level that may be any, and rise as it runs."""
     return solver.rising and "sigma" in {f.name for f in fields(cast(Any, solver))}
 
 
-def _walk(
-    solver: Solver, q: Tensor, A: LinearOperator, D: Denoiser, known: Tensor, deviation: Tensor, held: Tensor, rest: Tensor, tick: Callback
+def _errors(
+    solver: Solver, q: Tensor, A: LinearOperator, D: Denoiser, deviation: Tensor, held: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The squared errors at the held data (N, B, n), in units of the noise, and the misfit of the rest (N, B), at every iteration."""
+    """The squared errors at the held data (N, B, n), in units of the noise, and the misfit of the rest (N, B), at every iteration.
+
+    A run that diverges has infinite errors from there on.
+    """
     errors, misfits = [], []
     place = held.any(0) if held.ndim == q.ndim else held
+    rest = seen & ~held
 
     def look(state: State) -> None:
-        r = torch.where(
-            held | rest, (A(state.x) - torch.where(held | rest, q, 0.0)) / torch.where(held | rest, deviation, 1.0), 0.0
-        ).square()
+        r = torch.where(seen, (A(state.x) - torch.where(seen, q, 0.0)) / torch.where(seen, deviation, 1.0), 0.0).square()
         errors.append(torch.where(held, r, 0.0)[:, place].double())
         misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.expand_as(r).flatten(1).sum(1))
 
-    solver.run(q, A, D, noise=known, callbacks=[look, tick], progress=False)
-    return torch.stack(errors), torch.stack(misfits)
+    with suppress(Diverged):
+        solver.run(q, A, D, noise=torch.where(held, torch.inf, deviation), callbacks=[look], progress=False)
+    e = torch.full((solver.iterations, len(q), int(place.sum())), torch.inf, dtype=torch.float64, device=q.device)
+    m = torch.zeros(solver.iterations, len(q), dtype=torch.float64, device=q.device)
+    if errors:
+        e[: len(errors)], m[: len(errors)] = torch.stack(errors), torch.stack(misfits)
+    return e, m
+
+
+def _against(errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best row of errors (R, B, n) for each image, (B, n); by how much all others are worse, and its standard error, (R, B)."""
+    mean = errors.mean(2)
+    best = mean.argmin(0)
+    least = errors.gather(0, best[None, :, None].expand(1, -1, errors.shape[2]))
+    difference = torch.where(torch.isfinite(errors), errors - least, 0.0)
+    error = difference.std(2) / errors.shape[2] ** 0.5
+    return least[0], torch.where(torch.isfinite(mean), difference.mean(2), torch.inf), error
 
 
 def _choose(errors: Tensor, fit: Tensor) -> Tensor:
     """The row for each image, (B,): the furthest from the data of those that predict as well as the best, to within ERRORS."""
-    best = errors.mean(2).argmin(0)
-    least = errors.gather(0, best[None, :, None].expand(1, -1, errors.shape[2]))
-    difference = errors - least
-    slack = torch.where(least[0].mean(1) < ERRORS[2], ERRORS[1], ERRORS[0])
-    good = difference.mean(2) <= slack * difference.std(2) / errors.shape[2] ** 0.5
-    return torch.where(good, fit, -1.0).argmax(0).cpu()
+    least, worse, error = _against(errors)
+    slack = torch.where(least.mean(1) < ERRORS[2], ERRORS[1], ERRORS[0])
+    return torch.where(worse <= slack * error, fit, -1.0).argmax(0).cpu()
 
 
-def _more(errors: Tensor, fit: Tensor, tried: list[float], iterations: int, *, estimated: bool) -> list[float]:
-    """The factor to try next: 4 times the largest where the best is at the end of the path, a quarter of the least for a noise that was estimated."""
-    best = _choose(errors, fit)
-    chosen = [tried[int(k) // iterations] for k in best]
-    late = [factor == max(tried) and int(k) % iterations >= iterations - 2 for factor, k in zip(chosen, best, strict=True)]
-    if any(late) and max(tried) < 64:
-        return [4 * max(tried)]
-    if estimated and min(chosen) == min(tried) and min(tried) > 1 / 64:
-        return [min(tried) / 4]
-    return []
+def _lags(errors: Tensor, all_errors: Tensor) -> bool:
+    """Whether no row of a walk comes near the best of all, for any image."""
+    _, worse, error = _against(torch.cat([all_errors, errors]))
+    worse, error = worse[-len(errors) :], error[-len(errors) :]
+    return not bool((worse <= RACE * error).any())
 
 
-def _range(q: Tensor, A: LinearOperator, D: Denoiser, noise: float | Tensor) -> tuple[float, float]:
-    """The first level and the last."""
+def _top(problem: Problem, D: Denoiser) -> Tensor:
+    """The largest level for each image, (B,): the top of the denoiser's range, or the deviation of the start."""
     known = describe(D).sigma_range
-    problem = make_problem(q, A, noise)
-    high = float(problem.A.initial(problem.q).flatten(1).std(1).max()) if known is None else known[1]
-    draw = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(0)).to(problem.q) * torch.as_tensor(problem.noise).max()
-    draw = draw.expand_as(problem.q) * (problem.q != 0 if problem.noise_map is not None else 1)
-    s = float(problem.A.initial(draw.contiguous()).flatten(1).std(1).min())
-    if not high > 0:
+    high = problem.A.initial(problem.q).flatten(1).std(1)
+    high = high if known is None else torch.full_like(high, known[1])
+    if not bool((high > 0).all()):
         raise InputError("auto: the start is constant, and the denoiser tells no range of sigma. Give sigma=.")
-    return min(max(s / LEVELS[0], high * LEVELS[1]), high * LEVELS[2]), high
+    return high
+
+
+def _first(problem: Problem, high: Tensor) -> Tensor:
+    """Where the level begins to rise, (B,): a quarter of what the noise becomes in the start, from 1/15 to 1/2 of the top."""
+    draw = torch.randn(1, *problem.A.data_shape, generator=torch.Generator().manual_seed(0)).to(problem.q).expand_as(problem.q)
+    draw = per_image(problem.known_noise("auto"), draw, "auto: noise") * draw
+    if problem.noise_map is not None:
+        draw = draw * (problem.noise_map > 0)
+    s = problem.A.initial(draw.contiguous()).flatten(1).std(1)
+    return torch.minimum(torch.maximum(s / 4, high * RANGE[0]), high / 2)
 
 
 def _folds(measured: int, part: float, folds: int | None) -> int:
@@ -362,17 +419,9 @@ def _map_of(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
     return level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
 
 
-def _scaled(noise: float | Tensor, factor: Tensor, q: Tensor, A: LinearOperator) -> Tensor:
-    """The noise times the root of one factor an image, (B,) or a map (B, *data_shape)."""
-    root = factor.to(q).sqrt()
-    if (isinstance(noise, Tensor) and noise.ndim > 1) or (isinstance(noise, Tensor) and noise.ndim == 1 and len(A.data_shape) == 1):
-        return _map_of(q, A, noise) * root.reshape(-1, *[1] * (q.ndim - 1))
-    return root * torch.as_tensor(noise).to(q)
-
-
 def _span(stop: Tensor) -> str:
     low, high = int(stop.min()), int(stop.max())
-    return f"step {low}" if low == high else f"steps {low} to {high}"
+    return f"{low} iterations" if low == high else f"{low} to {high} iterations"
 
 
 @dataclass(frozen=True)

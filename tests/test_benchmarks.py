@@ -158,3 +158,13 @@ def test_uncertainty(sets, tmp_path):
     assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
     assert len(photographs) == 2
     assert (tmp_path / "u.png").stat().st_size > 10_000
+
+
+def test_choosing(tmp_path):
+    keep, drawn = tmp_path / "kept.jsonl", tmp_path / "c.png"
+    each, totals, ends, used = run("choosing", "--keep", keep, "--picture", drawn, out=tmp_path / "c.json").values()
+    assert len(each) == len(used) == 2
+    assert all(any(str(cell).startswith("1.0 x") for cell in row.values()) for row in each)
+    assert [row["solver"] for row in ends] == [row["solver"] for row in totals if row["solver"] != "hqs"]
+    assert len(keep.read_text().splitlines()) == 2 * 2 * len(totals)
+    assert drawn.stat().st_size > 10_000

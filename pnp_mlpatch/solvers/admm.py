@@ -46,11 +46,12 @@ class ADMM(Solver):
 
         f_k = h(v_{k-1} - u_{k-1}; alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
         v_k = D(f_k + u_{k-1}, sigma_k)
-        u_k = u_{k-1} + f_k - v_k                  alpha_k = (noise / sigma_k)^2
+        u_k = u_{k-1} + f_k - v_k                  alpha_k = factor (noise / sigma_k)^2
 
     started from v_0 = x0, u_0 = 0; the estimate is v. ``sigma`` is the level given to the denoiser, in the units of the
     image: a number, a sequence with one for each iteration (held at its last), or a tensor (B,) with one for each image. It
-    acts like a step size sigma^2: the same denoiser at a larger sigma regularises more. ``alpha`` overrides the rule above.
+    acts like a step size sigma^2: the same denoiser at a larger sigma regularises more. ``factor`` is 1 by statistics, more for a stronger
+    denoiser; ``alpha`` overrides the rule above.
 
     Where the data step has no closed form it runs ``data_iterations`` steps of preconditioned CG from f_{k-1} + (f_{k-1} - f_{k-2}) / 2, one
     more in each of the first three iterations, in which the start moves most, or fewer if the relative residual ``data_tol`` is
@@ -77,6 +78,7 @@ class ADMM(Solver):
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
@@ -88,7 +90,7 @@ class ADMM(Solver):
             raise InputError(f"ADMM: balance is for how many iterations residuals are balanced, an integer >= 0, got {self.balance!r}.")
         if self.balance and self.anderson:
             raise InputError("ADMM: anderson mixes points of one iteration, and balance changes it. Take one of them.")
-        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
         anderson.check_depth(self.anderson, "ADMM")
         schedules.check_schedule(self.sigma, "ADMM: sigma")
 
@@ -97,8 +99,8 @@ class ADMM(Solver):
         if self.balance and isinstance(state, ADMMState) and state.scale is not None:
             scale = state.scale.to(problem.q)
             alpha = None if self.alpha is None else self.alpha / scale**2
-            return {"sigma": sigma * scale, "alpha": weight_of(problem, alpha, sigma * scale, "ADMM")}
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "ADMM")}
+            return {"sigma": sigma * scale, "alpha": weight_of(problem, alpha, sigma * scale, "ADMM", self.factor)}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "ADMM", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
         memory, mixing = anderson.empty(x0, self.anderson)

@@ -425,9 +425,11 @@ def check_settings(solver: Solver, **positive: float | Tensor | None) -> None:
             raise InputError(f"{who}: {name} must be finite and > 0, got {value!r}.")
 
 
-def weight_of(problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str) -> float | Tensor:
-    """alpha = (noise / sigma)^2, what statistics says of the balance of data and prior, unless ``alpha`` is given."""
-    return (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
+def weight_of(
+    problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str, factor: float | Tensor = 1.0
+) -> float | Tensor:
+    """alpha = factor (noise / sigma)^2, what statistics says of the balance of data and prior for factor = 1, unless ``alpha`` is given."""
+    return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
 
 
 def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
@@ -549,7 +551,11 @@ def _rows_of_problem(problem: Problem, rows: Tensor) -> Problem:
 
 def _rows_of_solver(solver: Solver, rows: Tensor, images: int) -> Solver:
     """A solver whose settings (B,) are those of the images ``rows``."""
-    changes: Any = {name: value[rows.to(value.device)] for name, value in _tensors(solver, images).items()}
+    changes: Any = {}
+    for f in fields(cast(Any, solver)):
+        value = getattr(solver, f.name)
+        if isinstance(value, Tensor) and value.shape[-1:] == (images,):  # (B,), or a schedule (K, B)
+            changes[f.name] = value[..., rows.to(value.device)]
     return replace(cast(Any, solver), **changes)
 
 

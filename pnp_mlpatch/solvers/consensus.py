@@ -59,7 +59,7 @@ class Consensus(Solver):
 
         f_i = h_i(v - u_i; alpha_i)            h_i(z; alpha) = (A_i^H A_i + alpha)^-1 (A_i^H q_i + alpha z)
         v   = D(mean_i (f_i + u_i), sigma)
-        u_i = u_i + f_i - v                    alpha_i = (noise_i / sigma)^2 / n
+        u_i = u_i + f_i - v                    alpha_i = factor (noise_i / sigma)^2 / n
 
     started from v = x0, u_i = 0; the estimate is v. With the penalty rho/2 |f_i - v + u_i|^2 of each term, v is the minimum of
 
@@ -85,19 +85,20 @@ class Consensus(Solver):
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
         anderson.check_depth(self.anderson, "Consensus")
         schedules.check_schedule(self.sigma, "Consensus: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "Consensus")}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "Consensus", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> ConsensusState:
         f = x0.repeat(1, len(_terms(problem)), 1, 1)

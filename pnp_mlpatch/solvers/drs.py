@@ -33,7 +33,7 @@ class DRS(Solver):
 
         f_k = h(2 x_{k-1} - z_{k-1}; alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
         z_k = z_{k-1} + lam (f_k - x_{k-1})          0 < lam < 2
-        x_k = D(z_k, sigma_k)                        alpha_k = (noise / sigma_k)^2
+        x_k = D(z_k, sigma_k)                        alpha_k = factor (noise / sigma_k)^2
 
     from x_0 = z_0 = x0; the estimate is x. With lam = 1 it is :class:`~pnp_mlpatch.solvers.admm.ADMM`, iterate by iterate, in the
     variable z = f + u, u = z - x. The fixed points are those of ADMM for every lam:
@@ -55,6 +55,7 @@ class DRS(Solver):
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     lam: float = 1.0
     tol: float = 1e-4
     data_iterations: int = 2
@@ -62,7 +63,7 @@ class DRS(Solver):
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
         anderson.check_depth(self.anderson, "DRS")
         schedules.check_schedule(self.sigma, "DRS: sigma")
         if not finite_number(self.lam) or not 0 < self.lam < 2:
@@ -70,7 +71,7 @@ class DRS(Solver):
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "DRS")}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "DRS", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> DRSState:
         memory, mixing = anderson.empty(x0, self.anderson)

@@ -41,7 +41,7 @@ class FastADMM(Solver):
 
         f_k = h(v'_{k-1} - u'_{k-1}; alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
         v_k = D(f_k + u'_{k-1}, sigma_k)
-        u_k = u'_{k-1} + f_k - v_k                    alpha_k = (noise / sigma_k)^2
+        u_k = u'_{k-1} + f_k - v_k                    alpha_k = factor (noise / sigma_k)^2
         (v', u')_k = (v, u)_k + (t_k - 1) / t_{k+1} ((v, u)_k - (v, u)_{k-1})        t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2
 
     as long as |u_k - u'_{k-1}|^2 + |v_k - v'_{k-1}|^2 falls; an image for which it does not goes back to the step before, with
@@ -55,17 +55,18 @@ class FastADMM(Solver):
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     tol: float = 1e-4
     data_iterations: int = 2
     data_tol: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
         schedules.check_schedule(self.sigma, "FastADMM: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "FastADMM")}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "FastADMM", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> FastADMMState:
         zero, one = torch.zeros_like(x0), x0.new_ones(len(x0), 1, 1, 1)

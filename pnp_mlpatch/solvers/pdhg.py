@@ -28,7 +28,7 @@ class PDHG(Solver):
     r"""The primal-dual hybrid gradient method of Chambolle and Pock: the data term is dualised, so only A and A^H are needed.
 
         y_k = (y_{k-1} + s (A x'_{k-1} - q)) / (1 + s alpha_k)        s = 1 / |A|^2
-        x_k = D(x_{k-1} - A^H y_k, sigma_k)                           alpha_k = (noise / sigma_k)^2
+        x_k = D(x_{k-1} - A^H y_k, sigma_k)                           alpha_k = factor (noise / sigma_k)^2
         x'_k = 2 x_k - x_{k-1}
 
     from x_0 = x'_0 = x0, y_0 = 0. It is the method for min_x max_y <A x, y> - F*(y) + sigma^2 R(x) with F(p) = |p - q|^2 / (2 alpha)
@@ -50,15 +50,16 @@ class PDHG(Solver):
     iterations: int = 100
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha)
+        check_settings(self, alpha=self.alpha, factor=self.factor)
         schedules.check_schedule(self.sigma, "PDHG: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "PDHG")}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "PDHG", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> PDHGState:
         size = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30)

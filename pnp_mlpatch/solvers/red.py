@@ -37,7 +37,7 @@ class RED(Solver):
         "fixed_point":    x_k = h(D(x_{k-1}, sigma_k); alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
         "gradient":       x_k = x - tau [A^H (A x - q) + alpha_k (x - D(x, sigma_k))],    x = x_{k-1},    tau = 1 / (|A|^2 + alpha_k)
 
-    The first needs a data step, and with one is much faster; the second needs A and A^H only. ``alpha`` is (noise / sigma)^2 by default,
+    The first needs a data step, and with one is much faster; the second needs A and A^H only. ``alpha`` is factor (noise / sigma)^2 by default, factor = 1,
     so lam = 1 / sigma^2: (D(x, sigma) - x) / sigma^2 is then the gradient of the logarithm of the density of images blurred by
     noise of deviation sigma, for the D of least squares (Tweedie 1947), so x is the most probable image under that density. The
     iteration contracts if D does. ``data_iterations`` and ``data_tol`` are those of ADMM, for "fixed_point".
@@ -56,6 +56,7 @@ class RED(Solver):
     iterations: int = 50
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
+    factor: float | Tensor = 1.0
     form: str = "fixed_point"
     tol: float = 1e-4
     data_iterations: int = 2
@@ -63,7 +64,7 @@ class RED(Solver):
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
         anderson.check_depth(self.anderson, "RED")
         schedules.check_schedule(self.sigma, "RED: sigma")
         if self.form not in ("fixed_point", "gradient"):
@@ -71,7 +72,7 @@ class RED(Solver):
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED")}
+        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> REDState:
         norm2 = 1.001 * problem.A.norm() ** 2 if self.form == "gradient" else 0.0

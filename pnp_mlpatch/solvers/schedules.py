@@ -1,4 +1,4 @@
-"""Noise levels over the iterations: a number for all of them, one for each image, or a sequence with one for each iteration."""
+"""Noise levels over the iterations: a number for all of them, one for each image (B,), a sequence with one for each iteration, or both (K, B)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def from_noise(A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, 
 
 
 def level(schedule: Schedule, k: int) -> Level:
-    """The level at iteration k: a sequence is held at its last value, a tensor (B,) is one level an image."""
+    """The level at iteration k: a sequence is held at its last value, a tensor (B,) is one level an image, (K, B) a sequence of those."""
+    if isinstance(schedule, Tensor) and schedule.ndim == 2:
+        return schedule[min(k, len(schedule) - 1)]
     if isinstance(schedule, Tensor) or not isinstance(schedule, Sequence):
         return schedule
     return schedule[min(k, len(schedule) - 1)]
