@@ -166,5 +166,5 @@ def test_choosing(tmp_path):
     assert len(each) == len(used) == 2
     assert all(any(str(cell).startswith("1.0 x") for cell in row.values()) for row in each)
     assert [row["solver"] for row in ends] == [row["solver"] for row in totals if row["solver"] != "hqs"]
-    assert len(keep.read_text().splitlines()) == 2 * 2 * len(totals)
+    assert len(keep.read_text().splitlines()) == 2 * 3 * len(totals)  # swept, refined, timed
     assert drawn.stat().st_size > 10_000

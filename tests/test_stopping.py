@@ -166,10 +166,10 @@ def test_what_runs_away_is_stopped_before_it_is_nan(name):
     q = torch.rand(2, *SHAPE, dtype=torch.float64)
     q[0] = 0
     settings = {"tau": 0.01} if name == "pgd" else {"alpha": 10.0}
-    with pytest.raises(Diverged, match=r"of image 1 is more than 10000 times as large as at the start, and grows") as caught:
+    with pytest.raises(Diverged, match=r"of image 1 is more than 1000 times as large as at the start, and grows") as caught:
         reconstruct(q, Identity(SHAPE), lambda x, s: 2 * x, name, noise=1.0, sigma=1.0, iterations=2000, **settings)
     assert bool(torch.isfinite(caught.value.state.x).all())
-    assert float(caught.value.state.x[1].norm()) < 1e6 * float(q[1].norm())
+    assert float(caught.value.state.x[1].norm()) < 1e5 * float(q[1].norm())
     assert len(caught.value.state.x) == 2
 
 

@@ -456,11 +456,11 @@ def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
 
 
 _SERIOUS = ("stopped", "oscillating", "stalled", "max_iter")
-_RUNAWAY = 1e4  # how many times its first size an estimate may have
+_RUNAWAY = 1e3  # how many times its first size an estimate may have
 
 
 class _Growth:
-    """Whether an estimate runs away: 10^4 times as large as at first, after growing at each of the last five steps by 5 %."""
+    """Whether an estimate runs away: 10^3 times as large as at first, after growing at each of the last five steps by 5 %."""
 
     def __init__(self, x: Tensor):
         self.first = self.last = x.detach().flatten(1).norm(dim=1)
