@@ -135,7 +135,7 @@ def test_what_is_chosen_is_saved_and_repeatable(photo, tmp_path):
 def test_every_solver_with_a_level_that_may_rise(name, photo):
     A = MAKE["mask"]()
     q = A(photo) + 0.04 * white(*photo.shape) * (A(torch.ones_like(photo)) != 0)
-    settings = {"iterations": 20}
+    settings = {"iterations": 10}
     result = reconstruct(q, A, TV, name, noise=0.04, **settings)
     assert result.tuned is not None
     assert float(psnr(result.x, photo)) > float(psnr(A.initial(q), photo))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ def result_figure(result: Result) -> Figure:
 
     With the residual are drawn the columns of the history whose name starts with "primal", "dual" or "fixed_point". Levels that are
     constant, or nowhere above 0, are named with their value instead. Above stand the status, that of each image where they differ, and
-    which settings were chosen, and why, if they were chosen by the data. Of an image of two channels the first is shown. A notebook shows
+    which settings were chosen, and why, if they were chosen by the data; the errors of all that was tried are then drawn too. Of an image of two channels the first is shown. A notebook shows
     the figure, and :func:`pnp_mlpatch.viz.save` writes it. Raises :class:`MissingPackage` without matplotlib.
     """
     require("matplotlib", "Drawing a result")
@@ -46,17 +47,17 @@ def result_figure(result: Result) -> Figure:
     varying = {name: values for name, values in levels.items() if min(values) < max(values) and max(values) > 0}
     fixed = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying)
     others = {name: values for name, values in history.items() if name not in ("iteration", "seconds", *residuals, *levels)}
-    lines = _title(result)
-    figure = Figure(figsize=(13 + 3.3 * bool(others), 3.2 + 0.2 * len(lines)), layout="constrained")
+    lines, tried = _title(result), _tried(result)
+    figure = Figure(figsize=(13 + 3.3 * (bool(others) + bool(tried)), 3.2 + 0.2 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
-    shown, *axes = figure.subplots(1, 4 + bool(others))
+    shown, *axes = figure.subplots(1, 4 + bool(others) + bool(tried))
     image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
     shown.imshow(gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
     of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
     shown.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
     named = "relative change" if len(residuals) == 1 else "relative residuals"
     columns = [(named, residuals), ("levels", varying), ("seconds a step", {"seconds": taken})]
-    for axis, (title, curves) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=True):
+    for axis, (title, curves) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=False):
         axis.set_title(title, fontsize=10)
         for name, values in curves.items():
             axis.plot(iterations, values, marker=".", label=name)
@@ -68,8 +69,31 @@ def result_figure(result: Result) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes[2].set_ylim(bottom=0)
+    if not varying:
+        axes[1].set(xticks=[], yticks=[])
+    if tried:
+        for name, values in tried.items():
+            axes[-1].plot(range(1, len(values) + 1), values, marker=".", label=name)
+        axes[-1].set_title("error of the data held out", fontsize=10)
+        axes[-1].set(xlabel="iteration", yscale="log")
+        axes[-1].legend(fontsize=7)
+        axes[-1].grid(alpha=0.3)
     figure.suptitle("\n".join(lines), fontsize=11)
     return figure
+
+
+def _tried(result: Result) -> dict[str, list[float]]:
+    """What was tried for the first image: the error at every iteration of each way, by its level and factor; those that lagged are left out."""
+    if result.tuned is None or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys():
+        return {}
+    error, sigma, factor = (result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor"))
+    length, found = int(result.tuned.tried["iteration"].max()), {}
+    for k in range(0, len(error), length):
+        values = [value if math.isfinite(value) else math.nan for value in error[k : k + length]]
+        ends = f"{sigma[k]:.3g}" if sigma[k] == sigma[k + length - 1] else f"{sigma[k]:.3g} to {sigma[k + length - 1]:.3g}"
+        if any(math.isfinite(value) for value in values):
+            found[f"sigma {ends}, factor {factor[k]:g}"] = values
+    return found
 
 
 def _title(result: Result) -> list[str]:
