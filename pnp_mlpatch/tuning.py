@@ -251,65 +251,66 @@ def auto(
         fits: list[Tensor] = []
         bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
 
+        def at(walk: _Walk) -> Solver:
+            settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
+            return replace(cast(Any, solver), **settings)
+
         def run(new: Sequence[_Walk]) -> None:
-            """The errors and misfits of some walks, those that lag after the first part with infinite ones."""
+            """Add the errors and misfits of some walks; those of walks that lag after the first part are infinite in the others."""
             firsts: list[tuple[Tensor, Tensor]] = []
             for walk in new:
-                settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
-                at = replace(cast(Any, solver), **settings)
-                firsts.append(_errors(at, q, A, D, deviation, parts[0], seen))
+                firsts.append(_errors(at(walk), q, A, D, deviation, parts[0], seen))
                 bar.update()
-            before = [e[:, :, : firsts[0][0].shape[2]] for e in errors]
-            best = torch.cat([*before, *(e for e, _ in firsts)])
+            known = [e[:, :, : firsts[0][0].shape[2]] for e in errors]
+            race = torch.cat([*known, *(e for e, _ in firsts)])
             for walk, (e, fit) in zip(new, firsts, strict=True):
-                settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
-                at = replace(cast(Any, solver), **settings)
-                found, fitted = [e], [fit]
+                found, fitted, lags = [e], [fit], _lags(e, race)
                 for held in parts[1:]:
-                    if _lags(e, best):
+                    if lags:
                         n = int((held.any(0) if held.ndim == q.ndim else held).sum())
                         found.append(torch.full((N, B, n), torch.inf, dtype=torch.float64, device=q.device))
                         continue
-                    more = _errors(at, q, A, D, deviation, held, seen)
+                    more = _errors(at(walk), q, A, D, deviation, held, seen)
                     found.append(more[0])
                     fitted.append(more[1])
                     bar.update()
                 errors.append(torch.cat(found, dim=2))
                 fits.append(torch.stack(fitted).mean(0))
 
+        def chosen() -> tuple[Tensor, Tensor, Tensor]:
+            """The row of each image, and the levels (N, B) and the factor (B,) of its walk."""
+            row = _choose(torch.cat(errors), torch.cat(fits))
+            its = [walks[int(k) // N] for k in row]
+            sigma = torch.stack([walk.sigma[:, b] for b, walk in enumerate(its)], dim=1)
+            return row, sigma, torch.stack([walk.factor[b] for b, walk in enumerate(its)])
+
         with bar:
             run(walks)
-            row = _choose(torch.cat(errors), torch.cat(fits))
+            row, sigma, factor = chosen()
             for step in (4.0, 0.25) if balances else ():
                 tried = step
-                while tried <= 64 and tried >= 1 / 64:
-                    sigma = torch.stack([walks[int(k) // N].sigma[:, b] for b, k in enumerate(row)], dim=1)
-                    factor = torch.stack([walks[int(k) // N].factor[b] for b, k in enumerate(row)])
+                while 1 / 64 <= tried <= 64:
                     walks.append(_Walk(sigma, factor * step))
                     run(walks[-1:])
-                    old, row = row, _choose(torch.cat(errors), torch.cat(fits))
+                    row, sigma, factor = chosen()
                     if not bool((row // N == len(walks) - 1).any()):
-                        row = old if bool((row == old).all()) else row
                         break
                     tried *= step
         table = torch.cat(errors)
     K = (row % N + 1).to(q.device)
-    sigma = torch.stack([walks[int(k) // N].sigma[:, b] for b, k in enumerate(row)], dim=1)
-    factor = torch.stack([walks[int(k) // N].factor[b] for b, k in enumerate(row)])
 
     def arrived(state: State) -> Tensor:
         return state.iteration >= K
 
-    constant = bool((sigma == sigma[0]).all())
-    chosen: dict[str, Any] = {"sigma": sigma[0] if constant else sigma[: int(K.max())]} | ({"factor": factor} if balances else {})
-    last: Any = chosen | {"tol": 0.0, "iterations": int(K.max())}
+    rises = ~(sigma == sigma[0]).all(0)
+    settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
+        {"factor": factor} if balances else {}
+    )
+    last: Any = settings | {"tol": 0.0, "iterations": int(K.max())}
     result = replace(cast(Any, solver), **last).run(
         q, A, D, noise=level, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
     )
-    rises = sum(
-        int(k) // N == 0 or not bool((walks[int(k) // N].sigma[:, b] == walks[int(k) // N].sigma[0, b]).all()) for b, k in enumerate(row)
-    )
-    kind = "a level that rises" if rises == B else "a constant level" if rises == 0 else "a level that rises for some"
+    kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
     why = (
         f"{len(walks)} ways of {N} iterations were tried without some of the data ({folds} x {part:.0%}), which {kind} predicts best, with "
         f"{_span(K)} and alpha = factor (noise / sigma)^2."
@@ -320,7 +321,7 @@ def auto(
         "iteration": torch.arange(1.0, N + 1, dtype=torch.float64).repeat(len(walks)),
         "error": table.mean(2),
     }
-    tuned = Tuned(chosen | {"iterations": K}, level, noise is None, columns, why)
+    tuned = Tuned(settings | {"iterations": K}, level, noise is None, columns, why)
     return replace(result, tuned=tuned, seconds=time.perf_counter() - start)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pnp_mlpatch import denoisers, reconstruct, solvers
+from pnp_mlpatch import denoisers, reconstruct
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
@@ -193,10 +193,3 @@ def test_histories_have_what_a_step_found_for_each_image():
     assert torch.allclose(result.per_image["primal"][-1], (f - v).flatten(1).norm(dim=1) / size)
     assert bool((result.per_image["primal"][-1] < result.per_image["primal"][0]).all())
     assert u.shape == v.shape
-
-
-def test_solvers_without_a_level_cannot_be_set_to_one():
-    assert solvers.make("admm").at(0.3).sigma == 0.3
-    falling = solvers.make("hqs", iterations=5).at(0.1).sigma
-    assert falling[0] == pytest.approx(0.4)
-    assert falling[-1] == pytest.approx(0.1)

@@ -24,7 +24,6 @@ from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.registry import Registry
-from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.weights import write_whole
 
 if TYPE_CHECKING:
@@ -273,12 +272,6 @@ class Solver(ABC):
     def residual(self, old: State, new: State) -> float:
         """The largest of the ``residuals`` of the batch."""
         return float(self.residuals(old, new).max())
-
-    def at(self, sigma: schedules.Schedule) -> Solver:
-        """This solver with the denoiser at the level ``sigma``, for those who choose it; raise :class:`InputError` if it has no level."""
-        if "sigma" not in {f.name for f in fields(cast(Any, self))}:
-            raise InputError(f"{type(self).__name__} has no setting sigma to choose.")
-        return replace(cast(Any, self), sigma=sigma)
 
     # ---- driving it
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -73,12 +72,6 @@ class HQS(Solver):
         sigma = schedules.level(schedule, state.iteration)
         alpha = self.lam * (problem.known_noise("HQS (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha
         return {"sigma": sigma, "alpha": alpha}
-
-    def at(self, sigma: schedules.Schedule) -> HQS:
-        """With levels that fall from 4 sigma to ``sigma`` over the iterations; a tensor (B,) and a schedule are taken as they are."""
-        if isinstance(sigma, (Tensor, Sequence)):
-            return replace(self, sigma=sigma)
-        return replace(self, sigma=schedules.geometric(4 * sigma, sigma, self.iterations))
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
         memory, mixing = anderson.empty(x0, self.anderson)
