@@ -45,7 +45,7 @@ def reconstruct(
 
        Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): parts of them are held out, the
     settings that predict them best are taken, and a ``noise`` that is not given is estimated; ``result.tuned`` says what was
-    chosen and why. That takes the time of about 8 runs (many data) to 17 (few); ``tune="off"`` takes the solver's defaults instead. Solvers
+    chosen and why. That takes the time of about 8 runs (many data) to 20 (few); ``tune="off"`` takes the solver's defaults instead. Solvers
     whose level follows from the noise (hqs, dpir, pgd, fista) and samplers keep it, with a noise that may be estimated, and so do problems of fewer
     than 100 data. ``tune="auto"`` is for a solver object, and for pgd and fista, too. A ``state`` to go on from is never tuned.
 

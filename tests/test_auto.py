@@ -57,12 +57,11 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     found = result.tuned
     assert not found.estimated
     assert found.noise == noise
-    assert found.settings["iterations"].tolist() == [result.state.iteration]
-    sigma, factor = found.settings["sigma"], float(found.settings["factor"])
-    assert float(sigma.flatten()[-1]) == pytest.approx(result.history["sigma"][-1])
-    assert result.history["alpha"][-1] == pytest.approx(factor * (noise / float(sigma.flatten()[-1])) ** 2, rel=1e-5)
-    again = reconstruct(q, A, D, noise=noise, sigma=sigma, factor=factor, iterations=result.state.iteration, tol=0)
-    assert torch.equal(again.x, result.x), "the settings are settings"
+    K, sigma, factor = int(found.settings["iterations"]), found.settings["sigma"], float(found.settings["factor"])
+    assert result.state.iteration == (K if sigma.ndim == 2 else (K + 3) // 4), "a constant level goes on from what the parts made"
+    last = float(sigma.flatten()[-1])
+    assert last == pytest.approx(result.history["sigma"][-1])
+    assert result.history["alpha"][-1] == pytest.approx(factor * (noise / last) ** 2, rel=1e-5)
     assert set(map(len, found.tried.values())) == {len(found.tried["error"])}
     assert "ways of 20 iterations were tried without some of the data (3 x 10%)" in str(found)
     assert "noise given" in str(found)
@@ -96,6 +95,29 @@ def test_images_of_a_batch_are_chosen_by_themselves(photo):
         assert 1 <= stops[k] <= path
         own = auto(q[k : k + 1], A, TV, solvers.make("admm"), noise=float(noise[k]))
         assert float(psnr(together.x[k : k + 1], truth[k : k + 1])) > float(psnr(own.x, truth[k : k + 1])) - 0.4
+
+
+def test_from_a_start_that_is_given_the_settings_are_settings(photo):
+    A, x0 = MAKE["mask"](), torch.full_like(photo, 0.5)
+    q = A(photo)
+    result = reconstruct(q, A, TV, noise=0.03, x0=x0, iterations=10)
+    found = result.tuned.settings
+    assert result.state.iteration == int(found["iterations"])
+    own = {"sigma": found["sigma"], "factor": found["factor"], "iterations": int(found["iterations"]), "tol": 0.0}
+    assert torch.equal(reconstruct(q, A, TV, noise=0.03, x0=x0, **own).x, result.x)
+
+
+def test_the_fixed_point_that_was_judged_is_the_one_that_is_found(photo):
+    """A denoiser with two fixed points for data like these: from A.initial a run on all data leads to the wrong one, if nothing is held out."""
+    A = MAKE["blur"]()
+    q = A(photo) + 0.02 * white(*photo.shape)
+    start = A.initial(q)
+
+    def two_faced(x, sigma):
+        return TV(x, sigma) if float((x - start).abs().max()) > 1e-3 else x
+
+    result = reconstruct(q, A, two_faced, noise=0.02)
+    assert float(psnr(result.x, photo)) > float(psnr(start, photo)) + 0.5
 
 
 def test_maps_of_the_noise_with_pixels_that_were_not_measured(photo):

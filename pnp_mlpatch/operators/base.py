@@ -316,6 +316,12 @@ class DecomposableOperator(LinearOperator):
         d = self._d(z.dtype)
         return self._uh(self._u(Aty + alpha * z) / ((d * d.conj()).real + alpha))
 
+    def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor]:
+        """The inverse itself: what noise maps and joined data, which need conjugate gradients, start from."""
+        d = self._d(alpha.dtype)
+        weight = 1 / ((d * d.conj()).real + alpha)
+        return lambda r: self._uh(self._u(r) * weight)
+
 
 class Weighted(LinearOperator):
     """f -> weight * (A f) for any A, one weight for all images or one for each; the data step by preconditioned conjugate gradients."""
