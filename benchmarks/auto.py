@@ -10,7 +10,7 @@ speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what au
 A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
 interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case WORDS take parts.
 
-Run: python benchmarks/auto.py --keep auto.jsonl [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur]
+Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur]
      [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
 """
 
@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--case", default="", help="only cases with these words in their name")
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
     parser.add_argument("--settle", nargs=2, type=Path, metavar=("PICTURES", "SLICES"), help="a folder of pictures, and an .npz of slices")
+    parser.add_argument("--kept", action="store_true", help="print the tables of what is kept, and compute nothing")
     args = parse(parser)
     found = {}
     if args.keep and args.keep.exists():
@@ -49,7 +50,7 @@ def main():
     todo = [case for case in cases(48 if args.quick else 96, **where) if args.case in str(case)]
     if args.quick:
         todo, args.denoiser = [case for case in todo if case.image in ("face", "sky 1")][1:12:3], ["tv"]
-    for case in todo:
+    for case in [] if args.kept else todo:
         for name in args.denoiser:
             for what in args.what:
                 if (name, str(case), what) not in found:
@@ -118,9 +119,10 @@ COMPUTE = {"oracle": oracle, "auto": automatic, "unknown": unknown, "speed": spe
 def tables(found, names, shown):
     loss, fast = [], []
     found = {key: row for key, row in found.items() if key[1] in shown}
-    for name in names:
+    for name in (*names, "all"):
         for operator in (*OPERATORS, "all"):
-            rows = {key[1:]: row for key, row in found.items() if key[0] == name and (operator in key[1] or operator == "all")}
+            mine = {key: row for key, row in found.items() if name in (key[0], "all") and (operator in key[1] or operator == "all")}
+            rows = {(f"{key[0]} {key[1]}", key[2]): row for key, row in mine.items()}
             row = {"denoiser": name, "problems": operator}
             for what in ("auto", "unknown"):
                 losses = [
@@ -129,7 +131,8 @@ def tables(found, names, shown):
                     if kind == what and (case, "oracle") in rows
                 ]
                 if losses:
-                    row |= {f"{what}: median loss (dB)": statistics.median(losses), "worst" if what == "auto" else "worst ": max(losses)}
+                    pad = " " * WHAT.index(what)  # columns need names of their own
+                    row |= {f"{what}: cases": len(losses), f"median loss (dB){pad}": statistics.median(losses), f"worst{pad}": max(losses)}
             loss += [row] if len(row) > 2 else []
             counts = [(r["plain"], r["anderson"]) for (_, kind), r in rows.items() if kind == "speed"]
             both = [a / b for a, b in counts if a and b]

@@ -206,8 +206,8 @@ def auto(
     four constant levels, from 1/15 to about half of the top of the denoiser's range (of the deviation of the start, for one that tells none), and with one that rises
     geometrically to the top: where a prior is weak, the way is better than where it leads. Then alpha of the best of them is multiplied and divided by 4, as
     long as that helps. The errors are means over so many ``folds``, parts that do not overlap; runs that lag behind in the first one are left out. A level
-    that rises is then followed on all data. With a constant one the solver goes on with all data from the mean of the x_K of the parts, for K / 4 iterations: a
-    network may have several fixed points, and from another start they may lead to one that was not judged. Each image of a batch has its own sigma, factor and K.
+    that rises is then followed on all data, K iterations. With a constant one these start from the mean of the x_K of the parts: a network may have several
+    fixed points, and from another start it may come to one that was not judged. Each image of a batch has its own sigma, factor and K.
 
     Among estimates that predict as well as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but
     noise is left, an error below 1.05) the one furthest from the data is taken: where noise dominates, the error alone cannot tell.
@@ -300,28 +300,25 @@ def auto(
         table = torch.cat(errors)
         K = (row % N + 1).to(q.device)
 
-        def until(last: Tensor) -> Callback:
-            return lambda state: state.iteration >= last
+        def arrived(state: State) -> Tensor:
+            return state.iteration >= K
 
         rises = ~(sigma == sigma[0]).all(0)
         settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
             {"factor": factor} if balances else {}
         )
-        most: Any = {"tol": 0.0, "iterations": int(K.max())}
-        steps = K
-        if x0 is None and not bool(rises.all()):  # on from where the data that were shown lead
-            walk = replace(cast(Any, solver), **settings | loose | most)
-            parted = [walk.run(q, A, D, noise=torch.where(h, torch.inf, deviation), callbacks=[until(K)], progress=False).x for h in parts]
-            steps = torch.where(rises, K, (K + 3) // 4)
+        most: Any = settings | {"tol": 0.0, "iterations": int(K.max())}
+        if x0 is None and not bool(rises.all()):  # from where the data that were shown lead
+            walk = replace(cast(Any, solver), **loose | most)
+            parted = [walk.run(q, A, D, noise=torch.where(h, torch.inf, deviation), callbacks=[arrived], progress=False).x for h in parts]
             x0 = torch.where(rises.reshape(-1, 1, 1, 1), problem.A.initial(problem.q), torch.stack(parted).mean(0))
-            most |= {"iterations": int(steps.max())}
-    result = replace(cast(Any, solver), **most | settings).run(
-        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(steps)], record=record, progress=progress
+    result = replace(cast(Any, solver), **most).run(
+        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
     why = (
         f"{len(walks)} ways of {N} iterations were tried without some of the data ({folds} x {part:.0%}), which {kind} predicts best, with "
-        f"{_span(K)} and alpha = factor (noise / sigma)^2. {_span(steps)} with all of them followed."
+        f"{_span(K)} and alpha = factor (noise / sigma)^2."
     )
     columns = {
         "sigma": torch.cat([walk.sigma for walk in walks]).double(),
