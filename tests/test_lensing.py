@@ -424,7 +424,7 @@ def test_white_step_carries_white_noise():
 def test_white_needs_noise():
     A = Lensing(shape=(8, 8))
     with pytest.raises(InputError, match="noise level of the data is needed"):
-        reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, "pgd", white=True)
+        reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, "pgd", white=True, tune="off")
     with pytest.raises(InputTypeError, match="white must be True or False"):
         reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, "pgd", white=1)
 

@@ -401,7 +401,9 @@ def test_gradients_flow_through_equivariant():
 
 
 def test_equivariant_refuses():
-    with pytest.raises(InputError, match=r"equivariant: group must be 'dihedral' \(8 symmetries\) or 'rotations' \(4\), got 'flips'"):
+    with pytest.raises(
+        InputError, match=r"equivariant: group must be 'dihedral' \(8 symmetries\), 'rotations' \(4\) or 'shifts' \(16\), got 'flips'"
+    ):
         equivariant(tiny(), "flips")
     D = equivariant(tiny())
     with pytest.raises(InputError, match=r"equivariant mlpatch: the image must have shape \(B, C, H, W\)"):

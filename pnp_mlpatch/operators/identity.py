@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,3 +34,7 @@ class Identity(DecomposableOperator):
         other = Identity(self.image_shape)
         other.weight = self.weight * weight
         return other
+
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        inverse = 1 / ((self.weight.to(alpha.dtype) * weight).square() + alpha)  # exact, for maps of each image
+        return lambda r: r * inverse

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,10 @@ class Mask(DecomposableOperator):
 
     def _weighted(self, weight: Tensor) -> Mask:
         return Mask(self.mask * weight)
+
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        inverse = 1 / ((self.mask.to(alpha.dtype) * weight).square() + alpha)  # exact, for maps of each image
+        return lambda r: r * inverse
 
 
 def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor:

@@ -84,6 +84,12 @@ class Transmission(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         return self.linear._initial(q)
 
+    def for_images(self, rows: Tensor) -> Transmission:
+        counts, blank, background = (
+            v[rows] if v.ndim > len(self.data_shape) and len(v) > 1 else v for v in (self.counts, self.blank, self.background)
+        )
+        return Transmission(self.operator, counts, blank, background)
+
     def objective(self, p: Tensor) -> Tensor:
         """The negative logarithm of the likelihood of line integrals p = A f, less that of the best possible; of each image, (B, 1, ...)."""
         c = self.counts.double()  # the terms nearly cancel
