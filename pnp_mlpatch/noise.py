@@ -22,8 +22,8 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
     plane, their product / 6, wherever all of the data they need depend on the image (those that a mask leaves out do not). For data that
     one operator joins (:class:`~pnp_mlpatch.operators.stack.Stack`), the noise is that of each part: a map (B, m).
 
-    The estimate is the noise and, of what is seen, the texture: it is too large where the data are few and rough. On the matrix of
-    problems of ``benchmarks/auto.py`` it is within 10 % for lensing and blur; for CT at 45 dB and inpainting at 2/255 it may be 3 times too large.
+    The estimate is the noise and, of what is seen, the texture: it is too large where the data are few and rough. On the images of
+    ``benchmarks/auto.py --settle`` it is within 10 % for lensing and blur; for CT at 45 dB and inpainting at 2/255 it may be 4 times too large.
 
     Raises :class:`InputError` where fewer than 30 differences are there, and what the operator raises for q.
     Donoho and Johnstone 1994 (the median); Immerkaer 1996 (the stencil in the plane).
