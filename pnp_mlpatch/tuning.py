@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -166,13 +166,14 @@ def _probe(
 
 
 RANGE = (1 / 15, 4)  # levels that are tried: from 1/15 of the denoiser's top, so many, each twice the one before
-ERRORS = (
-    0.5,
-    1.0,
-    1.05,
-)  # how many standard errors worse than the best a smoother estimate may predict: the second where the error is below the third
+STEPS = 3  # how often the factor of the best is multiplied and divided by 4, at most
+LONG = 2  # how many times ``iterations`` a walk of a constant level goes on while its error falls
+FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
+ERRORS = (0.5, 1.0)  # how many standard errors worse than the best a smoother estimate may be: the second where noise is nearly all
+NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first part
-HELD = 60000  # data that are enough for one part
+HELD = 30000  # how many data are held out, of all parts together, where noise is nearly all, unless there are not as many
+HALVES = 3  # of so many parts the estimates are the start of the last run
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,10 @@ class _Walk:
 
     sigma: Tensor
     factor: Tensor
+
+    @property
+    def constant(self) -> bool:
+        return bool((self.sigma == self.sigma[0]).all())
 
 
 def auto(
@@ -198,29 +203,37 @@ def auto(
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
     progress: bool | None = None,
 ) -> Result:
-    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those that predict held-out data best.
+    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those whose error, as held-out data tell it, is least.
 
-        (sigma, factor, K) = argmin mean over H of |A x_K - q|^2 / noise^2        alpha = factor (noise / sigma)^2
+        e = mean over H of |A x_K - q|^2 / noise^2         held-out data H, from the others; 1 + what x_K misses
+        d = the same over the others                       how closely x_K follows what it was shown
+        (sigma, factor, K) = argmin 1 + s [(1 - t)^2 (e - 1) + t^2] + (1 - s) (e - 1)        alpha = factor (noise / sigma)^2
+
+    with (1 - t)^2 = d / e: what x_K makes of a datum that it is shown is t of that datum and 1 - t of what the others predict, exactly so for linear
+    estimates (leave-one-out), and t^2 is the noise that it takes over. The share s of the image that was measured, the number of data over that of
+    pixels and at most 1, has this error; the rest has that of what is predicted.
 
     The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start, at
     four constant levels, from 1/15 to about half of the top of the denoiser's range (of the deviation of the start, for one that tells none), and with one that rises
-    geometrically to the top: where a prior is weak, the way is better than where it leads. Then alpha of the best of them is multiplied and divided by 4, as
+    geometrically to the top: where a prior is weak, the way is better than where it leads. Constant levels where the error still falls go on to 2 N. Then alpha of the best of them is multiplied and divided by 4, as
     long as that helps. The errors are means over so many ``folds``, parts that do not overlap; runs that lag behind in the first one are left out. A level
-    that rises is then followed on all data, K iterations. With a constant one these start from the mean of the x_K of the parts: a network may have several
-    fixed points, and from another start it may come to one that was not judged. Each image of a batch has its own sigma, factor and K.
+    that rises is then followed on all data, K iterations. With a constant one the first half of these go without one part, and the others start from the
+    mean of three such estimates: a network may have several fixed points, and from another start it may come to one that was not judged. Each image of
+    a batch has its own sigma, factor and K.
 
-    Among estimates that predict as well as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but
-    noise is left, an error below 1.05) the one furthest from the data is taken: where noise dominates, the error alone cannot tell.
+    Among estimates that are as good as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but
+    noise is left, an error below 1.05) the one furthest from the data is taken: there the error alone cannot tell.
 
     ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
     ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds`` is by default 3, 2 above
-    30000 data an image and 1 above 60000: with many data all of it costs about 8 runs, with few about 20.
+    30000 data an image and 1 above 60000: with many data all of it costs about 8 runs, with few about 20. Where nearly nothing but noise is left, as many as hold out
+    30000 data, or all of them.
 
     The result's ``tuned`` says what was chosen: sigma and factor are settings of the solver, "iterations" is K. The statuses are "stopped": an estimate that stops
     early is no fixed point.
 
     Raises :class:`InputError` for solvers without a level that may be chosen so (hqs has a schedule of its own; samplers), and what
-    :func:`cross_validate` raises. Stone 1974; the standard error, Breiman et al. 1984.
+    :func:`cross_validate` raises. Stone 1974; what is taken over, Craven and Wahba 1979; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
         raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
@@ -240,91 +253,82 @@ def auto(
         balances = "factor" in names and cast(Any, solver).alpha is None
         deviation, seen = _map_of(q, A, level), reached(A)
         seen = seen & torch.isfinite(deviation)
-        folds = _folds(int(seen.flatten(1).sum(1).min()), part, folds)
+        measured = seen.flatten(1).sum(1)
+        folds, most = _folds(int(measured.min()), part, folds)
+        share = (measured / problem.A.initial(problem.q)[0].numel()).clamp_max(1).expand(B)
         draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
-        parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & seen for fold in range(folds)]
+        parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & seen for fold in range(most)]
         loose: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
         one = torch.ones(B, dtype=q.dtype, device=q.device)
         first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]
         walks = [_Walk(first * (high / first) ** along, one)]
         walks += [_Walk((high * RANGE[0] * 2**k).expand(N, B), one) for k in range(RANGE[1])]
-        errors: list[Tensor] = []
-        fits: list[Tensor] = []
+        looks: list[list[_Look]] = []
         bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
 
-        def at(walk: _Walk) -> Solver:
-            settings = loose | {"sigma": walk.sigma} | ({"factor": walk.factor} if balances else {})
-            return replace(cast(Any, solver), **settings)
+        def look(walk: _Walk, held: Tensor, before: _Look | None = None) -> _Look:
+            bar.update()
+            settings: Any = loose | {"sigma": walk.sigma, "iterations": len(walk.sigma)} | ({"factor": walk.factor} if balances else {})
+            return _look(replace(cast(Any, solver), **settings), q, A, D, deviation, held, seen, before)
 
-        def run(new: Sequence[_Walk]) -> None:
-            """Add the errors and misfits of some walks; those of walks that lag after the first part are infinite in the others."""
-            firsts: list[tuple[Tensor, Tensor]] = []
-            for walk in new:
-                firsts.append(_errors(at(walk), q, A, D, deviation, parts[0], seen))
-                bar.update()
-            known = [e[:, :, : firsts[0][0].shape[2]] for e in errors]
-            race = torch.cat([*known, *(e for e, _ in firsts)])
-            for walk, (e, fit) in zip(new, firsts, strict=True):
-                found, fitted, lags = [e], [fit], _lags(e, race)
-                for held in parts[1:]:
-                    if lags:
-                        n = int((held.any(0) if held.ndim == q.ndim else held).sum())
-                        found.append(torch.full((N, B, n), torch.inf, dtype=torch.float64, device=q.device))
-                        continue
-                    more = _errors(at(walk), q, A, D, deviation, held, seen)
-                    found.append(more[0])
-                    fitted.append(more[1])
-                    bar.update()
-                errors.append(torch.cat(found, dim=2))
-                fits.append(torch.stack(fitted).mean(0))
-
-        def chosen() -> tuple[Tensor, Tensor, Tensor]:
-            """The row of each image, and the levels (N, B) and the factor (B,) of its walk."""
-            row = _choose(torch.cat(errors), torch.cat(fits))
-            its = [walks[int(k) // N] for k in row]
-            sigma = torch.stack([walk.sigma[:, b] for b, walk in enumerate(its)], dim=1)
-            return row, sigma, torch.stack([walk.factor[b] for b, walk in enumerate(its)])
+        def run() -> None:
+            """Look at the walks that are new, then at all that do not lag: as long as their errors fall, and in all of the parts."""
+            looks.extend([look(walk, parts[0])] for walk in walks[len(looks) :])
+            for k, mine in enumerate(looks):
+                if not _lags(mine, looks, share):
+                    while len(mine) == 1 and walks[k].constant and len(walks[k].sigma) < LONG * N and _falls(mine[0], share):
+                        walks[k] = replace(walks[k], sigma=walks[k].sigma[0].expand(len(walks[k].sigma) + N, B))
+                        mine[0] = look(walks[k], parts[0], mine[0])
+                    mine[:] = [replace(one, state=None) for one in mine]
+                    mine += [replace(look(walks[k], held), state=None) for held in parts[len(mine) : folds]]
 
         with bar:
-            run(walks)
-            row, sigma, factor = chosen()
+            run()
+            best = _choose(walks, looks, share)
+            if bool((best.error < NOISE).any()) and most > folds:
+                folds = most
+                run()
+                best = _choose(walks, looks, share)
             for step in (4.0, 0.25) if balances else ():
-                tried = step
-                while 1 / 64 <= tried <= 64:
-                    walks.append(_Walk(sigma, factor * step))
-                    run(walks[-1:])
-                    row, sigma, factor = chosen()
-                    if not bool((row // N == len(walks) - 1).any()):
+                for _ in range(STEPS):
+                    walks.append(_Walk(best.sigma[:N], best.factor * step))
+                    run()
+                    best = _choose(walks, looks, share)
+                    if not bool((best.walk == len(walks) - 1).any()):
                         break
-                    tried *= step
-        table = torch.cat(errors)
-        K = (row % N + 1).to(q.device)
 
-        def arrived(state: State) -> Tensor:
-            return state.iteration >= K
-
+        sigma, K = best.sigma, best.iterations.to(q.device)
         rises = ~(sigma == sigma[0]).all(0)
         settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
-            {"factor": factor} if balances else {}
+            {"factor": best.factor} if balances else {}
         )
-        most: Any = settings | {"tol": 0.0, "iterations": int(K.max())}
-        if x0 is None and not bool(rises.all()):  # from where the data that were shown lead
-            walk = replace(cast(Any, solver), **loose | most)
-            parted = [walk.run(q, A, D, noise=torch.where(h, torch.inf, deviation), callbacks=[arrived], progress=False).x for h in parts]
-            x0 = torch.where(rises.reshape(-1, 1, 1, 1), problem.A.initial(problem.q), torch.stack(parted).mean(0))
-    result = replace(cast(Any, solver), **most).run(
-        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, arrived], record=record, progress=progress
+        begun = torch.where(rises, 0, K // 2) * (x0 is None)
+
+        def until(many: Tensor) -> Callback:
+            return lambda state: state.iteration >= many
+
+        if bool((begun > 0).any()):  # from where the data that were shown lead
+            without: Any = loose | settings | {"iterations": int(begun.max())}
+            walk, starts = replace(cast(Any, solver), **without), []
+            for held in parts[:HALVES]:
+                known = torch.where(held, torch.inf, deviation)
+                starts.append(walk.run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x)
+            x0 = torch.where((begun > 0).reshape(-1, 1, 1, 1), torch.stack(starts).mean(0), problem.A.initial(problem.q))
+    rest = K - begun
+    last: Any = settings | {"tol": 0.0, "iterations": int(rest.max())}
+    result = replace(cast(Any, solver), **last).run(
+        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(rest)], record=record, progress=progress
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
     why = (
-        f"{len(walks)} ways of {N} iterations were tried without some of the data ({folds} x {part:.0%}), which {kind} predicts best, with "
+        f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried without some of the data ({folds} x {part:.0%}); as these tell, {kind} is best, with "
         f"{_span(K)} and alpha = factor (noise / sigma)^2."
     )
     columns = {
         "sigma": torch.cat([walk.sigma for walk in walks]).double(),
-        "factor": torch.cat([walk.factor.expand(N, B) for walk in walks]).double(),
-        "iteration": torch.arange(1.0, N + 1, dtype=torch.float64).repeat(len(walks)),
-        "error": table.mean(2),
+        "factor": torch.cat([walk.factor.expand_as(walk.sigma) for walk in walks]).double(),
+        "iteration": torch.cat([torch.arange(1.0, len(walk.sigma) + 1, dtype=torch.float64) for walk in walks]),
+        "error": best.errors,
     }
     tuned = Tuned(settings | {"iterations": K}, level, noise is None, columns, why)
     return replace(result, tuned=tuned, seconds=time.perf_counter() - start)
@@ -335,53 +339,126 @@ def tunable(solver: Solver) -> bool:
     return solver.rising and "sigma" in {f.name for f in fields(cast(Any, solver))}
 
 
-def _errors(
-    solver: Solver, q: Tensor, A: LinearOperator, D: Denoiser, deviation: Tensor, held: Tensor, seen: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The squared errors at the held data (N, B, n), in units of the noise, and the misfit of the rest (N, B), at every iteration.
+@dataclass(frozen=True)
+class _Look:
+    """A walk without the data ``held`` (B, n): its squared errors there (N, B, n), and the mean of those at the others (N, B), in units of the noise;
+    ``state`` is where it ended."""
 
-    A run that diverges has infinite errors from there on.
-    """
-    errors, misfits = [], []
-    place = held.any(0) if held.ndim == q.ndim else held
+    errors: Tensor
+    misfit: Tensor
+    held: Tensor
+    state: State | None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The walk of each image (B,), its levels (N, B), factor (B,) and iterations (B,); its ``error`` (B,), and those of all (R, B)."""
+
+    walk: Tensor
+    sigma: Tensor
+    factor: Tensor
+    iterations: Tensor
+    error: Tensor
+    errors: Tensor
+
+
+def _look(
+    solver: Solver,
+    q: Tensor,
+    A: LinearOperator,
+    D: Denoiser,
+    deviation: Tensor,
+    held: Tensor,
+    seen: Tensor,
+    before: _Look | None = None,
+) -> _Look:
+    """Run without ``held``, or go on from where the look ``before`` ended; a run that diverges has infinite errors from there on."""
+    errors: list[Tensor] = [] if before is None else list(before.errors)
+    misfits: list[Tensor] = [] if before is None else list(before.misfit)
+    held, seen = held.expand_as(q), seen.expand_as(q)
+    place, state = held.any(0), None if before is None else before.state
     rest = seen & ~held
 
     def look(state: State) -> None:
         r = torch.where(seen, (A(state.x) - torch.where(seen, q, 0.0)) / torch.where(seen, deviation, 1.0), 0.0).square()
         errors.append(torch.where(held, r, 0.0)[:, place].double())
-        misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.expand_as(r).flatten(1).sum(1))
+        misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.flatten(1).sum(1))
 
-    with suppress(Diverged):
-        solver.run(q, A, D, noise=torch.where(held, torch.inf, deviation), callbacks=[look], progress=False)
+    try:
+        known = torch.where(held, torch.inf, deviation)
+        state = solver.run(q, A, D, noise=known, state=state, callbacks=[look], progress=False).state
+    except Diverged:
+        state = None
     e = torch.full((solver.iterations, len(q), int(place.sum())), torch.inf, dtype=torch.float64, device=q.device)
     m = torch.zeros(solver.iterations, len(q), dtype=torch.float64, device=q.device)
     if errors:
         e[: len(errors)], m[: len(errors)] = torch.stack(errors), torch.stack(misfits)
-    return e, m
+    return _Look(e, m, held[:, place], state)
 
 
-def _against(errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best row of errors (R, B, n) for each image, (B, n); by how much all others are worse, and its standard error, (R, B)."""
-    mean = errors.mean(2)
+def _expected(looks: Sequence[Sequence[_Look]], parts: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The error expected of new data in units of the noise, each iteration of each walk a row: as the first ``parts`` tell (R, B); by each datum,
+    less a constant (R, B, n); and the misfits (R, B).
+
+    Walks that were not run on as many, and iterations that diverged, have infinite ones.
+    """
+    full = next(mine for mine in looks if len(mine) >= parts)
+    held = torch.cat([look.held for look in full[:parts]], dim=1).double()
+    told = [
+        torch.cat([look.errors for look in mine[:parts]], dim=2)
+        if len(mine) >= parts
+        else torch.full((len(mine[0].errors), *held.shape), torch.inf).to(held)
+        for mine in looks
+    ]
+    errors = torch.cat(told)
+    misfit = torch.cat([torch.stack([look.misfit for look in mine[:parts]]).mean(0) for mine in looks])
+    mean = errors.sum(2) / held.sum(1)
+    finite = torch.isfinite(mean)
+    noise = mean.min(0).values.clamp(torch.finfo(torch.float32).tiny, 1.0)  # it can be no more than the least error
+    kept = torch.where(finite, (misfit / mean.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1), 1.0)
+    taken = share * (1 - kept.sqrt()).square()
+    errors = ((share * kept + 1 - share)[..., None] * (errors - noise[:, None]) / noise[:, None] + taken[..., None]) * held
+    return torch.where(finite, 1 + errors.sum(2) / held.sum(1), torch.inf), errors, misfit
+
+
+def _against(mean: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much each row is worse than the best for its image, and the standard error of that, (R, B)."""
     best = mean.argmin(0)
     least = errors.gather(0, best[None, :, None].expand(1, -1, errors.shape[2]))
-    difference = torch.where(torch.isfinite(errors), errors - least, 0.0)
-    error = difference.std(2) / errors.shape[2] ** 0.5
-    return least[0], torch.where(torch.isfinite(mean), difference.mean(2), torch.inf), error
+    difference = torch.where(torch.isfinite(mean)[..., None], errors - least, 0.0)
+    return mean - mean.min(0).values, difference.std(2) / errors.shape[2] ** 0.5
 
 
-def _choose(errors: Tensor, fit: Tensor) -> Tensor:
-    """The row for each image, (B,): the furthest from the data of those that predict as well as the best, to within ERRORS."""
-    least, worse, error = _against(errors)
-    slack = torch.where(least.mean(1) < ERRORS[2], ERRORS[1], ERRORS[0])
-    return torch.where(worse <= slack * error, fit, -1.0).argmax(0).cpu()
+def _choose(walks: Sequence[_Walk], looks: Sequence[Sequence[_Look]], share: Tensor) -> _Choice:
+    """For each image the row furthest from the data of those that are as good as the best, to within ERRORS."""
+    mean, errors, misfit = _expected(looks, max(len(mine) for mine in looks), share)
+    worse, deviation = _against(mean, errors)
+    slack = torch.where(mean.min(0).values < NOISE, ERRORS[1], ERRORS[0])
+    row = torch.where(worse <= slack * deviation, misfit, -1.0).argmax(0).cpu()
+    walk = torch.cat([torch.full((len(walk.sigma),), k) for k, walk in enumerate(walks)])[row]
+    start = torch.tensor([0, *(len(walk.sigma) for walk in walks)]).cumsum(0)[walk]
+    its = [walks[k] for k in walk.tolist()]
+    N = max(len(walk.sigma) for walk in its)
+    sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
+    factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
+    return _Choice(walk, sigma, factor, row - start + 1, mean.min(0).values, mean)
 
 
-def _lags(errors: Tensor, all_errors: Tensor) -> bool:
-    """Whether no row of a walk comes near the best of all, for any image."""
-    _, worse, error = _against(torch.cat([all_errors, errors]))
-    worse, error = worse[-len(errors) :], error[-len(errors) :]
-    return not bool((worse <= RACE * error).any())
+def _lags(mine: Sequence[_Look], looks: Sequence[Sequence[_Look]], share: Tensor) -> bool:
+    """Whether no iteration of a walk comes near the best of all, for any image, as far as it was run."""
+    others = [look for look in looks if len(look) >= len(mine)]
+    mean, errors, _ = _expected([*others, mine], len(mine), share)
+    worse, deviation = _against(mean, errors)
+    N = len(mine[0].errors)
+    return not bool((worse[-N:] <= RACE * deviation[-N:]).any())
+
+
+def _falls(look: _Look, share: Tensor) -> bool:
+    """Whether a walk would be better for going on, for any image."""
+    end = len(look.errors) - 1
+    error = _expected([[look]], 1, share)[0] - 1
+    fell = error[end - end // 4] - error[end]
+    return look.state is not None and bool((fell > FALL * error[end].abs()).any())
 
 
 def _top(problem: Problem, D: Denoiser) -> Tensor:
@@ -404,18 +481,19 @@ def _first(problem: Problem, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(s / 4, high * RANGE[0]), high / 2)
 
 
-def _folds(measured: int, part: float, folds: int | None) -> int:
+def _folds(measured: int, part: float, folds: int | None) -> tuple[int, int]:
+    """How many parts are held out, and how many where noise is nearly all."""
     if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
         raise InputError(f"auto: part must be a number between 0 and 1, got {part!r}.")
-    if folds is None:
-        folds = min(3 if 2 * measured < HELD else 2 if measured < HELD else 1, max(1, int(1 / part + 1e-9)))
-    if isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= 1 / part + 1e-9:
-        raise InputError(
-            f"auto: folds must be an integer from 1 to {int(1 / part + 1e-9)}, parts of {part:g} do not overlap; got {folds!r}."
-        )
+    parts = max(1, int(1 / part + 1e-9))
+    if folds is not None and (isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= parts):
+        raise InputError(f"auto: folds must be an integer from 1 to {parts}, parts of {part:g} do not overlap; got {folds!r}.")
     if measured * part < 8:
         raise InputError(f"auto: {measured} data are too few to hold out a part of {part:g}. Give sigma=.")
-    return folds
+    if folds is not None:
+        return folds, folds
+    few = min(3 if measured < HELD else 2 if measured < 2 * HELD else 1, parts)
+    return few, max(few, min(parts, math.ceil(HELD / (measured * part))))
 
 
 def _map_of(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def result_figure(result: Result) -> Figure:
     if tried:
         for name, values in tried.items():
             axes[-1].plot(range(1, len(values) + 1), values, marker=".", label=name)
-        axes[-1].set_title("error of the data held out", fontsize=10)
+        axes[-1].set_title("error expected of new data", fontsize=10)
         axes[-1].set(xlabel="iteration", yscale="log")
         axes[-1].legend(fontsize=7)
         axes[-1].grid(alpha=0.3)
@@ -87,12 +87,13 @@ def _tried(result: Result) -> dict[str, list[float]]:
     if result.tuned is None or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys():
         return {}
     error, sigma, factor = (result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor"))
-    length, found = int(result.tuned.tried["iteration"].max()), {}
-    for k in range(0, len(error), length):
-        values = [value if math.isfinite(value) else math.nan for value in error[k : k + length]]
-        ends = f"{sigma[k]:.3g}" if sigma[k] == sigma[k + length - 1] else f"{sigma[k]:.3g} to {sigma[k + length - 1]:.3g}"
+    starts = [k for k, iteration in enumerate(result.tuned.tried["iteration"].tolist()) if iteration == 1]
+    found = {}
+    for start, end in zip(starts, [*starts[1:], len(error)], strict=True):
+        values = [value if math.isfinite(value) else math.nan for value in error[start:end]]
+        ends = f"{sigma[start]:.3g}" if sigma[start] == sigma[end - 1] else f"{sigma[start]:.3g} to {sigma[end - 1]:.3g}"
         if any(math.isfinite(value) for value in values):
-            found[f"sigma {ends}, factor {factor[k]:g}"] = values
+            found[f"sigma {ends}, factor {factor[start]:g}"] = values
     return found
 
 
