@@ -4,7 +4,8 @@ With r = g(z) - z and the last m points z_j, r_j,
 
     z_next = z + beta r - sum_j gamma_j [ (z - z_j) + beta (r - r_j) ]        gamma = argmin | r - sum_j gamma_j (r - r_j) |^2
 
-which for a linear g is GMRES on z = g(z). beta = 2 reflects at g(z) rather than going there, as over-relaxation does.
+which for a linear g is GMRES on z = g(z). beta = 2 reflects at g(z) rather than going there, as over-relaxation does; so does the first step, which has
+nothing to mix.
 
 An image whose residual is more than twice its least goes back to g of the best point that is remembered, and on without mixing, for m
 iterations, for 2 m the next time, and so on: where g is no contraction, and mixing finds nothing, what is left is the plain iteration. The memory
@@ -72,7 +73,8 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     )
     mixes = (count > 0) & (wait <= 0) & (gamma.abs().sum(1)[:, 0] < 1e4)
     gamma = torch.where(mixes[:, None, None], gamma, 0.0).to(z.dtype)
-    beta = torch.where(mixes, BETA, 1.0).to(z.dtype)[:, None, None, None]
+    first = (count == 0) & (wait <= 0) & ~failed
+    beta = torch.where(mixes | first, BETA, 1.0).to(z.dtype)[:, None, None, None]
     change = z[:, None] - points + beta[:, None] * (r[:, None] - residuals)
     step = (change * (held[..., None, None, None] * gamma[..., None, None])).sum(1)
 
