@@ -211,7 +211,7 @@ def auto(
 
     with (1 - t)^2 = d / e: what x_K makes of a datum that it is shown is t of that datum and 1 - t of what the others predict, exactly so for linear
     estimates (leave-one-out), and t^2 is the noise that it takes over. The share s of the image that was measured, the number of data over that of
-    pixels and at most 1, has this error; the rest has that of what is predicted.
+    pixels and at most 1, has this error; the rest has that of what is predicted. A ``noise`` that exceeds the least e, which holds all of it, is taken for that.
 
     The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start, at
     four constant levels, from 1/15 to about half of the top of the denoiser's range (of the deviation of the start, for one that tells none), and with one that rises
@@ -320,9 +320,11 @@ def auto(
         q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(rest)], record=record, progress=progress
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
+    half = ", the second half of them from the mean of runs without a part," if bool((begun > 0).any()) else ""
+    lengths = torch.tensor([len(walk.sigma) for walk in walks])
     why = (
-        f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried without some of the data ({folds} x {part:.0%}); as these tell, {kind} is best, with "
-        f"{_span(K)} and alpha = factor (noise / sigma)^2."
+        f"{len(walks)} ways of {_span(lengths)} were tried without some of the data ({folds} x {part:.0%}); as these tell, {kind} is best, with "
+        f"{_span(K)}{half} and alpha = factor (noise / sigma)^2."
     )
     columns = {
         "sigma": torch.cat([walk.sigma for walk in walks]).double(),
