@@ -1,7 +1,7 @@
 """Data, and nothing else: no noise level, no settings, no truth. The reconstruction chooses for itself, and says how sure it is.
 
-A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and chooses level, balance and iterations by data that it holds
-out; SK-ROCK draws samples of the posterior at the level that was found, and their deviation is the map of what the data leave open. The truth only judges, at the end.
+A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and lets the data choose level, balance and iterations;
+SK-ROCK draws samples of the posterior at the level that was found, and their deviation is the map of what the data leave open. The truth only judges, at the end.
 Run: python examples/nothing_to_choose.py [--quick] [--out DIR]
 """
 

@@ -18,7 +18,7 @@ from pnp_mlpatch.solvers.base import Callback, Result, Solver, State, Tuned
 from pnp_mlpatch.testing import adjoint_mismatch
 from pnp_mlpatch.tuning import auto, tunable
 
-FEWEST = 100  # data an image, below which nothing is held out unless it is asked for
+FEWEST = 100  # data an image, below which nothing is tuned unless it is asked for
 
 
 def reconstruct(
@@ -43,9 +43,9 @@ def reconstruct(
        ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
        a tensor (B,) or a map.
 
-       Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): parts of them are held out, the
-    settings that predict them best are taken, and a ``noise`` that is not given is estimated; ``result.tuned`` says what was
-    chosen and why. That takes the time of about 8 runs (many data) to 20 (few); ``tune="off"`` takes the solver's defaults instead. Solvers
+       Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the
+    settings of the least error are taken, as Stein's estimate tells it, or data that are held out, and a ``noise`` that is not given is estimated;
+    ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs; ``tune="off"`` takes the solver's defaults instead. Solvers
     whose level follows from the noise (hqs, dpir, pgd, fista) and samplers keep it, with a noise that may be estimated, and so do problems of fewer
     than 100 data. ``tune="auto"`` is for a solver object, and for pgd and fista, too. A ``state`` to go on from is never tuned.
 

@@ -174,6 +174,8 @@ NOISE = 1.05  # which it is where the error expected of new data, in units of th
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first part
 HELD = 30000  # how many data are held out, of all parts together, where noise is nearly all, unless there are not as many
 HALVES = 3  # of so many parts the estimates are the start of the last run
+WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
+PROBES = 3  # random changes of the data then, and one level more, the top
 
 
 @dataclass(frozen=True)
@@ -203,37 +205,50 @@ def auto(
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
     progress: bool | None = None,
 ) -> Result:
-    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those whose error, as held-out data tell it, is least.
+    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those whose error is least, as the data tell it.
+
+        (sigma, factor, K) = argmin of the error expected of new data, in units of the noise        alpha = factor (noise / sigma)^2
+
+    The solver runs its N = ``iterations`` at constant levels, from 1/15 of the top of the denoiser's range (of the deviation of the start, for one that
+    tells none), and with one that rises geometrically to the top: where a prior is weak, the way is better than where it leads. Constant levels where the
+    error still falls go on to 2 N. Then alpha of the best of them is multiplied and divided by 4, as long as that helps.
+
+    **Where at least half as many data as pixels were measured** all of the runs are on all of the data, and the error is that of Stein, or where the noise is
+    estimated, that of generalised cross-validation, which needs it up to a factor only (:func:`sure`, :func:`gcv`, with three random changes of the data):
+
+        |A x_K - q|^2 / (m noise^2) + 2 div / m                 (|A x_K - q|^2 / (m noise^2)) / (1 - div / m)^2
+
+    The estimate that is returned is the one that was judged.
+
+    **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
+    infinite noise:
 
         e = mean over H of |A x_K - q|^2 / noise^2         held-out data H, from the others; 1 + what x_K misses
         d = the same over the others                       how closely x_K follows what it was shown
-        (sigma, factor, K) = argmin 1 + s [(1 - t)^2 (e - 1) + t^2] + (1 - s) (e - 1)        alpha = factor (noise / sigma)^2
+        1 + s [(1 - t)^2 (e - 1) + t^2] + (1 - s) (e - 1)
 
     with (1 - t)^2 = d / e: what x_K makes of a datum that it is shown is t of that datum and 1 - t of what the others predict, exactly so for linear
     estimates (leave-one-out), and t^2 is the noise that it takes over. The share s of the image that was measured, the number of data over that of
-    pixels and at most 1, has this error; the rest has that of what is predicted. A ``noise`` that exceeds the least e, which holds all of it, is taken for that.
+    pixels, has this error; the rest has that of what is predicted. A ``noise`` that exceeds the least e, which holds all of it, is taken for that.
+    The errors are means over so many ``folds``, parts that do not overlap. A level that rises is then followed on all data, K iterations. With a constant one the
+    first half of these go without one part, and the others start from the mean of three such estimates: a network may have several fixed points, and from
+    another start it may come to one that was not judged. Among estimates that are as good as the best to within half a standard error (of the
+    paired differences; a whole one where nearly nothing but noise is left, an error below 1.05) the one furthest from the data is taken: there the error
+    alone cannot tell.
 
-    The solver runs its N = ``iterations`` on q without a random ``part`` H of the data, held out by an infinite noise, from its own start, at
-    four constant levels, from 1/15 to about half of the top of the denoiser's range (of the deviation of the start, for one that tells none), and with one that rises
-    geometrically to the top: where a prior is weak, the way is better than where it leads. Constant levels where the error still falls go on to 2 N. Then alpha of the best of them is multiplied and divided by 4, as
-    long as that helps. The errors are means over so many ``folds``, parts that do not overlap; runs that lag behind in the first one are left out. A level
-    that rises is then followed on all data, K iterations. With a constant one the first half of these go without one part, and the others start from the
-    mean of three such estimates: a network may have several fixed points, and from another start it may come to one that was not judged. Each image of
-    a batch has its own sigma, factor and K.
-
-    Among estimates that are as good as the best to within half a standard error (of the paired differences; a whole one where nearly nothing but
-    noise is left, an error below 1.05) the one furthest from the data is taken: there the error alone cannot tell.
+    Runs that lag behind in the first part, or with the first change, are left out of the others. Each image of a batch has its own sigma, factor and K.
 
     ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
-    ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds`` is by default 3, 2 above
-    30000 data an image and 1 above 60000: with many data all of it costs about 8 runs, with few about 20. Where nearly nothing but noise is left, as many as hold out
-    30000 data, or all of them.
+    ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds``, which always holds out,
+    is by default 3 where that is done, 2 above 30000 data an image and 1 above 60000; where nearly nothing but noise is left, as many as hold out 30000
+    data, or all of them. All of it costs about 20 to 30 runs; 8 of masks with many data.
 
     The result's ``tuned`` says what was chosen: sigma and factor are settings of the solver, "iterations" is K. The statuses are "stopped": an estimate that stops
     early is no fixed point.
 
     Raises :class:`InputError` for solvers without a level that may be chosen so (hqs has a schedule of its own; samplers), and what
-    :func:`cross_validate` raises. Stone 1974; what is taken over, Craven and Wahba 1979; the standard error, Breiman et al. 1984.
+    :func:`cross_validate` raises. Stein 1981; Golub, Heath and Wahba 1979; Stone 1974; what is taken over,
+    Craven and Wahba 1979; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
         raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
@@ -254,46 +269,74 @@ def auto(
         deviation, seen = _map_of(q, A, level), reached(A)
         seen = seen & torch.isfinite(deviation)
         measured = seen.flatten(1).sum(1)
-        folds, most = _folds(int(measured.min()), part, folds)
         share = (measured / problem.A.initial(problem.q)[0].numel()).clamp_max(1).expand(B)
+        whole = folds is None and bool((share >= WHOLE).all())
+        folds, most = _folds(int(measured.min()), part, folds)
         draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
         parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & seen for fold in range(most)]
         loose: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
         one = torch.ones(B, dtype=q.dtype, device=q.device)
         first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]
         walks = [_Walk(first * (high / first) ** along, one)]
-        walks += [_Walk((high * RANGE[0] * 2**k).expand(N, B), one) for k in range(RANGE[1])]
+        levels = schedules.geometric(RANGE[0], 1.0, RANGE[1] + 1) if whole else [RANGE[0] * 2**k for k in range(RANGE[1])]
+        walks += [_Walk((high * s).expand(N, B), one) for s in levels]
         looks: list[list[_Look]] = []
+        paths: list[_Path] = []
         bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
 
-        def look(walk: _Walk, held: Tensor, before: _Look | None = None) -> _Look:
+        def at(walk: _Walk, loose: dict[str, Any]) -> Solver:
             bar.update()
             settings: Any = loose | {"sigma": walk.sigma, "iterations": len(walk.sigma)} | ({"factor": walk.factor} if balances else {})
-            return _look(replace(cast(Any, solver), **settings), q, A, D, deviation, held, seen, before)
+            return replace(cast(Any, solver), **settings)
+
+        def look(walk: _Walk, held: Tensor, before: _Look | None = None) -> _Look:
+            return _look(at(walk, loose), q, A, D, deviation, held, seen, before)
+
+        def longer(walk: _Walk) -> _Walk:
+            return replace(walk, sigma=walk.sigma[0].expand(len(walk.sigma) + N, B))
+
+        def follow() -> None:
+            """Follow the walks that are new, as long as their errors fall."""
+            for k in range(len(paths), len(walks)):
+                least = torch.stack([path.error(noise is None).min(0).values for path in paths]).min(0).values if paths else None
+                problem_of: Any = (q, A, D, level, deviation, seen, x0, seed, least, noise is None)
+                path = _follow(at(walks[k], {"tol": 0.0}), *problem_of)
+                while walks[k].constant and len(walks[k].sigma) < LONG * N and path.whole and _fell(path.error(noise is None)):
+                    walks[k] = longer(walks[k])
+                    path = _follow(at(walks[k], {"tol": 0.0}), *problem_of, path)
+                paths.append(replace(path, states=()))
 
         def run() -> None:
             """Look at the walks that are new, then at all that do not lag: as long as their errors fall, and in all of the parts."""
+            if whole:
+                return follow()
             looks.extend([look(walk, parts[0])] for walk in walks[len(looks) :])
             for k, mine in enumerate(looks):
                 if not _lags(mine, looks, share):
                     while len(mine) == 1 and walks[k].constant and len(walks[k].sigma) < LONG * N and _falls(mine[0], share):
-                        walks[k] = replace(walks[k], sigma=walks[k].sigma[0].expand(len(walks[k].sigma) + N, B))
+                        walks[k] = longer(walks[k])
                         mine[0] = look(walks[k], parts[0], mine[0])
                     mine[:] = [replace(one, state=None) for one in mine]
                     mine += [replace(look(walks[k], held), state=None) for held in parts[len(mine) : folds]]
 
+        def choose() -> _Choice:
+            if not whole:
+                return _choose(walks, looks, share)
+            error = torch.cat([path.error(noise is None) for path in paths])
+            return _chosen(walks, error.argmin(0).cpu(), error)
+
         with bar:
             run()
-            best = _choose(walks, looks, share)
-            if bool((best.error < NOISE).any()) and most > folds:
+            best = choose()
+            if not whole and bool((best.error < NOISE).any()) and most > folds:
                 folds = most
                 run()
-                best = _choose(walks, looks, share)
+                best = choose()
             for step in (4.0, 0.25) if balances else ():
                 for _ in range(STEPS):
                     walks.append(_Walk(best.sigma[:N], best.factor * step))
                     run()
-                    best = _choose(walks, looks, share)
+                    best = choose()
                     if not bool((best.walk == len(walks) - 1).any()):
                         break
 
@@ -302,7 +345,7 @@ def auto(
         settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
             {"factor": best.factor} if balances else {}
         )
-        begun = torch.where(rises, 0, K // 2) * (x0 is None)
+        begun = torch.where(rises, 0, K // 2) * (x0 is None and not whole)
 
         def until(many: Tensor) -> Callback:
             return lambda state: state.iteration >= many
@@ -322,8 +365,11 @@ def auto(
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
     half = ", the second half of them from the mean of runs without a part," if bool((begun > 0).any()) else ""
     lengths = torch.tensor([len(walk.sigma) for walk in walks])
+    how = f"without some of the data ({folds} x {part:.0%}); as these tell"
+    if whole:
+        how = f"on all of the data; as {'GCV' if noise is None else 'SURE'} with {PROBES} random changes tells"
     why = (
-        f"{len(walks)} ways of {_span(lengths)} were tried without some of the data ({folds} x {part:.0%}); as these tell, {kind} is best, with "
+        f"{len(walks)} ways of {_span(lengths)} were tried {how}, {kind} is best, with "
         f"{_span(K)}{half} and alpha = factor (noise / sigma)^2."
     )
     columns = {
@@ -437,13 +483,18 @@ def _choose(walks: Sequence[_Walk], looks: Sequence[Sequence[_Look]], share: Ten
     worse, deviation = _against(mean, errors)
     slack = torch.where(mean.min(0).values < NOISE, ERRORS[1], ERRORS[0])
     row = torch.where(worse <= slack * deviation, misfit, -1.0).argmax(0).cpu()
+    return _chosen(walks, row, mean)
+
+
+def _chosen(walks: Sequence[_Walk], row: Tensor, errors: Tensor) -> _Choice:
+    """What the ``row`` (B,) of the table of ``errors`` (R, B) stands for."""
     walk = torch.cat([torch.full((len(walk.sigma),), k) for k, walk in enumerate(walks)])[row]
     start = torch.tensor([0, *(len(walk.sigma) for walk in walks)]).cumsum(0)[walk]
     its = [walks[k] for k in walk.tolist()]
     N = max(len(walk.sigma) for walk in its)
     sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
     factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
-    return _Choice(walk, sigma, factor, row - start + 1, mean.min(0).values, mean)
+    return _Choice(walk, sigma, factor, row - start + 1, errors.min(0).values, errors)
 
 
 def _lags(mine: Sequence[_Look], looks: Sequence[Sequence[_Look]], share: Tensor) -> bool:
@@ -457,10 +508,90 @@ def _lags(mine: Sequence[_Look], looks: Sequence[Sequence[_Look]], share: Tensor
 
 def _falls(look: _Look, share: Tensor) -> bool:
     """Whether a walk would be better for going on, for any image."""
-    end = len(look.errors) - 1
-    error = _expected([[look]], 1, share)[0] - 1
-    fell = error[end - end // 4] - error[end]
-    return look.state is not None and bool((fell > FALL * error[end].abs()).any())
+    return look.state is not None and _fell(_expected([[look]], 1, share)[0])
+
+
+def _fell(error: Tensor) -> bool:
+    """Whether an error (N, B) fell by FALL of what is not noise in its last quarter, for any image."""
+    end = len(error) - 1
+    return bool((error[end - end // 4] - error[end] > FALL * (error[end] - 1).abs()).any())
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and where it and its P changed copies ended."""
+
+    misfit: Tensor
+    divergence: Tensor
+    states: tuple[State | None, ...]
+
+    def error(self, estimated: bool) -> Tensor:
+        """The error expected of new data in units of the noise (N, B): by SURE, or where the noise is estimated by GCV."""
+        t = self.divergence.mean(0)
+        error = self.misfit / (1 - t).clamp_min(1e-6).square() if estimated else self.misfit + 2 * t
+        return torch.where(torch.isfinite(self.misfit) & torch.isfinite(t), error, torch.inf)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it may go on: it was followed with all changes, and nothing diverged."""
+        return len(self.states) == 1 + PROBES and all(state is not None for state in self.states)
+
+
+def _follow(
+    solver: Solver,
+    q: Tensor,
+    A: LinearOperator,
+    D: Denoiser,
+    level: float | Tensor,
+    deviation: Tensor,
+    seen: Tensor,
+    x0: Tensor | None,
+    seed: int,
+    least: Tensor | None,
+    estimated: bool,
+    before: _Path | None = None,
+) -> _Path:
+    """Run on all data, or go on from the path ``before``; then on changed ones, of which one is enough where the error is far above ``least``."""
+    seen = seen.expand_as(q)
+    unit, count = torch.where(seen, deviation, 1.0), seen.flatten(1).sum(1)
+    generator = torch.Generator().manual_seed(seed)
+    N, B = solver.iterations - (0 if before is None else len(before.misfit)), len(q)
+
+    def fits(data: Tensor, which: int) -> tuple[list[Tensor], State | None]:
+        found: list[Tensor] = []
+        state = None if before is None else before.states[which]
+
+        def keep(state: State) -> None:
+            found.append(torch.where(seen, A(state.x) / unit, 0.0))
+
+        try:
+            start = x0 if state is None else None
+            state = solver.run(data, A, D, noise=level, x0=start, state=state, callbacks=[keep], progress=False).state
+        except Diverged:
+            state = None
+        return found, state
+
+    def column(values: list[Tensor]) -> Tensor:
+        rest = torch.full((N - len(values), B), torch.inf, dtype=torch.float64, device=q.device)
+        return torch.cat([torch.stack(values), rest]) if values else rest
+
+    given = torch.where(seen, q / unit, 0.0)
+    plain, end = fits(q, 0)
+    misfit = column([(fit - given).flatten(1).square().sum(1).double() / count for fit in plain])
+    divergence, states = [], [end]
+    for k in range(PROBES):
+        sign = torch.where(seen, 2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1, 0.0)
+        changed, end = fits(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k)
+        moved = [((b - a) * sign).flatten(1).sum(1).double() / (0.1 * count) for a, b in zip(plain, changed, strict=False)]
+        divergence.append(column(moved))
+        states.append(end)
+        far = _Path(misfit, torch.stack(divergence), ()).error(estimated).min(0).values
+        if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
+            break
+    path = _Path(misfit, torch.stack(divergence), tuple(states))
+    if before is None:
+        return path
+    return replace(path, misfit=torch.cat([before.misfit, misfit]), divergence=torch.cat([before.divergence, path.divergence], dim=1))
 
 
 def _top(problem: Problem, D: Denoiser) -> Tensor:

@@ -166,7 +166,7 @@ class Result:
         "max_iter"       it was still falling after ``iterations`` (or ``tol`` is 0: it was not asked for)
         "stalled"        it no longer fell
         "oscillating"    it no longer fell, and the iterates went to and fro or round in circles
-        "stopped"        by a callback, or where data that were held out say so (``tuned``)
+        "stopped"        by a callback, or where the data say so (``tuned``)
 
     ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
     is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
