@@ -241,7 +241,7 @@ def auto(
     ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
     ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds``, which always holds out,
     is by default 3 where that is done, 2 above 30000 data an image and 1 above 60000; where nearly nothing but noise is left, as many as hold out 30000
-    data, or all of them. All of it costs about 20 to 30 runs; 8 of masks with many data.
+    data, or all of them. All of it costs about 20 to 30 runs; 8 with masks and many data, 60 with masks and little but noise.
 
     The result's ``tuned`` says what was chosen: sigma and factor are settings of the solver, "iterations" is K. The statuses are "stopped": an estimate that stops
     early is no fixed point.
@@ -299,11 +299,11 @@ def auto(
             """Follow the walks that are new, as long as their errors fall."""
             for k in range(len(paths), len(walks)):
                 least = torch.stack([path.error(noise is None).min(0).values for path in paths]).min(0).values if paths else None
-                problem_of: Any = (q, A, D, level, deviation, seen, x0, seed, least, noise is None)
-                path = _follow(at(walks[k], {"tol": 0.0}), *problem_of)
+                task: Any = (q, A, D, level, deviation, seen, x0, seed, least, noise is None)
+                path = _follow(at(walks[k], {"tol": 0.0}), *task)
                 while walks[k].constant and len(walks[k].sigma) < LONG * N and path.whole and _fell(path.error(noise is None)):
                     walks[k] = longer(walks[k])
-                    path = _follow(at(walks[k], {"tol": 0.0}), *problem_of, path)
+                    path = _follow(at(walks[k], {"tol": 0.0}), *task, path)
                 paths.append(replace(path, states=()))
 
         def run() -> None:
