@@ -176,6 +176,7 @@ HELD = 30000  # how many data are held out, of all parts together, where noise i
 HALVES = 3  # of so many parts the estimates are the start of the last run
 WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
 PROBES = 3  # random changes of the data then, and one level more, the top
+EQUAL = 1.0  # how many standard errors worse than the best a higher constant level may be then
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,9 @@ def auto(
 
         |A x_K - q|^2 / (m noise^2) + 2 div / m                 (|A x_K - q|^2 / (m noise^2)) / (1 - div / m)^2
 
-    The estimate that is returned is the one that was judged.
+    Two estimates differ in these by no more than chance to within 2 |A (x - y)| / (m noise), their standard error. Among constant levels that are, in the
+    second half of their iterations, as good as the best to within that, the highest is taken: what data cannot tell is left to the prior. The estimate
+    that is returned is the one that was judged.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
     infinite noise:
@@ -322,8 +325,7 @@ def auto(
         def choose() -> _Choice:
             if not whole:
                 return _choose(walks, looks, share)
-            error = torch.cat([path.error(noise is None) for path in paths])
-            return _chosen(walks, error.argmin(0).cpu(), error)
+            return _settle(walks, paths, measured, noise is None)
 
         with bar:
             run()
@@ -519,22 +521,31 @@ def _fell(error: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _Path:
-    """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and where it and its P changed copies ended."""
+    """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and where it and its P changed copies ended.
+
+    ``fits`` are A x in units of the noise (B, *data_shape), at the least error and at the least of the second half.
+    """
 
     misfit: Tensor
     divergence: Tensor
     states: tuple[State | None, ...]
+    fits: tuple[Tensor, Tensor]
 
     def error(self, estimated: bool) -> Tensor:
-        """The error expected of new data in units of the noise (N, B): by SURE, or where the noise is estimated by GCV."""
-        t = self.divergence.mean(0)
-        error = self.misfit / (1 - t).clamp_min(1e-6).square() if estimated else self.misfit + 2 * t
-        return torch.where(torch.isfinite(self.misfit) & torch.isfinite(t), error, torch.inf)
+        """The error expected of new data in units of the noise (N, B)."""
+        return _error(self.misfit, self.divergence, estimated)
 
     @property
     def whole(self) -> bool:
         """Whether it may go on: it was followed with all changes, and nothing diverged."""
         return len(self.states) == 1 + PROBES and all(state is not None for state in self.states)
+
+
+def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
+    """SURE plus 1, or where the noise is estimated GCV, of a misfit (N, B) and divergences (P, N, B) a datum; infinite where they are not finite."""
+    t = divergence.mean(0)
+    error = misfit / (1 - t).clamp_min(1e-6).square() if estimated else misfit + 2 * t
+    return torch.where(torch.isfinite(misfit) & torch.isfinite(t), error, torch.inf)
 
 
 def _follow(
@@ -551,7 +562,7 @@ def _follow(
     estimated: bool,
     before: _Path | None = None,
 ) -> _Path:
-    """Run on all data, or go on from the path ``before``; then on changed ones, of which one is enough where the error is far above ``least``."""
+    """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
     seen = seen.expand_as(q)
     unit, count = torch.where(seen, deviation, 1.0), seen.flatten(1).sum(1)
     generator = torch.Generator().manual_seed(seed)
@@ -578,20 +589,50 @@ def _follow(
     given = torch.where(seen, q / unit, 0.0)
     plain, end = fits(q, 0)
     misfit = column([(fit - given).flatten(1).square().sum(1).double() / count for fit in plain])
-    divergence, states = [], [end]
+    divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
     for k in range(PROBES):
+        far = _error(misfit, torch.stack(divergence), estimated).min(0).values
+        if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
+            break
         sign = torch.where(seen, 2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1, 0.0)
         changed, end = fits(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k)
         moved = [((b - a) * sign).flatten(1).sum(1).double() / (0.1 * count) for a, b in zip(plain, changed, strict=False)]
-        divergence.append(column(moved))
+        divergence = [*divergence[k == 0 :], column(moved)]
         states.append(end)
-        far = _Path(misfit, torch.stack(divergence), ()).error(estimated).min(0).values
-        if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
-            break
-    path = _Path(misfit, torch.stack(divergence), tuple(states))
-    if before is None:
-        return path
-    return replace(path, misfit=torch.cat([before.misfit, misfit]), divergence=torch.cat([before.divergence, path.divergence], dim=1))
+    begun, change = 0, torch.stack(divergence)
+    if before is not None:
+        begun, misfit, change = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, change], dim=1)
+
+    def fit(rows: Tensor) -> Tensor:
+        found = []
+        for b, row in enumerate(rows.tolist()):
+            if before is not None and row < begun:
+                found.append(before.fits[0][b])  # the least error of before is still the least
+            else:
+                found.append(plain[min(row - begun, len(plain) - 1)][b] if plain else torch.zeros_like(q[b]))
+        return torch.stack(found)
+
+    error = _error(misfit, change, estimated)
+    late = len(error) // 2
+    return _Path(misfit, change, tuple(states), (fit(error.argmin(0)), fit(late + error[late:].argmin(0))))
+
+
+def _settle(walks: Sequence[_Walk], paths: Sequence[_Path], count: Tensor, estimated: bool) -> _Choice:
+    """For each image the row of least error, or the highest constant level that is as good to within EQUAL standard errors; ``count`` (B,) data an image."""
+    errors, levels = torch.cat([path.error(estimated) for path in paths]), torch.cat([walk.sigma for walk in walks])
+    begin = torch.tensor([0, *(len(path.misfit) for path in paths)], device=errors.device).cumsum(0)
+    least, row = errors.min(0)
+    fit = torch.stack([paths[k].fits[0][b] for b, k in enumerate((row >= begin[1:, None]).sum(0).tolist())])
+    level, error = levels.gather(0, row[None])[0], least
+    for walk, path, begun in zip(walks, paths, begin.tolist(), strict=False):
+        late = len(path.misfit) // 2
+        found, at = path.error(estimated)[late:].min(0)
+        deviation = 2 * (path.fits[1] - fit).flatten(1).norm(dim=1) / count * (least.sqrt() if estimated else 1)
+        higher = (walk.sigma[0] > level) | ((walk.sigma[0] == level) & (found < error))
+        higher = higher & (found - least <= EQUAL * deviation) & walk.constant
+        row, error = torch.where(higher, begun + late + at, row), torch.where(higher, found, error)
+        level = torch.where(higher, walk.sigma[0], level)
+    return _chosen(walks, row.cpu(), errors)
 
 
 def _top(problem: Problem, D: Denoiser) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
 from pnp_mlpatch.solvers.base import Result
-from pnp_mlpatch.tuning import auto
+from pnp_mlpatch.tuning import auto, sure
 
 SIZE = 40
 TV = denoisers.make("tv", iterations=15)
@@ -95,6 +97,45 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
     assert len(made) == 4
     for e, t in zip(made, told, strict=True):
         assert t == pytest.approx(e, rel=0.25), (made, told)
+
+
+@pytest.mark.parametrize(("noise", "apart"), [(0.01, True), (0.02, False)])
+def test_of_levels_that_data_cannot_tell_apart_the_highest_is_taken(noise, apart, photo):
+    A, solver = MAKE["blur"](), solvers.make("admm")
+    q = A(photo) + noise * white(*A(photo).shape)
+    result = auto(q, A, TV, solver, noise=noise)
+    tried = {name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()}
+    starts = [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])]
+
+    def fit(row):
+        begin = max(start for start in starts if start <= row)
+        sigma, K = tried["sigma"][begin : row + 1].float(), int(tried["iteration"][row])
+        sigma = float(sigma[0]) if bool((sigma == sigma[0]).all()) else sigma[:, None]
+        return A(reconstruct(q, A, TV, noise=noise, sigma=sigma, factor=float(tried["factor"][row]), iterations=K, tol=0.0).x)
+
+    least = int(tried["error"].argmin())
+    near, equal = fit(least), [least]
+    for begin, end in pairwise(starts):
+        if bool((tried["sigma"][begin:end] == tried["sigma"][begin]).all()) and tried["sigma"][begin] > tried["sigma"][least]:
+            row = begin + (end - begin) // 2
+            row += int(tried["error"][row:end].argmin())
+            deviation = 2 * float((fit(row) - near).norm()) / (q.numel() * noise)
+            if float(tried["error"][row] - tried["error"][least]) <= deviation:
+                equal.append(row)
+    best = max(equal, key=lambda row: (float(tried["sigma"][row]), -float(tried["error"][row])))
+    assert (best != least) == apart
+    torch.testing.assert_close(A(result.x), fit(best))
+
+
+def test_the_standard_error_of_the_difference_of_two_estimates():
+    """Over many draws of the noise, Stein's estimates of two smoothings differ from their mean by 2 |A (x - y)| / (m noise)."""
+    A, noise, many = Blur(gaussian_psf(1.0), (1, 32, 32)), 0.1, 200
+    truth = F.interpolate(samples.camera(), size=(32, 32), mode="area")
+    q = (A(truth) + noise * white(many, 1, 32, 32)).contiguous()
+    wide, narrow = Blur(gaussian_psf(1.0), (1, 32, 32)), Blur(gaussian_psf(0.6), (1, 32, 32))
+    difference = sure(q, A, wide, noise=noise) - sure(q, A, narrow, noise=noise)
+    told = 2 * A(wide(q) - narrow(q)).flatten(1).norm(dim=1) / (q[0].numel() * noise)
+    assert float(difference.std()) == pytest.approx(float(told.mean()), rel=0.35)
 
 
 def test_a_noise_that_is_not_given_is_estimated_and_said(photo):
