@@ -176,7 +176,7 @@ HELD = 30000  # how many data are held out, of all parts together, where noise i
 HALVES = 3  # of so many parts the estimates are the start of the last run
 WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
 PROBES = 3  # random changes of the data then, and one level more, the top
-EQUAL = 1.0  # how many standard errors worse than the best a higher constant level may be then
+EQUAL = 3.0  # how many standard errors worse than the best a higher constant level may be then, without that of the changes
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,9 @@ def auto(
 
         |A x_K - q|^2 / (m noise^2) + 2 div / m                 (|A x_K - q|^2 / (m noise^2)) / (1 - div / m)^2
 
-    Two estimates differ in these by no more than chance to within 2 |A (x - y)| / (m noise), their standard error. Among constant levels that are, in the
-    second half of their iterations, as good as the best to within that, the highest is taken: what data cannot tell is left to the prior. The estimate
-    that is returned is the one that was judged.
+    Two estimates x and y differ in these by chance, with a standard error of 2 |A (x - y)| / (m noise), and as much again by the random changes. Where the
+    least error is in the second half of a constant level, the highest level is taken of which the second half is as good to within three of these: what
+    data cannot tell is left to the prior. The estimate that is returned is the one that was judged.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
     infinite noise:
@@ -370,8 +370,10 @@ def auto(
     how = f"without some of the data ({folds} x {part:.0%}); as these tell"
     if whole:
         how = f"on all of the data; as {'GCV' if noise is None else 'SURE'} with {PROBES} random changes tells"
+    row = torch.tensor([0, *lengths]).cumsum(0)[best.walk] + best.iterations.cpu() - 1
+    chosen = "is best" if bool((row == best.errors.argmin(0).cpu()).all()) else "is as good as the best, to within chance, and the smoother"
     why = (
-        f"{len(walks)} ways of {_span(lengths)} were tried {how}, {kind} is best, with "
+        f"{len(walks)} ways of {_span(lengths)} were tried {how}, {kind} {chosen}, with "
         f"{_span(K)}{half} and alpha = factor (noise / sigma)^2."
     )
     columns = {
@@ -618,18 +620,21 @@ def _follow(
 
 
 def _settle(walks: Sequence[_Walk], paths: Sequence[_Path], count: Tensor, estimated: bool) -> _Choice:
-    """For each image the row of least error, or the highest constant level that is as good to within EQUAL standard errors; ``count`` (B,) data an image."""
+    """For each image the row of least error; if that is in the second half of a constant level, the highest one of which the second half is as good to
+    within EQUAL standard errors. ``count`` (B,) data an image."""
     errors, levels = torch.cat([path.error(estimated) for path in paths]), torch.cat([walk.sigma for walk in walks])
     begin = torch.tensor([0, *(len(path.misfit) for path in paths)], device=errors.device).cumsum(0)
     least, row = errors.min(0)
-    fit = torch.stack([paths[k].fits[0][b] for b, k in enumerate((row >= begin[1:, None]).sum(0).tolist())])
+    which = (row >= begin[1:, None]).sum(0).tolist()
+    fit = torch.stack([paths[k].fits[0][b] for b, k in enumerate(which)])
+    settled = torch.stack([(row[b] - begin[k] >= len(paths[k].misfit) // 2) & walks[k].constant for b, k in enumerate(which)])
     level, error = levels.gather(0, row[None])[0], least
     for walk, path, begun in zip(walks, paths, begin.tolist(), strict=False):
         late = len(path.misfit) // 2
         found, at = path.error(estimated)[late:].min(0)
         deviation = 2 * (path.fits[1] - fit).flatten(1).norm(dim=1) / count * (least.sqrt() if estimated else 1)
         higher = (walk.sigma[0] > level) | ((walk.sigma[0] == level) & (found < error))
-        higher = higher & (found - least <= EQUAL * deviation) & walk.constant
+        higher = higher & (found - least <= EQUAL * deviation) & settled & walk.constant
         row, error = torch.where(higher, begun + late + at, row), torch.where(higher, found, error)
         level = torch.where(higher, walk.sigma[0], level)
     return _chosen(walks, row.cpu(), errors)
