@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 from pnp_mlpatch.denoisers import base as denoisers
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe
-from pnp_mlpatch.errors import Diverged, InputError, InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.judging import HeldOut, OnAll, Task, Walk
 from pnp_mlpatch.noise import noise_level, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, State, Tuned, make_problem, per_image
+from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, Tuned, make_problem, per_image
 
 
 @dataclass(frozen=True)
@@ -165,30 +166,14 @@ def _probe(
         return r.flatten(1).square().sum(1).double(), divergence, seen.flatten(1).sum(1).double()
 
 
-RANGE = (1 / 15, 4)  # levels that are tried: from 1/15 of the denoiser's top, so many, each twice the one before
+RANGE = (
+    1 / 15,
+    4,
+)  # levels that are tried: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
 STEPS = 3  # how often the factor of the best is multiplied and divided by 4, at most
-LONG = 2  # how many times ``iterations`` a walk of a constant level goes on while its error falls
-FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
-ERRORS = (0.5, 1.0)  # how many standard errors worse than the best a smoother estimate may be: the second where noise is nearly all
-NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
-RACE = 3.0  # how many standard errors a walk may lag behind the best after the first part
+WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
 HELD = 30000  # how many data are held out, of all parts together, where noise is nearly all, unless there are not as many
 HALVES = 3  # of so many parts the estimates are the start of the last run
-WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
-PROBES = 3  # random changes of the data then, and one level more, the top
-EQUAL = 3.0  # how many standard errors worse than the best a higher constant level may be then, without that of the changes
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """A run to try: the level at each iteration (N, B), and by what alpha is multiplied (B,)."""
-
-    sigma: Tensor
-    factor: Tensor
-
-    @property
-    def constant(self) -> bool:
-        return bool((self.sigma == self.sigma[0]).all())
 
 
 def auto(
@@ -255,7 +240,7 @@ def auto(
     """
     if not isinstance(solver, Solver):
         raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
-    start, names = time.perf_counter(), {f.name for f in fields(cast(Any, solver))}
+    start = time.perf_counter()
     if not tunable(solver):
         raise InputError(
             f"auto: {type(solver).__name__} has no level of the denoiser that may be chosen so. Take admm, drs, red, pgd ..., or cross_validate."
@@ -268,94 +253,42 @@ def auto(
             solver._start(x0, problem)
         high = _top(problem, D)
         N, B = solver.iterations, len(q)
-        balances = "factor" in names and cast(Any, solver).alpha is None
         deviation, seen = _map_of(q, A, level), reached(A)
         seen = seen & torch.isfinite(deviation)
         measured = seen.flatten(1).sum(1)
         share = (measured / problem.A.initial(problem.q)[0].numel()).clamp_max(1).expand(B)
         whole = folds is None and bool((share >= WHOLE).all())
-        folds, most = _folds(int(measured.min()), part, folds)
-        draw = torch.rand(A.data_shape, generator=torch.Generator().manual_seed(seed)).to(q.device)
-        parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & seen for fold in range(most)]
-        loose: Any = {"tol": 0.0} | ({"data_iterations": max(10, cast(Any, solver).data_iterations)} if "data_iterations" in names else {})
+        few, most = _folds(int(measured.min()), part, folds)
+        bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
+        task = Task(solver, q, A, D, level, deviation, noise is None, seen, share, x0, seed, bar.update)
+        judge = OnAll(task) if whole else HeldOut(task, part, few, most)
         one = torch.ones(B, dtype=q.dtype, device=q.device)
         first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]
-        walks = [_Walk(first * (high / first) ** along, one)]
         levels = schedules.geometric(RANGE[0], 1.0, RANGE[1] + 1) if whole else [RANGE[0] * 2**k for k in range(RANGE[1])]
-        walks += [_Walk((high * s).expand(N, B), one) for s in levels]
-        looks: list[list[_Look]] = []
-        paths: list[_Path] = []
-        bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
-
-        def at(walk: _Walk, loose: dict[str, Any]) -> Solver:
-            bar.update()
-            settings: Any = loose | {"sigma": walk.sigma, "iterations": len(walk.sigma)} | ({"factor": walk.factor} if balances else {})
-            return replace(cast(Any, solver), **settings)
-
-        def look(walk: _Walk, held: Tensor, before: _Look | None = None) -> _Look:
-            return _look(at(walk, loose), q, A, D, deviation, held, seen, before)
-
-        def longer(walk: _Walk) -> _Walk:
-            return replace(walk, sigma=walk.sigma[0].expand(len(walk.sigma) + N, B))
-
-        def follow() -> None:
-            """Follow the walks that are new, as long as their errors fall."""
-            for k in range(len(paths), len(walks)):
-                least = torch.stack([path.error(noise is None).min(0).values for path in paths]).min(0).values if paths else None
-                task: Any = (q, A, D, level, deviation, seen, x0, seed, least, noise is None)
-                path = _follow(at(walks[k], {"tol": 0.0}), *task)
-                while walks[k].constant and len(walks[k].sigma) < LONG * N and path.whole and _fell(path.error(noise is None)):
-                    walks[k] = longer(walks[k])
-                    path = _follow(at(walks[k], {"tol": 0.0}), *task, path)
-                paths.append(replace(path, states=()))
-
-        def run() -> None:
-            """Look at the walks that are new, then at all that do not lag: as long as their errors fall, and in all of the parts."""
-            if whole:
-                return follow()
-            looks.extend([look(walk, parts[0])] for walk in walks[len(looks) :])
-            for k, mine in enumerate(looks):
-                if not _lags(mine, looks, share):
-                    while len(mine) == 1 and walks[k].constant and len(walks[k].sigma) < LONG * N and _falls(mine[0], share):
-                        walks[k] = longer(walks[k])
-                        mine[0] = look(walks[k], parts[0], mine[0])
-                    mine[:] = [replace(one, state=None) for one in mine]
-                    mine += [replace(look(walks[k], held), state=None) for held in parts[len(mine) : folds]]
-
-        def choose() -> _Choice:
-            if not whole:
-                return _choose(walks, looks, share)
-            return _settle(walks, paths, measured, noise is None)
-
+        walks = [Walk(first * (high / first) ** along, one), *(Walk((high * s).expand(N, B), one) for s in levels)]
         with bar:
-            run()
-            best = choose()
-            if not whole and bool((best.error < NOISE).any()) and most > folds:
-                folds = most
-                run()
-                best = choose()
-            for step in (4.0, 0.25) if balances else ():
+            best = judge.judge(walks)
+            for step in (4.0, 0.25) if task.balances else ():
                 for _ in range(STEPS):
-                    walks.append(_Walk(best.sigma[:N], best.factor * step))
-                    run()
-                    best = choose()
+                    walks.append(Walk(best.sigma[:N], best.factor * step))
+                    best = judge.judge(walks)
                     if not bool((best.walk == len(walks) - 1).any()):
                         break
 
         sigma, K = best.sigma, best.iterations.to(q.device)
         rises = ~(sigma == sigma[0]).all(0)
         settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
-            {"factor": best.factor} if balances else {}
+            {"factor": best.factor} if task.balances else {}
         )
         begun = torch.where(rises, 0, K // 2) * (x0 is None and not whole)
 
         def until(many: Tensor) -> Callback:
             return lambda state: state.iteration >= many
 
-        if bool((begun > 0).any()):  # from where the data that were shown lead
-            without: Any = loose | settings | {"iterations": int(begun.max())}
+        if isinstance(judge, HeldOut) and bool((begun > 0).any()):  # from where the data that were shown lead
+            without: Any = {"tol": 0.0} | task.exact | settings | {"iterations": int(begun.max())}
             walk, starts = replace(cast(Any, solver), **without), []
-            for held in parts[:HALVES]:
+            for held in judge.parts[:HALVES]:
                 known = torch.where(held, torch.inf, deviation)
                 starts.append(walk.run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x)
             x0 = torch.where((begun > 0).reshape(-1, 1, 1, 1), torch.stack(starts).mean(0), problem.A.initial(problem.q))
@@ -366,14 +299,9 @@ def auto(
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
     half = ", the second half of them from the mean of runs without a part," if bool((begun > 0).any()) else ""
-    lengths = torch.tensor([len(walk.sigma) for walk in walks])
-    how = f"without some of the data ({folds} x {part:.0%}); as these tell"
-    if whole:
-        how = f"on all of the data; as {'GCV' if noise is None else 'SURE'} with {PROBES} random changes tells"
-    row = torch.tensor([0, *lengths]).cumsum(0)[best.walk] + best.iterations.cpu() - 1
-    chosen = "is best" if bool((row == best.errors.argmin(0).cpu()).all()) else "is as good as the best, to within chance, and the smoother"
     why = (
-        f"{len(walks)} ways of {_span(lengths)} were tried {how}, {kind} {chosen}, with "
+        f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried {judge.how}, {kind} is "
+        f"{'best' if best.least else 'as good as the best, to within chance, and the smoother'}, with "
         f"{_span(K)}{half} and alpha = factor (noise / sigma)^2."
     )
     columns = {
@@ -389,255 +317,6 @@ def auto(
 def tunable(solver: Solver) -> bool:
     """Whether :func:`auto` can choose for this solver: it has a level that may be any, and rise as it runs."""
     return solver.rising and "sigma" in {f.name for f in fields(cast(Any, solver))}
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A walk without the data ``held`` (B, n): its squared errors there (N, B, n), and the mean of those at the others (N, B), in units of the noise;
-    ``state`` is where it ended."""
-
-    errors: Tensor
-    misfit: Tensor
-    held: Tensor
-    state: State | None
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The walk of each image (B,), its levels (N, B), factor (B,) and iterations (B,); its ``error`` (B,), and those of all (R, B)."""
-
-    walk: Tensor
-    sigma: Tensor
-    factor: Tensor
-    iterations: Tensor
-    error: Tensor
-    errors: Tensor
-
-
-def _look(
-    solver: Solver,
-    q: Tensor,
-    A: LinearOperator,
-    D: Denoiser,
-    deviation: Tensor,
-    held: Tensor,
-    seen: Tensor,
-    before: _Look | None = None,
-) -> _Look:
-    """Run without ``held``, or go on from where the look ``before`` ended; a run that diverges has infinite errors from there on."""
-    errors: list[Tensor] = [] if before is None else list(before.errors)
-    misfits: list[Tensor] = [] if before is None else list(before.misfit)
-    held, seen = held.expand_as(q), seen.expand_as(q)
-    place, state = held.any(0), None if before is None else before.state
-    rest = seen & ~held
-
-    def look(state: State) -> None:
-        r = torch.where(seen, (A(state.x) - torch.where(seen, q, 0.0)) / torch.where(seen, deviation, 1.0), 0.0).square()
-        errors.append(torch.where(held, r, 0.0)[:, place].double())
-        misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.flatten(1).sum(1))
-
-    try:
-        known = torch.where(held, torch.inf, deviation)
-        state = solver.run(q, A, D, noise=known, state=state, callbacks=[look], progress=False).state
-    except Diverged:
-        state = None
-    e = torch.full((solver.iterations, len(q), int(place.sum())), torch.inf, dtype=torch.float64, device=q.device)
-    m = torch.zeros(solver.iterations, len(q), dtype=torch.float64, device=q.device)
-    if errors:
-        e[: len(errors)], m[: len(errors)] = torch.stack(errors), torch.stack(misfits)
-    return _Look(e, m, held[:, place], state)
-
-
-def _expected(looks: Sequence[Sequence[_Look]], parts: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The error expected of new data in units of the noise, each iteration of each walk a row: as the first ``parts`` tell (R, B); by each datum,
-    less a constant (R, B, n); and the misfits (R, B).
-
-    Walks that were not run on as many, and iterations that diverged, have infinite ones.
-    """
-    full = next(mine for mine in looks if len(mine) >= parts)
-    held = torch.cat([look.held for look in full[:parts]], dim=1).double()
-    told = [
-        torch.cat([look.errors for look in mine[:parts]], dim=2)
-        if len(mine) >= parts
-        else torch.full((len(mine[0].errors), *held.shape), torch.inf).to(held)
-        for mine in looks
-    ]
-    errors = torch.cat(told)
-    misfit = torch.cat([torch.stack([look.misfit for look in mine[:parts]]).mean(0) for mine in looks])
-    mean = errors.sum(2) / held.sum(1)
-    finite = torch.isfinite(mean)
-    noise = mean.min(0).values.clamp(torch.finfo(torch.float32).tiny, 1.0)  # it can be no more than the least error
-    kept = torch.where(finite, (misfit / mean.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1), 1.0)
-    taken = share * (1 - kept.sqrt()).square()
-    errors = ((share * kept + 1 - share)[..., None] * (errors - noise[:, None]) / noise[:, None] + taken[..., None]) * held
-    return torch.where(finite, 1 + errors.sum(2) / held.sum(1), torch.inf), errors, misfit
-
-
-def _against(mean: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much each row is worse than the best for its image, and the standard error of that, (R, B)."""
-    best = mean.argmin(0)
-    least = errors.gather(0, best[None, :, None].expand(1, -1, errors.shape[2]))
-    difference = torch.where(torch.isfinite(mean)[..., None], errors - least, 0.0)
-    return mean - mean.min(0).values, difference.std(2) / errors.shape[2] ** 0.5
-
-
-def _choose(walks: Sequence[_Walk], looks: Sequence[Sequence[_Look]], share: Tensor) -> _Choice:
-    """For each image the row furthest from the data of those that are as good as the best, to within ERRORS."""
-    mean, errors, misfit = _expected(looks, max(len(mine) for mine in looks), share)
-    worse, deviation = _against(mean, errors)
-    slack = torch.where(mean.min(0).values < NOISE, ERRORS[1], ERRORS[0])
-    row = torch.where(worse <= slack * deviation, misfit, -1.0).argmax(0).cpu()
-    return _chosen(walks, row, mean)
-
-
-def _chosen(walks: Sequence[_Walk], row: Tensor, errors: Tensor) -> _Choice:
-    """What the ``row`` (B,) of the table of ``errors`` (R, B) stands for."""
-    walk = torch.cat([torch.full((len(walk.sigma),), k) for k, walk in enumerate(walks)])[row]
-    start = torch.tensor([0, *(len(walk.sigma) for walk in walks)]).cumsum(0)[walk]
-    its = [walks[k] for k in walk.tolist()]
-    N = max(len(walk.sigma) for walk in its)
-    sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
-    factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
-    return _Choice(walk, sigma, factor, row - start + 1, errors.min(0).values, errors)
-
-
-def _lags(mine: Sequence[_Look], looks: Sequence[Sequence[_Look]], share: Tensor) -> bool:
-    """Whether no iteration of a walk comes near the best of all, for any image, as far as it was run."""
-    others = [look for look in looks if len(look) >= len(mine)]
-    mean, errors, _ = _expected([*others, mine], len(mine), share)
-    worse, deviation = _against(mean, errors)
-    N = len(mine[0].errors)
-    return not bool((worse[-N:] <= RACE * deviation[-N:]).any())
-
-
-def _falls(look: _Look, share: Tensor) -> bool:
-    """Whether a walk would be better for going on, for any image."""
-    return look.state is not None and _fell(_expected([[look]], 1, share)[0])
-
-
-def _fell(error: Tensor) -> bool:
-    """Whether an error (N, B) fell by FALL of what is not noise in its last quarter, for any image."""
-    end = len(error) - 1
-    return bool((error[end - end // 4] - error[end] > FALL * (error[end] - 1).abs()).any())
-
-
-@dataclass(frozen=True)
-class _Path:
-    """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and where it and its P changed copies ended.
-
-    ``fits`` are A x in units of the noise (B, *data_shape), at the least error and at the least of the second half.
-    """
-
-    misfit: Tensor
-    divergence: Tensor
-    states: tuple[State | None, ...]
-    fits: tuple[Tensor, Tensor]
-
-    def error(self, estimated: bool) -> Tensor:
-        """The error expected of new data in units of the noise (N, B)."""
-        return _error(self.misfit, self.divergence, estimated)
-
-    @property
-    def whole(self) -> bool:
-        """Whether it may go on: it was followed with all changes, and nothing diverged."""
-        return len(self.states) == 1 + PROBES and all(state is not None for state in self.states)
-
-
-def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
-    """SURE plus 1, or where the noise is estimated GCV, of a misfit (N, B) and divergences (P, N, B) a datum; infinite where they are not finite."""
-    t = divergence.mean(0)
-    error = misfit / (1 - t).clamp_min(1e-6).square() if estimated else misfit + 2 * t
-    return torch.where(torch.isfinite(misfit) & torch.isfinite(t), error, torch.inf)
-
-
-def _follow(
-    solver: Solver,
-    q: Tensor,
-    A: LinearOperator,
-    D: Denoiser,
-    level: float | Tensor,
-    deviation: Tensor,
-    seen: Tensor,
-    x0: Tensor | None,
-    seed: int,
-    least: Tensor | None,
-    estimated: bool,
-    before: _Path | None = None,
-) -> _Path:
-    """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
-    seen = seen.expand_as(q)
-    unit, count = torch.where(seen, deviation, 1.0), seen.flatten(1).sum(1)
-    generator = torch.Generator().manual_seed(seed)
-    N, B = solver.iterations - (0 if before is None else len(before.misfit)), len(q)
-
-    def fits(data: Tensor, which: int) -> tuple[list[Tensor], State | None]:
-        found: list[Tensor] = []
-        state = None if before is None else before.states[which]
-
-        def keep(state: State) -> None:
-            found.append(torch.where(seen, A(state.x) / unit, 0.0))
-
-        try:
-            start = x0 if state is None else None
-            state = solver.run(data, A, D, noise=level, x0=start, state=state, callbacks=[keep], progress=False).state
-        except Diverged:
-            state = None
-        return found, state
-
-    def column(values: list[Tensor]) -> Tensor:
-        rest = torch.full((N - len(values), B), torch.inf, dtype=torch.float64, device=q.device)
-        return torch.cat([torch.stack(values), rest]) if values else rest
-
-    given = torch.where(seen, q / unit, 0.0)
-    plain, end = fits(q, 0)
-    misfit = column([(fit - given).flatten(1).square().sum(1).double() / count for fit in plain])
-    divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
-    for k in range(PROBES):
-        far = _error(misfit, torch.stack(divergence), estimated).min(0).values
-        if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
-            break
-        sign = torch.where(seen, 2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1, 0.0)
-        changed, end = fits(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k)
-        moved = [((b - a) * sign).flatten(1).sum(1).double() / (0.1 * count) for a, b in zip(plain, changed, strict=False)]
-        divergence = [*divergence[k == 0 :], column(moved)]
-        states.append(end)
-    begun, change = 0, torch.stack(divergence)
-    if before is not None:
-        begun, misfit, change = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, change], dim=1)
-
-    def fit(rows: Tensor) -> Tensor:
-        found = []
-        for b, row in enumerate(rows.tolist()):
-            if before is not None and row < begun:
-                found.append(before.fits[0][b])  # the least error of before is still the least
-            else:
-                found.append(plain[min(row - begun, len(plain) - 1)][b] if plain else torch.zeros_like(q[b]))
-        return torch.stack(found)
-
-    error = _error(misfit, change, estimated)
-    late = len(error) // 2
-    return _Path(misfit, change, tuple(states), (fit(error.argmin(0)), fit(late + error[late:].argmin(0))))
-
-
-def _settle(walks: Sequence[_Walk], paths: Sequence[_Path], count: Tensor, estimated: bool) -> _Choice:
-    """For each image the row of least error; if that is in the second half of a constant level, the highest one of which the second half is as good to
-    within EQUAL standard errors. ``count`` (B,) data an image."""
-    errors, levels = torch.cat([path.error(estimated) for path in paths]), torch.cat([walk.sigma for walk in walks])
-    begin = torch.tensor([0, *(len(path.misfit) for path in paths)], device=errors.device).cumsum(0)
-    least, row = errors.min(0)
-    which = (row >= begin[1:, None]).sum(0).tolist()
-    fit = torch.stack([paths[k].fits[0][b] for b, k in enumerate(which)])
-    settled = torch.stack([(row[b] - begin[k] >= len(paths[k].misfit) // 2) & walks[k].constant for b, k in enumerate(which)])
-    level, error = levels.gather(0, row[None])[0], least
-    for walk, path, begun in zip(walks, paths, begin.tolist(), strict=False):
-        late = len(path.misfit) // 2
-        found, at = path.error(estimated)[late:].min(0)
-        deviation = 2 * (path.fits[1] - fit).flatten(1).norm(dim=1) / count * (least.sqrt() if estimated else 1)
-        higher = (walk.sigma[0] > level) | ((walk.sigma[0] == level) & (found < error))
-        higher = higher & (found - least <= EQUAL * deviation) & settled & walk.constant
-        row, error = torch.where(higher, begun + late + at, row), torch.where(higher, found, error)
-        level = torch.where(higher, walk.sigma[0], level)
-    return _chosen(walks, row.cpu(), errors)
 
 
 def _top(problem: Problem, D: Denoiser) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.judging import EQUAL
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -19,7 +20,7 @@ from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
 from pnp_mlpatch.solvers.base import Result
-from pnp_mlpatch.tuning import EQUAL, auto, sure
+from pnp_mlpatch.tuning import auto, sure
 
 SIZE = 40
 TV = denoisers.make("tv", iterations=15)
@@ -76,8 +77,8 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
 @pytest.mark.parametrize("name", ["mask", "identity", "nothing held out"])
 def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
     """A linear denoiser, so that all is linear: 1 + |x - truth|^2 / noise^2 over all pixels, of those that were shown and those that were not."""
-    monkeypatch.setattr("pnp_mlpatch.tuning.RACE", 1e9)  # all ways are followed to their end
-    monkeypatch.setattr("pnp_mlpatch.tuning.LONG", 1)
+    monkeypatch.setattr("pnp_mlpatch.judging.RACE", 1e9)  # all ways are followed to their end
+    monkeypatch.setattr("pnp_mlpatch.judging.LONG", 1)
     size, noise = 64, 0.1
     A = Mask(random_mask((size, size), keep=0.4)) if name == "mask" else Identity((1, size, size))
     truth = F.interpolate(samples.camera(), size=(size, size), mode="area")
