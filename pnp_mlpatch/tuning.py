@@ -166,10 +166,7 @@ def _probe(
         return r.flatten(1).square().sum(1).double(), divergence, seen.flatten(1).sum(1).double()
 
 
-RANGE = (
-    1 / 15,
-    4,
-)  # levels that are tried: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
+RANGE = (1 / 15, 4)  # levels: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
 STEPS = 3  # how often the factor of the best is multiplied and divided by 4, at most
 WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
 HELD = 30000  # how many data are held out, of all parts together, where noise is nearly all, unless there are not as many

@@ -98,7 +98,9 @@ def test_remaining_noise():
     assert remaining(0.1, 0.3) == pytest.approx(0.03)
 
 
-@pytest.mark.parametrize("bad", [{"burn_in": -1}, {"burn_in": 1.5}, {"seed": -1}, {"seed": True}, {"sigma": 0}, {"iterations": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"burn_in": -1}, {"burn_in": 1.5}, {"seed": -1}, {"seed": True}, {"seed": 4096}, {"sigma": 0}, {"iterations": 0}]
+)
 def test_settings_that_make_no_sense(bad):
     with pytest.raises(InputError, match=f"SplitGibbs: {next(iter(bad))}"):
         make("split_gibbs", **bad)

@@ -51,7 +51,7 @@ class SplitGibbs(Solver):
     mean is then the Wiener filter, for every sigma up to the least noise.
 
     z is the mean of its conditional distribution rather than a draw, so ``state.std`` is below the posterior's standard deviation.
-    ``seed`` makes the random numbers, of iteration k from (seed, k), so that a resumed run goes on as it would have; all images of a
+    ``seed``, from 0 to 4095, makes the random numbers, of iteration k from (seed, k), so that a resumed run goes on as it would have; all images of a
     batch have the same ones, so that none depends on the others. ``tol`` is for
     the relative change of x, which falls as 1 / k: 0 by default.
 
@@ -76,6 +76,8 @@ class SplitGibbs(Solver):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"SplitGibbs: {name} must be an integer >= 0, got {value!r}.")
+        if self.seed >= 4096:  # torch takes 32 bits of a seed, of which iterations need 20
+            raise InputError(f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}.")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
