@@ -154,7 +154,18 @@ def tables(found, names, shown):
                 )
     keys = max((list(row) for row in loss), key=len, default=[])
     loss = [{key: row.get(key, float("nan")) for key in keys} for row in loss]
-    return {"loss against the oracle": loss, "iterations to 1e-4": fast}
+    return {"loss against the oracle": loss, "losses above 1 dB": worst(found), "iterations to 1e-4": fast}
+
+
+def worst(found):
+    rows = []
+    for (name, case, what), row in found.items():
+        best = found.get((name, case, "oracle"))
+        if what in ("auto", "unknown") and best and best["score"] - row["score"] > 1:
+            rows.append(
+                {"denoiser": name, "case": case, "noise": what, "score (dB)": row["score"], "loss (dB)": best["score"] - row["score"]}
+            )
+    return sorted(rows, key=lambda row: -row["loss (dB)"])
 
 
 if __name__ == "__main__":
