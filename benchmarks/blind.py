@@ -2,11 +2,14 @@
 
 For cases of benchmarks/auto.py that lose most: an estimate of settings that held-out data or SURE prefer, then one of better ones. "true" is the error
 of the data |A x - A f|^2 / (m noise^2), known here from the truth f, and "SURE" is what tuning.sure tells of it without (one probe). A rule that
-looks at the data can be no better than "true". "weighted" is |(A^H A + c)^-1 A^H A (x - f)|^2 / (m noise^2) with c = (noise / 0.1)^2, which does tell them
+looks at the data can be no better than "true". "apart" is by how many standard errors 2 |A (x - y)| / (m noise) SURE tells the second from the first; to
+within three tuning.auto takes the higher level. "weighted" is |(A^H A + c)^-1 A^H A (x - f)|^2 / (m noise^2) with c = (noise / 0.1)^2, which does tell them
 apart, and "told" its unbiased estimate less a constant, with its deviation over the probes.
 
 Run: python benchmarks/blind.py [--quick] [--probes 4]
 """
+
+from typing import Any
 
 import torch
 from common import arguments, parse, publish
@@ -31,13 +34,17 @@ def main():
     found = {str(case): case for case in cases(size)}
     rows = []
     for name, denoiser, *both in PAIRS[: 1 if args.quick else len(PAIRS)]:
+        case, truth, fits = found[name], shipped(size)[found[name].image], list[Tensor]()
         for settings in both:
-            rows.append(judge(found[name], shipped(size)[found[name].image], denoiser, settings, 1 if args.quick else args.probes))
+            row, fit = judge(case, truth, denoiser, settings, 1 if args.quick else args.probes)
+            fits.append(fit)
+            deviation = 2 * float((fit - fits[0]).norm()) / (fit.numel() * case.noise)
+            rows.append(row | {"apart": (row["SURE"] - rows[-1]["SURE"]) / deviation if deviation else float("nan")})
             print(rows[-1], flush=True)
     publish(args, {"estimates": rows})
 
 
-def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float, int], probes: int) -> dict[str, object]:
+def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float, int], probes: int) -> tuple[dict[str, Any], Tensor]:
     sigma, factor, iterations = settings
     q, A, D, noise = case.q, case.A, case.denoiser(denoiser), case.noise
 
@@ -54,7 +61,7 @@ def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float
         moved = (A(estimate(q + 0.1 * noise * b)) - A(x)) / (0.1 * noise)
         told.append(float((back(A(x) - q).square().sum() + 2 * noise**2 * (back(b) * back(moved)).sum()) / unit))
     told = torch.tensor(told)
-    return {
+    row = {
         "case": str(case),
         "denoiser": denoiser,
         "sigma": sigma,
@@ -66,6 +73,7 @@ def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float
         "told": float(told.mean()),
         "deviation": float(told.std()) if probes > 1 else 0.0,
     }
+    return row, A(x)
 
 
 if __name__ == "__main__":

@@ -162,10 +162,10 @@ class HeldOut:
     def judge(self, walks: list[Walk]) -> Choice:
         """Look at the walks that are new, then at all that do not lag, and choose; ``walks`` that go on are replaced by longer ones."""
         first = not self.looks
-        choice = self._look(walks)
+        choice = self._look_at(walks)
         if first and self.few < len(self.parts) and bool((choice.errors.min(0).values < NOISE).any()):
             self.few = len(self.parts)
-            choice = self._look(walks)
+            choice = self._look_at(walks)
         return choice
 
     @property
@@ -173,7 +173,7 @@ class HeldOut:
         """In words, for what a result says."""
         return f"without some of the data ({self.few} x {self.part:.0%}); as these tell"
 
-    def _look(self, walks: list[Walk]) -> Choice:
+    def _look_at(self, walks: list[Walk]) -> Choice:
         task, share, N = self.task, self.task.share, self.task.solver.iterations
 
         def look(walk: Walk, part: int, before: _Look | None = None) -> _Look:
