@@ -39,7 +39,7 @@ def main():
             row, fit = judge(case, truth, denoiser, settings, 1 if args.quick else args.probes)
             fits.append(fit)
             deviation = 2 * float((fit - fits[0]).norm()) / (fit.numel() * case.noise)
-            rows.append(row | {"apart": (row["SURE"] - rows[-1]["SURE"]) / deviation if deviation else float("nan")})
+            rows.append(row | {"apart": (row["SURE"] - rows[-1]["SURE"]) / deviation if deviation else 0.0})
             print(rows[-1], flush=True)
     publish(args, {"estimates": rows})
 

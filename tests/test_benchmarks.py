@@ -153,6 +153,22 @@ def test_tuning(tmp_path):
     assert {row["level"] for row in summary} == {"cross-validated", "from noise"}
 
 
+def test_auto(tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    tables = run("auto", "--keep", kept, "--what", "oracle", "auto", out=tmp_path / "a.json")
+    rows = {(row["denoiser"], row["problems"]): row for row in tables["loss against the oracle"]}
+    assert rows["all", "all"]["auto: cases"] == 4
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 8
+    assert all(row["loss (dB)"] > 1 for row in tables["losses above 1 dB"])
+
+
+def test_blind(tmp_path):
+    first, second = run("blind", out=tmp_path / "b.json")["estimates"]
+    assert first["case"] == second["case"]
+    assert first["sigma"] < second["sigma"]
+    assert first["apart"] == 0 < abs(second["apart"])
+
+
 def test_uncertainty(sets, tmp_path):
     known, photographs = run("uncertainty", "--images", sets / "grey", "--picture", tmp_path / "u.png", out=tmp_path / "u.json").values()
     assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
