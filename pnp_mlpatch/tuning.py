@@ -221,7 +221,8 @@ def auto(
     paired differences; a whole one where nearly nothing but noise is left, an error below 1.05) the one furthest from the data is taken: there the error
     alone cannot tell.
 
-    Runs that lag behind in the first part, or with the first change, are left out of the others. Each image of a batch has its own sigma, factor and K.
+    Runs that lag behind in the first part, or by their misfit or the first change, are left out of the others; the error that is told of them on all data is
+    then a lower bound. Each image of a batch has its own sigma, factor and K.
 
     ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
     ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds``, which always holds out,
