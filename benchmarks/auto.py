@@ -9,9 +9,10 @@ speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what au
           which is what counts for one that does not arrive where the other does
 
 A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
-interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case WORDS take parts.
+interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case "CT, 35" "lensing, 30" take parts.
+benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.auto changes, all but the oracle's are to be computed again.
 
-Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur]
+Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur CT]
      [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
 """
 
@@ -38,7 +39,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv", "dncnn"])
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
-    parser.add_argument("--case", default="", help="only cases with these words in their name")
+    parser.add_argument("--case", nargs="+", default=[""], help="only cases with one of these in their name")
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
     parser.add_argument("--settle", nargs=2, type=Path, metavar=("PICTURES", "SLICES"), help="a folder of pictures, and an .npz of slices")
     parser.add_argument("--kept", action="store_true", help="print the tables of what is kept, and compute nothing")
@@ -49,7 +50,7 @@ def main():
             row = json.loads(line)
             found[row["denoiser"], row["case"], row["what"]] = row
     where = {} if not args.settle else {"pictures": args.settle[0], "slices": args.settle[1]}
-    todo = [case for case in cases(48 if args.quick else 96, **where) if args.case in str(case)]
+    todo = [case for case in cases(48 if args.quick else 96, **where) if any(part in str(case) for part in args.case)]
     if args.quick:
         todo, args.denoiser = [case for case in todo if case.image in ("face", "sky 1")][1:12:3], ["tv"]
     for case in [] if args.kept else todo:

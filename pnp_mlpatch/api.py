@@ -44,7 +44,8 @@ def reconstruct(
        a tensor (B,) or a map.
 
        Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the
-    settings of the least error are taken, as Stein's estimate tells it, or data that are held out, and a ``noise`` that is not given is estimated;
+    settings of the least error are taken, as Stein's estimate tells it (then the mean of what was tried), or data that are held out, and a ``noise``
+    that is not given is estimated;
     ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs; ``tune="off"`` takes the solver's defaults instead. Solvers
     whose level follows from the noise (hqs, dpir, pgd, fista) and samplers keep it, with a noise that may be estimated, and so do problems of fewer
     than 100 data. ``tune="auto"`` is for a solver object, and for pgd and fista, too. A ``state`` to go on from is never tuned.

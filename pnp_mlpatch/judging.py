@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
@@ -21,7 +23,7 @@ LONG = 2  # how many times ``iterations`` a walk of a constant level goes on whi
 FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first change or part
 PROBES = 3  # random changes of the data, where all are used
-EQUAL = 3.0  # how many standard errors worse than the best a higher constant level may be then, without that of the changes
+RIDGE = 1e-6  # what is added to the products of residuals, so that estimates that are the same have the same part
 ERRORS = (0.5, 1.0)  # how many a smoother estimate may be where parts are held out: the second where noise is nearly all
 NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
 
@@ -44,19 +46,28 @@ class Walk:
 
 @dataclass(frozen=True)
 class Choice:
-    """The walk of each image (B,), its levels (N, B), factor (B,) and iterations (B,); its row (B,) in the table of all ``errors`` (R, B)."""
+    """The walk of each image (B,), its levels (N, B), factor (B,) and iterations (B,); its row in the table of all ``errors`` (R, B).
+
+    ``shares`` (R, B) says what part each row has in the estimate, and ``x`` is that (B, C, H, W), where it is known.
+    """
 
     walk: Tensor
     sigma: Tensor
     factor: Tensor
     iterations: Tensor
-    row: Tensor
+    shares: Tensor
     errors: Tensor
+    x: Tensor | None = None
+
+    @property
+    def many(self) -> Tensor:
+        """How many rows have a part in the estimate of each image, (B,)."""
+        return (self.shares > 0).sum(0)
 
     @property
     def least(self) -> bool:
-        """Whether it is the least error of all, for every image."""
-        return bool((self.row == self.errors.argmin(0).cpu()).all())
+        """Whether the row of least error has a part in it, for every image."""
+        return bool((self.shares.gather(0, self.errors.argmin(0)[None]) > 0).all())
 
 
 @dataclass(frozen=True)
@@ -126,25 +137,23 @@ class OnAll:
         return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} with {PROBES} random changes tells"
 
     def _choice(self, walks: Sequence[Walk]) -> Choice:
-        """For each image the row of least error; if that is in the second half of a constant level, the highest one of which the second half is as good to
-        within EQUAL standard errors."""
-        count = self.task.seen.expand_as(self.task.q).flatten(1).sum(1)
-        errors, levels = torch.cat([path.error for path in self.paths]), torch.cat([walk.sigma for walk in walks])
-        begin = torch.tensor([0, *(len(path.misfit) for path in self.paths)], device=errors.device).cumsum(0)
-        least, row = errors.min(0)
-        which = (row >= begin[1:, None]).sum(0).tolist()
-        fit = torch.stack([self.paths[k].fits[0][b] for b, k in enumerate(which)])
-        settled = torch.stack([(row[b] - begin[k] >= len(self.paths[k].misfit) // 2) & walks[k].constant for b, k in enumerate(which)])
-        level, error = levels.gather(0, row[None])[0], least
-        for walk, path, begun in zip(walks, self.paths, begin.tolist(), strict=False):
-            late = len(path.misfit) // 2
-            found, at = path.error[late:].min(0)
-            deviation = 2 * (path.fits[1] - fit).flatten(1).norm(dim=1) / count * (least.sqrt() if self.task.estimated else 1)
-            higher = (walk.sigma[0] > level) | ((walk.sigma[0] == level) & (found < error))
-            higher = higher & (found - least <= EQUAL * deviation) & settled & walk.constant
-            row, error = torch.where(higher, begun + late + at, row), torch.where(higher, found, error)
-            level = torch.where(higher, walk.sigma[0], level)
-        return _chosen(walks, row.cpu(), errors)
+        """For each image the row of least error, and of the best estimates of all walks the mean whose error is least."""
+        task, errors = self.task, torch.cat([path.error for path in self.paths])
+        given = torch.where(task.seen, task.q / task.deviation, 0.0)
+        count = task.seen.expand_as(task.q).flatten(1).sum(1)
+        rows, share = torch.stack([path.error.argmin(0) for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
+        for b in range(len(task.q)):
+            mine = [k for k, path in enumerate(self.paths) if path.judged and bool(torch.isfinite(path.error[:, b]).any())]
+            if mine:
+                residuals = torch.stack([(self.paths[k].fit[b] - given[b]).flatten().double() for k in mine])
+                moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
+                noise = errors[:, b].min() if task.estimated else 1.0
+                share[mine, b] = stacked((residuals @ residuals.T / count[b]).cpu(), (noise * moved).cpu())
+        share = share.to(errors.device)
+        x = torch.stack([path.x for path in self.paths])
+        x = (share.to(x.dtype).reshape(*share.shape, 1, 1, 1) * x).sum(0)
+        shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
+        return _chosen(walks, errors.argmin(0).cpu(), errors, torch.cat(shares), x)
 
 
 class HeldOut:
@@ -201,6 +210,21 @@ class _Look:
     state: State | None
 
 
+def stacked(products: Tensor, moved: Tensor) -> Tensor:
+    r"""The mean of estimates of which Stein's estimate is least, by its weights (K,), >= 0 with the sum 1.
+
+        min  sum_kl w_k w_l <A x_k - q, A x_l - q> / (m noise^2) + 2 sum_k w_k div_k / m
+
+    ``products`` (K, K) are those of the residuals, ``moved`` (K,) the divergences a datum. Breiman 1996 (stacked regressions); with Stein's estimate,
+    Blu and Luisier 2007.
+    """
+    H = products.double().numpy() + RIDGE * np.eye(len(products))
+    R = np.linalg.cholesky(H).T
+    one = np.full((1, len(H)), 1e4)
+    w, _ = optimize.nnls(np.vstack([R, one]), np.append(np.linalg.solve(R.T, -moved.double().numpy()), one[0, 0]))
+    return torch.from_numpy(w / w.sum())
+
+
 def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
     """SURE plus 1, or where the noise is estimated GCV, of a misfit (N, B) and divergences (P, N, B) a datum; infinite where they are not finite."""
     t = divergence.mean(0)
@@ -211,21 +235,23 @@ def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
 @dataclass(frozen=True)
 class _Path:
     """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and the ``error`` (N, B) that is expected of new data,
-    in units of the noise; ``states`` are where it and its P changed copies ended.
+    in units of the noise; ``states`` are where it and its P changed copies ended, and it was ``judged`` if there are all of them.
 
-    ``fits`` are A x in units of the noise (B, *data_shape), at the least error and at the least of the second half.
+    ``x`` (B, C, H, W) is the estimate of least error, and ``fit`` A x in units of the noise (B, *data_shape).
     """
 
     misfit: Tensor
     divergence: Tensor
     error: Tensor
     states: tuple[State | None, ...]
-    fits: tuple[Tensor, Tensor]
+    x: Tensor
+    fit: Tensor
+    judged: bool
 
     @property
     def whole(self) -> bool:
         """Whether it may go on: it was followed with all changes, and nothing diverged."""
-        return len(self.states) == 1 + PROBES and all(state is not None for state in self.states)
+        return self.judged and all(state is not None for state in self.states)
 
 
 def _follow(solver: Solver, task: Task, least: Tensor | None, before: _Path | None = None) -> _Path:
@@ -235,53 +261,62 @@ def _follow(solver: Solver, task: Task, least: Tensor | None, before: _Path | No
     generator = torch.Generator().manual_seed(task.seed)
     N, B = solver.iterations - (0 if before is None else len(before.misfit)), len(q)
 
-    def fits(data: Tensor, which: int) -> tuple[list[Tensor], State | None]:
-        found: list[Tensor] = []
+    def run(data: Tensor, which: int, look: Callable[[State], None]) -> State | None:
         state = None if before is None else before.states[which]
-
-        def keep(state: State) -> None:
-            found.append(torch.where(seen, A(state.x) / unit, 0.0))
-
+        start = task.x0 if state is None else None
         try:
-            start = task.x0 if state is None else None
-            state = solver.run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[keep], progress=False).state
+            return solver.run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
         except Diverged:
-            state = None
-        return found, state
+            return None
+
+    def fit(state: State) -> Tensor:
+        return torch.where(seen, A(state.x) / unit, 0.0)
 
     def column(values: list[Tensor]) -> Tensor:
         rest = torch.full((N - len(values), B), torch.inf, dtype=torch.float64, device=q.device)
         return torch.cat([torch.stack(values), rest]) if values else rest
 
     given = torch.where(seen, q / unit, 0.0)
-    plain, end = fits(q, 0)
-    misfit = column([(fit - given).flatten(1).square().sum(1).double() / count for fit in plain])
+    given, xs, fits = torch.where(seen, q / unit, 0.0), list[Tensor](), list[Tensor]()
+
+    def keep(state: State) -> None:
+        xs.append(state.x)
+        fits.append(fit(state))
+
+    end = run(q, 0, keep)
+    misfit = column([(mine - given).flatten(1).square().sum(1).double() / count for mine in fits])
     divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
     for k in range(PROBES):
         far = _error(misfit, torch.stack(divergence), task.estimated).min(0).values
         if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
             break
         sign = torch.where(seen, 2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1, 0.0)
-        changed, end = fits(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k)
-        moved = [((b - a) * sign).flatten(1).sum(1).double() / (0.1 * count) for a, b in zip(plain, changed, strict=False)]
+        moved = list[Tensor]()
+
+        def compare(state: State, sign: Tensor = sign, moved: list[Tensor] = moved) -> None:
+            if len(moved) < len(fits):
+                moved.append(((fit(state) - fits[len(moved)]) * sign).flatten(1).sum(1).double() / (0.1 * count))
+
+        states.append(run(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k, compare))
         divergence = [*divergence[k == 0 :], column(moved)]
-        states.append(end)
     begun, change = 0, torch.stack(divergence)
     if before is not None:
         begun, misfit, change = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, change], dim=1)
-
-    def fit(rows: Tensor) -> Tensor:
-        found = []
-        for b, row in enumerate(rows.tolist()):
-            if before is not None and row < begun:
-                found.append(before.fits[0][b])  # the least error of before is still the least
-            else:
-                found.append(plain[min(row - begun, len(plain) - 1)][b] if plain else torch.zeros_like(q[b]))
-        return torch.stack(found)
-
     error = _error(misfit, change, task.estimated)
-    late = len(error) // 2
-    return _Path(misfit, change, error, tuple(states), (fit(error.argmin(0)), fit(late + error[late:].argmin(0))))
+
+    def best(new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
+        """Of each image what it was at its least error, which may be one of before."""
+        picked = []
+        for b, row in enumerate(error.argmin(0).tolist()):
+            if row < begun and old is not None:
+                picked.append(old[b])
+            else:
+                picked.append(new[row - begun][b] if new else nothing[b])
+        return torch.stack(picked)
+
+    x = best(xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
+    nearest = best(fits, None if before is None else before.fit, torch.zeros_like(q))
+    return _Path(misfit, change, error, tuple(states), x, nearest, len(states) == 1 + PROBES)
 
 
 def _look(solver: Solver, task: Task, held: Tensor, before: _Look | None = None) -> _Look:
@@ -349,7 +384,8 @@ def _smoother(walks: Sequence[Walk], looks: Sequence[Sequence[_Look]], share: Te
     worse, deviation = _against(mean, errors)
     slack = torch.where(mean.min(0).values < NOISE, ERRORS[1], ERRORS[0])
     row = torch.where(worse <= slack * deviation, misfit, -1.0).argmax(0).cpu()
-    return _chosen(walks, row, mean)
+    shares = torch.zeros_like(mean).scatter(0, row.to(mean.device)[None], 1.0)
+    return _chosen(walks, row, mean, shares)
 
 
 def _lags(mine: Sequence[_Look], looks: Sequence[Sequence[_Look]], share: Tensor) -> bool:
@@ -366,7 +402,7 @@ def _falls(look: _Look, share: Tensor) -> bool:
     return look.state is not None and _fell(_expected([[look]], 1, share)[0])
 
 
-def _chosen(walks: Sequence[Walk], row: Tensor, errors: Tensor) -> Choice:
+def _chosen(walks: Sequence[Walk], row: Tensor, errors: Tensor, shares: Tensor, x: Tensor | None = None) -> Choice:
     """What the ``row`` (B,) of the table of ``errors`` (R, B) stands for."""
     walk = torch.cat([torch.full((len(walk.sigma),), k) for k, walk in enumerate(walks)])[row]
     start = torch.tensor([0, *(len(walk.sigma) for walk in walks)]).cumsum(0)[walk]
@@ -374,7 +410,7 @@ def _chosen(walks: Sequence[Walk], row: Tensor, errors: Tensor) -> Choice:
     N = max(len(walk.sigma) for walk in its)
     sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
     factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
-    return Choice(walk, sigma, factor, row - start + 1, row, errors)
+    return Choice(walk, sigma, factor, row - start + 1, shares, errors, x)
 
 
 def _fell(error: Tensor) -> bool:

@@ -201,9 +201,15 @@ def auto(
 
         |A x_K - q|^2 / (m noise^2) + 2 div / m                 (|A x_K - q|^2 / (m noise^2)) / (1 - div / m)^2
 
-    Two estimates x and y differ in these by chance, with a standard error of 2 |A (x - y)| / (m noise), and as much again by the random changes. Where the
-    least error is in the second half of a constant level, the highest level is taken of which the second half is as good to within three of these: what
-    data cannot tell is left to the prior. The estimate that is returned is the one that was judged.
+    What is returned is of the best estimates x_k of all ways the mean whose error is least:
+
+        x = sum_k w_k x_k,    w = argmin |A x - q|^2 / (m noise^2) + 2 sum_k w_k div_k / m    over w_k >= 0, sum_k w_k = 1
+
+    Estimates that data do not tell apart may be far from each other, and their mean is nearer to the truth f than they are,
+
+        |x - f|^2 = sum_k w_k |x_k - f|^2 - sum_k w_k |x_k - x|^2
+
+    on the average. Settings, state and history are those of the best one alone; "share" in ``tried`` has the weights.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
     infinite noise:
@@ -233,8 +239,8 @@ def auto(
     early is no fixed point.
 
     Raises :class:`InputError` for solvers without a level that may be chosen so (hqs has a schedule of its own; samplers), and what
-    :func:`cross_validate` raises. Stein 1981; Golub, Heath and Wahba 1979; Stone 1974; what is taken over,
-    Craven and Wahba 1979; the standard error, Breiman et al. 1984.
+    :func:`cross_validate` raises. Stein 1981; Golub, Heath and Wahba 1979; Stone 1974; means of estimates, Breiman 1996; what is taken
+    over, Craven and Wahba 1979; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
         raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
@@ -296,20 +302,23 @@ def auto(
         q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(rest)], record=record, progress=progress
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
+    x = result.x if best.x is None else torch.where((best.many > 0).reshape(-1, 1, 1, 1), best.x, result.x)
     half = ", the second half of them from the mean of runs without a part," if bool((begun > 0).any()) else ""
+    mean = f" The estimate is a mean of {_span(best.many, '')} of them." if bool((best.many > 1).any()) else ""
     why = (
         f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried {judge.how}, {kind} is "
         f"{'best' if best.least else 'as good as the best, to within chance, and the smoother'}, with "
-        f"{_span(K)}{half} and alpha = factor (noise / sigma)^2."
+        f"{_span(K)}{half} and alpha = factor (noise / sigma)^2.{mean}"
     )
     columns = {
         "sigma": torch.cat([walk.sigma for walk in walks]).double(),
         "factor": torch.cat([walk.factor.expand_as(walk.sigma) for walk in walks]).double(),
         "iteration": torch.cat([torch.arange(1.0, len(walk.sigma) + 1, dtype=torch.float64) for walk in walks]),
         "error": best.errors,
+        "share": best.shares,
     }
     tuned = Tuned(settings | {"iterations": K}, level, noise is None, columns, why)
-    return replace(result, tuned=tuned, seconds=time.perf_counter() - start)
+    return replace(result, x=x, tuned=tuned, seconds=time.perf_counter() - start)
 
 
 def tunable(solver: Solver) -> bool:
@@ -359,9 +368,9 @@ def _map_of(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
     return level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
 
 
-def _span(stop: Tensor) -> str:
-    low, high = int(stop.min()), int(stop.max())
-    return f"{low} iterations" if low == high else f"{low} to {high} iterations"
+def _span(many: Tensor, what: str = " iterations") -> str:
+    low, high = int(many.min()), int(many.max())
+    return f"{low}{what}" if low == high else f"{low} to {high}{what}"
 
 
 @dataclass(frozen=True)

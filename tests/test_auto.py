@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.judging import EQUAL
+from pnp_mlpatch.judging import stacked
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -70,7 +70,7 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     assert ("without some of the data (3 x 10%)" if held else "on all of the data; as SURE with 3 random changes tells") in str(found)
     if not held:
         last = {"sigma": sigma[:, 0].tolist() if sigma.ndim == 2 else float(sigma), "factor": factor, "iterations": K, "tol": 0.0}
-        assert torch.allclose(reconstruct(q, A, D, noise=noise, **last).x, result.x, atol=1e-4), "the estimate that was judged"
+        assert torch.allclose(reconstruct(q, A, D, noise=noise, **last).x, result.state.x, atol=1e-4), "the estimate that was judged"
     assert "noise given" in str(found)
 
 
@@ -100,34 +100,58 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
         assert t == pytest.approx(e, rel=0.25), (made, told)
 
 
-@pytest.mark.parametrize(("noise", "apart"), [(0.01, True), (0.005, False)])
-def test_of_levels_that_data_cannot_tell_apart_the_highest_is_taken(noise, apart, photo):
-    A, solver = MAKE["blur"](), solvers.make("admm")
-    q = A(photo) + noise * white(*A(photo).shape)
-    result = auto(q, A, TV, solver, noise=noise)
+@pytest.mark.parametrize("known", [True, False])
+def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo):
+    A, noise = MAKE["blur"](), 0.01
+    q = A(photo) + noise * white(*photo.shape)
+    result = reconstruct(q, A, TV, noise=noise if known else None)
+    level = float(result.tuned.noise)
     tried = {name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()}
     starts = [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])]
+    ways = [begin + int(tried["error"][begin:end].argmin()) for begin, end in pairwise(starts)]
+    assert set(tried["share"].nonzero()[:, 0].tolist()) <= set(ways), "of each way the best estimate has a part, or none"
+    assert float(tried["share"].sum()) == pytest.approx(1)
+    count = int((tried["share"] > 0).sum())
+    assert count > 1
+    assert f"a mean of {count} of them" in str(result.tuned)
 
-    def fit(row):
-        begin = max(start for start in starts if start <= row)
-        sigma, K = tried["sigma"][begin : row + 1].float(), int(tried["iteration"][row])
+    def way(begin, row):
+        sigma = tried["sigma"][begin : row + 1].float()
         sigma = float(sigma[0]) if bool((sigma == sigma[0]).all()) else sigma[:, None]
-        return A(reconstruct(q, A, TV, noise=noise, sigma=sigma, factor=float(tried["factor"][row]), iterations=K, tol=0.0).x)
+        settings = {"sigma": sigma, "factor": float(tried["factor"][row]), "iterations": int(tried["iteration"][row]), "tol": 0.0}
+        return lambda data: reconstruct(data, A, TV, noise=level, **settings).x
 
-    least = int(tried["error"].argmin())
-    assert int(tried["iteration"][least]) > solver.iterations // 2  # otherwise no level is preferred to it
-    near, equal = fit(least), [least]
-    for begin, end in pairwise(starts):
-        if bool((tried["sigma"][begin:end] == tried["sigma"][begin]).all()) and tried["sigma"][begin] > tried["sigma"][least]:
-            row = begin + (end - begin) // 2
-            row += int(tried["error"][row:end].argmin())
-            deviation = 2 * float((fit(row) - near).norm()) / (q.numel() * noise)
-            if float(tried["error"][row] - tried["error"][least]) <= EQUAL * deviation:
-                equal.append(row)
-    best = max(equal, key=lambda row: (float(tried["sigma"][row]), -float(tried["error"][row])))
-    assert (best != least) == apart
-    assert ("to within chance" in str(result.tuned)) == apart
-    torch.testing.assert_close(A(result.x), fit(best))
+    estimates = {row: way(begin, row) for begin, row in zip(starts, ways, strict=False)}
+    taken = [(float(tried["share"][row]), estimates[row]) for row in ways if tried["share"][row] > 0]
+    torch.testing.assert_close(sum(w * estimate(q) for w, estimate in taken), result.x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(estimates[int(tried["error"].argmin())](q), result.state.x, atol=1e-4, rtol=0)
+    judge = {"noise": level, "probes": 3} if known else {"noise": level * float(tried["error"].min()) ** 0.5, "probes": 3}
+    mean = float(sure(q, A, lambda data: sum(w * estimate(data) for w, estimate in taken), **judge))
+    assert all(mean <= float(sure(q, A, estimate, **judge)) + 1e-3 for _, estimate in taken)
+
+
+def test_means_of_which_the_error_is_least():
+    """Against all means of three estimates, in steps of a hundredth; with one that is twice there, and one that is best alone."""
+    generator = torch.Generator().manual_seed(1)
+    residuals = torch.randn(3, 50, generator=generator).double() + torch.randn(50, generator=generator).double()
+    products, moved = residuals @ residuals.T / 50, torch.tensor([0.3, 0.1, 0.2]).double()
+
+    def error(w):
+        return (w @ products @ w + 2 * w @ moved).item()
+
+    steps = torch.arange(0, 101).double() / 100
+    grid = [torch.stack([u, v, 1 - u - v]) for u in steps for v in steps if u + v <= 1]
+    w = stacked(products, moved)
+    assert float(w.sum()) == pytest.approx(1)
+    assert float(w.min()) >= 0
+    assert min(map(error, grid)) - 2e-4 < error(w) <= min(map(error, grid)) + 1e-6
+    double = [0, 1, 2, 0]
+    twice = stacked(products[double][:, double], moved[double])
+    assert float(twice[0]) == pytest.approx(float(twice[3]), abs=1e-4)
+    torch.testing.assert_close(torch.stack([twice[0] + twice[3], twice[1], twice[2]]), w, atol=1e-4, rtol=0)
+    alone = stacked(products, torch.tensor([9.0, 0.0, 9.0]))
+    torch.testing.assert_close(alone, torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(stacked(products[:1, :1], moved[:1]), torch.ones(1).double())
 
 
 def test_the_standard_error_of_the_difference_of_two_estimates():

@@ -170,7 +170,8 @@ class Result:
 
     ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
     is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
-    its last. ``tuned`` says which settings were chosen by the data, None where none were.
+    its last. ``tuned`` says which settings were chosen by the data, None where none were; ``x`` may then be a mean of several runs, while
+    ``state`` and ``history`` are those of the best one.
     """
 
     x: Tensor
