@@ -39,31 +39,30 @@ def reconstruct(
 ) -> Result:
     """Find the image f with ``q = A f + n`` by a plug-and-play solver.
 
-       ``q`` is (B, *A.data_shape); ``D`` a denoiser or its name; ``solver`` a solver or its name, with its ``settings`` (``sigma``,
-       ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
-       a tensor (B,) or a map.
+    ``q`` is (B, *A.data_shape); ``D`` a denoiser or its name; ``solver`` a solver or its name, with its ``settings`` (``sigma``,
+    ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
+    a tensor (B,) or a map.
 
-       Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the
-    settings of the least error are taken, as Stein's estimate tells it (then the mean of what was tried), or data that are held out, and a ``noise``
-    that is not given is estimated;
-    ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs; ``tune="off"`` takes the solver's defaults instead. Solvers
-    whose level follows from the noise (hqs, dpir, pgd, fista) and samplers keep it, with a noise that may be estimated, and so do problems of fewer
-    than 100 data. ``tune="auto"`` is for a solver object, and for pgd and fista, too. A ``state`` to go on from is never tuned.
+    Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the settings of the least error are
+    taken, as held-out data tell it, or as Stein's estimate does, and then the mean of what was tried whose error is least. A ``noise``
+    that is not given is estimated. ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs;
+    ``tune="off"`` takes the solver's defaults instead. Solvers whose level follows from the noise (hqs, dpir, pgd, fista) and samplers
+    keep it, with a noise that may be estimated, and so do problems of fewer than 100 data. ``tune="auto"`` is for a solver object, and
+    for pgd and fista, too. A ``state`` to go on from is never tuned.
 
-    ``check`` measures first whether the
-       adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other arguments are those of
-       :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
+    ``check`` measures first whether the adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other
+    arguments are those of :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
 
-       >>> import torch
-       >>> from pnp_mlpatch import operators, reconstruct
-       >>> from pnp_mlpatch.operators.mask import Mask, random_mask
-       >>> truth = torch.linspace(0, 1, 32).repeat(32, 1)[None, None]
-       >>> A = Mask(random_mask((32, 32), keep=0.5))
-       >>> result = reconstruct(A(truth), A, "tv", noise=0.02, sigma=0.05, iterations=30)
-       >>> bool((result.x - truth).abs().mean() < 0.02)
-       True
-       >>> reconstruct(A(truth), A, "tv", noise=0.02).tuned is not None
-       True
+    >>> import torch
+    >>> from pnp_mlpatch import operators, reconstruct
+    >>> from pnp_mlpatch.operators.mask import Mask, random_mask
+    >>> truth = torch.linspace(0, 1, 32).repeat(32, 1)[None, None]
+    >>> A = Mask(random_mask((32, 32), keep=0.5))
+    >>> result = reconstruct(A(truth), A, "tv", noise=0.02, sigma=0.05, iterations=30)
+    >>> bool((result.x - truth).abs().mean() < 0.02)
+    True
+    >>> reconstruct(A(truth), A, "tv", noise=0.02).tuned is not None
+    True
     """
     if tune not in (None, "auto", "off"):
         raise InputError(f"reconstruct: tune must be 'auto', 'off' or None (auto where neither sigma nor alpha is given), got {tune!r}.")

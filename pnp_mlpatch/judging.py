@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
@@ -218,6 +217,8 @@ def stacked(products: Tensor, moved: Tensor) -> Tensor:
     ``products`` (K, K) are those of the residuals, ``moved`` (K,) the divergences a datum. Breiman 1996 (stacked regressions); with Stein's estimate,
     Blu and Luisier 2007.
     """
+    from scipy import optimize
+
     H = products.double().numpy() + RIDGE * np.eye(len(products))
     R = np.linalg.cholesky(H).T
     one = np.full((1, len(H)), 1e4)
