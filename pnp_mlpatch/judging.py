@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,16 +213,28 @@ def stacked(products: Tensor, moved: Tensor) -> Tensor:
 
         min  sum_kl w_k w_l <A x_k - q, A x_l - q> / (m noise^2) + 2 sum_k w_k div_k / m
 
-    ``products`` (K, K) are those of the residuals, ``moved`` (K,) the divergences a datum. Breiman 1996 (stacked regressions); with Stein's estimate,
-    Blu and Luisier 2007.
+    ``products`` (K, K) are those of the residuals, ``moved`` (K,) the divergences a datum. By active sets: estimates with a part are added one by one, by the
+    gradient, and those whose part would be negative leave. Breiman 1996 (stacked regressions); with Stein's estimate, Blu and Luisier 2007.
     """
-    from scipy import optimize
-
-    H = products.double().numpy() + RIDGE * np.eye(len(products))
-    R = np.linalg.cholesky(H).T
-    one = np.full((1, len(H)), 1e4)
-    w, _ = optimize.nnls(np.vstack([R, one]), np.append(np.linalg.solve(R.T, -moved.double().numpy()), one[0, 0]))
-    return torch.from_numpy(w / w.sum())
+    t, one = moved.double(), torch.ones(len(moved), dtype=torch.float64)
+    H = products.double() + RIDGE * one.diag()
+    w, some = torch.zeros_like(t), [int((H.diag() + 2 * t).argmin())]
+    w[some] = 1.0
+    for _ in range(20 * len(t)):
+        inner = torch.linalg.solve(H[some][:, some], torch.stack([one[some], t[some]], dim=1))
+        aim = inner[:, 0] * (1 + inner[:, 1].sum()) / inner[:, 0].sum() - inner[:, 1]  # the least of these alone, with the sum 1
+        if bool((aim > 0).all()):
+            w[some] = aim
+            gradient = H @ w + t
+            if float(gradient.min()) >= float(w @ gradient) - 1e-10:
+                break
+            some.append(int(gradient.argmin()))
+        else:
+            shrinks = aim <= 0
+            part = (w[some] / (w[some] - aim).clamp_min(torch.finfo(torch.float64).tiny))[shrinks].min()
+            w[some] = torch.where(shrinks & (w[some] <= part * (w[some] - aim) * (1 + 1e-12)), 0.0, w[some] + part * (aim - w[some]))
+            some = w.nonzero()[:, 0].tolist()
+    return w / w.sum()
 
 
 def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
