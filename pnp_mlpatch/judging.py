@@ -46,13 +46,15 @@ class Walk:
 class Choice:
     """The walk of each image (B,), its levels (N, B), factor (B,) and iterations (B,); its row in the table of all ``errors`` (R, B).
 
-    ``shares`` (R, B) says what part each row has in the estimate, and ``x`` is that (B, C, H, W), where it is known.
+    ``least`` is whether that has the least error, for every image; ``shares`` (R, B) says what part each row has in the estimate, and ``x`` is that
+    (B, C, H, W), where it is known.
     """
 
     walk: Tensor
     sigma: Tensor
     factor: Tensor
     iterations: Tensor
+    least: bool
     shares: Tensor
     errors: Tensor
     x: Tensor | None = None
@@ -61,11 +63,6 @@ class Choice:
     def many(self) -> Tensor:
         """How many rows have a part in the estimate of each image, (B,)."""
         return (self.shares > 0).sum(0)
-
-    @property
-    def least(self) -> bool:
-        """Whether the row of least error has a part in it, for every image."""
-        return bool((self.shares.gather(0, self.errors.argmin(0)[None]) > 0).all())
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,8 @@ class OnAll:
                 noise = errors[:, b].min() if task.estimated else 1.0
                 share[mine, b] = stacked((residuals @ residuals.T / count[b]).cpu(), (noise * moved).cpu())
         share = share.to(errors.device)
-        x = torch.stack([path.x for path in self.paths])
-        x = (share.to(x.dtype).reshape(*share.shape, 1, 1, 1) * x).sum(0)
+        x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
+        x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
         shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
         return _chosen(walks, errors.argmin(0).cpu(), errors, torch.cat(shares), x)
 
@@ -422,7 +419,8 @@ def _chosen(walks: Sequence[Walk], row: Tensor, errors: Tensor, shares: Tensor, 
     N = max(len(walk.sigma) for walk in its)
     sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
     factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
-    return Choice(walk, sigma, factor, row - start + 1, shares, errors, x)
+    least = bool((row == errors.argmin(0).cpu()).all())
+    return Choice(walk, sigma, factor, row - start + 1, least, shares, errors, x)
 
 
 def _fell(error: Tensor) -> bool:

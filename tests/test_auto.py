@@ -113,6 +113,7 @@ def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo)
     assert float(tried["share"].sum()) == pytest.approx(1)
     count = int((tried["share"] > 0).sum())
     assert count > 1
+    assert f"a constant level is best, with {int(result.tuned.settings['iterations'])} iterations" in str(result.tuned)
     assert f"a mean of {count} of them" in str(result.tuned)
 
     def way(begin, row):
