@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged
+from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers.base import Solver, State
 
@@ -299,14 +300,14 @@ def _follow(solver: Solver, task: Task, least: Tensor | None, before: _Path | No
         far = _error(misfit, torch.stack(divergence), task.estimated).min(0).values
         if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
             break
-        sign = torch.where(seen, 2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1, 0.0)
+        b = probe(q, seen, generator)
         moved = list[Tensor]()
 
-        def compare(state: State, sign: Tensor = sign, moved: list[Tensor] = moved) -> None:
+        def compare(state: State, b: Tensor = b, moved: list[Tensor] = moved) -> None:
             if len(moved) < len(fits):
-                moved.append(((fit(state) - fits[len(moved)]) * sign).flatten(1).sum(1).double() / (0.1 * count))
+                moved.append(((fit(state) - fits[len(moved)]) * b).flatten(1).sum(1).double() / (0.1 * count))
 
-        states.append(run(q + 0.1 * torch.where(seen, deviation, 0.0) * sign, 1 + k, compare))
+        states.append(run(q + 0.1 * torch.where(seen, deviation, 0.0) * b, 1 + k, compare))
         divergence = [*divergence[k == 0 :], column(moved)]
     begun, change = 0, torch.stack(divergence)
     if before is not None:

@@ -1,4 +1,4 @@
-r"""The noise level of data, from the data: what is rough on the scale of one datum, since images, sinograms and shear are smoother."""
+r"""The noise level of data, from the data: what is rough on the scale of one datum, since images, sinograms and shear are smoother; and noise to try things with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers.base import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane
+ROUNDS = 5  # of making a probe all 1 or -1, and flat
 
 
 def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
@@ -45,6 +46,32 @@ def reached(A: LinearOperator) -> Tensor:
     return A(x + 1).abs() > 0
 
 
+def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+    r"""A random change b of data like ``q`` (B, \*data_shape) by which traces are estimated, tr J = E <b, J b>, of each image by itself.
+
+        |(F b)(w)| = 1 at every frequency w of the data's axes, F the orthonormal Fourier transform        b_i near 1 or -1
+
+    Each draw has the autocorrelation of white noise exactly and all shifts of it are as likely, so that E b b^T = 1. It varies less than random signs
+    where J smooths: <b, J b> is tr J in each draw if J is a convolution (signs: if it is diagonal), and nearly so for what an estimate makes
+    of blurred data. From gaussian noise the two constraints are met in turn, the flat spectrum last. Where not all is ``seen`` (a mask like q) b is 0 elsewhere,
+    and there its mean square is 1. ``generator`` is one of the CPU.
+
+    The estimate of a trace, Hutchinson 1990; constraints in turn, Gerchberg and Saxton 1972.
+    """
+    axes = tuple(range(1, q.ndim))
+
+    def flat(b: Tensor) -> Tensor:
+        wave = torch.fft.fftn(b, dim=axes, norm="ortho")
+        return torch.fft.ifftn(wave / wave.abs().clamp_min(torch.finfo(b.dtype).tiny), dim=axes, norm="ortho").real
+
+    b = flat(torch.randn(q.shape, generator=generator, dtype=torch.float64))
+    for _ in range(ROUNDS):
+        b = flat(b.sign())
+    b = torch.where(seen, b.to(q.device), 0.0)
+    square = b.square().sum(axes, keepdim=True) / seen.expand_as(q).sum(axes, keepdim=True).clamp_min(1)
+    return (b / square.sqrt().clamp_min(torch.finfo(b.dtype).tiny)).to(q)
+
+
 def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
     """Of one image: the least of what the stencils find."""
     shape = (-1, 1, *(q.shape[-2:] if q.ndim > 1 else (1, len(q))))  # planes, or a line
@@ -66,4 +93,4 @@ def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
     return torch.stack(found).min()
 
 
-__all__ = ["noise_level", "reached"]
+__all__ = ["noise_level", "probe", "reached"]

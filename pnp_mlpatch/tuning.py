@@ -17,7 +17,7 @@ from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.judging import HeldOut, OnAll, Task, Walk
-from pnp_mlpatch.noise import noise_level, reached
+from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
@@ -115,7 +115,7 @@ def sure(
         |A (x(q) - f)|^2 / (m noise^2)  ~  |A x(q) - q|^2 / (m noise^2) - 1 + 2 div / m
         div = sum_i d(A x(q))_i / dq_i  ~  mean over b of <b, A x(q + eps b) - A x(q)> / eps        eps = noise / 10
 
-    with m data that depend on the image, and ``probes`` random signs b. ``estimate`` is x(q), any function of the data, such as
+    with m data that depend on the image, and ``probes`` random changes b (:func:`~pnp_mlpatch.noise.probe`). ``estimate`` is x(q), any function of the data, such as
     ``lambda q: reconstruct(q, A, D, noise=noise, sigma=sigma).x``; it is called 1 + probes times. What a mask leaves out does not
     count: to choose settings there, hold data out (:func:`cross_validate`). ``noise`` is a number, (B,), or a map, infinite where
     nothing was measured. Raises :class:`InputError` for settings that make no sense, and for a noise that is none.
@@ -134,7 +134,7 @@ def gcv(
         gcv = (|A x(q) - q|^2 / (m noise^2)) / (1 - div / m)^2
 
     with div and the arguments as for :func:`sure`; at the truth's best it is about 1 plus sure, so sqrt(gcv) noise estimates the noise. Data of which all are
-    followed (div = m) have an infinite one. Golub, Heath and Wahba 1979; with random signs, Hutchinson 1990.
+    followed (div = m) have an infinite one. Golub, Heath and Wahba 1979; with random changes, Hutchinson 1990.
     """
     misfit, divergence, count = _probe(q, A, estimate, noise, probes, seed, "gcv")
     return misfit / count / (1 - divergence / count).clamp_min(1e-12).square()
@@ -159,7 +159,7 @@ def _probe(
         fit = A(estimate(clean))
         generator, divergence = torch.Generator().manual_seed(seed), torch.zeros(len(q), dtype=torch.float64, device=q.device)
         for _ in range(probes):
-            b = level * (2.0 * torch.randint(0, 2, q.shape, generator=generator).to(q) - 1)
+            b = level * probe(q, seen, generator)
             moved = (A(estimate(clean + 0.1 * b)) - fit) * b / level.square().clamp_min(torch.finfo(q.dtype).tiny)
             divergence += torch.where(seen, moved, 0.0).flatten(1).sum(1).double() / 0.1 / probes
         r = torch.where(seen, (fit - clean) / level.clamp_min(torch.finfo(q.dtype).tiny), 0.0)

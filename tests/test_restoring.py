@@ -8,6 +8,7 @@ import torch
 from pnp_mlpatch import averaged, contracted, denoisers, equivariant, reconstruct, solvers
 from pnp_mlpatch.convergence import lipschitz
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -217,6 +218,42 @@ def test_maps_and_masks_count_only_what_was_measured():
     seen = (A(torch.ones_like(q)) > 0) & torch.isfinite(noise)
     by_hand = [float((0.25 * q[k][seen[k]].square() / 0.04).mean() - 1 + 2 * 0.5) for k in range(2)]
     assert found.tolist() == pytest.approx(by_hand)
+
+
+def test_probes_are_white_and_flat():
+    """All of the data: a flat spectrum, so that traces of convolutions are exact; part of them: nothing elsewhere, and a mean square of 1."""
+    q, everything = rand(2, 3, 16, 20), torch.ones(2, 3, 16, 20, dtype=torch.bool)
+    b = probe(q, everything, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.fft.fftn(b, dim=(1, 2, 3), norm="ortho").abs(), torch.ones_like(q), atol=1e-10, rtol=0)
+    assert not torch.equal(b[0], b[1])
+    assert float(b.abs().quantile(0.1)) > 0.4, "a gaussian has 0.13"
+    half = probe(q, torch.arange(20) < 9, torch.Generator().manual_seed(0))
+    assert bool((half[..., 9:] == 0).all())
+    torch.testing.assert_close(half[..., :9].square().mean((1, 2, 3)), torch.ones(2).double())
+    assert torch.equal(probe(q.float(), everything, torch.Generator().manual_seed(0)), b.float())
+    nothing = probe(q, torch.zeros(20, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert bool((nothing == 0).all())
+    for shape in [(1, 1), (3, 1, 7)]:  # signs, where there is one datum
+        assert probe(
+            torch.zeros(shape), torch.ones(shape, dtype=torch.bool), torch.Generator().manual_seed(0)
+        ).square().mean() == pytest.approx(1)
+
+
+def test_probes_tell_any_trace_and_that_of_a_blur_better_than_signs():
+    """A matrix without any structure, to 4 standard errors; a blur that changes over the image, to little more than half their deviation."""
+    generator, m = torch.Generator().manual_seed(1), 14 * 14
+    q, everything = torch.zeros(400, 1, 14, 14).double(), torch.ones(1, 14, 14, dtype=torch.bool)
+    J = torch.randn(m, m, generator=generator).double()
+    b = probe(q, everything, torch.Generator().manual_seed(2)).flatten(1)
+    signs = 2.0 * torch.randint(0, 2, b.shape, generator=generator).double() - 1
+    told = torch.einsum("ki,ij,kj->k", b, J, b)
+    assert abs(float(told.mean() - J.trace())) < 4 * float(told.std()) / 20
+    place = torch.cartesian_prod(torch.arange(14.0), torch.arange(14.0)).double()
+    near = torch.exp(-torch.cdist(place, place).square() / 8)
+    J = (1 + place[:, :1] / 14) * near / near.sum(1, keepdim=True)
+    flat, rough = (torch.einsum("ki,ij,kj->k", v, J, v) for v in (b, signs))
+    assert abs(float(flat.mean() - J.trace())) < 4 * float(flat.std()) / 20
+    assert float(flat.std()) < 0.6 * float(rough.std())
 
 
 def test_errors_of_sure():
