@@ -22,6 +22,7 @@ LONG = 2  # how many times ``iterations`` a walk of a constant level goes on whi
 FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first change or part
 PROBES = 3  # random changes of the data, where all are used
+CHANCE = 2.0  # standard errors by which a mean must be better than the best estimate alone, to be taken
 RIDGE = 1e-6  # what is added to the products of residuals, so that estimates that are the same have the same part
 ERRORS = (0.5, 1.0)  # how many a smoother estimate may be where parts are held out: the second where noise is nearly all
 NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
@@ -133,7 +134,7 @@ class OnAll:
         return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} with {PROBES} random changes tells"
 
     def _choice(self, walks: Sequence[Walk]) -> Choice:
-        """For each image the row of least error, and of the best estimates of all walks the mean whose error is least."""
+        """For each image the row of least error, and of the best estimates of all walks the mean whose error is least, as near to that row as chance allows."""
         task, errors = self.task, torch.cat([path.error for path in self.paths])
         given = torch.where(task.seen, task.q / task.deviation, 0.0)
         count = task.seen.expand_as(task.q).flatten(1).sum(1)
@@ -143,8 +144,10 @@ class OnAll:
             if mine:
                 residuals = torch.stack([(self.paths[k].fit[b] - given[b]).flatten().double() for k in mine])
                 moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
-                noise = errors[:, b].min() if task.estimated else 1.0
-                share[mine, b] = stacked((residuals @ residuals.T / count[b]).cpu(), (noise * moved).cpu())
+                noise = float(errors[:, b].min()) if task.estimated else 1.0
+                products, moved = (residuals @ residuals.T / count[b]).cpu(), (noise * moved).cpu()
+                best = int(torch.stack([self.paths[k].error[:, b].min() for k in mine]).argmin())
+                share[mine, b] = toward(best, stacked(products, moved), products, moved, noise / float(count[b]))
         share = share.to(errors.device)
         x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
         x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
@@ -233,6 +236,23 @@ def stacked(products: Tensor, moved: Tensor) -> Tensor:
             w[some] = torch.where(shrinks & (w[some] <= part * (w[some] - aim) * (1 + 1e-12)), 0.0, w[some] + part * (aim - w[some]))
             some = w.nonzero()[:, 0].tolist()
     return w / w.sum()
+
+
+def toward(best: int, w: Tensor, products: Tensor, moved: Tensor, noise: float) -> Tensor:
+    r"""Of the means between the estimate ``best`` and that of the weights ``w`` (K,) of :func:`stacked`, the nearest to ``best`` that data do not tell from w.
+
+        w + s z,  z = e_best - w,  0 <= s <= 1        SURE(w + s z) - SURE(w) = s g + s^2 d^2 <= CHANCE 2 s d sqrt(noise)
+
+    with d^2 = z^T P z, g = 2 z^T (P w + moved) >= 0, and 2 s d sqrt(noise) the standard error of what Stein's estimate tells of two estimates s d apart.
+    ``products`` P and ``moved`` are those of :func:`stacked`, ``noise`` is the variance of the noise in them over the number of data, 1 / m where it is known.
+    """
+    z = -w
+    z[best] += 1
+    d2, g = float(z @ products @ z), 2 * float(z @ (products @ w + moved))
+    if d2 <= 0:
+        return w
+    s = (2 * CHANCE * (d2 * noise) ** 0.5 - g) / d2
+    return w + min(max(s, 0.0), 1.0) * z
 
 
 def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.judging import stacked
+from pnp_mlpatch.judging import CHANCE, stacked, toward
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -102,7 +102,7 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo):
-    A, noise = MAKE["blur"](), 0.01
+    A, noise = MAKE["blur"](), 0.002
     q = A(photo) + noise * white(*photo.shape)
     result = reconstruct(q, A, TV, noise=noise if known else None)
     level = float(result.tuned.noise)
@@ -153,6 +153,28 @@ def test_means_of_which_the_error_is_least():
     alone = stacked(products, torch.tensor([9.0, 0.0, 9.0]))
     torch.testing.assert_close(alone, torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(stacked(products[:1, :1], moved[:1]), torch.ones(1).double())
+
+
+@pytest.mark.parametrize("m", [1, 1000, 100000])
+def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
+    """Against all means between the two, in steps of a thousandth; the noise of the difference of two estimates d apart is 2 d / sqrt(m)."""
+    generator = torch.Generator().manual_seed(2)
+    residuals = torch.randn(4, 50, generator=generator).double() + 3 * torch.randn(50, generator=generator).double()
+    products, moved = residuals @ residuals.T / 50, torch.tensor([0.3, 0.1, 0.2, 0.15]).double()
+
+    def error(w):
+        return (w @ products @ w + 2 * w @ moved).item()
+
+    best = int((products.diag() + 2 * moved).argmin())
+    w, one = stacked(products, moved), torch.eye(4).double()[best]
+    assert int((w > 0).sum()) > 1, "a problem whose answer is a mean"
+    apart = float((one - w) @ products @ (one - w)) ** 0.5
+    told = [s / 1000 for s in range(1001) if error(w + s / 1000 * (one - w)) - error(w) <= CHANCE * 2 * s / 1000 * apart / m**0.5]
+    taken = toward(best, w, products, moved, 1 / m)
+    torch.testing.assert_close(taken, w + max(told) * (one - w), atol=1e-3, rtol=0)
+    assert {1: max(told) == 1, 1000: 0 < max(told) < 1, 100000: 0 < max(told) < 0.2}[m], max(told)
+    assert error(taken) <= error(one) + 1e-12
+    torch.testing.assert_close(toward(best, one, products, moved, 1 / m), one)
 
 
 def test_the_standard_error_of_the_difference_of_two_estimates():
