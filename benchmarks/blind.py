@@ -17,6 +17,7 @@ from matrix import Case, cases, shipped
 from torch import Tensor
 
 from pnp_mlpatch import reconstruct, tuning
+from pnp_mlpatch.noise import probe
 
 PAIRS = (
     ("blur, noise 1/255, coat", "mlpatch", (0.0309, 1.0, 20), (0.0608, 1.0, 20)),
@@ -28,7 +29,7 @@ PAIRS = (
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--probes", type=int, default=4, help="random signs for the unbiased estimate (default: 4)")
+    parser.add_argument("--probes", type=int, default=4, help="changes of the data for the unbiased estimate (default: 4)")
     args = parse(parser)
     size = 48 if args.quick else 96
     found = {str(case): case for case in cases(size)}
@@ -54,10 +55,10 @@ def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float
     def back(r: Tensor) -> Tensor:
         return A.data_step(torch.zeros_like(truth), (noise / 0.1) ** 2, Aty=A.adjoint(r))
 
-    unit, x = q.numel() * noise**2, estimate(q)
+    unit, x, everything = q.numel() * noise**2, estimate(q), torch.ones_like(q, dtype=torch.bool)
     told = []
     for seed in range(probes):
-        b = torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).sign()
+        b = probe(q, everything, torch.Generator().manual_seed(seed))
         moved = (A(estimate(q + 0.1 * noise * b)) - A(x)) / (0.1 * noise)
         told.append(float((back(A(x) - q).square().sum() + 2 * noise**2 * (back(b) * back(moved)).sum()) / unit))
     told = torch.tensor(told)

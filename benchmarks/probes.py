@@ -3,7 +3,7 @@
 Images of benchmarks/matrix.py, ADMM at a constant level, 15 iterations. "deviation" is that of <b, A x(q + eps b) - A x(q)> / (eps m) over the changes b,
 eps = noise / 10, with random signs and with a flat spectrum; "ratio" is how many signs tell as much as one of the others (a ratio of variances).
 
-Run: python benchmarks/probes.py [--quick] [--draws 16]
+Run: python benchmarks/probes.py [--quick] [--draws 40]
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ PROBLEMS = (
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=40)
     args = parse(parser)
     rows, found = [], {str(case): case for case in cases(32 if args.quick else 96)}
     for name, denoiser, sigma in PROBLEMS[: 1 if args.quick else None]:
