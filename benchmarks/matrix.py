@@ -82,12 +82,12 @@ def shipped(size: int) -> dict[str, Tensor]:
 
 
 def settling(size: int, pictures: Path, slices: Path) -> dict[str, Tensor]:
-    """Other images, on which settings are chosen: four pictures, three CT slices, and leaves of another draw."""
+    """Other images, on which settings are chosen: four pictures, three CT slices, leaves of another draw, and what is drawn."""
     photos, scans = read_set(pictures, 1), read_set(slices)
     found = {f"picture {k}": photos[k][None] for k in (7, 101, 203, 302)} | {f"slice {k}": scans[k][None] for k in (8, 14)}
     found = {name: x[..., (x.shape[-2] - size) // 2 :, (x.shape[-1] - size) // 2 :][..., :size, :size] for name, x in found.items()}
     found |= {"small slice": F.interpolate(scans[3][None], size=(size, size), mode="area")}
-    return found | {"other leaves": dead_leaves(size, torch.Generator().manual_seed(5))}
+    return found | {"other leaves": dead_leaves(size, torch.Generator().manual_seed(5))} | drawn(size)
 
 
 def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
@@ -99,6 +99,37 @@ def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
         radius = (u / (size / 3) ** 2 + (1 - u) / 2.0**2) ** -0.5
         image[(grid[:, None] - row * size) ** 2 + (grid - col * size) ** 2 < radius**2] = gray
     return image[None, None]
+
+
+def drawn(size: int) -> dict[str, Tensor]:
+    """A ring chirp, ellipses, thin bright shells around darker ellipses, and a dark plane with rough bright edges."""
+    at = (torch.arange(size) + 0.5) / size - 0.5
+    r = (at[:, None].square() + at.square()).sqrt()
+    ellipses, shells = torch.full((size, size), 0.1), torch.zeros(size, size)
+
+    def inside(row: float, col: float, turn: float, long: float, short: float) -> Tensor:
+        y, x = at[:, None] - row, at - col
+        u, v = x * math.cos(turn) + y * math.sin(turn), -x * math.sin(turn) + y * math.cos(turn)
+        return (u / long) ** 2 + (v / short) ** 2 < 1
+
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(12):
+        a, b, c, d, turn, gray = torch.rand(6, generator=generator).tolist()
+        ellipses[inside((a - 0.5) * 0.7, (b - 0.5) * 0.7, math.pi * turn, 0.05 + 0.3 * c, 0.03 + 0.15 * d)] = gray
+    generator = torch.Generator().manual_seed(11)
+    for _ in range(4):
+        a, b, c, d, turn, gray = torch.rand(6, generator=generator).tolist()
+        row, col, long, short = (a - 0.5) * 0.5, (b - 0.5) * 0.5, 0.12 + 0.2 * c, 0.12 + 0.2 * d
+        shells[inside(row, col, math.pi * turn, long, short)] = 0.6 + 0.4 * gray
+        shells[inside(row, col, math.pi * turn, long - 0.03, short - 0.03)] = 0.4 * gray
+    generator = torch.Generator().manual_seed(12)
+    edge = 0.12 + 0.03 * at.expand(size, size)
+    edge[:, :7] = 0.75 + 0.12 * torch.rand(size, 7, generator=generator)
+    low, right = size * 5 // 8, size * 5 // 16
+    edge[low:, right:] = 0.45 + 0.02 * torch.rand(size - low, size - right, generator=generator)
+    edge[: size * 5 // 16, size * 25 // 48 :] -= 0.06
+    ring = 0.5 + 0.4 * torch.cos(2 * math.pi * (3 * r + 22 * r * r))
+    return {name: x[None, None] for name, x in {"ring": ring, "ellipses": ellipses, "shells": shells, "edge": edge.clamp(0, 1)}.items()}
 
 
 def of_picture(name: str, truth: Tensor) -> Iterator[Case]:

@@ -210,7 +210,8 @@ def auto(
         |x - f|^2 = sum_k w_k |x_k - f|^2 - sum_k w_k |x_k - x|^2
 
     on the average. But what a blur hides is in no such error, and there a way of small weight may be far off: of the means between this one and the best way alone
-    the nearest to that is taken whose error is as good to within twice its standard error, 2 |A (x - y)| / (m noise) for two estimates. Settings, state and history are those of the best one alone; "share" in ``tried`` has the weights.
+    the nearest to that is taken whose error is as good to within its standard error, 2 |A (x - y)| / (m noise) for two estimates. Settings, state and history
+    are those of the best one alone; "share" in ``tried`` has the weights.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
     infinite noise:
