@@ -1,10 +1,10 @@
-"""What data alone cannot tell: pairs of estimates of which the worse is as near, or nearer, to the data without their noise.
+"""What the error of blurred data does not tell: pairs of estimates of which the worse is as near, or nearer, to the data without their noise.
 
 For cases of benchmarks/auto.py that lose most: an estimate of settings that held-out data or SURE prefer, then one of better ones. "true" is the error
 of the data |A x - A f|^2 / (m noise^2), known here from the truth f, and "SURE" is what tuning.sure tells of it without (one probe). A rule that
-looks at the data can be no better than "true". "apart" is by how many standard errors 2 |A (x - y)| / (m noise) SURE tells the second from the first.
+minimises this error can be no better than "true". "apart" is by how many standard errors 2 |A (x - y)| / (m noise) SURE tells the second from the first.
 "weighted" is |(A^H A + c)^-1 A^H A (x - f)|^2 / (m noise^2) with c = (noise / 0.1)^2, which does tell them
-apart, and "told" its unbiased estimate less a constant, with its deviation over the probes.
+apart, and "told" its unbiased estimate without the truth, less a constant, with its deviation over the probes.
 
 Run: python benchmarks/blind.py [--quick] [--probes 4]
 """
