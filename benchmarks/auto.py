@@ -14,6 +14,7 @@ benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.au
 
 Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur CT]
      [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
+     [--prior 2] (of what deviation images are taken to be, for the error of the image, in tops of the range; in a file of its own)
 """
 
 import json
@@ -25,7 +26,7 @@ import torch
 from common import arguments, parse, publish
 from matrix import OPERATORS, cases
 
-from pnp_mlpatch import reconstruct, solvers
+from pnp_mlpatch import reconstruct, solvers, tuning
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.solvers import schedules
@@ -42,8 +43,10 @@ def main():
     parser.add_argument("--case", nargs="+", default=[""], help="only cases with one of these in their name")
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
     parser.add_argument("--settle", nargs=2, type=Path, metavar=("PICTURES", "SLICES"), help="a folder of pictures, and an .npz of slices")
+    parser.add_argument("--prior", type=float, default=tuning.PRIOR, help="the rule of tuning.auto with another PRIOR than its own")
     parser.add_argument("--kept", action="store_true", help="print the tables of what is kept, and compute nothing")
     args = parse(parser)
+    tuning.PRIOR = args.prior
     found = {}
     if args.keep and args.keep.exists():
         for line in args.keep.read_text(encoding="utf-8").splitlines():

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged
+from pnp_mlpatch.loss import Loss, stacked, toward
 from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.base import LinearOperator
-from pnp_mlpatch.solvers.base import Solver, State
+from pnp_mlpatch.solvers.base import Solver, State, make_problem
 
 LONG = 2  # how many times ``iterations`` a walk of a constant level goes on while its error falls
 FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first change or part
 PROBES = 3  # random changes of the data, where all are used
-CHANCE = 1.0  # standard errors by which a mean must be better than the best estimate alone, to be taken
-RIDGE = 1e-6  # what is added to the products of residuals, so that estimates that are the same have the same part
+STEP = 0.1  # by how much of the noise data are changed
 ERRORS = (0.5, 1.0)  # how many a smoother estimate may be where parts are held out: the second where noise is nearly all
 NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
 
@@ -72,7 +72,7 @@ class Task:
     """What settings are chosen for: a solver, data, an operator, a denoiser and a start.
 
     ``noise`` is as solvers take it, ``deviation`` a map of it, ``estimated`` whether it is; ``seen`` says where anything was measured, ``share`` (B,) of how much
-    of the image; ``seed`` draws the changes, and ``ran`` is called before each run.
+    of the image, and ``level`` (B,) how far from it an image may be that they tell nothing of; ``seed`` draws the changes, and ``ran`` is called before each run.
     """
 
     solver: Solver
@@ -84,6 +84,7 @@ class Task:
     estimated: bool
     seen: Tensor
     share: Tensor
+    level: Tensor
     x0: Tensor | None
     seed: int
     ran: Callable[[], object]
@@ -111,20 +112,25 @@ class Task:
 
 
 class OnAll:
-    """Runs on all of the data, judged by Stein's estimate, or where the noise is estimated by generalised cross-validation."""
+    """Runs on all of the data, judged by Stein's estimate, or where the noise is estimated by generalised cross-validation; of the image where h has a closed form."""
 
     def __init__(self, task: Task):
+        problem = make_problem(task.q, task.A, task.noise)
         self.task, self.paths = task, list[_Path]()
+        self.loss = Loss(problem, task.deviation, task.seen, task.level if problem.A.closed_form else None)
+        generator, size = torch.Generator().manual_seed(task.seed), torch.where(task.seen, task.deviation, 0.0)
+        self.changes = [size * probe(task.q, task.seen.expand_as(task.q), generator) for _ in range(PROBES)]
+        self.size, self.count = self.loss.size(self.changes)
 
     def judge(self, walks: list[Walk]) -> Choice:
         """Follow the walks that are new, as long as their errors fall, and choose; ``walks`` that go on are replaced by longer ones."""
         task, N = self.task, self.task.solver.iterations
         for k in range(len(self.paths), len(walks)):
             least = torch.stack([path.error.min(0).values for path in self.paths]).min(0).values if self.paths else None
-            path = _follow(task.at(walks[k]), task, least)
+            path = self._follow(task.at(walks[k]), least)
             while walks[k].constant and len(walks[k].sigma) < LONG * N and path.whole and _fell(path.error):
                 walks[k] = walks[k].longer(N)
-                path = _follow(task.at(walks[k]), task, least, path)
+                path = self._follow(task.at(walks[k]), least, path)
             self.paths.append(replace(path, states=()))
         return self._choice(walks)
 
@@ -136,23 +142,87 @@ class OnAll:
     def _choice(self, walks: Sequence[Walk]) -> Choice:
         """For each image the row of least error, and of the best estimates of all walks the mean whose error is least, as near to that row as chance allows."""
         task, errors = self.task, torch.cat([path.error for path in self.paths])
-        given = torch.where(task.seen, task.q / task.deviation, 0.0)
-        count = task.seen.expand_as(task.q).flatten(1).sum(1)
+        given = self.loss.see(task.q)
         rows, share = torch.stack([path.error.argmin(0) for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
         for b in range(len(task.q)):
             mine = [k for k, path in enumerate(self.paths) if path.judged and bool(torch.isfinite(path.error[:, b]).any())]
             if mine:
-                residuals = torch.stack([(self.paths[k].fit[b] - given[b]).flatten().double() for k in mine])
+                fits, size = torch.stack([self.paths[k].fit[b] for k in mine]), float(self.size[b])
+                residuals = (fits - given[b]).flatten(1).double()
                 moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
                 noise = float(errors[:, b].min()) if task.estimated else 1.0
-                products, moved = (residuals @ residuals.T / count[b]).cpu(), (noise * moved).cpu()
+                products, moved = (residuals @ residuals.T / size).cpu(), (noise * moved).cpu()
                 best = int(torch.stack([self.paths[k].error[:, b].min() for k in mine]).argmin())
-                share[mine, b] = toward(best, stacked(products, moved), products, moved, noise / float(count[b]))
+
+                def deviation(z: Tensor, b: int = b, fits: Tensor = fits, scale: float = noise**0.5 / size) -> float:
+                    apart = torch.zeros_like(given)
+                    apart[b] = (z.to(fits).reshape(-1, *[1] * (fits.ndim - 1)) * fits).sum(0)
+                    return float(self.loss.deviation(apart)[b]) * scale
+
+                share[mine, b] = toward(best, stacked(products, moved), products, moved, deviation)
         share = share.to(errors.device)
         x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
         x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
         shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
         return _chosen(walks, errors.argmin(0).cpu(), errors, torch.cat(shares), x)
+
+    def _follow(self, solver: Solver, least: Tensor | None, before: _Path | None = None) -> _Path:
+        """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
+        task, see, size = self.task, self.loss.see, self.size
+        q, A = task.q, task.A
+        N, B = solver.iterations - (0 if before is None else len(before.misfit)), len(q)
+
+        def run(data: Tensor, which: int, look: Callable[[State], None]) -> State | None:
+            state = None if before is None else before.states[which]
+            start = task.x0 if state is None else None
+            try:
+                return solver.run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
+            except Diverged:
+                return None
+
+        def column(values: list[Tensor]) -> Tensor:
+            rest = torch.full((N - len(values), B), torch.inf, dtype=torch.float64, device=q.device)
+            return torch.cat([torch.stack(values), rest]) if values else rest
+
+        given, xs, fits = see(q), list[Tensor](), list[Tensor]()
+
+        def keep(state: State) -> None:
+            xs.append(state.x)
+            fits.append(see(A(state.x)))
+
+        end = run(q, 0, keep)
+        misfit = column([(mine - given).flatten(1).square().sum(1).double() / size for mine in fits])
+        divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
+        for k, change in enumerate(self.changes):
+            far = _error(misfit, torch.stack(divergence), task.estimated).min(0).values
+            if before is None and least is not None and bool((far > least * (1 + RACE * (2 / self.count).sqrt())).all()):
+                break
+            moved, b = list[Tensor](), see(change)
+
+            def compare(state: State, b: Tensor = b, moved: list[Tensor] = moved) -> None:
+                if len(moved) < len(fits):
+                    moved.append(((see(A(state.x)) - fits[len(moved)]) * b).flatten(1).sum(1).double() / (STEP * size))
+
+            states.append(run(q + STEP * change, 1 + k, compare))
+            divergence = [*divergence[k == 0 :], column(moved)]
+        begun, trace = 0, torch.stack(divergence)
+        if before is not None:
+            begun, misfit, trace = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, trace], dim=1)
+        error = _error(misfit, trace, task.estimated)
+
+        def best(new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
+            """Of each image what it was at its least error, which may be one of before."""
+            picked = []
+            for b, row in enumerate(error.argmin(0).tolist()):
+                if row < begun and old is not None:
+                    picked.append(old[b])
+                else:
+                    picked.append(new[row - begun][b] if new else nothing[b])
+            return torch.stack(picked)
+
+        x = best(xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
+        nearest = best(fits, None if before is None else before.fit, torch.zeros_like(given))
+        return _Path(misfit, trace, error, tuple(states), x, nearest, len(states) == 1 + PROBES)
 
 
 class HeldOut:
@@ -209,54 +279,8 @@ class _Look:
     state: State | None
 
 
-def stacked(products: Tensor, moved: Tensor) -> Tensor:
-    r"""The mean of estimates of which Stein's estimate is least, by its weights (K,), >= 0 with the sum 1.
-
-        min  sum_kl w_k w_l <A x_k - q, A x_l - q> / (m noise^2) + 2 sum_k w_k div_k / m
-
-    ``products`` (K, K) are those of the residuals, ``moved`` (K,) the divergences a datum. By active sets: estimates with a part are added one by one, by the
-    gradient, and those whose part would be negative leave. Breiman 1996 (stacked regressions); with Stein's estimate, Blu and Luisier 2007.
-    """
-    t, one = moved.double(), torch.ones(len(moved), dtype=torch.float64)
-    H = products.double() + RIDGE * one.diag()
-    w, some = torch.zeros_like(t), [int((H.diag() + 2 * t).argmin())]
-    w[some] = 1.0
-    for _ in range(20 * len(t)):
-        inner = torch.linalg.solve(H[some][:, some], torch.stack([one[some], t[some]], dim=1))
-        aim = inner[:, 0] * (1 + inner[:, 1].sum()) / inner[:, 0].sum() - inner[:, 1]  # the least of these alone, with the sum 1
-        if bool((aim > 0).all()):
-            w[some] = aim
-            gradient = H @ w + t
-            if float(gradient.min()) >= float(w @ gradient) - 1e-10:
-                break
-            some.append(int(gradient.argmin()))
-        else:
-            shrinks = aim <= 0
-            part = (w[some] / (w[some] - aim).clamp_min(torch.finfo(torch.float64).tiny))[shrinks].min()
-            w[some] = torch.where(shrinks & (w[some] <= part * (w[some] - aim) * (1 + 1e-12)), 0.0, w[some] + part * (aim - w[some]))
-            some = w.nonzero()[:, 0].tolist()
-    return w / w.sum()
-
-
-def toward(best: int, w: Tensor, products: Tensor, moved: Tensor, noise: float) -> Tensor:
-    r"""Of the means between the estimate ``best`` and that of the weights ``w`` (K,) of :func:`stacked`, the nearest to ``best`` that data do not tell from w.
-
-        w + s z,  z = e_best - w,  0 <= s <= 1        SURE(w + s z) - SURE(w) = s g + s^2 d^2 <= CHANCE 2 s d sqrt(noise)
-
-    with d^2 = z^T P z, g = 2 z^T (P w + moved) >= 0, and 2 s d sqrt(noise) the standard error of what Stein's estimate tells of two estimates s d apart.
-    ``products`` P and ``moved`` are those of :func:`stacked`, ``noise`` is the variance of the noise in them over the number of data, 1 / m where it is known.
-    """
-    z = -w
-    z[best] += 1
-    d2, g = float(z @ products @ z), 2 * float(z @ (products @ w + moved))
-    if d2 <= 0:
-        return w
-    s = (2 * CHANCE * (d2 * noise) ** 0.5 - g) / d2
-    return w + min(max(s, 0.0), 1.0) * z
-
-
 def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
-    """SURE plus 1, or where the noise is estimated GCV, of a misfit (N, B) and divergences (P, N, B) a datum; infinite where they are not finite."""
+    """SURE plus 1, or where the noise is estimated GCV, of a misfit (N, B) and divergences (P, N, B), over the noise; infinite where they are not finite."""
     t = divergence.mean(0)
     error = misfit / (1 - t).clamp_min(1e-6).square() if estimated else misfit + 2 * t
     return torch.where(torch.isfinite(misfit) & torch.isfinite(t), error, torch.inf)
@@ -264,10 +288,10 @@ def _error(misfit: Tensor, divergence: Tensor, estimated: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class _Path:
-    """A walk on all data: the misfit (N, B) and divergence (P, N, B) a datum, infinite where it diverged, and the ``error`` (N, B) that is expected of new data,
-    in units of the noise; ``states`` are where it and its P changed copies ended, and it was ``judged`` if there are all of them.
+    """A walk on all data: the misfit |B (A x - q)|^2 (N, B) and the divergence (P, N, B), over E|B e|^2, infinite where it diverged, and the ``error`` (N, B), 1 + what
+    is lost (:class:`~pnp_mlpatch.loss.Loss`); ``states`` are where it and its P changed copies ended, and it was ``judged`` if there are all of them.
 
-    ``x`` (B, C, H, W) is the estimate of least error, and ``fit`` A x in units of the noise (B, *data_shape).
+    ``x`` (B, C, H, W) is the estimate of least error, and ``fit`` is B A x of it.
     """
 
     misfit: Tensor
@@ -282,71 +306,6 @@ class _Path:
     def whole(self) -> bool:
         """Whether it may go on: it was followed with all changes, and nothing diverged."""
         return self.judged and all(state is not None for state in self.states)
-
-
-def _follow(solver: Solver, task: Task, least: Tensor | None, before: _Path | None = None) -> _Path:
-    """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
-    q, A, deviation, seen = task.q, task.A, task.deviation, task.seen.expand_as(task.q)
-    unit, count = torch.where(seen, deviation, 1.0), seen.flatten(1).sum(1)
-    generator = torch.Generator().manual_seed(task.seed)
-    N, B = solver.iterations - (0 if before is None else len(before.misfit)), len(q)
-
-    def run(data: Tensor, which: int, look: Callable[[State], None]) -> State | None:
-        state = None if before is None else before.states[which]
-        start = task.x0 if state is None else None
-        try:
-            return solver.run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
-        except Diverged:
-            return None
-
-    def fit(state: State) -> Tensor:
-        return torch.where(seen, A(state.x) / unit, 0.0)
-
-    def column(values: list[Tensor]) -> Tensor:
-        rest = torch.full((N - len(values), B), torch.inf, dtype=torch.float64, device=q.device)
-        return torch.cat([torch.stack(values), rest]) if values else rest
-
-    given = torch.where(seen, q / unit, 0.0)
-    given, xs, fits = torch.where(seen, q / unit, 0.0), list[Tensor](), list[Tensor]()
-
-    def keep(state: State) -> None:
-        xs.append(state.x)
-        fits.append(fit(state))
-
-    end = run(q, 0, keep)
-    misfit = column([(mine - given).flatten(1).square().sum(1).double() / count for mine in fits])
-    divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
-    for k in range(PROBES):
-        far = _error(misfit, torch.stack(divergence), task.estimated).min(0).values
-        if before is None and least is not None and bool((far > least * (1 + RACE * (2 / count).sqrt())).all()):
-            break
-        b = probe(q, seen, generator)
-        moved = list[Tensor]()
-
-        def compare(state: State, b: Tensor = b, moved: list[Tensor] = moved) -> None:
-            if len(moved) < len(fits):
-                moved.append(((fit(state) - fits[len(moved)]) * b).flatten(1).sum(1).double() / (0.1 * count))
-
-        states.append(run(q + 0.1 * torch.where(seen, deviation, 0.0) * b, 1 + k, compare))
-        divergence = [*divergence[k == 0 :], column(moved)]
-    begun, change = 0, torch.stack(divergence)
-    if before is not None:
-        begun, misfit, change = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, change], dim=1)
-    error = _error(misfit, change, task.estimated)
-
-    def best(new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
-        """Of each image what it was at its least error, which may be one of before."""
-        picked = []
-        for b, row in enumerate(error.argmin(0).tolist()):
-            if row < begun and old is not None:
-                picked.append(old[b])
-            else:
-                picked.append(new[row - begun][b] if new else nothing[b])
-        return torch.stack(picked)
-
-    x = best(xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
-    nearest = best(fits, None if before is None else before.fit, torch.zeros_like(q))
-    return _Path(misfit, change, error, tuple(states), x, nearest, len(states) == 1 + PROBES)
 
 
 def _look(solver: Solver, task: Task, held: Tensor, before: _Look | None = None) -> _Look:

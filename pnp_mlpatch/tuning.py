@@ -17,6 +17,7 @@ from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.judging import HeldOut, OnAll, Task, Walk
+from pnp_mlpatch.loss import Loss
 from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
@@ -108,7 +109,14 @@ def discrepancy(
 
 
 def sure(
-    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], *, noise: float | Tensor, probes: int = 1, seed: int = 0
+    q: Tensor,
+    A: LinearOperator,
+    estimate: Callable[[Tensor], Tensor],
+    *,
+    noise: float | Tensor,
+    level: float | None = None,
+    probes: int = 1,
+    seed: int = 0,
 ) -> Tensor:
     r"""What an estimate misses of the data without their noise, in units of the noise, without the truth: Stein's unbiased estimate, (B,).
 
@@ -118,16 +126,27 @@ def sure(
     with m data that depend on the image, and ``probes`` random changes b (:func:`~pnp_mlpatch.noise.probe`). ``estimate`` is x(q), any function of the data, such as
     ``lambda q: reconstruct(q, A, D, noise=noise, sigma=sigma).x``; it is called 1 + probes times. What a mask leaves out does not
     count: to choose settings there, hold data out (:func:`cross_validate`). ``noise`` is a number, (B,), or a map, infinite where
-    nothing was measured. Raises :class:`InputError` for settings that make no sense, and for a noise that is none.
+    nothing was measured. What a blur nearly hides hardly counts either; with a ``level``, the deviation that images may have where the data tell nothing, it does:
 
-    Stein 1981; Monte Carlo, Ramani, Blu and Unser 2008.
+        |B A (x(q) - f)|^2 / E|B e|^2,    B = (A^H A + c)^-1 A^H,  c = (noise / level)^2        (:class:`~pnp_mlpatch.loss.Loss`)
+
+    Raises :class:`InputError` for settings that make no sense, and for a noise that is none.
+
+    Stein 1981; Monte Carlo, Ramani, Blu and Unser 2008; of the image, Eldar 2009.
     """
-    misfit, divergence, count = _probe(q, A, estimate, noise, probes, seed, "sure")
-    return misfit / count - 1 + 2 * divergence / count
+    misfit, divergence = _probe(q, A, estimate, noise, level, probes, seed, "sure")
+    return misfit - 1 + 2 * divergence
 
 
 def gcv(
-    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], *, noise: float | Tensor, probes: int = 1, seed: int = 0
+    q: Tensor,
+    A: LinearOperator,
+    estimate: Callable[[Tensor], Tensor],
+    *,
+    noise: float | Tensor,
+    level: float | None = None,
+    probes: int = 1,
+    seed: int = 0,
 ) -> Tensor:
     r"""Generalised cross-validation, which needs the noise up to a factor only: its least value is where settings are best, (B,).
 
@@ -136,38 +155,49 @@ def gcv(
     with div and the arguments as for :func:`sure`; at the truth's best it is about 1 plus sure, so sqrt(gcv) noise estimates the noise. Data of which all are
     followed (div = m) have an infinite one. Golub, Heath and Wahba 1979; with random changes, Hutchinson 1990.
     """
-    misfit, divergence, count = _probe(q, A, estimate, noise, probes, seed, "gcv")
-    return misfit / count / (1 - divergence / count).clamp_min(1e-12).square()
+    misfit, divergence = _probe(q, A, estimate, noise, level, probes, seed, "gcv")
+    return misfit / (1 - divergence).clamp_min(1e-12).square()
 
 
 def _probe(
-    q: Tensor, A: LinearOperator, estimate: Callable[[Tensor], Tensor], noise: float | Tensor, probes: int, seed: int, who: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Misfit over noise^2, divergence, and the number of data, of each image (B,)."""
+    q: Tensor,
+    A: LinearOperator,
+    estimate: Callable[[Tensor], Tensor],
+    noise: float | Tensor,
+    level: float | None,
+    probes: int,
+    seed: int,
+    who: str,
+) -> tuple[Tensor, Tensor]:
+    """The misfit and the divergence, over what noise alone would make of a residual, of each image (B,)."""
     if not callable(estimate):
         raise InputTypeError(
             f"{who}: estimate must be a function of the data, got {type(estimate).__name__}. Example: lambda q: A.initial(q)."
         )
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise InputError(f"{who}: probes must be an integer >= 1, got {probes!r}.")
+    if level is not None and (isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < math.inf):
+        raise InputError(f"{who}: level is a deviation of images, a number > 0, or None for the error of the data; got {level!r}.")
     with torch.no_grad():
-        make_problem(q, A, noise).known_noise(who)
-        level = _map_of(q, A, noise).expand_as(q)
-        seen = torch.isfinite(level) & reached(A)
-        level = torch.where(seen, level, 0.0)
-        clean = torch.where(seen, q, 0.0)
-        fit = A(estimate(clean))
-        generator, divergence = torch.Generator().manual_seed(seed), torch.zeros(len(q), dtype=torch.float64, device=q.device)
-        for _ in range(probes):
-            b = level * probe(q, seen, generator)
-            moved = (A(estimate(clean + 0.1 * b)) - fit) * b / level.square().clamp_min(torch.finfo(q.dtype).tiny)
-            divergence += torch.where(seen, moved, 0.0).flatten(1).sum(1).double() / 0.1 / probes
-        r = torch.where(seen, (fit - clean) / level.clamp_min(torch.finfo(q.dtype).tiny), 0.0)
-        return r.flatten(1).square().sum(1).double(), divergence, seen.flatten(1).sum(1).double()
+        problem = make_problem(q, A, noise)
+        problem.known_noise(who)
+        deviation = _map_of(q, A, noise)
+        seen = torch.isfinite(deviation) & reached(A)
+        clean, generator = torch.where(seen, q, 0.0), torch.Generator().manual_seed(seed)
+        size = torch.where(seen, deviation, 0.0)
+        changes = [size * probe(q, seen.expand_as(q), generator) for _ in range(probes)]
+        loss = Loss(problem, deviation, seen, None if level is None else torch.full((len(q),), float(level)).to(q))
+        fit, (expected, _) = A(estimate(clean)), loss.size(changes)
+        divergence = torch.zeros_like(expected)
+        for b in changes:
+            moved = loss.see(A(estimate(clean + 0.1 * b)) - fit)
+            divergence += (loss.see(b) * moved).flatten(1).sum(1).double() / 0.1 / probes
+        return loss.see(fit - clean).flatten(1).square().sum(1).double() / expected, divergence / expected
 
 
 RANGE = (1 / 15, 4)  # levels: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
 STEPS = 3  # how often the factor of the best is multiplied and divided by 4, at most
+PRIOR = 2.0  # times the top of the denoiser's range: the deviation of images by which their errors are judged
 WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
 HELD = 30000  # how many data are held out, of all parts together, where noise is nearly all, unless there are not as many
 HALVES = 3  # of so many parts the estimates are the start of the last run
@@ -199,18 +229,22 @@ def auto(
     **Where at least half as many data as pixels were measured** all of the runs are on all of the data, and the error is that of Stein, or where the noise is
     estimated, that of generalised cross-validation, which needs it up to a factor only (:func:`sure`, :func:`gcv`, with three random changes of the data):
 
-        |A x_K - q|^2 / (m noise^2) + 2 div / m                 (|A x_K - q|^2 / (m noise^2)) / (1 - div / m)^2
+        |B (A x_K - q)|^2 / N + 2 div / N                 (|B (A x_K - q)|^2 / N) / (1 - div / N)^2                 N = E|B e|^2, e the noise
 
-    What is returned is of the best estimates x_k of all ways the mean whose error is least:
+    It is 1 + |B A (x - f)|^2 / N on the average, with f the truth. Operators whose data step has a closed form (``A.closed_form``: blurs, masks, shear) are judged by the
+    error of the image, with B = (A^H A + c)^-1 A^H, c = (noise / (2 top))^2, and the top of the range for what an image may be that the data tell nothing of; the others by
+    that of the data, B = 1 / noise (:class:`~pnp_mlpatch.loss.Loss`), in which what A nearly hides hardly counts.
 
-        x = sum_k w_k x_k,    w = argmin |A x - q|^2 / (m noise^2) + 2 sum_k w_k div_k / m    over w_k >= 0, sum_k w_k = 1
+    What is returned is a mean of the best estimates x_k of all ways:
 
-    Estimates that data do not tell apart may be far from each other, and their mean is nearer to the truth f than they are,
+        x = sum_k w_k x_k,    w = argmin |B (A x - q)|^2 / N + 2 sum_k w_k div_k / N    over w_k >= 0, sum_k w_k = 1
+
+    Estimates that data do not tell apart may be far from each other, and their mean is nearer to the truth than they are,
 
         |x - f|^2 = sum_k w_k |x_k - f|^2 - sum_k w_k |x_k - x|^2
 
-    on the average. But what a blur hides is in no such error, and there a way of small weight may be far off: of the means between this one and the best way alone
-    the nearest to that is taken whose error is as good to within its standard error, 2 |A (x - y)| / (m noise) for two estimates. Settings, state and history
+    on the average. But what is hidden is in no such error, and there a way of small weight may be far off: of the means between this one and the best way alone
+    the nearest to that is taken whose error is as good to within its standard error, 2 |noise B^T B A (x - y)| / N for two estimates. Settings, state and history
     are those of the best one alone; "share" in ``tried`` has the weights.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
@@ -241,7 +275,7 @@ def auto(
     early is no fixed point.
 
     Raises :class:`InputError` for solvers without a level that may be chosen so (hqs has a schedule of its own; samplers), and what
-    :func:`cross_validate` raises. Stein 1981; Golub, Heath and Wahba 1979; Stone 1974; means of estimates, Breiman 1996; what is taken
+    :func:`cross_validate` raises. Stein 1981; of the image, Eldar 2009; Golub, Heath and Wahba 1979; Stone 1974; means of estimates, Breiman 1996; what is taken
     over, Craven and Wahba 1979; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
@@ -266,7 +300,7 @@ def auto(
         whole = folds is None and bool((share >= WHOLE).all())
         few, most = _folds(int(measured.min()), part, folds)
         bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
-        task = Task(solver, q, A, D, level, deviation, noise is None, seen, share, x0, seed, bar.update)
+        task = Task(solver, q, A, D, level, deviation, noise is None, seen, share, PRIOR * high, x0, seed, bar.update)
         judge = OnAll(task) if whole else HeldOut(task, part, few, most)
         one = torch.ones(B, dtype=q.dtype, device=q.device)
         first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.judging import CHANCE, stacked, toward
+from pnp_mlpatch.loss import CHANCE, Loss, stacked, toward
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -19,7 +19,7 @@ from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
-from pnp_mlpatch.solvers.base import Result
+from pnp_mlpatch.solvers.base import Result, make_problem
 from pnp_mlpatch.tuning import auto, sure
 
 SIZE = 40
@@ -101,8 +101,9 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo):
-    A, noise = MAKE["blur"](), 0.002
+def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo, monkeypatch):
+    monkeypatch.setattr("pnp_mlpatch.loss.CHANCE", 0.0)  # of all means, not of those near the best way alone
+    A, noise = MAKE["blur"](), 0.01
     q = A(photo) + noise * white(*photo.shape)
     result = reconstruct(q, A, TV, noise=noise if known else None)
     level = float(result.tuned.noise)
@@ -126,7 +127,7 @@ def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo)
     taken = [(float(tried["share"][row]), estimates[row]) for row in ways if tried["share"][row] > 0]
     torch.testing.assert_close(sum(w * estimate(q) for w, estimate in taken), result.x, atol=1e-4, rtol=0)
     torch.testing.assert_close(estimates[int(tried["error"].argmin())](q), result.state.x, atol=1e-4, rtol=0)
-    judge = {"noise": level, "probes": 3} if known else {"noise": level * float(tried["error"].min()) ** 0.5, "probes": 3}
+    judge = {"noise": level if known else level * float(tried["error"].min()) ** 0.5, "level": 2 * float(A.initial(q).std()), "probes": 3}
     mean = float(sure(q, A, lambda data: sum(w * estimate(data) for w, estimate in taken), **judge))
     assert all(mean <= float(sure(q, A, estimate, **judge)) + 1e-3 for _, estimate in taken)
 
@@ -157,7 +158,7 @@ def test_means_of_which_the_error_is_least():
 
 @pytest.mark.parametrize("m", [1, 1000, 100000])
 def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
-    """Against all means between the two, in steps of a thousandth; the noise of the difference of two estimates d apart is 2 d / sqrt(m)."""
+    """Against all means between the two, in steps of a thousandth; the noise of the difference of two estimates d apart is here 2 d / sqrt(m)."""
     generator = torch.Generator().manual_seed(2)
     residuals = torch.randn(4, 50, generator=generator).double() + 3 * torch.randn(50, generator=generator).double()
     products, moved = residuals @ residuals.T / 50, torch.tensor([0.3, 0.1, 0.2, 0.15]).double()
@@ -170,22 +171,62 @@ def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
     assert int((w > 0).sum()) > 1, "a problem whose answer is a mean"
     apart = float((one - w) @ products @ (one - w)) ** 0.5
     told = [s / 1000 for s in range(1001) if error(w + s / 1000 * (one - w)) - error(w) <= CHANCE * 2 * s / 1000 * apart / m**0.5]
-    taken = toward(best, w, products, moved, 1 / m)
+
+    def deviation(z):
+        return 2 * float(z @ products @ z) ** 0.5 / m**0.5
+
+    taken = toward(best, w, products, moved, deviation)
     torch.testing.assert_close(taken, w + max(told) * (one - w), atol=1e-3, rtol=0)
     assert {1: max(told) == 1, 1000: 0 < max(told) < 1, 100000: 0 < max(told) < 0.2}[m], max(told)
     assert error(taken) <= error(one) + 1e-12
-    torch.testing.assert_close(toward(best, one, products, moved, 1 / m), one)
+    torch.testing.assert_close(toward(best, one, products, moved, deviation), one)
 
 
-def test_the_standard_error_of_the_difference_of_two_estimates():
-    """Over many draws of the noise, Stein's estimates of two smoothings differ from their mean by 2 |A (x - y)| / (m noise)."""
+def loss_of(A, q, noise, level):
+    seen = torch.ones(1, *A.data_shape, dtype=torch.bool)
+    return Loss(
+        make_problem(q, A, noise), torch.full((1, *A.data_shape), noise), seen, None if level is None else torch.full((len(q),), level)
+    )
+
+
+@pytest.mark.parametrize("level", [None, 0.1, 1.0])
+def test_stein_s_estimate_of_what_a_smoothing_misses(level):
+    """Over many draws of the noise: its mean, with B by Fourier transforms; and how much those of two smoothings differ from theirs."""
     A, noise, many = Blur(gaussian_psf(1.0), (1, 32, 32)), 0.1, 200
     truth = F.interpolate(samples.camera(), size=(32, 32), mode="area")
     q = (A(truth) + noise * white(many, 1, 32, 32)).contiguous()
     wide, narrow = Blur(gaussian_psf(1.0), (1, 32, 32)), Blur(gaussian_psf(0.6), (1, 32, 32))
-    difference = sure(q, A, wide, noise=noise) - sure(q, A, narrow, noise=noise)
-    told = 2 * A(wide(q) - narrow(q)).flatten(1).norm(dim=1) / (q[0].numel() * noise)
-    assert float(difference.std()) == pytest.approx(float(told.mean()), rel=0.35)
+    first, second = (sure(q, A, smooth, noise=noise, level=level) for smooth in (wide, narrow))
+
+    impulse = torch.zeros(1, 1, 32, 32)
+    impulse[..., 0, 0] = 1
+    h = torch.fft.fft2(A(impulse))
+    b = torch.ones_like(h) / noise if level is None else h.conj() / (h.abs().square() + (noise / level) ** 2)
+    missed = (b * h * torch.fft.fft2(wide(q) - truth)).abs().square().mean((1, 2, 3)) / (noise**2 * b.abs().square().mean() * 32 * 32)
+    assert float(first.mean()) == pytest.approx(float(missed.mean()), abs=3 * float((first - missed).std()) / many**0.5)
+    assert float(missed.mean()) > 3 * float((first - missed).std()) / many**0.5, "a difference that is seen"
+
+    loss = loss_of(A, q, noise, level)
+    size, count = loss.size([noise * white(many, 1, 32, 32, seed=s) for s in range(4)])
+    told = loss.deviation(loss.see(A(wide(q) - narrow(q)))) / size
+    assert float((first - second).std()) == pytest.approx(float(told.mean()), rel=0.35)
+    noisy = loss.see(noise * white(many, 1, 32, 32, seed=9)).flatten(1).square().sum(1) / size
+    assert float(noisy.std()) == pytest.approx(float((2 / count).sqrt().mean()), rel=0.25), "as that many data vary"
+    assert float(count.mean()) == pytest.approx(1024, rel=0.05) if level is None else float(count.mean()) < 800
+
+
+def test_where_nothing_is_hidden_both_losses_are_the_same():
+    q = white(2, 1, 16, 16)
+    A = Identity((1, 16, 16))
+    a, b = (sure(q, A, lambda q: 0.7 * q, noise=0.5, level=level) for level in (None, 0.3))
+    torch.testing.assert_close(a, b)
+    noise = torch.where(torch.arange(16) < 8, 0.5, torch.inf).expand(1, 16, 16)
+    shear, seen = 0.3 * white(1, 2, 16, 16), torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.8
+    A, noise = Lensing(shape=(16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
+    a, b = (float(sure(shear, A, lambda q: 0.5 * A.adjoint(q), noise=noise, level=level)) for level in (None, 0.1))
+    assert a == pytest.approx(b, abs=0.15), "a unitary operator with holes"
+    with pytest.raises(InputError, match=r"sure: level is a deviation of images, a number > 0"):
+        sure(q, Identity((1, 16, 16)), lambda q: q, noise=0.5, level=0.0)
 
 
 def test_a_noise_that_is_not_given_is_estimated_and_said(photo):

@@ -29,6 +29,7 @@ FLOORS = {
     "training": 4,
     "testing": 4,
     "noise": 4,
+    "loss": 4,
     "judging": 4,
     "tuning": 4,
     "convergence": 4,

@@ -152,13 +152,18 @@ class LinearOperator(nn.Module, ABC):
             if other is not None and other.shape[0] not in (1, z.shape[0]):
                 raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
         column, start = self._alpha(alpha, z), z if x0 is None else x0
-        if type(self)._data_step is LinearOperator._data_step:
+        if not self.closed_form:
             f, info = self._solve(z, column, Aty, start, tol, max_iter)
         else:
             f, info = self._data_step(z, column, Aty, start, tol, max_iter), CGInfo(0, z.new_zeros(z.shape[0]))
         if report is not None:
             report(info)
         return f
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the data step has a closed form; it takes iterations otherwise."""
+        return type(self)._data_step is not LinearOperator._data_step
 
     def initial(self, q: Tensor) -> Tensor:
         """Where an expert would start from: (B, *data_shape) -> (B, C, H, W)."""

@@ -223,8 +223,7 @@ def _weighted(block: LinearOperator, weight: Tensor, k: int) -> LinearOperator:
     """``block`` with a weight of its own; a constant one leaves an exact data step exact."""
     if not bool(weight.any()):
         raise InputError(f"Stack.weighted: all weights of block {k}, {type(block).__name__}, are zero. Leave the block out.")
-    exact = type(block)._data_step is not LinearOperator._data_step
-    if exact and bool((weight == weight.flatten()[0]).all()):
+    if block.closed_form and bool((weight == weight.flatten()[0]).all()):
         inner, scale = (block.operator, block.scale) if isinstance(block, Scaled) else (block, 1.0)
         return Scaled(inner, scale * float(weight.flatten()[0]))
     return block.weighted(weight)
