@@ -137,7 +137,8 @@ class OnAll:
     @property
     def how(self) -> str:
         """In words, for what a result says."""
-        return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} with {PROBES} random changes tells"
+        of = "data" if self.loss.level is None else "image"
+        return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} of the {of} with {PROBES} random changes tells"
 
     def _choice(self, walks: Sequence[Walk]) -> Choice:
         """For each image the row of least error, and of the best estimates of all walks the mean whose error is least, as near to that row as chance allows."""
