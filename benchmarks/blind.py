@@ -1,8 +1,9 @@
-"""What the error of blurred data does not tell: pairs of estimates of which the worse is as near, or nearer, to the data without their noise.
+"""What the errors of blurred data and of their images do not tell: pairs of estimates that data prefer in the wrong order.
 
-For cases of benchmarks/auto.py that lose most: an estimate of settings that held-out data or SURE of the data prefer, then one of better ones. "true" is the error
+For cases of benchmarks/auto.py that lose most: an estimate of settings that held-out data or SURE of the data prefer (the first four pairs) or that tuning.auto takes
+(the others), then one of better ones. "true" is the error
 of the data |A x - A f|^2 / (m noise^2), known here from the truth f, and "SURE" is what tuning.sure tells of it without. A rule that minimises this error can be
-no better than "true". "of the image" is |B A (x - f)|^2 / E|B e|^2, B = (A^H A + c)^-1 A^H with c = (noise / level)^2, which does tell them apart (level: twice the top of
+no better than "true". "of the image" is |B A (x - f)|^2 / E|B e|^2, B = (A^H A + c)^-1 A^H with c = (noise / level)^2, which tells the first four apart (level: twice the top of
 the denoiser's range, as in tuning.auto), and "told" what tuning.sure tells of that. "apart" are the standard errors by which the second is above the
 first, with three random changes of the data.
 
@@ -26,6 +27,9 @@ PAIRS = (
     ("blur, noise 1/255, phantom", "mlpatch", (0.0314, 1.0, 20), (0.0608, 1.0, 30)),
     ("blur, noise 1/255, waves", "dncnn", (0.0627, 4.0, 20), (0.2353, 4.0, 30)),
     ("blur, noise 1/255, chest", "mlpatch", (0.0314, 1.0, 17), (0.0309, 0.25, 30)),
+    ("blur, noise 4/255, phantom", "mlpatch", (0.0608, 1.0, 24), (0.1196, 1.0, 30)),
+    ("blur, noise 4/255, phantom", "dncnn", (0.1196, 1.0, 9), (0.0608, 1.0, 30)),
+    ("blur, noise 4/255, waves", "dncnn", (0.0608, 1.0, 3), (0.2353, 4.0, 30)),
 )
 
 
