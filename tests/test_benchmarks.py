@@ -166,7 +166,10 @@ def test_blind(tmp_path):
     first, second = run("blind", out=tmp_path / "b.json")["estimates"]
     assert first["case"] == second["case"]
     assert first["sigma"] < second["sigma"]
-    assert first["apart"] == 0 < abs(second["apart"])
+    for what, true in (("SURE", "true"), ("told", "of the image")):
+        assert first[what + " apart"] == 0 < abs(second[what + " apart"])
+        assert float(first[true]) > 0
+        assert (float(second[what]) > float(first[what])) == (second[what + " apart"] > 0)
 
 
 def test_uncertainty(sets, tmp_path):
