@@ -16,7 +16,7 @@ from pnp_mlpatch.denoisers import base as denoisers
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.judging import HeldOut, OnAll, Task, Walk
+from pnp_mlpatch.judging import STEP, HeldOut, OnAll, Task, Walk
 from pnp_mlpatch.loss import Loss
 from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators.base import LinearOperator
@@ -190,8 +190,8 @@ def _probe(
         fit, (expected, _) = A(estimate(clean)), loss.size(changes)
         divergence = torch.zeros_like(expected)
         for b in changes:
-            moved = loss.see(A(estimate(clean + 0.1 * b)) - fit)
-            divergence += (loss.see(b) * moved).flatten(1).sum(1).double() / 0.1 / probes
+            moved = loss.see(A(estimate(clean + STEP * b)) - fit)
+            divergence += (loss.see(b) * moved).flatten(1).sum(1).double() / STEP / probes
         return loss.see(fit - clean).flatten(1).square().sum(1).double() / expected, divergence / expected
 
 
@@ -232,7 +232,7 @@ def auto(
         |B (A x_K - q)|^2 / N + 2 div / N                 (|B (A x_K - q)|^2 / N) / (1 - div / N)^2                 N = E|B e|^2, e the noise
 
     It is 1 + |B A (x - f)|^2 / N on the average, with f the truth. Operators whose data step has a closed form (``A.closed_form``: blurs, masks, shear) are judged by the
-    error of the image, with B = (A^H A + c)^-1 A^H, c = (noise / (2 top))^2, and the top of the range for what an image may be that the data tell nothing of; the others by
+    error of the image, with B = (A^H A + c)^-1 A^H, c = (noise / (2 top))^2: twice the top of the range is what an image may be that the data tell nothing of; the others by
     that of the data, B = 1 / noise (:class:`~pnp_mlpatch.loss.Loss`), in which what A nearly hides hardly counts.
 
     What is returned is a mean of the best estimates x_k of all ways:
