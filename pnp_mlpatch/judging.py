@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged
-from pnp_mlpatch.loss import Loss, stacked, toward
+from pnp_mlpatch.loss import CHANCE, Loss, stacked, toward
 from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers.base import Solver, State, make_problem
@@ -112,7 +112,12 @@ class Task:
 
 
 class OnAll:
-    """Runs on all of the data, judged by Stein's estimate, or where the noise is estimated by generalised cross-validation; of the image where h has a closed form."""
+    """Runs on all of the data, judged by Stein's estimate, or where the noise is estimated by generalised cross-validation; of the image where h has a closed form.
+
+    A walk stands for its last iteration whose error chance does not tell from its least: nearer to where it leads, and less of where it came from.
+    """
+
+    prefers = "the later"
 
     def __init__(self, task: Task):
         problem = make_problem(task.q, task.A, task.noise)
@@ -141,10 +146,13 @@ class OnAll:
         return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} of the {of} with {PROBES} random changes tells"
 
     def _choice(self, walks: Sequence[Walk]) -> Choice:
-        """For each image the row of least error, and of the best estimates of all walks the mean whose error is least, as near to that row as chance allows."""
+        """For each image the best walk, and of what all walks stand for the mean whose error is least, as near to that of the best as chance allows."""
         task, errors = self.task, torch.cat([path.error for path in self.paths])
         given = self.loss.see(task.q)
-        rows, share = torch.stack([path.error.argmin(0) for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
+        rows, share = torch.stack([path.row for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
+        worth = torch.stack(
+            [path.error.gather(0, path.row[None])[0] if path.judged else torch.full_like(path.error[0], torch.inf) for path in self.paths]
+        )
         for b in range(len(task.q)):
             mine = [k for k, path in enumerate(self.paths) if path.judged and bool(torch.isfinite(path.error[:, b]).any())]
             if mine:
@@ -153,7 +161,7 @@ class OnAll:
                 moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
                 noise = float(errors[:, b].min()) if task.estimated else 1.0
                 products, moved = (residuals @ residuals.T / size).cpu(), (noise * moved).cpu()
-                best = int(torch.stack([self.paths[k].error[:, b].min() for k in mine]).argmin())
+                best = int(worth[mine, b].argmin())
 
                 def deviation(z: Tensor, b: int = b, fits: Tensor = fits, scale: float = noise**0.5 / size) -> float:
                     apart = torch.zeros_like(given)
@@ -165,7 +173,8 @@ class OnAll:
         x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
         x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
         shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
-        return _chosen(walks, errors.argmin(0).cpu(), errors, torch.cat(shares), x)
+        best, begins = worth.argmin(0), torch.tensor([0, *(len(path.error) for path in self.paths)]).to(rows).cumsum(0)
+        return _chosen(walks, (begins[best] + rows.gather(0, best[None])[0]).cpu(), errors, torch.cat(shares), x)
 
     def _follow(self, solver: Solver, least: Tensor | None, before: _Path | None = None) -> _Path:
         """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
@@ -211,19 +220,26 @@ class OnAll:
             begun, misfit, trace = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, trace], dim=1)
         error = _error(misfit, trace, task.estimated)
 
-        def best(new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
-            """Of each image what it was at its least error, which may be one of before."""
+        def pick(row: Tensor, new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
+            """Of each image what it was at its ``row``, which may be one of before."""
             picked = []
-            for b, row in enumerate(error.argmin(0).tolist()):
-                if row < begun and old is not None:
+            for b, k in enumerate(row.tolist()):
+                if k < begun and old is not None:
                     picked.append(old[b])
                 else:
-                    picked.append(new[row - begun][b] if new else nothing[b])
+                    picked.append(new[k - begun][b] if new else nothing[b])
             return torch.stack(picked)
 
-        x = best(xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
-        nearest = best(fits, None if before is None else before.fit, torch.zeros_like(given))
-        return _Path(misfit, trace, error, tuple(states), x, nearest, len(states) == 1 + PROBES)
+        none = torch.zeros_like(given)
+        low = pick(error.argmin(0), fits, None if before is None else before.low, none)
+        row = error.argmin(0) if before is None else torch.where(error.argmin(0) < begun, before.row, error.argmin(0))
+        unit = (error.min(0).values if task.estimated else torch.ones_like(size)).sqrt() / size
+        for k, fit in enumerate(fits):
+            near = error[begun + k] - error.min(0).values <= CHANCE * unit * self.loss.deviation(fit - low)
+            row = torch.where(near, torch.maximum(row, torch.full_like(row, begun + k)), row)
+        x = pick(row, xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
+        fit = pick(row, fits, None if before is None else before.fit, none)
+        return _Path(misfit, trace, error, tuple(states), row, x, fit, low, len(states) == 1 + PROBES)
 
 
 class HeldOut:
@@ -232,6 +248,8 @@ class HeldOut:
     ``parts`` are random masks of a ``part`` of the data each, which do not overlap. The first ``few`` are held out in turn; where noise is nearly all,
     ``most``.
     """
+
+    prefers = "the smoother"
 
     def __init__(self, task: Task, part: float, few: int, most: int):
         draw = torch.rand(task.A.data_shape, generator=torch.Generator().manual_seed(task.seed)).to(task.q.device)
@@ -292,15 +310,18 @@ class _Path:
     """A walk on all data: the misfit |B (A x - q)|^2 (N, B) and the divergence (P, N, B), over E|B e|^2, infinite where it diverged, and the ``error`` (N, B), 1 + what
     is lost (:class:`~pnp_mlpatch.loss.Loss`); ``states`` are where it and its P changed copies ended, and it was ``judged`` if there are all of them.
 
-    ``x`` (B, C, H, W) is the estimate of least error, and ``fit`` is B A x of it.
+    ``row`` (B,) is the last iteration whose error is above the least by no more than CHANCE standard errors of that; ``x`` (B, C, H, W) is the estimate there, ``fit``
+    is B A x of it, and ``low`` that of least error.
     """
 
     misfit: Tensor
     divergence: Tensor
     error: Tensor
     states: tuple[State | None, ...]
+    row: Tensor
     x: Tensor
     fit: Tensor
+    low: Tensor
     judged: bool
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_mlpatch.solvers.base import Problem
 
 RIDGE = 1e-6  # what is added to the products of residuals, so that estimates that are the same have the same part
-CHANCE = 1.0  # standard errors by which a mean must be better than the best estimate alone, to be taken
+CHANCE = 1.0  # standard errors that errors may be apart and be taken for the same
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def auto(
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
     progress: bool | None = None,
 ) -> Result:
-    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those whose error is least, as the data tell it.
+    r"""A reconstruction with nothing to choose: level, balance and the number of iterations are those whose error is least, as far as the data tell it.
 
         (sigma, factor, K) = argmin of the error expected of new data, in units of the noise        alpha = factor (noise / sigma)^2
 
@@ -235,7 +235,8 @@ def auto(
     error of the image, with B = (A^H A + c)^-1 A^H, c = (noise / (2 top))^2: twice the top of the range is what an image may be that the data tell nothing of; the others by
     that of the data, B = 1 / noise (:class:`~pnp_mlpatch.loss.Loss`), in which what A nearly hides hardly counts.
 
-    What is returned is a mean of the best estimates x_k of all ways:
+    Of each way the last iteration is taken whose error is above the least by no more than its standard error, 2 |noise B^T B A (x - y)| / N for two estimates: it is
+    nearer to where the way leads, and where data do not tell that the start was better there is no reason to keep some of it. What is returned is a mean of these x_k of all ways:
 
         x = sum_k w_k x_k,    w = argmin |B (A x - q)|^2 / N + 2 sum_k w_k div_k / N    over w_k >= 0, sum_k w_k = 1
 
@@ -244,8 +245,7 @@ def auto(
         |x - f|^2 = sum_k w_k |x_k - f|^2 - sum_k w_k |x_k - x|^2
 
     on the average. But what is hidden is in no such error, and there a way of small weight may be far off: of the means between this one and the best way alone
-    the nearest to that is taken whose error is as good to within its standard error, 2 |noise B^T B A (x - y)| / N for two estimates. Settings, state and history
-    are those of the best one alone; "share" in ``tried`` has the weights.
+    the nearest to that is taken whose error is as good to within its standard error. Settings, state and history are those of the best one alone; "share" in ``tried`` has the weights.
 
     **Where less was measured**, such as by masks, that would tell nothing of the rest. The runs are without a random ``part`` H of the data, held out by an
     infinite noise:
@@ -343,7 +343,7 @@ def auto(
     mean = f" The estimate is a mean of {_span(best.many, '')} of them." if bool((best.many > 1).any()) else ""
     why = (
         f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried {judge.how}, {kind} is "
-        f"{'best' if best.least else 'as good as the best, to within chance, and the smoother'}, with "
+        f"{'best' if best.least else 'as good as the best, to within chance, and ' + judge.prefers}, with "
         f"{_span(K)}{half} and alpha = factor (noise / sigma)^2.{mean}"
     )
     columns = {

@@ -106,7 +106,8 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo, monkeypatch):
-    monkeypatch.setattr("pnp_mlpatch.loss.CHANCE", 0.0)  # of all means, not of those near the best way alone
+    for module in ("loss", "judging"):  # of all means of what is best of each way, not of what is as good to within chance
+        monkeypatch.setattr(f"pnp_mlpatch.{module}.CHANCE", 0.0)
     A, noise = MAKE["blur"](), 0.01
     q = A(photo) + noise * white(*photo.shape)
     result = reconstruct(q, A, TV, noise=noise if known else None)
@@ -134,6 +135,32 @@ def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo,
     judge = {"noise": level if known else level * float(tried["error"].min()) ** 0.5, "level": 2 * float(A.initial(q).std()), "probes": 3}
     mean = float(sure(q, A, lambda data: sum(w * estimate(data) for w, estimate in taken), **judge))
     assert all(mean <= float(sure(q, A, estimate, **judge)) + 1e-3 for _, estimate in taken)
+
+
+@pytest.mark.parametrize("name", ["blur", "radon"])
+def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, photo):
+    """Of each way: its error is above the least by no more than the standard error of that, and those of all later ones are by more."""
+    A, noise = MAKE[name](), 2 * NOISE[name]
+    q = A(photo) + noise * white(*A(photo).shape)
+    result = reconstruct(q, A, TV, noise=noise)
+    tried = {name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()}
+    loss = loss_of(A, q, noise, 2 * float(A.initial(q).std()) if A.closed_form else None)
+    size = float(loss.size([noise * white(*q.shape, seed=s) for s in range(60)])[0])
+    starts, later = [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])], 0
+    for begin, end in pairwise(starts):
+        error, sigma = tried["error"][begin:end], tried["sigma"][begin:end].float()
+        if not bool(torch.isfinite(error).all()) or not float(tried["share"][begin:end].sum()):
+            continue
+        settings = {"sigma": sigma[:, None], "factor": float(tried["factor"][begin]), "iterations": end - begin, "tol": 0.0}
+        fits = []
+        reconstruct(q, A, TV, noise=noise, callbacks=[lambda state, fits=fits: fits.append(loss.see(A(state.x)))], **settings)
+        apart = torch.stack([loss.deviation(fit - fits[int(error.argmin())])[0] for fit in fits]) / size
+        row, worse = int(tried["share"][begin:end].argmax()), error - error.min()
+        assert float(worse[row]) <= 1.03 * float(apart[row])
+        assert bool((worse[row + 1 :] > 0.97 * apart[row + 1 :]).all())
+        later += row > int(error.argmin())
+    assert later > 0 or name == "radon", "some way where that is not the one of least error"
+    assert result.state.iteration == int(result.tuned.settings["iterations"])
 
 
 def test_means_of_which_the_error_is_least():
