@@ -1,7 +1,7 @@
 """What the errors of blurred data and of their images do not tell: pairs of estimates that data prefer in the wrong order.
 
-For cases of benchmarks/auto.py that lose most: an estimate of settings that held-out data or SURE of the data prefer (the first four pairs) or that tuning.auto takes
-(the others), then one of better ones. "true" is the error of the data |A x - A f|^2 / (m noise^2), known here from the truth f, and "SURE" is what tuning.sure tells
+For cases of benchmarks/auto.py that are told worst: an estimate of settings that held-out data or SURE of the data prefer (the first four pairs) or whose error of the
+image is the least that is told (the others), then one of better ones. "true" is the error of the data |A x - A f|^2 / (m noise^2), known here from the truth f, and "SURE" is what tuning.sure tells
 of it without. "of the image" is |B A (x - f)|^2 / E|B e|^2, B = (A^H A + c)^-1 A^H with c = (noise / level)^2 and the level of tuning.auto, twice the top of the
 denoiser's range, and "told" what tuning.sure tells of that. "apart" are the standard errors by which the second is above the first, with three random changes of the
 data. A rule that minimises one of these errors can be no better than the error itself.

@@ -146,13 +146,11 @@ class OnAll:
         return f"on all of the data; as {'GCV' if self.task.estimated else 'SURE'} of the {of} with {PROBES} random changes tells"
 
     def _choice(self, walks: Sequence[Walk]) -> Choice:
-        """For each image the best walk, and of what all walks stand for the mean whose error is least, as near to that of the best as chance allows."""
+        """For each image the walk of least error, and of what all walks stand for the mean whose error is least, as near to what that one stands for as chance allows."""
         task, errors = self.task, torch.cat([path.error for path in self.paths])
         given = self.loss.see(task.q)
         rows, share = torch.stack([path.row for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
-        worth = torch.stack(
-            [path.error.gather(0, path.row[None])[0] if path.judged else torch.full_like(path.error[0], torch.inf) for path in self.paths]
-        )
+        least = torch.stack([path.error.min(0).values if path.judged else torch.full_like(path.error[0], torch.inf) for path in self.paths])
         for b in range(len(task.q)):
             mine = [k for k, path in enumerate(self.paths) if path.judged and bool(torch.isfinite(path.error[:, b]).any())]
             if mine:
@@ -161,7 +159,7 @@ class OnAll:
                 moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
                 noise = float(errors[:, b].min()) if task.estimated else 1.0
                 products, moved = (residuals @ residuals.T / size).cpu(), (noise * moved).cpu()
-                best = int(worth[mine, b].argmin())
+                best = int(least[mine, b].argmin())
 
                 def deviation(z: Tensor, b: int = b, fits: Tensor = fits, scale: float = noise**0.5 / size) -> float:
                     apart = torch.zeros_like(given)
@@ -173,7 +171,7 @@ class OnAll:
         x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
         x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
         shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
-        best, begins = worth.argmin(0), torch.tensor([0, *(len(path.error) for path in self.paths)]).to(rows).cumsum(0)
+        best, begins = least.argmin(0), torch.tensor([0, *(len(path.error) for path in self.paths)]).to(rows).cumsum(0)
         return _chosen(walks, (begins[best] + rows.gather(0, best[None])[0]).cpu(), errors, torch.cat(shares), x)
 
     def _follow(self, solver: Solver, least: Tensor | None, before: _Path | None = None) -> _Path:

@@ -160,7 +160,12 @@ def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, p
         assert bool((worse[row + 1 :] > 0.97 * apart[row + 1 :]).all())
         later += row > int(error.argmin())
     assert later > 0 or name == "radon", "some way where that is not the one of least error"
-    assert result.state.iteration == int(result.tuned.settings["iterations"])
+    best = int(tried["error"].argmin())
+    begin = max(start for start in starts[:-1] if start <= best)
+    assert float(tried["factor"][best]) == float(result.tuned.settings["factor"]), "of the way that has the least error"
+    row = begin + int(result.tuned.settings["iterations"]) - 1
+    assert row >= best
+    assert float(tried["sigma"][row]) == pytest.approx(float(result.tuned.settings["sigma"].reshape(-1)[-1]))
 
 
 def test_means_of_which_the_error_is_least():
