@@ -235,8 +235,9 @@ def auto(
     error of the image, with B = (A^H A + c)^-1 A^H, c = (noise / (2 top))^2: twice the top of the range is what an image may be that the data tell nothing of; the others by
     that of the data, B = 1 / noise (:class:`~pnp_mlpatch.loss.Loss`), in which what A nearly hides hardly counts.
 
-    Of each way the last iteration is taken whose error is above the least by no more than its standard error, 2 |noise B^T B A (x - y)| / N for two estimates: it is
-    nearer to where the way leads, and where data do not tell that the start was better there is no reason to keep some of it. The best way is that of the least error. What is returned is a mean of these x_k of all ways:
+    Of each way the last iteration is taken whose error is above the least by no more than its standard error, 2 |noise B^T B A (x - y)| / N for two
+    estimates: it is nearer to where the way leads, and where data do not tell that the start was better there is no reason to keep some of it. The best way
+    is that of the least error. What is returned is a mean of these x_k of all ways:
 
         x = sum_k w_k x_k,    w = argmin |B (A x - q)|^2 / N + 2 sum_k w_k div_k / N    over w_k >= 0, sum_k w_k = 1
 
