@@ -123,6 +123,9 @@ class MLPatch(Network):
         square: int = 0,
         features: int = 0,
         dilations: Sequence[int] = (),
+        fold: int = 1,
+        stem_width: int = 0,
+        residual: bool = False,
         sectors: Sequence[int] = (),
         width: int = 256,
         depth: int = 3,
@@ -140,6 +143,8 @@ class MLPatch(Network):
             "square": square,
             "features": features,
             "dilations": list(dilations),
+            **({"fold": fold, "stem_width": stem_width} if fold != 1 or stem_width else {}),
+            **({"residual": residual} if residual else {}),
             "sectors": list(sectors),
             "width": width,
             "depth": depth,
@@ -148,19 +153,23 @@ class MLPatch(Network):
             "sigma_max": sigma_max,
             **({"signal": signal} if signal else {}),
         }
-        tile = (128 if features else 64) if tile is None else tile
-        _check_config({**config, "tile": tile})
+        tile = (256 if fold > 1 else 128 if features else 64) if tile is None else tile
+        _check_config({"fold": fold, "stem_width": stem_width, **config, "tile": tile})
         super().__init__(channels, float(sigma_max), config)
         self.tile, self.deform, self.signal = tile, deform, float(signal)
         self.activation = ACTIVATIONS[activation]
 
         sampled = features or channels
+        self.fold, self.residual = fold, residual
+        hidden, folded = stem_width or features, fold**2
         self.stem = nn.ModuleList()
-        for dilation in dilations:
-            if self.stem:
-                self.stem.append(Affine(features, features, 3, dilation=dilation))
+        for k, dilation in enumerate(dilations):
+            outputs = features * folded if k == len(dilations) - 1 else hidden
+            if k:
+                gain = HIDDEN / 2 if residual and k % 2 == 0 else HIDDEN  # a branch ends small, so that the sum keeps its size
+                self.stem.append(Affine(hidden, outputs, 3, dilation=dilation, gain=gain))
             else:
-                self.stem.append(Affine(channels, features, 3, dilation=dilation, gain=SIGNAL, conditional=True))
+                self.stem.append(Affine(channels * folded, outputs, 3, dilation=dilation, gain=SIGNAL, conditional=True))
         self.fixed, self.groups = square > 0, angles if sectors else 1
         if square:
             self.radius, self.reach = float(square // 2), square // 2
@@ -169,7 +178,9 @@ class MLPatch(Network):
             self.radius, self.reach = float(radius), math.ceil(radius) + 1  # cubic weights reach |t - o| < 2
             offsets = polar_offsets(0.95 * radius, rings, angles).reshape(rings, angles, 2)
             self.offsets = nn.Parameter((offsets.transpose(0, 1) if sectors else offsets).reshape(-1, 2).contiguous())
-        self.field = self.halo = sum(dilations) + self.reach
+        self.eaten = fold * sum(dilations)  # rows that the features are smaller than their block on either side
+        self.field = self.eaten + self.reach + fold - 1
+        self.halo = self.eaten + self._aligned(self.reach)
 
         samples = len(self.offsets)
         first = {"gain": HIDDEN, "conditional": False} if features else {"gain": SIGNAL, "conditional": True}
@@ -202,14 +213,18 @@ class MLPatch(Network):
         kernel = None if self.deform else self._folded()
         out = torch.empty_like(x)
         for images, rows, cols, block in self._tiles(x, self.halo):
-            out[images, :, rows, cols] = self.denoise_block(block, column[images], kernel)
+            h, w = rows.stop - rows.start, cols.stop - cols.start
+            out[images, :, rows, cols] = self.denoise_block(block, column[images], kernel)[:, :, :h, :w]
         return out
 
     def denoise_block(self, block: Tensor, sigma: Tensor, kernel: Tensor | None = None) -> Tensor:
-        """The grid form on a block (B, C, h + 2 field, w + 2 field) that brings its own halo -> (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
+        """The grid form on a block (B, C, h + 2 halo, w + 2 halo) that brings its own halo -> (B, C, h, w); ``sigma`` is (B, 1, 1, 1).
+
+        ``fold`` divides h and w.
+        """
         level, (gain, keep, scale) = self._level(sigma), self._scales(sigma)
-        features = self._features(gain * block, level)
         f = self.halo
+        features = _cropped(self._features(gain * block, level), f - self.eaten - self.reach)
         clean = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f]
         if self.deform:
             r = self.reach
@@ -268,8 +283,9 @@ class MLPatch(Network):
         check_image(x, "MLPatch.patch_at", self.channels)
         column = sigma_column(sigma, x, "MLPatch.patch_at", self.sigma_max)
         _check_coords(x, coords, "MLPatch.patch_at")
-        level, f = self._level(column), self.halo - self.reach
-        features = self._features(self._scales(column)[0] * window(x, -f, x.shape[-2] + f, -f, x.shape[-1] + f), level)
+        level, f = self._level(column), self.eaten
+        height, width = (self._aligned(n) for n in x.shape[-2:])
+        features = self._features(self._scales(column)[0] * window(x, -f, height + f, -f, width + f), level)
         offsets = self._steered(features, coords.reshape(1, -1, 2), level)
         return (coords.reshape(1, -1, 1, 2) + offsets).expand(len(x), coords.shape[-2], -1, -1)
 
@@ -305,13 +321,22 @@ class MLPatch(Network):
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
 
     def _tiles(self, x: Tensor, margin: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-        """Images, rows and columns of each tile, and the block that has ``margin`` more pixels on every side; small images go together."""
+        """Images, rows and columns of each tile, and the block that has ``margin`` more pixels on every side; small images go together.
+
+        ``fold`` divides ``margin`` and the sides of the block, which is larger at the bottom and on the right where it must be.
+        """
         batch, _, height, width = x.shape
-        step = max(1, self.tile**2 // (min(self.tile, height) * min(self.tile, width)))
-        for b, top, left in product(range(0, batch, step), range(0, height, self.tile), range(0, width, self.tile)):
-            bottom, right = min(top + self.tile, height), min(left + self.tile, width)
-            block = window(x[b : b + step], top - margin, bottom + margin, left - margin, right + margin)
+        tile = self._aligned(self.tile)
+        step = max(1, tile**2 // (min(tile, height) * min(tile, width)))
+        for b, top, left in product(range(0, batch, step), range(0, height, tile), range(0, width, tile)):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            low, far = top + self._aligned(bottom - top) + margin, left + self._aligned(right - left) + margin
+            block = window(x[b : b + step], top - margin, low, left - margin, far)
             yield slice(b, b + step), slice(top, bottom), slice(left, right), block
+
+    def _aligned(self, size: int) -> int:
+        """The least multiple of ``fold`` that is at least ``size``."""
+        return -(-size // self.fold) * self.fold
 
     def _folded(self, shift: tuple[float, float] | None = None) -> Tensor:
         """Sampling and the layer after it as one convolution: kernel (outputs, C, K, K), K = 2 reach + 1.
@@ -348,25 +373,35 @@ class MLPatch(Network):
             base = (cubic(down - taps)[:, None] * cubic(across - taps)).to(x.dtype).expand(self.channels, 1, -1, -1)
             phases.append((i, j, self._folded((down, across)), base))
         out = x.new_empty(*x.shape[:2], factor * x.shape[2], factor * x.shape[3])
-        inner = self.halo  # what the block has beyond the 2 pixels of the bicubic base
-        for images, rows, cols, block in self._tiles(x, self.halo + 2):
+        margin = self.eaten + self._aligned(self.reach + 2)
+        for images, rows, cols, block in self._tiles(x, margin):
             level, (gain, keep, scale) = self._level(sigma[images]), self._scales(sigma[images])
-            features = self._features(gain * block, level)
-            middle = block[:, :, inner : block.shape[2] - inner, inner : block.shape[3] - inner]
+            features = _cropped(self._features(gain * block, level), margin - self.eaten - self.reach - 2)
+            middle = _cropped(block, margin - 2)
+            h, w = rows.stop - rows.start, cols.stop - cols.start
             for i, j, kernel, base in phases:
                 residual = self._mlp(self._first(features, level, kernel), level)
                 fine = keep * F.conv2d(middle, base, groups=self.channels) - scale * residual.to(x.dtype)
                 out[
                     images, :, rows.start * factor + i : rows.stop * factor : factor, cols.start * factor + j : cols.stop * factor : factor
-                ] = fine
+                ] = fine[:, :, :h, :w]
         return out
 
     def _features(self, block: Tensor, level: Tensor) -> Tensor:
-        """The local features of a block, smaller by the dilations; the block itself for the member on image samples."""
-        h = block
+        """The local features of a block, smaller by ``eaten`` on every side; the block itself for the member on image samples."""
+        h = F.pixel_unshuffle(block, self.fold) if self.fold > 1 else block
+        branch, pairs = h, 2 * ((len(self.stem) - 2) // 2) if self.residual else 0
         for k, layer in enumerate(self.stem):
-            h = self.activation(layer(h, level, None if k else self._centred(layer.weight)))  # type: ignore[arg-type]
-        return h
+            if k and k <= pairs:  # the second layer of a pair adds to what the first one took
+                branch = layer(branch if k % 2 == 0 else h, level)
+                if k % 2:
+                    branch = self.activation(branch)
+                else:
+                    h = _cropped(h, (h.shape[-1] - branch.shape[-1]) // 2) + branch
+                continue
+            h = layer(h, level, None if k else self._centred(layer.weight))  # type: ignore[arg-type]
+            h = h if self.residual and k < pairs else self.activation(h)
+        return F.pixel_shuffle(h, self.fold) if self.fold > 1 else h
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
         """The MLP after its first product, at every point of h (B, width, ., .) -> (B, C, ., .)."""
@@ -405,7 +440,7 @@ class MLPatch(Network):
 
     def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
         """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
-        level, f = self._level(sigma), self.halo - self.reach
+        level, f = self._level(sigma), self.eaten
         gain, keep, scale = (part[..., 0] if isinstance(part, Tensor) else part for part in self._scales(sigma))
         taken = gain[..., None] * x if isinstance(gain, Tensor) else x
         centre = x.new_zeros(1, 1, 1, 2)
@@ -423,11 +458,17 @@ class MLPatch(Network):
                 margin = math.ceil(self.radius) + 2  # all taps of the bicubic samples
                 top, left = (int(v) - margin for v in inside[0].amin(dim=0).floor())
                 bottom, right = (int(v) + margin + 1 for v in inside[0].amax(dim=0).floor())
+                top, left, bottom, right = -self._aligned(-top), -self._aligned(-left), self._aligned(bottom), self._aligned(right)
                 features = self._features(window(taken, top - f, bottom + f, left - f, right + f), level)
                 corner = coords.new_tensor([top, left])
             for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
                 out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * self._between(features, p - corner, level).to(x.dtype)
         return out
+
+
+def _cropped(x: Tensor, border: int) -> Tensor:
+    """``x`` (B, C, H, W) without ``border`` pixels on every side."""
+    return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border] if border else x
 
 
 def _check_coords(x: Tensor, coords: Tensor, who: str) -> None:
@@ -458,6 +499,8 @@ def _check_config(config: dict[str, Any]) -> None:
         "width": 1,
         "depth": 1,
         "tile": 1,
+        "fold": 1,
+        "stem_width": 0,
         "square": 0,
         "features": 0,
         "deform": 0,

@@ -34,6 +34,9 @@ class TrainConfig:
     ``jitter`` pixels, where the clean image is interpolated (bicubic). The network sees no pixel
     outside the window: beyond its border the window is continued by reflection, as at inference.
 
+    With ``scale`` < 1 the window is cut larger and shrunk to ``size`` by a random factor between ``scale`` and 1 (antialiased bicubic);
+    ``permute`` puts the channels in random order.
+
     ``task = "upscale"`` shrinks the window by ``factor`` (antialiased bicubic, the low-resolution grid at a random sub-pixel
     shift), adds the noise to the small image (``sigma_max = 0``: none), and asks for ``queries`` random pixels of the window.
 
@@ -61,6 +64,8 @@ class TrainConfig:
     crop: int = 12
     pixels: int = 0
     jitter: float = 0.0
+    scale: float = 1.0
+    permute: bool = False
     batch: int = 64
     steps: int = 20_000
     lr: float = 1e-3
@@ -92,6 +97,10 @@ class TrainConfig:
             raise InputError(f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, got crop = {self.crop}.")
         if not finite_number(self.jitter) or not 0 <= self.jitter <= 0.5 or (self.jitter and not self.pixels):
             raise InputError(f"train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, got jitter = {self.jitter!r}.")
+        if not finite_number(self.scale) or not 0.1 <= self.scale <= 1 or (self.scale < 1 and self.task != "denoise"):
+            raise InputError(f"train: scale must be in [0.1, 1], and 1 for task 'upscale'; got {self.scale!r}.")
+        if not isinstance(self.permute, bool):
+            raise InputTypeError(f"train: permute must be true or false, got {self.permute!r}.")
         check_data(self.data, "data")
         if self.validation is not None:
             check_data(self.validation, "validation")

@@ -37,7 +37,9 @@ def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, 
     noisy, sigmas, clean, coords = [], [], [], []
     for number in numbers:
         rng = np.random.default_rng((config.seed, step, number))
-        window = symmetric(draw(sources, config.size, step, rng), below(8, rng))
+        window = draw(sources, config.size, step, rng) if config.scale == 1 else scaled(sources, config, step, rng)
+        window = symmetric(window, below(8, rng))
+        window = window[rng.permutation(len(window))] if config.permute else window
         sigma = rng.random() * config.sigma_max
         if config.task == "upscale":
             shown, target, where = shrink(window, config.factor, config.queries, rng)
@@ -72,6 +74,16 @@ def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generat
         k -= sources[which].count
         which += 1
     return sources[which].window(k, size, step, rng)
+
+
+def scaled(sources: Sequence[Source], config: TrainConfig, step: int, rng: np.random.Generator) -> Tensor:
+    """A window (C, size, size), cut larger and shrunk by a random factor between ``config.scale`` and 1."""
+    larger = round(config.size / (config.scale + (1 - config.scale) * rng.random()))
+    window = draw(sources, larger, step, rng)
+    if larger == config.size:
+        return window
+    filtering = shrinking(larger, config.size, larger / config.size).float()
+    return filtering @ window @ filtering.T
 
 
 def white(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:

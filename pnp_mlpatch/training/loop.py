@@ -55,7 +55,7 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
     model = _model(config).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
     average = copy.deepcopy(model).eval().requires_grad_(False) if config.ema else model
-    sources = open_sources(config.data, model.channels, config.size, config.window, config.seed)
+    sources = open_sources(config.data, model.channels, math.ceil(config.size / config.scale), config.window, config.seed)
     smallest = 1 if config.task == "denoise" else 2 * max(FACTORS)
     checked = config.validation if rank == 0 and config.validation else []
     validation = open_sources(checked, model.channels, smallest, config.window, config.seed + 1)
