@@ -92,7 +92,7 @@ def test_reconstruct_warns_of_it_when_asked():
         reconstruct(q, operators.make("identity", image_shape=(1, 4, 5)), "tv", noise=0.1, iterations=2, check=True)
 
 
-@pytest.mark.parametrize("name", ["dncnn", "ircnn", "unet", "drunet"])
+@pytest.mark.parametrize("name", ["dncnn", "ffdnet", "ircnn", "unet", "drunet"])
 def test_networks_take_sigma_maps(name):
     torch.manual_seed(0)  # of its random weights
     D = registry.network(name).example()
