@@ -118,7 +118,7 @@ class Registry:
                 plugin = points[0].load()
                 if not callable(plugin):
                     raise TypeError(f"{points[0].value} is not callable")
-                _signature(plugin)
+                _signature(plugin, f"The {self.family} '{name}'")
                 self._made.setdefault(name, plugin)
             else:
                 importlib.import_module(f"{self.package}.{name}")
@@ -139,7 +139,7 @@ class Registry:
         Raises :class:`InputTypeError` for settings that it does not have, and for required ones that are not given.
         """
         plugin = self.get(name)
-        signature = _signature(plugin)
+        signature = _signature(plugin, f"The {self.family} '{name}'")
         known = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for key in config:
             if key not in known:
@@ -194,19 +194,19 @@ class Registry:
             name,
             self.family,
             "built in" if module.startswith("pnp_mlpatch.") else module,
-            signature=str(_signature(plugin)),
+            signature=str(_signature(plugin, f"The {self.family} '{name}'")),
             doc=inspect.getdoc(plugin) or "",
             needs=needs,
             missing=tuple(package for package in needs if _absent(package)),
         )
 
 
-def _signature(plugin: Callable[..., Any]) -> inspect.Signature:
+def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
     """How a plugin is called; raise :class:`BrokenPlugin` if that cannot be known, as of classes written in C."""
     try:
         return inspect.signature(plugin)
     except (ValueError, TypeError) as error:
-        raise BrokenPlugin(f"{plugin!r} has no signature ({error}). Register a function or class written in Python.") from error
+        raise BrokenPlugin(f"{who} has no signature ({error}). Register a function or class written in Python.") from error
 
 
 def _absent(package: str) -> bool:
