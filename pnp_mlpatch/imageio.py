@@ -117,10 +117,13 @@ def _read_picture(path: Path) -> Tensor:
                 )
             if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # the further frames of MPO, from phones, are previews
                 raise InputError(f"{path}: expected one picture, got {file.n_frames} pages. Save each as a file.")
+            if file.format == "PNG":
+                with Image.open(path) as whole:
+                    whole.verify()  # the checksums of all chunks, which load() passes over
             return _from_pillow(file, path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
         raise FileError(f"{path}: cannot be read as a picture ({error}). Readable: {', '.join(READABLE)}.") from error
 
 

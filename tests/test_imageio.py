@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pnp_mlpatch import imageio
+from pnp_mlpatch.ct.scans import read_scan
 from pnp_mlpatch.errors import FileError, InputError, PnPError
 from pnp_mlpatch.imageio import read_array, read_image, write_image
 from pnp_mlpatch.metrics import mse, psnr, ssim
@@ -259,6 +260,23 @@ def test_a_phone_picture_is_turned(tmp_path):
 def test_the_further_frames_of_a_phone_picture_are_previews(tmp_path):
     of(GREY).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[of(255 - GREY)], quality=100)
     assert float((read_image(tmp_path / "a.jpg") - chw(GREY) / 255).abs().max()) < 0.1
+
+
+def test_damage_in_the_pixels_of_a_png_is_seen_by_its_checksum(tmp_path):
+    of(RNG.integers(0, 256, (48, 48), np.uint8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[-30:-16] = b"\0" * 14  # ends of the last chunk with pixels, and its checksum
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(FileError, match=r"a.png: cannot be read as a picture"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_tiff_without_a_height(tmp_path):
+    damaged = tiff(GREY).replace(struct.pack("<HHII", 257, 4, 1, H), struct.pack("<HHII", 260, 4, 1, H))
+    (tmp_path / "a.tif").write_bytes(damaged)
+    for read in (read_image, read_scan):
+        with pytest.raises(FileError, match=r"a.tif: cannot be read"):
+            read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.png"])

@@ -408,8 +408,8 @@ def _tiff(path: Path) -> Iterator[Any]:
             yield file
     except PnPError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise FileError(f"{path}: cannot be read as TIFF ({error}). Copy it again.") from error
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        raise FileError(f"{path}: cannot be read as TIFF ({error or type(error).__name__}). Copy it again.") from error
 
 
 # ---- fields, layouts, angles
