@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from os import PathLike
 from pathlib import Path
 
@@ -11,19 +10,48 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
+from pnp_mlpatch.reading import brightness, plain_integers, refuse_special
 from pnp_mlpatch.weights import write_whole
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
 
 def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
-    """A real numeric .npy array as a float32 (or float64, if stored so) tensor of its own shape.
+    """Read a .npy array of real numbers, of any shape.
 
-    Raises :class:`FileError` for a file that is missing, damaged or holds objects, :class:`InputError` for complex or empty
-    ones, and, if they must be ``finite``, for other values.
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    finite : bool
+        Whether NaN and infinite values are refused.
+
+    Returns
+    -------
+    Tensor
+        float64 if stored so, float32 for other floats; booleans and integers keep their values, as bool, uint8 or int64.
+
+    Raises
+    ------
+    FileError
+        For a file that is missing, damaged, or holds objects.
+    InputError
+        For complex or empty arrays, and for values that are not finite.
     """
+    array = _load(path)
+    if array.dtype.kind != "f":
+        return plain_integers(array, str(path))
+    tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
+    if finite and not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first.")
+    return tensor
+
+
+def _load(path: str | PathLike[str]) -> np.ndarray:
+    """The array of a .npy file, mapped: a header that claims more than the file holds is refused before memory is taken."""
+    refuse_special(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
         raise FileError(f"{path}: not a readable .npy array ({error}).") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
@@ -31,35 +59,44 @@ def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
         raise InputError(
             f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and imaginary part of complex ones."
         )
-    tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
-    if finite and not bool(torch.isfinite(tensor).all()):
-        raise InputError(f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first.")
-    return tensor
+    return array
 
 
 def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
-    """A picture as a float32 tensor (1, C, H, W), C = 1 or 3.
+    """Read a picture.
 
-    8-bit files are divided by 255 and 16-bit ones by 65535, so values are in [0, 1]; float TIFF and .npy keep their values.
-    ``gray`` turns colour into luminance (ITU-R 601). An alpha channel is dropped if it is opaque everywhere.
+    Integers of 8 and 16 bit are divided by 255 and 65535 (of 12 bit by 4095), in .npy files too; floats keep their values. The
+    picture is turned as its EXIF orientation says. An alpha channel is dropped if it is opaque everywhere.
 
-    Raises :class:`FileError` for a file that is missing, damaged or not a picture, :class:`InputError` for transparent
-    pictures, arrays that are not (H, W), (H, W, C) or (C, H, W), and values that are not finite.
+    Parameters
+    ----------
+    path : str or path
+        A .png, .jpg, .tiff or .bmp file, or a .npy array (H, W), (H, W, C) or (C, H, W).
+    gray : bool
+        Turn colour into luminance (ITU-R 601).
+
+    Returns
+    -------
+    Tensor
+        float32, (1, C, H, W), C = 1 or 3 (2 from .npy).
+
+    Raises
+    ------
+    FileError
+        For a file that is missing, damaged, not a picture, or far too large.
+    InputError
+        For transparent pictures, several pages, 16 bit in colour, integers of other types, arrays of other shapes, and values
+        that are not finite.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        image = _channels_first(read_array(path).float(), path)
+        array = _load(path)
+        if array.dtype == np.uint8 and int(array.max()) == 1:
+            raise InputError(f"{path}: 8-bit values of 0 and 1 are a mask or nearly black. Save a mask as bool, a picture as float32.")
+        with np.errstate(over="ignore"):
+            image = _channels_first(torch.from_numpy(brightness(array, str(path))), path)
     else:
-        Image = require("PIL.Image", "Reading a picture")
-        try:
-            with warnings.catch_warnings(), Image.open(path) as file:
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                file.load()
-                image = _from_pillow(file, path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise FileError(f"{path}: cannot be read as a picture ({error}). Readable: {', '.join(READABLE)}.") from error
+        image = _read_picture(path)
     if not bool(torch.isfinite(image).all()):
         raise InputError(f"{path}: the picture holds NaN or infinite values. Mask or replace them first.")
     if gray and image.shape[1] == 3:
@@ -67,7 +104,33 @@ def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
     return image
 
 
+def _read_picture(path: Path) -> Tensor:
+    Image = require("PIL.Image", "Reading a picture")
+    refuse_special(path)
+    try:
+        with Image.open(path) as file:  # which reads the header; pixels are decoded by load()
+            width, height = file.size
+            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{width} x {height} pixels, above {Image.MAX_IMAGE_PIXELS}: a decompression bomb? "
+                    "If not, raise PIL.Image.MAX_IMAGE_PIXELS"
+                )
+            if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # the further frames of MPO, from phones, are previews
+                raise InputError(f"{path}: expected one picture, got {file.n_frames} pages. Save each as a file.")
+            if file.format == "PNG":
+                with Image.open(path) as whole:
+                    whole.verify()  # the checksums of all chunks, which load() passes over
+            return _from_pillow(file, path)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        raise FileError(f"{path}: cannot be read as a picture ({error}). Readable: {', '.join(READABLE)}.") from error
+
+
 def _from_pillow(file, path: Path) -> Tensor:
+    bits, inverted = _stored_bits(file, path)
+    file.load()
+    file = require("PIL.ImageOps", "Reading a picture").exif_transpose(file)
     transparent = file.info.get("transparency")
     if isinstance(transparent, int) and file.mode in ("1", "L", "I", "I;16"):
         if bool((np.asarray(file) == transparent).any()):
@@ -82,15 +145,37 @@ def _from_pillow(file, path: Path) -> Tensor:
     elif file.mode == "1":
         file = file.convert("L")
     array = np.asarray(file)
-    if array.dtype == np.uint8:
-        array = array.astype(np.float32) / 255
-    elif array.dtype.newbyteorder("=") == np.uint16 or (array.dtype == np.int32 and file.mode.startswith("I")):
-        if array.min() < 0 or array.max() > 65535:
-            raise InputError(f"{path}: integer values {array.min()} to {array.max()} do not fit 16 bit. Save it as float TIFF or .npy.")
-        array = array.astype(np.float32) / 65535
-    else:
-        array = array.astype(np.float32)
-    return _channels_first(torch.from_numpy(np.ascontiguousarray(array)), path)
+    if file.mode.startswith("I") and bits <= 16:  # 16 bit in other byte orders, or widened
+        array = array.astype(np.uint16)
+    image = brightness(array, str(path)) * np.float32(65535 / 4095 if bits == 12 else 1)
+    return _channels_first(torch.from_numpy(np.ascontiguousarray(1 - image if inverted else image)), path)
+
+
+def _stored_bits(file, path: Path) -> tuple[int, bool]:
+    """Bits of a sample, and whether 0 is white where Pillow leaves that to us; raise for what Pillow reads otherwise than stored."""
+    if file.format == "PNG":
+        with path.open("rb") as raw:
+            bits, kind = raw.read(26)[24:]  # of the header chunk: bit depth and colour type
+        if bits == 16 and kind != 0:
+            raise InputError(f"{path}: 16-bit colour is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3).")
+        return bits, False
+    if file.format != "TIFF":
+        return 16 if file.mode.startswith("I") else 8, False
+    bits, signed, white = tiff_kind(file)
+    if bits > 8 and len(file.getbands()) > 1:
+        raise InputError(f"{path}: colour of {bits} bit is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3).")
+    if signed or (bits > 16 and not file.mode.startswith("F")) or (white and bits > 16):
+        raise InputError(
+            f"{path}: expected unsigned integers of 8 or 16 bit, or floats with black at 0, got {'signed ' if signed else ''}{bits} bit"
+            f"{' with white at 0' if white else ''}. Save it as float TIFF or .npy."
+        )
+    return bits, white and bits > 8  # Pillow turns up to 8 bit
+
+
+def tiff_kind(file) -> tuple[int, bool, bool]:
+    """Of a TIFF file, open in Pillow: bits of a sample, whether they are signed integers, and whether 0 is white."""
+    tags = file.tag_v2
+    return max(tags.get(258, (1,))), 2 in tags.get(339, (1,)), tags.get(262) == 0
 
 
 def _channels_first(array: Tensor, path: Path) -> Tensor:

@@ -12,6 +12,8 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 def _pair(x: Tensor, truth: Tensor, who: str, data_range: float = 1.0) -> None:
     if not (isinstance(x, Tensor) and isinstance(truth, Tensor)):
         raise InputTypeError(f"{who}: both images must be torch tensors, got {type(x).__name__} and {type(truth).__name__}.")
+    if not (x.is_floating_point() and truth.is_floating_point()):
+        raise InputTypeError(f"{who}: both images must hold real floats, got {x.dtype} and {truth.dtype}. Give x.float() / 255 for 8 bit.")
     if not data_range > 0:
         raise InputError(f"{who}: data_range must be > 0, got {data_range}.")
     if x.shape != truth.shape or x.ndim != 4:

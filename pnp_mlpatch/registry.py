@@ -45,6 +45,11 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f"Did you mean '{close[0]}'? " if close else ""
 
 
+def _full_name(plugin: Callable[..., Any]) -> str:
+    """Module and name, of objects without them (``functools.partial``) what they are."""
+    return f"{getattr(plugin, '__module__', None)}.{getattr(plugin, '__qualname__', None) or repr(plugin)}"
+
+
 class Registry:
     """The plugins of one family: ``names``, ``get``, ``make``, ``info``; ``register`` is the decorator for plugin files."""
 
@@ -63,10 +68,9 @@ class Registry:
 
         def decorate(plugin: T) -> T:
             known = self._made.get(name)
-            if known is not None and (known.__module__, known.__qualname__) != (plugin.__module__, plugin.__qualname__):
+            if known is not None and _full_name(known) != _full_name(plugin):
                 raise InputError(
-                    f"Two {self.family}s register the name '{name}': {known.__module__}.{known.__qualname__} and "
-                    f"{plugin.__module__}.{plugin.__qualname__}. Rename one of them."
+                    f"Two {self.family}s register the name '{name}': {_full_name(known)} and {_full_name(plugin)}. Rename one of them."
                 )
             self._made[name], self._needs[name] = plugin, tuple(needs)
             if network is not None:
@@ -114,12 +118,13 @@ class Registry:
                 plugin = points[0].load()
                 if not callable(plugin):
                     raise TypeError(f"{points[0].value} is not callable")
+                _signature(plugin, f"The {self.family} '{name}'")
                 self._made.setdefault(name, plugin)
             else:
                 importlib.import_module(f"{self.package}.{name}")
-        except PnPError:
+        except (PnPError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: a plugin does not end the program
             raise BrokenPlugin(
                 f"The {self.family} '{name}' ({distinct.pop()}) cannot be imported: {type(error).__name__}: {error}. "
                 "The other plugins are not affected."
@@ -134,7 +139,7 @@ class Registry:
         Raises :class:`InputTypeError` for settings that it does not have, and for required ones that are not given.
         """
         plugin = self.get(name)
-        signature = inspect.signature(plugin)
+        signature = _signature(plugin, f"The {self.family} '{name}'")
         known = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for key in config:
             if key not in known:
@@ -155,22 +160,57 @@ class Registry:
         return self._networks[name]
 
     def info(self, name: str) -> PluginInfo:
-        """What is known of a plugin; one that cannot be imported is described as broken, not raised."""
+        """What is known of a plugin.
+
+        Parameters
+        ----------
+        name : str
+            A name of :meth:`names`.
+
+        Returns
+        -------
+        PluginInfo
+            One that cannot be imported or described has the reason in ``broken``; it is not raised.
+
+        Raises
+        ------
+        UnknownPlugin
+            If no plugin has this name.
+        """
         try:
-            plugin = self.get(name)
-        except UnknownPlugin:
+            return self._described(name, self.get(name))
+        except (UnknownPlugin, KeyboardInterrupt):
             raise
         except PnPError as error:  # its module does not import, or two have its name
             return PluginInfo(name, self.family, source="", broken=str(error))
+        except BaseException as error:  # a name, signature or docstring that runs code of its own
+            reason = f"The {self.family} '{name}' cannot be described: {type(error).__name__}: {error}."
+            return PluginInfo(name, self.family, source="", broken=reason)
+
+    def _described(self, name: str, plugin: Callable[..., Any]) -> PluginInfo:
         needs = self._needs.get(name, ())
-        missing = tuple(package for package in needs if importlib.util.find_spec(package) is None)
-        source = "built in" if plugin.__module__.startswith("pnp_mlpatch.") else plugin.__module__
+        module = getattr(plugin, "__module__", None) or type(plugin).__module__
         return PluginInfo(
             name,
             self.family,
-            source,
-            signature=str(inspect.signature(plugin)),
+            "built in" if module.startswith("pnp_mlpatch.") else module,
+            signature=str(_signature(plugin, f"The {self.family} '{name}'")),
             doc=inspect.getdoc(plugin) or "",
             needs=needs,
-            missing=missing,
+            missing=tuple(package for package in needs if _absent(package)),
         )
+
+
+def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
+    """How a plugin is called; raise :class:`BrokenPlugin` if that cannot be known, as of classes written in C."""
+    try:
+        return inspect.signature(plugin)
+    except (ValueError, TypeError) as error:
+        raise BrokenPlugin(f"{who} has no signature ({error}). Register a function or class written in Python.") from error
+
+
+def _absent(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except (ImportError, ValueError, AttributeError):  # of a dotted name, whose parent is absent or no package
+        return True

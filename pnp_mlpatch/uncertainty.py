@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number, require
+from pnp_mlpatch.reading import refuse_special
 from pnp_mlpatch.weights import write_whole
 
 
@@ -48,6 +49,7 @@ class Intervals:
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Intervals:
         """Read what ``save`` wrote; raise :class:`FileError` if it is not that."""
+        refuse_special(path)
         try:
             found = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
             if not all(finite_number(value) and value >= 0 for value in asdict(found).values()):

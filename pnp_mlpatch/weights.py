@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, WeightsError, require
+from pnp_mlpatch.reading import refuse_special
 
 DIRECTORY = Path(__file__).with_name("weights")
 
@@ -50,6 +51,7 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         tomllib = require("tomli", "Reading TOML on Python 3.10")
+    refuse_special(path)
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -83,6 +85,7 @@ def locate(weights: str | PathLike[str]) -> Path:
             raise WeightsError(f"{path}: sha256 differs from the manifest, the file was changed or damaged. Reinstall the package.")
         return path
     path = Path(weights)
+    refuse_special(path)
     if not path.is_file():
         raise WeightsError(f"'{weights}' is neither a weights file nor a shipped name. Shipped: {', '.join(sorted(shipped)) or 'none'}.")
     return path
@@ -105,6 +108,7 @@ def save(
 def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Tensors, configuration and card; raise :class:`WeightsError` unless the file is whole and of this ``kind``."""
     safetensors = require("safetensors", "Reading weights")
+    refuse_special(path)
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}

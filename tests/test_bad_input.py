@@ -13,6 +13,7 @@ from pnp_mlpatch import as_denoiser, denoisers, e_mode, equivariant, operators, 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin, WeightsError
+from pnp_mlpatch.metrics import mse, psnr, ssim
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
@@ -752,7 +753,34 @@ def test_integer_masks_weights_and_maps_are_converted():
         assert torch.equal(Identity((1, 9, 7)).weighted(whole)(x), mask * x)
     noise = torch.arange(1, 64).reshape(9, 7)
     A = Identity((1, 9, 7))
+    for whole in ((255 * mask).byte(), (255 * mask).long(), (65535 * mask).to(torch.uint16)):  # as pictures have them
+        assert torch.equal(Mask(whole)(x), Mask(mask)(x))
+        assert torch.equal(Lensing(weight=whole)(x.expand(1, 2, 9, 7)), Lensing(weight=mask)(x.expand(1, 2, 9, 7)))
+        assert torch.equal(A.weighted(whole)(x), mask * x)
+        assert torch.equal(Blur(whole[:3, :3], (1, 9, 7))(x), Blur(mask[:3, :3], (1, 9, 7))(x))
     assert torch.equal(make_problem(x, A, noise).q, make_problem(x, A, noise.float()).q)
+
+
+def test_integers_that_are_no_mask_are_refused():
+    grey = torch.arange(63, dtype=torch.uint8).reshape(9, 7)
+    words = r"expected integers 0 and 1, or 0 and 255, got torch.uint8 from 0 to 62. Give weights as floats"
+    calls = (lambda: Mask(grey), lambda: Lensing(weight=grey), lambda: Identity((1, 9, 7)).weighted(grey), lambda: Blur(grey, (1, 9, 7)))
+    for call in calls:
+        with pytest.raises(InputError, match=words):
+            call()
+    with pytest.raises(InputError, match=r"the mask holds floats 0 and 255, which would scale the image. Give mask / 255, or mask > 0"):
+        Mask(255 * random_mask((9, 7), keep=0.6))
+    x = rand(1, 1, 9, 7)
+    mask = random_mask((9, 7), keep=0.6)
+    assert torch.equal(Mask(mask).weighted(torch.full((9, 7), 255.0))(x), 255 * mask * x)  # a noise of 1/255
+
+
+def test_scores_of_integers_are_refused():
+    for score in (mse, psnr, ssim):
+        with pytest.raises(
+            InputTypeError, match=r"both images must hold real floats, got torch.uint8 and torch.uint8. Give x.float\(\) / 255"
+        ):
+            score(torch.ones(1, 1, 16, 16, dtype=torch.uint8), torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
 
 
 BUILDERS = {

@@ -224,13 +224,24 @@ def test_solve_with_mask_of_a_file(run):
     mask = random_mask((HEIGHT, WIDTH), keep=0.5, seed=0)
     write_image("mask.png", mask[None] * 0.8)
     np.save("mask.npy", mask.numpy())
+    np.save("mask_u8.npy", (255 * mask).byte().numpy())
     found = []
-    for setting in ("operator.mask=mask.png", "operator.mask=mask.npy", "operator.keep=0.5"):
+    for setting in ("operator.mask=mask.png", "operator.mask=mask.npy", "operator.keep=0.5", "operator.mask=mask_u8.npy"):
         assert run(f"solve --simulate colour.png --operator mask --set {setting} --noise 0.02 {TV}")[0] == 0
         found.append(np.load("out.npy"))
     assert found[0].shape == (3, HEIGHT, WIDTH)
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[0], found[3])
+
+
+def test_counts_are_no_sinogram(run):
+    np.save("counts.npy", np.full((5, 38), 900, np.uint16))
+    code, _, err = run(
+        "solve --data counts.npy --operator radon --set operator.shape=[20,20] --set operator.angles=5 --noise 1 --output o.npy"
+    )
+    assert code == 2
+    assert "counts.npy: expected data in floats, got torch.int64. Counts become line integrals by pnp-mlpatch ct" in err
 
 
 def test_noise_does_not_depend_on_the_mask(run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tracemalloc
 import warnings
 
@@ -610,7 +611,8 @@ def test_dicom_series(tmp_path):
     (path / "DICOMDIR").touch()
     (path / "notes.txt").write_text("not DICOM" * 50)
     (path / "sub").mkdir()
-    hu, spacing, meta = read_dicom(path)
+    with pytest.warns(UserWarning, match=r"series: 1 files are not DICOM and were passed over: notes.txt. Is a slice among them"):
+        hu, spacing, meta = read_dicom(path)
     assert hu.dtype == torch.float32
     assert torch.equal(hu, torch.from_numpy(2 * VALUES - 1000).float())
     assert spacing == pytest.approx((1.5, 0.7, 0.6))
@@ -715,3 +717,136 @@ def test_flat_field_of_one_value_a_detector_from_a_file(tmp_path):
     np.save(tmp_path / "flat.npy", np.arange(1, 6, dtype=np.float32))
     scan = read_scan(tmp_path / "scan.npy", kind="counts", flat=tmp_path / "flat.npy")
     assert torch.equal(scan.flat, torch.arange(1.0, 6.0).expand(2, 5))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 131, 140, 300, -1])
+def test_a_dicom_slice_that_is_cut_short_is_named(cut, tmp_path):
+    path = series(tmp_path / "series")
+    whole = (path / "IM1").read_bytes()
+    (path / "IM1").write_bytes(whole[:cut])
+    with pytest.raises((FileError, InputError), match="IM1"):
+        read_dicom(path)
+    (path / "IM1").unlink()
+    (path / "IM1.dcm").write_bytes(whole)
+    (path / "IM2.dcm").write_bytes(b"no preamble" + whole[11:100])
+    with pytest.raises(FileError, match=r"1 files are cut short or damaged: IM2.dcm. Copy them again"):
+        read_dicom(path)
+
+
+def test_dicom_padding_values(tmp_path):
+    values = VALUES[0].copy()
+    values[0, :3] = 3000, 3001, 3002
+    hu = read_dicom(dicom(tmp_path / "a.dcm", values, PixelPaddingValue=3000, PixelPaddingRangeLimit=3001))[0][0]
+    assert hu[0, :3].tolist() == [-1024, -1024, 5004]
+    assert torch.equal(hu[1:], torch.from_numpy(2 * values[1:] - 1000).float())
+    with pytest.warns(UserWarning, match="PixelPaddingValue is 0 HU, which tissue may have"):
+        read_dicom(dicom(tmp_path / "b.dcm", values, PixelPaddingValue=500))
+
+
+def test_dicom_unused_bits(tmp_path):
+    """12 bits stored, with graphics in the four above, which are no part of the values."""
+    values = VALUES[0]
+    settings = {"BitsStored": 12, "HighBit": 11}
+    hu = read_dicom(dicom(tmp_path / "a.dcm", (values | 0x5000).astype("<i2"), PixelRepresentation=0, **settings))[0][0]
+    assert torch.equal(hu, torch.from_numpy(2 * values - 1000).float())
+    signed = read_dicom(dicom(tmp_path / "b.dcm", ((values - 100) & 0xFFF).astype("<i2"), **settings))[0][0]
+    assert torch.equal(signed, torch.from_numpy(2 * (values - 100) - 1000).float().clamp_min(-1024))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "expected grey values with a slope, got PALETTE COLOR"),
+        ({"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": None}, r"MONOCHROME1 \(white at 0\) without RescaleIntercept"),
+        ({"RescaleType": "Z_EFF"}, "expected Hounsfield units, its RescaleType is Z_EFF"),
+    ],
+)
+def test_dicom_values_that_are_no_hounsfield_units(header, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        read_dicom(dicom(tmp_path / "a.dcm", VALUES[0], **header))
+
+
+def test_dicom_monochrome1_has_the_same_hounsfield_units(tmp_path):
+    with pytest.warns(UserWarning, match="MONOCHROME1, white at 0, which tells how to show the values"):
+        hu = read_dicom(dicom(tmp_path / "a.dcm", VALUES[0], PhotometricInterpretation="MONOCHROME1"))[0][0]
+    assert torch.equal(hu, torch.from_numpy(2 * VALUES[0] - 1000).float().clamp_min(-1024))
+
+
+def test_dicom_that_claims_more_than_it_holds(tmp_path, monkeypatch):
+    from pnp_mlpatch import reading
+
+    monkeypatch.setattr(reading, "ROOM", 1000)
+    with pytest.raises(FileError, match=r"a.dcm: its \d+ bytes claim to hold at least"):
+        read_dicom(dicom(tmp_path / "a.dcm", VALUES[0], Rows=65000, Columns=65000))
+
+
+@pytest.mark.parametrize(
+    ("photometric", "dtype", "words"),
+    [(0, np.uint16, "got 16 bit with white at 0"), (1, np.int8, "got signed 8 bit")],
+)
+def test_tiff_numbers_that_pillow_turns(photometric, dtype, words, tmp_path):
+    from test_imageio import tiff
+
+    (tmp_path / "a.tif").write_bytes(tiff(np.ones((4, 5), dtype), photometric))
+    with pytest.raises(InputError, match=words):
+        read_scan(tmp_path / "a.tif")
+
+
+def test_tiff_of_32_bit_without_a_sign(tmp_path):
+    from test_imageio import tiff
+
+    (tmp_path / "a.tif").write_bytes(tiff(np.full((4, 5), 4_000_000_000, np.uint32)))
+    assert float(read_scan(tmp_path / "a.tif").read(0, 1).min()) == 4e9
+
+
+def test_tiff_pages_of_two_types(tmp_path):
+    """A page of 16 bit among pages of 8 bit was cut to its lowest 8 bits."""
+    path = tmp_path / "scan"
+    path.mkdir()
+    Image.fromarray(np.ones((4, 5), np.uint8)).save(path / "0.tif")
+    Image.fromarray(np.full((4, 5), 300, np.uint16)).save(path / "1.tif")
+    scan = read_scan(path)
+    with pytest.raises(InputError, match=r"page 1 holds uint16, the first uint8. Save all in one type"):
+        scan.read(0, 1)
+
+
+def test_pipes_are_no_scans(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    os.mkfifo(tmp_path / "a.dcm")
+    for read, name in ((read_scan, "a.tif"), (read_dicom, "a.dcm"), (read_dicom, ".")):
+        with pytest.raises(FileError, match=r"expected a file, got a pipe"):
+            read(tmp_path / name)
+    np.save(tmp_path / "scan.npy", np.ones((2, 3, 5), np.float32))
+    os.mkfifo(tmp_path / "angles.txt")
+    with pytest.raises(FileError, match=r"angles.txt: expected a file, got a pipe"):
+        read_scan(tmp_path / "scan.npy", angles=tmp_path / "angles.txt")
+
+
+def test_hdf5_in_other_files(tmp_path):
+    import h5py
+
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    for folder in (inside, outside):
+        with h5py.File(folder / "data.h5", "w") as file:
+            file["data"] = np.ones((2, 3, 5), np.float32)
+    (inside / "raw").write_bytes(b"\0" * 120)
+    layout = h5py.VirtualLayout((2, 3, 5), np.float32)
+    layout[:] = h5py.VirtualSource("gone.h5", "data", (2, 3, 5))
+    with h5py.File(inside / "a.h5", "w") as file:
+        file["near"] = h5py.ExternalLink("data.h5", "data")
+        file["far"] = h5py.ExternalLink("../out/data.h5", "data")
+        file["soft"] = h5py.SoftLink("/far")
+        file.create_dataset("raw", (2, 3, 5), np.float32, external=[("raw", 0, 120)])
+        file.create_virtual_dataset("gone", layout)
+    assert read_scan(f"{inside / 'a.h5'}:near").shape == (2, 3, 5)
+    refused = {
+        "far": "outside of its folder",
+        "soft": "outside of its folder",
+        "raw": "keeps its values in raw",
+        "gone": "which is not there",
+    }
+    for name, words in refused.items():
+        with pytest.raises(FileError, match=words):
+            read_scan(f"{inside / 'a.h5'}:{name}")

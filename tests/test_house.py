@@ -15,6 +15,7 @@ ROOT = Path(pnp_mlpatch.__file__).parent
 FLOORS = {
     "errors": 0,
     "registry": 1,
+    "reading": 1,
     "linalg": 1,
     "metrics": 1,
     "weights": 1,

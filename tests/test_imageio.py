@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from pnp_mlpatch import imageio
+from pnp_mlpatch.ct.scans import read_scan
 from pnp_mlpatch.errors import FileError, InputError, PnPError
 from pnp_mlpatch.imageio import read_array, read_image, write_image
 from pnp_mlpatch.metrics import mse, psnr, ssim
@@ -50,6 +52,44 @@ def tiff_big_endian(values: np.ndarray) -> bytes:
     return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", len(tags)) + entries + b"\0\0\0\0"
 
 
+def tiff(values: np.ndarray, photometric: int = 1) -> bytes:
+    """A plain TIFF file of one strip, little-endian, of any type."""
+    height, width = values.shape
+    form = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 8 * values.itemsize),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, values.nbytes),
+        (339, form),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + values.nbytes) + values.tobytes() + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+
+
+def twelve_bits(values: np.ndarray) -> bytes:
+    """A TIFF file of 12 bit a pixel, two pixels in three bytes, as cameras write it."""
+    a, b = values[:, ::2].ravel().astype(int), values[:, 1::2].ravel().astype(int)
+    packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1).astype(np.uint8).tobytes()
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+
+
+def colour_png_16() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 13)) + chunk(b"IEND", b"")
+
+
 def of(array: np.ndarray, mode: str | None = None) -> Image.Image:
     picture = Image.fromarray(array)
     return picture if mode is None else picture.convert(mode)
@@ -67,7 +107,6 @@ READ = {
     "16-bit.png": (of(DEEP), chw(DEEP) / 65535),
     "16-bit.tif": (of(DEEP), chw(DEEP) / 65535),
     "big-endian.tif": (tiff_big_endian(DEEP), chw(DEEP) / 65535),
-    "32-bit.tif": (of(DEEP.astype(np.int32)), chw(DEEP) / 65535),
     "palette.png": (palette(), chw(np.asarray(palette().convert("RGB"))) / 255),
     "1-bit.png": (of(GREY > 128), chw(GREY > 128)),
     "grey-opaque.png": (of(np.concatenate([GREY[..., None], OPAQUE], -1)), chw(GREY) / 255),
@@ -78,8 +117,13 @@ READ = {
     "float.tif": (of(FLOAT), chw(FLOAT)),
     "grey.npy": (FLOAT, chw(FLOAT)),
     "colour.npy": (COLOUR.astype(np.float64), chw(COLOUR)),
-    "integers.npy": (GREY, chw(GREY)),
-    "first.npy": (np.moveaxis(COLOUR, -1, 0), chw(COLOUR)),
+    "integers.npy": (GREY, chw(GREY) / 255),
+    "deep.npy": (DEEP.astype(">u2"), chw(DEEP) / 65535),
+    "bool.npy": (GREY > 128, chw(GREY > 128)),
+    "first.npy": (np.moveaxis(COLOUR, -1, 0), chw(COLOUR) / 255),
+    "white-is-zero.tif": (tiff(DEEP, photometric=0), 1 - chw(DEEP) / 65535),
+    "white-is-zero-8.tif": (tiff(GREY, photometric=0), 1 - chw(GREY) / 255),
+    "12-bit.tif": (twelve_bits(DEEP // 16), chw(DEEP // 16) / 4095),
     "two.npy": (np.stack([FLOAT, FLOAT]), torch.from_numpy(np.stack([FLOAT, FLOAT]))[None]),
     "UPPER.PNG": (of(GREY), chw(GREY) / 255),
 }
@@ -134,9 +178,18 @@ REFUSED = {
     "grey-transparent.png": (lambda p: of(np.concatenate([GREY[..., None], GLASS], -1)).save(p), InputError, "partly transparent"),
     "trns.png": (lambda p: p.write_bytes(png(GREY, 0, int(GREY[0, 0]))), InputError, "partly transparent"),
     "trns-16.png": (lambda p: p.write_bytes(png(DEEP, 0, int(DEEP[0, 0]))), InputError, "partly transparent"),
-    "negative.tif": (lambda p: of(DEEP.astype(np.int32) - 9000).save(p), InputError, "do not fit 16 bit. Save it as float TIFF or .npy"),
+    "negative.tif": (lambda p: of(DEEP.astype(np.int32) - 9000).save(p), InputError, "got signed 32 bit. Save it as float TIFF or .npy"),
+    "signed.tif": (lambda p: p.write_bytes(tiff(GREY.astype(np.int8))), InputError, "expected unsigned integers .*got signed 8 bit"),
+    "signed-16.tif": (lambda p: p.write_bytes(tiff(DEEP.astype(np.int16))), InputError, "got signed 16 bit"),
+    "float-inverted.tif": (lambda p: p.write_bytes(tiff(FLOAT, photometric=0)), InputError, "got 32 bit with white at 0"),
+    "int16.npy": (lambda p: _saved(p, DEEP.astype(np.int16)), InputError, "got int16, of which no value means white. Divide by"),
+    "int64.npy": (lambda p: _saved(p, GREY.astype(np.int64)), InputError, "got int64, of which no value means white"),
+    "mask.npy": (lambda p: _saved(p, (GREY > 9).astype(np.uint8)), InputError, "8-bit values of 0 and 1 are a mask or nearly black"),
+    "colour-16.png": (lambda p: p.write_bytes(colour_png_16()), InputError, "16-bit colour is read in 8 bit"),
+    "pages.tif": (lambda p: of(GREY).save(p, save_all=True, append_images=[of(GREY)]), InputError, "expected one picture, got 2 pages"),
+    "animated.png": (lambda p: of(GREY).save(p, save_all=True, append_images=[of(255 - GREY)]), InputError, "got 2 pages"),
     "nan.tif": (lambda p: of(np.where(FLOAT > 1, np.nan, FLOAT)).save(p), InputError, "holds NaN or infinite values. Mask or replace them"),
-    "nan.npy": (lambda p: _saved(p, np.array([[1.0, np.nan, np.inf]])), InputError, "2 values are NaN or infinite. Mask or replace them"),
+    "nan.npy": (lambda p: _saved(p, np.array([[1.0, np.nan, np.inf]])), InputError, "holds NaN or infinite values. Mask or replace them"),
     "overflow.npy": (lambda p: _saved(p, np.array([[1e300]])), InputError, "holds NaN or infinite values"),
     "complex.npy": (lambda p: _saved(p, FLOAT * 1j), InputError, "expected a non-empty array of real numbers, got complex"),
     "text.npy": (lambda p: _saved(p, np.array(["a"])), InputError, "expected a non-empty array of real numbers, got <U1"),
@@ -144,7 +197,7 @@ REFUSED = {
     "line.npy": (lambda p: _saved(p, np.ones(4)), InputError, r"expected an array \(H, W\), \(H, W, 3\), .*got \(4,\)"),
     "batch.npy": (lambda p: _saved(p, np.ones((2, 1, 4, 4))), InputError, r"expected an array \(H, W\).*got \(2, 1, 4, 4\)"),
     "stack.npy": (lambda p: _saved(p, np.ones((9, 4, 5))), InputError, r"with 1 to 3 channels, got \(9, 4, 5\)"),
-    "objects.npy": (lambda p: _saved(p, np.array([{}], object), allow_pickle=True), FileError, "not a readable .npy array.*allow_pickle=False"),
+    "objects.npy": (lambda p: _saved(p, np.array([{}], object), allow_pickle=True), FileError, "not a readable .npy array.*Python objects"),
     "archive.npy": (lambda p: np.savez(p.open("wb"), FLOAT), PnPError, "archive.npy: expected|archive.npy: not a readable"),
     "zero-bytes.npy": (lambda p: p.touch(), FileError, "not a readable .npy array"),
     "half.npy": (lambda p: (_saved(p, FLOAT), p.write_bytes(p.read_bytes()[:-9])), FileError, "not a readable .npy array"),
@@ -183,9 +236,64 @@ def test_arrays_keep_their_shape_and_double_precision(tmp_path):
     np.save(tmp_path / "sinogram.npy", np.ones((2, 3, 4, 5, 6)))
     assert read_array(tmp_path / "sinogram.npy").shape == (2, 3, 4, 5, 6)
     assert read_array(tmp_path / "sinogram.npy").dtype == torch.float64
-    for dtype in (np.float16, np.float32, np.int64, np.uint8, bool):
+    for dtype in (np.float16, np.float32):
         np.save(tmp_path / "a.npy", np.ones((2, 3), dtype))
         assert read_array(tmp_path / "a.npy").dtype == torch.float32
+    kept = {np.uint8: torch.uint8, np.uint16: torch.int64, np.int16: torch.int64, ">i4": torch.int64, bool: torch.bool}
+    for dtype, ours in kept.items():
+        np.save(tmp_path / "a.npy", np.array([[0, 200]], dtype))
+        assert read_array(tmp_path / "a.npy").dtype == ours
+        assert read_array(tmp_path / "a.npy").tolist() == [[0, 1 if dtype is bool else 200]]
+    np.save(tmp_path / "a.npy", np.array([2**64 - 1], np.uint64))
+    with pytest.raises(InputError, match="do not fit 64 bit with a sign"):
+        read_array(tmp_path / "a.npy")
+
+
+def test_a_phone_picture_is_turned(tmp_path):
+    """EXIF orientation 6: the picture was stored lying on its side."""
+    exif = Image.Exif()
+    exif[274] = 6
+    of(COLOUR).save(tmp_path / "a.png", exif=exif)
+    torch.testing.assert_close(read_image(tmp_path / "a.png"), (chw(COLOUR) / 255).flip(-2).transpose(-1, -2))
+
+
+def test_the_further_frames_of_a_phone_picture_are_previews(tmp_path):
+    of(GREY).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[of(255 - GREY)], quality=100)
+    assert float((read_image(tmp_path / "a.jpg") - chw(GREY) / 255).abs().max()) < 0.1
+
+
+def test_damage_in_the_pixels_of_a_png_is_seen_by_its_checksum(tmp_path):
+    of(RNG.integers(0, 256, (48, 48), np.uint8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[-30:-16] = b"\0" * 14  # ends of the last chunk with pixels, and its checksum
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(FileError, match=r"a.png: cannot be read as a picture"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_tiff_without_a_height(tmp_path):
+    damaged = tiff(GREY).replace(struct.pack("<HHII", 257, 4, 1, H), struct.pack("<HHII", 260, 4, 1, H))
+    (tmp_path / "a.tif").write_bytes(damaged)
+    for read in (read_image, read_scan):
+        with pytest.raises(FileError, match=r"a.tif: cannot be read"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.png"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_pipes_and_devices_are_refused(name, kind, tmp_path):
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=f"{name}: expected a file, got {kind}. Save what it gives into a file first"):
+        read_image(path)
+
+
+def test_a_header_that_claims_more_than_the_file_holds(tmp_path):
+    """10^15 bytes on paper: refused before memory is asked for."""
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)})
+    with pytest.raises(FileError, match=r"a.npy: not a readable .npy array"):
+        read_array(tmp_path / "a.npy")
 
 
 # ---- writing

@@ -672,3 +672,14 @@ def test_the_callers_geometries_are_copied():
     projection["ProjectionAngles"][:] = 0
     volume["GridRowCount"] = 3
     assert torch.equal(A(x), before)
+
+
+def test_integer_results_of_foreign_operators_are_refused():
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(InputTypeError, match=r"A must return a tensor of real floats, got torch.int64"):
+        interop.from_functions(lambda x: x.long(), lambda y: y, (1, 4, 4), (1, 4, 4))(x)
+    rounded = scipy.sparse.linalg.LinearOperator((16, 16), matvec=lambda v: v.astype(int), rmatvec=lambda v: v, dtype=np.float32)
+    with pytest.raises(InputTypeError, match=r"from_scipy: the products must be real floats, got int64"):
+        interop.from_scipy(rounded, (1, 4, 4))(x)
+    whole = interop.from_scipy(scipy.sparse.eye(16, dtype=np.uint8).tocsr() * 2, (1, 4, 4))
+    assert torch.equal(whole(x).reshape(x.shape), 2 * x)

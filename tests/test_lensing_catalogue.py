@@ -377,3 +377,12 @@ def test_a_million_galaxies_take_seconds():
     start = time.perf_counter()
     bin_shear(many, "0.3 arcmin")
     assert time.perf_counter() - start < 10
+
+
+def test_integers_that_are_null_in_fits_are_no_weights(tmp_path):
+    """TNULL marks integers without a value; astropy gives them as they are stored."""
+    columns = [fits.Column(name, "D", array=np.array([0.1, 0.2, 0.3])) for name in ("ra", "dec", "e1", "e2")]
+    weights = fits.Column("w", "J", null=999, array=np.array([1, 999, 2]))
+    fits.BinTableHDU.from_columns([*columns, weights]).writeto(tmp_path / "g.fits")
+    with pytest.raises(InputError, match="1 of 3 weights are negative, NaN or infinite"):
+        read_catalogue(tmp_path / "g.fits")

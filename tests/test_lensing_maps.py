@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import os
 import re
 import sys
 import warnings
@@ -14,6 +17,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from pnp_mlpatch import reading
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage
 from pnp_mlpatch.lensing.maps import ShearMap, read_map, read_provenance, read_shear, write_convergence
 from pnp_mlpatch.lensing.units import pixel_noise, radians
@@ -494,3 +498,46 @@ def test_single_maps(tmp_path):
     assert re.search("CDELT1", cards)
     with pytest.raises(InputError, match=r"expected an image \(H, W\), got \(2, 6, 9\)"):
         read_map(plain(tmp_path / "c.fits", GAMMA))
+
+
+@pytest.mark.parametrize("name", ["g.fits.gz", "g.fits"])
+def test_compressed_files_are_unpacked_as_far_as_they_go(name, tmp_path, monkeypatch):
+    """By what they begin with, not by their names: astropy would unpack the second without a bound."""
+    fits.PrimaryHDU(np.zeros((300, 300))).writeto(tmp_path / "plain.fits")
+    (tmp_path / name).write_bytes(gzip.compress((tmp_path / "plain.fits").read_bytes()))
+    assert read_map(tmp_path / name)[0].shape == (300, 300)
+    monkeypatch.setattr(reading, "ROOM", 10**5)
+    with pytest.raises(FileError, match=rf"{name}: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill"):
+        read_map(tmp_path / name)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_other_compressions_are_refused(pack, tmp_path):
+    (tmp_path / "g.fits").write_bytes(pack(b"SIMPLE  =                    T"))
+    with pytest.raises(FileError, match=r"compressed by something else than gzip. Unpack it first"):
+        read_map(tmp_path / "g.fits")
+
+
+def test_a_tiled_image_that_claims_too_much(tmp_path, monkeypatch):
+    fits.CompImageHDU(np.zeros((400, 400), np.float32), compression_type="GZIP_1").writeto(tmp_path / "g.fits.fz")
+    assert read_map(tmp_path / "g.fits.fz")[0].shape == (400, 400)
+    monkeypatch.setattr(reading, "ROOM", 10**5)
+    monkeypatch.setattr(reading, "RATIO", 10)
+    with pytest.raises(FileError, match=r"g.fits.fz: its \d+ bytes claim"):
+        read_map(tmp_path / "g.fits.fz")
+
+
+def test_pipes_are_no_maps(tmp_path):
+    os.mkfifo(tmp_path / "g.fits")
+    with pytest.raises(FileError, match=r"g.fits: expected a file, got a pipe"):
+        read_shear(tmp_path / "g.fits", noise=1.0)
+
+
+def test_a_mask_of_0_and_255(tmp_path):
+    """Only 0 means unseen, in any type."""
+    mask = np.full(NOISE.shape, 255, np.uint8)
+    mask[0, 0] = 0
+    np.save(tmp_path / "g.npy", GAMMA)
+    np.save(tmp_path / "m.npy", mask)
+    found = read_shear(tmp_path / "g.npy", noise=0.3, pixel="1 arcmin", mask=str(tmp_path / "m.npy"))
+    assert torch.equal(found.seen, torch.from_numpy(mask > 0) & torch.from_numpy(np.isfinite(GAMMA).all(0)))

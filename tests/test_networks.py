@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pnp_mlpatch import denoisers, training, weights
 from pnp_mlpatch.denoisers.base import registry
 from pnp_mlpatch.denoisers.drunet import DRUNet
 from pnp_mlpatch.denoisers.unet import UNet
-from pnp_mlpatch.errors import InputError, PnPError, WeightsError
+from pnp_mlpatch.errors import InputError, PnPError, WeightsError, require
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training import TrainConfig, train
 
@@ -207,3 +209,44 @@ def test_every_shipped_name_has_its_recipe():
         assert config == registry.network(recipe.denoiser)(**{"sigma_max": recipe.sigma_max, **recipe.model}).config
         assert (card["steps"], card["seed"]) == (recipe.steps, recipe.seed)
         assert card["parameters"] == sum(t.numel() for t in tensors.values())
+
+
+def test_downloaded_weights_are_read_without_running_code(tmp_path, monkeypatch):
+    """deepinv's own download unpickles whatever comes."""
+    trace = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (trace,)
+
+    torch.save({"m_head.weight": Evil()}, tmp_path / "evil.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    utils = require("deepinv.models.utils", "a test")
+    monkeypatch.setattr(utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "evil.pth").as_uri())
+    for _ in range(2):  # from the network, from the cache
+        with pytest.raises(WeightsError, match=r"drunet: .*drunet_deepinv_gray_finetune_26k.pth is not a readable state dict"):
+            denoisers.make("drunet", weights="download")
+        assert not trace.exists()
+    monkeypatch.setattr(utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "none.pth").as_uri())
+    with pytest.raises(WeightsError, match=r"the published weights could not be downloaded .*Give the path of a local file instead"):
+        denoisers.make("drunet", weights="download", channels=3)
+
+
+def test_a_flipped_bit_in_foreign_weights_is_seen(tmp_path):
+    path = tmp_path / "d.pth"
+    torch.save(nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3)).state_dict(), path)
+    denoisers.make("dncnn", weights=path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda member: member.file_size)
+    content[largest.header_offset + 200] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"not a readable state dict .*the checksum of .* is wrong"):
+        denoisers.make("dncnn", weights=path)
+
+
+def test_pipes_are_no_weights(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(PnPError, match="expected a file, got a pipe"):
+            denoisers.make("dncnn", weights=tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import subprocess
 import sys
@@ -243,6 +244,8 @@ BROKEN = {
         "their_package:Tripled",
         "a fault of ours",
     ),
+    "exits": ("raise SystemExit(3)", "their_package:Tripled", "SystemExit: 3"),
+    "no signature": ("Tripled = dict", "their_package:Tripled", "has no signature"),
     "not callable": ("Tripled = 3", "their_package:Tripled", "callable"),
 }
 
@@ -259,6 +262,43 @@ def test_a_broken_plugin_is_reported_and_the_others_go_on(case, registry, module
     infos = {name: registry.info(name) for name in ("broken", "whole")}
     assert words in infos["broken"].broken
     assert infos["whole"].broken is None
+
+
+def test_ctrl_c_while_a_plugin_is_imported_is_no_fault_of_it(registry, modules):
+    modules({"their_package": "raise KeyboardInterrupt"}, [("slow", "their_package:Tripled")])
+    with pytest.raises(KeyboardInterrupt):
+        registry.info("slow")
+
+
+class Nasty:
+    """A default that has no text."""
+
+    def __repr__(self):
+        raise RuntimeError("never")
+
+
+def test_plugins_that_cannot_be_described_are_broken_and_listed(registry):
+    def described(x: object = Nasty()):
+        return x
+
+    class NoModule(Identity):
+        pass
+
+    NoModule.__module__ = None
+    registry.register("nasty")(described)
+    registry.register("in_c")(dict)
+    registry.register("no_module")(NoModule)
+    registry.register("partial")(functools.partial(Identity, (1, 2, 3)))
+    registry.register("dotted", needs=("no_such_package.part", ""))(Doubled)
+    infos = {name: registry.info(name) for name in ("nasty", "in_c", "no_module", "partial", "dotted")}
+    assert "cannot be described: RuntimeError: never" in infos["nasty"].broken
+    assert "has no signature" in infos["in_c"].broken
+    assert infos["dotted"].missing == ("no_such_package.part", "")
+    assert all(infos[name].broken is None for name in ("no_module", "partial", "dotted"))
+    with pytest.raises(BrokenPlugin, match="has no signature"):
+        registry.make("in_c")
+    with pytest.raises(InputError, match="Two operators register the name 'partial'"):
+        registry.register("partial")(functools.partial(Doubled, (1, 2, 3)))
 
 
 @pytest.mark.parametrize("points", [[("twice", "a:A"), ("twice", "b:B")], [("mask", "a:A")]], ids=["two packages", "a name of ours"])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import pickle
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 import zarr
 from PIL import Image
 
+from pnp_mlpatch import reading
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import FileError, InputError, MissingPackage, PnPError
 from pnp_mlpatch.training import TrainConfig, sources, train
@@ -258,3 +263,74 @@ def test_generated_mass_maps():
     assert [s.name for s in both] == ["convergence", "procedural"]
     with pytest.raises(InputError, match="'convergence' has one channel, the network has 3"):
         open_sources("convergence", 3, 32)
+
+
+def test_a_codec_that_runs_code_is_refused(tmp_path):
+    """A zarr 2 array whose filter is pickle: what it unpickles would be called when it is read, or even opened."""
+    folder = tmp_path / "evil.zarr"
+    folder.mkdir()
+    trace = tmp_path / "ran"
+    meta = {
+        "zarr_format": 2,
+        "shape": [3, 16, 16],
+        "chunks": [3, 16, 16],
+        "dtype": "<f4",
+        "order": "C",
+        "fill_value": 0,
+        "compressor": None,
+    }
+    (folder / ".zarray").write_text(json.dumps(meta | {"filters": [{"id": "pickle"}]}))
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (trace,)
+
+    (folder / "0.0.0").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(FileError, match=r"\.zarray: has the codec pickle; only plain compression is read"):
+        stack(str(folder), 1, 8)
+    assert not trace.exists()
+    (folder / ".zarray").write_text("[" * 10**5)
+    with pytest.raises(FileError, match=r"\.zarray: cannot be read"):
+        stack(str(folder), 1, 8)
+
+
+def test_codecs_inside_of_groups_and_shards_are_seen(tmp_path):
+    shard = {"name": "sharding_indexed", "configuration": {"codecs": [{"name": "numcodecs.pickle"}], "index_codecs": [{"name": "crc32c"}]}}
+    (tmp_path / "a.zarr" / "part").mkdir(parents=True)
+    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"codecs": ["mine"]}}))
+    (tmp_path / "a.zarr" / "part" / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "array", "codecs": [shard]}))
+    with pytest.raises(FileError, match=r"part.zarr.json: has the codec pickle"):
+        stack(str(tmp_path / "a.zarr"), 1, 8)
+
+
+def test_hdf5_that_was_not_written_or_is_elsewhere(tmp_path):
+    import h5py
+
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("half", STACK.shape, STACK.dtype, chunks=(1, *STACK.shape[1:]))[:2] = STACK[:2]
+        file.create_dataset("none", STACK.shape, STACK.dtype)
+        file["far"] = h5py.ExternalLink("../b.h5", "images")
+    for name, words in (
+        ("half", "3 of its 5 chunks were never"),
+        ("none", "1 of its 1 chunks were never"),
+        ("far", "outside of its folder"),
+    ):
+        with pytest.raises(FileError, match=words):
+            stack(f"{path}:{name}", 1, 8)
+    with pytest.raises(FileError, match="outside of its folder"):
+        stack(str(path), 1, 8)
+
+
+def test_files_that_unpack_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "ROOM", 10**5)
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros((50, 64, 64), np.float32))
+    with pytest.raises(FileError, match=r"a.npz: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill"):
+        stack(str(tmp_path / "a.npz"), 1, 8)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
+def test_pipes_are_no_stacks(ending, tmp_path):
+    os.mkfifo(tmp_path / f"a{ending}")
+    with pytest.raises(FileError, match="expected a file, got a pipe"):
+        stack(str(tmp_path / f"a{ending}"), 1, 8)

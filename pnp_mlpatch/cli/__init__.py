@@ -69,7 +69,7 @@ Examples:
 SOLVE_EPILOG = """\
 Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation --noise, from --seed.
 --data takes q itself: .npy, or a picture where the data have the shape of the image. Images are (H, W), (H, W, 3) or
-(C, H, W); 8- and 16-bit pictures are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
+(C, H, W); 8- and 16-bit pictures, also as .npy, are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
 are taken from the picture; for data of another shape, such as sinograms, give them: --set 'operator.shape=[512,512]'.
 
 Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator that is an array (mask,

@@ -15,6 +15,7 @@ from pnp_mlpatch.cli.solve import make, parse_set, plain
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scans import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.reading import refuse_special
 from pnp_mlpatch.weights import read_toml, write_whole
 
 BEAMS = ("parallel", "fan", "arc")
@@ -194,6 +195,7 @@ def _table(args: argparse.Namespace) -> dict[str, Any] | None:
     if void:
         raise InputError(f"--geometry {args.geometry} tells the whole geometry; leave out {', '.join(void)}, or change the file.")
     path = Path(args.geometry)
+    refuse_special(path)
     try:
         values = read_toml(path) if path.suffix.lower() == ".toml" else json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
 from pnp_mlpatch.lensing.judging import judge
 from pnp_mlpatch.lensing.maps import ShearMap, read_map, read_shear, split_source, write_convergence
+from pnp_mlpatch.reading import refuse_special
 from pnp_mlpatch.weights import sha256, write_whole
 
 KEPT = (
@@ -97,6 +98,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """What the flags ask for, what they leave open from --from; and the sha256 of the files of that run."""
     asked, before = {}, {}
     if args.source is not None:
+        refuse_special(args.source)
         try:
             content = json.loads(Path(args.source).read_text(encoding="utf-8"))
             asked, before = dict(content["asked"]), dict(content["sha256"])

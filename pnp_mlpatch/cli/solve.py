@@ -235,7 +235,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
         q = read_image(run.source, gray=run.gray)
         A, used = make_operator(run.operator, _sizes(q))
     else:
-        q = read_array(run.source).float() if run.source.suffix.lower() == ".npy" else read_image(run.source, gray=run.gray)[0]
+        q = _measured(run.source) if run.source.suffix.lower() == ".npy" else read_image(run.source, gray=run.gray)[0]
         A, used = make_operator(run.operator, {"channels": q.shape[0]} if q.ndim == 3 else {})
         while q.ndim < len(A.data_shape) + 1:
             q = q[None]
@@ -246,6 +246,14 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             f"Set the shapes of the operator (pnp-mlpatch info {name}), or transpose the data."
         )
     return A, used, q, None
+
+
+def _measured(path: Path) -> Tensor:
+    """Data from a .npy file, in float32; integers are counts or pixels, which no operator has as data."""
+    q = read_array(path)
+    if not q.is_floating_point():
+        raise InputError(f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals by pnp-mlpatch ct.")
+    return q.float()
 
 
 def make_operator(section: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
-from pnp_mlpatch.imageio import read_array
+from pnp_mlpatch.imageio import read_array, tiff_kind
+from pnp_mlpatch.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
 from pnp_mlpatch.weights import write_whole
 
 COUNTS, INTEGRALS = "counts", "line integrals"
@@ -169,6 +170,7 @@ def _split(path: str | PathLike[str], dataset: str | None) -> tuple[Path, str]:
 def _open(path: Path, name: str) -> _Found:
     if not path.exists():
         raise FileError(f"{path}: no such file or folder. Check the path.")
+    refuse_special(path)
     suffix = path.suffix.lower()
     if suffix in HDF5 and path.is_file():
         found = _open_hdf5(path, name)
@@ -200,6 +202,8 @@ def _open_hdf5(path: Path, name: str) -> _Found:
     h5py = require("h5py", "Reading an HDF5 file")
     with _hdf5(path) as file:
         key = name or "exchange/data"
+        for part in [name] if name else [f"exchange/{part}" for part in ("data", "data_white", "data_dark", "theta")]:
+            check_hdf5(file, part, path)
         found = file.get(key)
         if not isinstance(found, h5py.Dataset):
             held = _datasets(file, h5py)
@@ -270,6 +274,7 @@ def _open_numpy(path: Path, name: str) -> _Found:
     if path.suffix.lower() == ".npy" and name:
         raise InputError(f"{path}: '{name}' names an array in it, but a .npy file holds one, without a name. Leave it away.")
     try:
+        refuse_zip_bomb(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             with array as file:
@@ -366,6 +371,8 @@ def _stacked(
             raise InputError(
                 f"{path}: page {k + (0 if axis else start)} has {page.shape} pixels, the first has {shape[1:]}. Crop them to one size."
             )
+        if not np.can_cast(page.dtype, dtype):
+            raise InputError(f"{path}: page {k + (0 if axis else start)} holds {page.dtype}, the first {dtype}. Save all in one type.")
         result[k] = page[cut]
     return result
 
@@ -376,8 +383,17 @@ def _page(path: Path) -> np.ndarray:
 
 
 def _pixels(file: Any, path: Path) -> np.ndarray:
+    """The numbers of a page as they are stored; raise for types that Pillow reads otherwise."""
+    bits, signed, white = tiff_kind(file) if file.format == "TIFF" else (8, False, False)
+    if white or (signed and bits == 8) or bits not in (8, 16, 32, 64):
+        raise InputError(
+            f"{path}: expected numbers of 8, 16 or 32 bit with black at 0, got {'signed ' if signed else ''}{bits} bit"
+            f"{' with white at 0' if white else ''}. Save it in 16 bit or float."
+        )
     file.load()
     array = np.asarray(file)
+    if file.mode == "I" and bits == 32 and not signed:
+        array = array.view(np.uint32)  # Pillow has signed ones only
     if array.ndim != 2 or not file.mode.startswith(("L", "I", "F")):
         raise InputError(f"{path}: expected one channel of numbers, got a TIFF of mode '{file.mode}'. Convert it to greyscale or float.")
     return array
@@ -392,8 +408,8 @@ def _tiff(path: Path) -> Iterator[Any]:
             yield file
     except PnPError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise FileError(f"{path}: cannot be read as TIFF ({error}). Copy it again.") from error
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        raise FileError(f"{path}: cannot be read as TIFF ({error or type(error).__name__}). Copy it again.") from error
 
 
 # ---- fields, layouts, angles
@@ -485,6 +501,7 @@ def _given_angles(angles: Angles | None, degrees: bool | None, found: _Found, pa
 
 
 def _angles_file(path: Path) -> np.ndarray:
+    refuse_special(path)
     try:
         return np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else np.loadtxt(path, ndmin=1)
     except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
@@ -611,36 +628,110 @@ def _write_directory(file: BinaryIO, width: int, height: int, offset: int, last:
 
 
 def read_dicom(path: str | PathLike[str]) -> tuple[Tensor, tuple[float, float, float], dict[str, Any]]:
-    """A CT image, or a folder with one CT series, in Hounsfield units: ``HU = RescaleSlope value + RescaleIntercept``, at least -1024.
+    """Read a CT image, or a folder with one CT series, in Hounsfield units: ``HU = RescaleSlope value + RescaleIntercept``.
 
-    Returns (slices, H, W) float32, the spacing (dz, dy, dx) in mm, and what the header says of the scan, without what names the
-    patient. Slices are sorted along their normal by ImagePositionPatient, feet to head in an axial scan, or else by InstanceNumber;
-    files in the folder that are not DICOM are passed over.
+    Slices are sorted along their normal by ImagePositionPatient, feet to head in an axial scan, or else by InstanceNumber. Padding
+    (PixelPaddingValue) and what is below air become -1024.
 
-    Raises :class:`FileError` for what is missing, damaged or not DICOM, :class:`InputError` for several series, another modality,
-    slices of different size or spacing or at the same place, :class:`MissingPackage` without pydicom. Warns of uneven gaps, which a
-    volume cannot express, of values without RescaleIntercept, and where the distance of slices is unknown (dz is then NaN).
+    Parameters
+    ----------
+    path : str or path
+        A file, or a folder. Its hidden files are passed over, other files that are not DICOM with a warning that names them.
+
+    Returns
+    -------
+    hu : Tensor
+        float32, (slices, H, W), at least -1024.
+    spacing : tuple of float
+        (dz, dy, dx) in mm; dz is NaN where the distance of slices is unknown.
+    meta : dict
+        What the header says of the scan, without what names the patient.
+
+    Raises
+    ------
+    FileError
+        For what is missing, damaged, cut short or not DICOM.
+    InputError
+        For several series, another modality, values that are not Hounsfield units, slices of different size or spacing or at the
+        same place.
+    MissingPackage
+        Without pydicom.
+
+    Warns
+    -----
+    UserWarning
+        Of uneven gaps, which a volume cannot express, of values without RescaleIntercept, and of white at 0 (MONOCHROME1).
     """
     path = Path(path)
     pydicom = require("pydicom", "Reading DICOM")
     if not path.exists():
         raise FileError(f"{path}: no such file or folder. Check the path.")
-    files = sorted((p for p in path.iterdir() if p.is_file() and p.name != "DICOMDIR"), key=_natural) if path.is_dir() else [path]
-    slices = [one for file in files if (one := _header(file, pydicom, path.is_dir())) is not None]
-    if not slices:
-        raise FileError(f"{path}: no DICOM files in this folder. Give the folder that holds the files of one series.")
+    slices = _headers(path, pydicom)
     _one_series(slices, path)
     slices, dz = _sorted(slices, path)
     first = slices[0]
     hu = torch.empty(len(slices), *first.size)
     for k, one in enumerate(slices):
         hu[k] = torch.from_numpy(_hounsfield(one, pydicom))
-    if any(one.offset is None for one in slices):
-        warnings.warn(
-            f"{path}: no RescaleIntercept in the header; the stored values are taken as HU. Check that air is near -1000.", stacklevel=2
-        )
+    _warn_of_values(slices, path)
     meta = {"source": str(path), "format": "DICOM", "slices": len(slices), **first.meta}
     return hu.clamp_min_(-1024), (dz, *first.spacing), meta
+
+
+def _warn_of_values(slices: Sequence[_Slice], path: Path) -> None:
+    advice = "Check that air is near -1000."
+    if any(one.offset is None for one in slices):
+        warnings.warn(f"{path}: no RescaleIntercept in the header; the stored values are taken as HU. {advice}", stacklevel=3)
+    if any(one.inverted for one in slices):
+        warnings.warn(f"{path}: MONOCHROME1, white at 0, which tells how to show the values, not what they are. {advice}", stacklevel=3)
+    inside = [hu for one in slices for value in one.padding if -1000 < (hu := value * one.scale + (one.offset or 0.0)) < 3071]
+    if inside:
+        warnings.warn(
+            f"{path}: PixelPaddingValue is {inside[0]:g} HU, which tissue may have; all pixels with it became -1024.", stacklevel=3
+        )
+
+
+def _headers(path: Path, pydicom: Any) -> list[_Slice]:
+    """The headers of a file, or of a folder; what there is no DICOM is named, and refused if it may be a slice."""
+    if not path.is_dir():
+        refuse_special(path)
+        return [_header(path, pydicom)]
+    found, others = [], []
+    for file in sorted((p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR"), key=_natural):
+        refuse_special(file)
+        if _is_dicom(file):
+            found.append(file)
+        elif not file.name.startswith("."):
+            others.append(file)
+    if not found:
+        raise FileError(f"{path}: no DICOM files in this folder. Give the folder that holds the files of one series.")
+    endings = {file.suffix.lower() for file in found} - {""}
+    if lost := [file.name for file in others if file.suffix.lower() in endings or _is_blank(file)]:
+        raise FileError(
+            f"{path}: {len(lost)} files are cut short or damaged: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. "
+            "Copy them again; if they are no slices, remove them from the folder."
+        )
+    if others:
+        names = ", ".join(file.name for file in others[:5])
+        warnings.warn(f"{path}: {len(others)} files are not DICOM and were passed over: {names}. Is a slice among them?", stacklevel=3)
+    return [_header(file, pydicom) for file in found]
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}). Check the file.") from error
+
+
+def _is_dicom(path: Path) -> bool:
+    return _start(path)[128:] == b"DICM"
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file is empty, or begins as DICOM files do, with 128 zeros, and goes no further."""
+    return not _start(path)[:128].strip(b"\0")
 
 
 @dataclass(frozen=True)
@@ -657,16 +748,16 @@ class _Slice:
     scale: float
     offset: float | None
     thickness: float | None  # or the spacing between slices, where given
+    inverted: bool  # MONOCHROME1
+    padding: tuple[int, ...]  # stored values of pixels without data: none, or from and to
     meta: dict[str, Any]
 
 
-def _header(path: Path, pydicom: Any, skip: bool) -> _Slice | None:
-    """The header of one image; None for a file that is not DICOM, if those are passed over."""
+def _header(path: Path, pydicom: Any) -> _Slice:
+    """The header of one image."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:  # pydicom raises a dozen kinds for damaged files
-        if skip and isinstance(error, pydicom.errors.InvalidDicomError):
-            return None
         raise FileError(f"{path}: not a readable DICOM file ({error or type(error).__name__}). Copy or export it again.") from error
     if "Rows" not in header or "Columns" not in header:
         raise FileError(f"{path}: a DICOM file without an image (no Rows and Columns). Remove it from the folder.")
@@ -674,10 +765,22 @@ def _header(path: Path, pydicom: Any, skip: bool) -> _Slice | None:
         raise InputError(f"{path}: the header has no PixelSpacing, so the size of a pixel is unknown. Export the original series.")
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         raise InputError(f"{path}: holds {header.NumberOfFrames} frames in one file. Export it as one file per slice.")
+    _are_hounsfield(path, header)
     try:
         return _parse(path, header)
     except (TypeError, ValueError) as error:
         raise FileError(f"{path}: the DICOM header is damaged ({error}). Export it again.") from error
+
+
+def _are_hounsfield(path: Path, header: Any) -> None:
+    """Raise for values that no slope and intercept turn into Hounsfield units."""
+    shown, unit = str(header.get("PhotometricInterpretation", "MONOCHROME2")), str(header.get("RescaleType") or "HU")
+    if shown not in ("MONOCHROME1", "MONOCHROME2") or "ModalityLUTSequence" in header:
+        raise InputError(f"{path}: expected grey values with a slope, got {shown}{'' if shown[:4] == 'PALE' else ' or a lookup table'}.")
+    if unit.upper() not in ("HU", "HU_MOD", "US"):
+        raise InputError(f"{path}: expected Hounsfield units, its RescaleType is {unit}. Export the CT images of the scan.")
+    if shown == "MONOCHROME1" and "RescaleIntercept" not in header:
+        raise InputError(f"{path}: MONOCHROME1 (white at 0) without RescaleIntercept: its values are no HU. Export the original series.")
 
 
 def _parse(path: Path, header: Any) -> _Slice:
@@ -691,6 +794,7 @@ def _parse(path: Path, header: Any) -> _Slice:
         position = float(np.cross(row, col) @ np.array([float(v) for v in header.ImagePositionPatient]))
     between, instance, slope = number("SpacingBetweenSlices"), number("InstanceNumber"), number("RescaleSlope")
     dy, dx = (float(v) for v in header.PixelSpacing)
+    padding = [int(header[name].value) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if header.get(name) is not None]
     meta: dict[str, Any] = {
         name: number(name) for name in ("KVP", "SliceThickness", "XRayTubeCurrent", "ExposureTime") if number(name) is not None
     }
@@ -708,6 +812,8 @@ def _parse(path: Path, header: Any) -> _Slice:
         scale=1.0 if slope is None else slope,
         offset=number("RescaleIntercept"),
         thickness=number("SliceThickness") if between is None else abs(between),
+        inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
+        padding=(min(padding), max(padding)) if "PixelPaddingValue" in header and padding else (),
         meta=meta,
     )
 
@@ -758,11 +864,12 @@ def _distance(slices: Sequence[_Slice], gaps: np.ndarray, path: Path) -> float:
 
 
 def _hounsfield(one: _Slice, pydicom: Any) -> np.ndarray:
+    refuse_bomb(one.path, 4 * math.prod(one.size))
     try:
         image = pydicom.dcmread(one.path)
         if "PixelData" not in image:
             raise FileError(f"{one.path}: the DICOM file holds no pixel data. Export it with its images.")
-        values = np.asarray(image.pixel_array)
+        values = _used_bits(np.asarray(image.pixel_array), image)
     except FileError:
         raise
     except Exception as error:  # pydicom and its decoders raise a dozen kinds
@@ -771,4 +878,15 @@ def _hounsfield(one: _Slice, pydicom: Any) -> np.ndarray:
         ) from error
     if values.shape != one.size:
         raise InputError(f"{one.path}: expected one grey image {one.size}, got {values.shape}.")
-    return values.astype(np.float32) * np.float32(one.scale) + np.float32(one.offset or 0.0)
+    hu = values.astype(np.float32) * np.float32(one.scale) + np.float32(one.offset or 0.0)
+    if one.padding:
+        hu[(values >= one.padding[0]) & (values <= one.padding[1])] = -1024
+    return hu
+
+
+def _used_bits(values: np.ndarray, image: Any) -> np.ndarray:
+    """The BitsStored lowest bits of integers: older files keep graphics in the others."""
+    unused = 8 * values.dtype.itemsize - int(image.BitsStored)
+    if values.dtype.kind not in "iu" or unused <= 0:
+        return values
+    return (values << unused) >> unused  # with a sign, which is carried down

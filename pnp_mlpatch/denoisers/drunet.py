@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import register
@@ -47,7 +48,8 @@ class DRUNet(Network):
 def drunet(weights: str | PathLike[str] | None = "drunet-grey", channels: int = 1, *, nc: Sequence[int] = PUBLISHED) -> DRUNet:
     """A :class:`DRUNet` with weights: a shipped name, "download", the path of a state dict, a file of this package's training, or none.
 
-    "download" is deepinv's own download of the published weights (needs the network once, and the default ``nc``). Of a file of
+    "download" fetches the weights that deepinv publishes (needs the network once, and the default ``nc``); they are read as tensors only, no
+    code in them is run. Their sha256 is not published, so pin it yourself where it matters: give the path of a checked file. Of a file of
     this package's training, ``channels`` and ``nc`` are read from the file. ``None`` is an
     untrained network. Raises :class:`MissingPackage` without deepinv,
     :class:`WeightsError` for weights that are missing, damaged or of another shape.
@@ -57,13 +59,24 @@ def drunet(weights: str | PathLike[str] | None = "drunet-grey", channels: int = 
         return DRUNet.load(own)
     model = DRUNet(channels, nc=nc, sigma_max=None)
     if weights == "download":
-        deepinv = require("deepinv", "The denoiser 'drunet'")
-        try:
-            model.net = deepinv.models.DRUNet(in_channels=channels, out_channels=channels, nc=tuple(nc), pretrained="download")
-        except Exception as error:
-            raise WeightsError(
-                f"drunet: the published weights could not be downloaded ({type(error).__name__}: {error}). Give the path of a local file instead."
-            ) from error
+        load_state(model.net, _downloaded(channels), "drunet")
     elif weights is not None:
         load_state(model.net, Path(weights), "drunet")
     return model.eval().requires_grad_(False)
+
+
+def _downloaded(channels: int) -> Path:
+    """The file of deepinv's published weights, from torch's cache or from the network."""
+    name = "drunet_deepinv_gray_finetune_26k.pth" if channels == 1 else "drunet_deepinv_color_finetune_22k.pth"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        return path
+    try:
+        url = require("deepinv.models.utils", "The denoiser 'drunet'").get_weights_url(model_name="drunet", file_name=name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)  # whole or not at all
+    except Exception as error:  # of urllib, ssl and the system, a dozen kinds
+        raise WeightsError(
+            f"drunet: the published weights could not be downloaded ({type(error).__name__}: {error}). Give the path of a local file instead."
+        ) from error
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, sigma_column
 from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch.reading import refuse_special
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -140,9 +142,14 @@ class ConvNet(Network):
 
 def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
     """A state dict file (.pth, .pt with weights only, or .safetensors); raise :class:`WeightsError` if missing or damaged."""
+    refuse_special(path)
     if not path.is_file():
         raise WeightsError(f"{who}: no weights file at {path}.")
     try:
+        if zipfile.is_zipfile(path):  # torch does not look at the checksums
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
         if path.suffix == ".safetensors":
             tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
         else:

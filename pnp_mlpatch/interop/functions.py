@@ -57,10 +57,10 @@ class FunctionOperator(LinearOperator):
         function = self._functions[name]
         assert function is not None
         y = function(x)
-        if not isinstance(y, Tensor) or y.is_complex():
+        if not isinstance(y, Tensor) or not y.is_floating_point():
             came = f"{y.dtype}" if isinstance(y, Tensor) else type(y).__name__
             raise InputTypeError(
-                f"{self.who}: {name} must return a real tensor, got {came}. Complex values travel as two channels: torch.view_as_real."
+                f"{self.who}: {name} must return a tensor of real floats, got {came}. Complex values travel as two channels: torch.view_as_real."
             )
         if tuple(y.shape) != (x.shape[0], *shape):
             raise InputError(

@@ -69,7 +69,10 @@ def _is_real(dtype: Any) -> bool:
 
 def _each(product: Callable[[np.ndarray], np.ndarray], x: Tensor, shape: tuple[int, ...]) -> Tensor:
     vectors = x.detach().cpu().contiguous().flatten(1).numpy()
-    return torch.from_numpy(np.stack([product(vector) for vector in vectors])).reshape(-1, *shape).to(x)
+    products = np.stack([product(vector) for vector in vectors])
+    if products.dtype.kind != "f":
+        raise InputTypeError(f"from_scipy: the products must be real floats, got {products.dtype}. Return x.astype(np.float32).")
+    return torch.from_numpy(products).reshape(-1, *shape).to(x)
 
 
 def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
 from pnp_mlpatch.lensing.maps import FITS, ShearMap, as_path, pixel_text, split_source, with_fits
 from pnp_mlpatch.lensing.units import arcmin, radians
+from pnp_mlpatch.reading import refuse_special
 
 TABLES = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}
 LARGEST = 8192  # pixels a side
@@ -124,7 +125,7 @@ def read_catalogue(
                 held = ", ".join(f"[{k}] {hdus[k].name}" for k in tables) or "none"
                 raise FileError(f"{path}: no table{'' if which is None else f' [{which}]'}. Tables in the file: {held}.")
             hdu = hdus[keys[0]]
-            return pick(list(hdu.columns.names), lambda column: (hdu.data[column], hdu.columns[column].unit))
+            return pick(list(hdu.columns.names), lambda column: (_with_nulls(hdu, column), hdu.columns[column].unit))
 
         columns = with_fits(path, get)
     elif path.suffix.lower() in TABLES:
@@ -141,8 +142,15 @@ def read_catalogue(
         raise InputError(f"{path}: {error}") from error
 
 
+def _with_nulls(hdu: Any, column: str) -> Any:
+    """A column of a FITS table, its integers masked where they are TNULL."""
+    values, null = hdu.data[column], hdu.columns[column].null
+    return np.ma.masked_equal(values, null) if null is not None and np.asarray(values).dtype.kind in "iu" else values
+
+
 def _table(path: Path) -> Any:
     table = require("astropy.table", "Reading a table").Table
+    refuse_special(path)
     if not path.is_file():
         raise FileError(f"{path}: no such file. Check the path.")
     try:

@@ -25,6 +25,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
 from pnp_mlpatch.imageio import read_array
 from pnp_mlpatch.lensing.units import RADIANS, SHAPE_NOISE, arcmin, pixel_noise, radians
+from pnp_mlpatch.reading import refuse_bomb, refuse_special
 from pnp_mlpatch.weights import write_whole
 
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz")
@@ -211,6 +212,7 @@ def as_path(path: Any, who: str) -> Path:
 def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
     """``get`` of the HDUs of a FITS file; what astropy raises, and its warnings of a file that is not whole, become a :class:`FileError`."""
     fits = require("astropy.io.fits", "Reading FITS")
+    refuse_special(path)
     if not path.is_file():
         raise FileError(f"{path}: {'a folder, not a FITS file' if path.is_dir() else 'no such file'}. Check the path.")
     if not path.name.lower().endswith(FITS):
@@ -218,9 +220,7 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            # astropy passes over a .gz that breaks off
-            source = io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix.lower() == ".gz" else path
-            with fits.open(source, memmap=False, lazy_load_hdus=False) as hdus:
+            with fits.open(_unpacked(path), memmap=False, lazy_load_hdus=False) as hdus:
                 for warning in caught:
                     text = str(warning.message)
                     if "truncated" in text or "Error validating header" in text:
@@ -230,6 +230,23 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
             raise
         except Exception as error:  # astropy lets the errors of numpy, zlib and its own through
             raise FileError(f"{path}: not a whole FITS file ({error}). Check the file, or copy it again.") from error
+
+
+def _unpacked(path: Path) -> Path | io.BytesIO:
+    """The file, or what gzip makes of it: astropy passes over a .gz that breaks off, and unpacks without bound."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:3] in (b"BZh", b"\xfd7z", b"PK\3") or head[:2] == b"\x1f\x9d":
+        raise FileError(f"{path}: compressed by something else than gzip. Unpack it first.")
+    if head[:2] != b"\x1f\x8b":
+        return path
+    content = io.BytesIO()
+    with gzip.open(path) as packed:
+        while part := packed.read(2**24):
+            content.write(part)
+            refuse_bomb(path, content.tell())
+    content.seek(0)
+    return content
 
 
 def _names(path: Path) -> list[str]:
@@ -281,6 +298,7 @@ def _image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, str]:
             raise FileError(f"{name}: no such HDU. Images in the file: {_images(hdus)}.")
         if k not in images:
             raise FileError(f"{name}: holds no image. Images in the file: {_images(hdus)}.")
+        refuse_bomb(path, 8 * math.prod(hdus[k].shape))  # those of .fz are compressed
         return np.asarray(hdus[k].data), _cards(hdus[k].header, hdus[0].header if k else None), name
 
     data, cards, name = with_fits(path, get)

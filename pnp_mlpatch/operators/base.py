@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.linalg import CGInfo, pcg, power_iteration
+from pnp_mlpatch.reading import weights_of
 from pnp_mlpatch.registry import Registry
 
 registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base", "transmission"))
@@ -178,6 +179,7 @@ class LinearOperator(nn.Module, ABC):
         if not isinstance(weight, Tensor) or weight.is_complex():
             got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
             raise InputTypeError(f"{self._who()}.weighted: the weight must be a real torch tensor, got {got}.")
+        weight = weights_of(weight, f"{self._who()}.weighted")
         batch = weight.shape[:1] if weight.ndim == len(self.data_shape) + 1 else ()
         try:
             weight = torch.broadcast_to(weight.detach(), (*batch, *self.data_shape))

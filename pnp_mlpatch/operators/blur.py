@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
 from pnp_mlpatch.operators.base import DecomposableOperator, register
+from pnp_mlpatch.reading import weights_of
 
 
 @register("blur")
@@ -26,7 +27,7 @@ class Blur(DecomposableOperator):
         height, width = self.image_shape[1:]
         if psf.ndim != 2 or psf.numel() == 0 or psf.shape[0] > height or psf.shape[1] > width:
             raise InputError(f"Blur: psf must be (K, L), not larger than the image {height} x {width}, got {tuple(psf.shape)}.")
-        psf = psf.detach().double()
+        psf = weights_of(psf.detach(), "Blur: psf").double()
         if not bool(torch.isfinite(psf).all()) or not bool(psf.any()):
             raise InputError("Blur: psf must be finite and not zero everywhere.")
         kernel = torch.zeros(height, width, dtype=torch.float64, device=psf.device)

@@ -24,6 +24,7 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing.estimators import kernel
 from pnp_mlpatch.lensing.units import SHAPE_NOISE, arcmin, pixel_noise
 from pnp_mlpatch.operators.base import LinearOperator, register
+from pnp_mlpatch.reading import weights_of
 
 
 @register("lensing")
@@ -72,7 +73,7 @@ class Lensing(LinearOperator):
             weight = weight[0]
         if weight.ndim != 2 or weight.numel() == 0:
             raise InputError(f"Lensing: weight must have shape (H, W), got {tuple(weight.shape)}.")
-        weight = weight.detach().double()
+        weight = weights_of(weight.detach(), "Lensing: weight").double()
         if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
             raise InputError("Lensing: weights must be finite, >= 0 and not all zero (1 = seen).")
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:

@@ -10,16 +10,20 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError, InputTypeError, require
 from pnp_mlpatch.linalg import laplacian, pcg
 from pnp_mlpatch.operators.base import DecomposableOperator, register
+from pnp_mlpatch.reading import two_levels, weights_of
 
 
 @register("mask", needs=("scipy",))
 class Mask(DecomposableOperator):
     """A x = mask * x, with a mask of zeros and ones (or of weights) of shape (H, W) or (C, H, W).
 
+    Masks of integers hold 0 and 1, or 0 and 255, as pictures do; weights are floats.
+
     An (H, W) mask serves ``channels`` channels alike. The data have the shape of the image, zero where nothing is seen.
     ``initial`` fills the gaps smoothly (:func:`interpolate_gaps`): started from zeros, plug-and-play inpainting fails.
 
-    Raises :class:`InputError` for another rank, for values that are not finite or negative, and for a mask of zeros only.
+    Raises :class:`InputError` for another rank, for values that are not finite or negative, other integers, floats 0 and 255, and a
+    mask of zeros only.
     """
 
     def __init__(self, mask: Tensor, channels: int = 1):
@@ -35,7 +39,11 @@ class Mask(DecomposableOperator):
             raise InputError(f"Mask: channels must be an integer >= 1, got {channels!r}.")
         if mask.ndim == 3 and channels not in (1, mask.shape[0]):
             raise InputError(f"Mask: the mask has {mask.shape[0]} channels, but channels={channels}.")
-        mask = mask.detach().to(torch.float64)
+        mask = weights_of(mask.detach(), "Mask").to(torch.float64)
+        if white := two_levels(mask):
+            raise InputError(
+                f"Mask: the mask holds floats 0 and {white:g}, which would scale the image. Give mask / {white:g}, or mask > 0."
+            )
         if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0:
             raise InputError("Mask: mask values must be finite and >= 0 (0 = not seen, 1 = seen).")
         if not bool(mask.any()):
@@ -56,7 +64,9 @@ class Mask(DecomposableOperator):
         return interpolate_gaps(torch.where(self.mask > 0, q / self.mask.clamp_min(1e-30).to(q.dtype), torch.zeros_like(q)), self.mask > 0)
 
     def _weighted(self, weight: Tensor) -> Mask:
-        return Mask(self.mask * weight)
+        weighted = Mask(self.mask > 0)
+        weighted.mask = self.mask * weight  # any weights: 1 / noise may be 255
+        return weighted
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
         inverse = 1 / ((self.mask.to(alpha.dtype) * weight).square() + alpha)  # exact, for maps of each image

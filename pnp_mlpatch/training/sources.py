@@ -18,6 +18,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
 from pnp_mlpatch.imageio import READABLE, read_image
 from pnp_mlpatch.lensing.fields import random_convergence
+from pnp_mlpatch.reading import check_hdf5, check_zarr, refuse_bomb, refuse_special, refuse_zip_bomb
 
 STACKS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
 PROCEDURAL, CONVERGENCE = "procedural", "convergence"
@@ -145,6 +146,9 @@ def stack(item: str, channels: int, smallest: int, window: Sequence[float] | Non
     except Exception as error:  # numpy, zipfile, h5py and zarr raise a dozen kinds
         raise FileError(f"{item}: cannot be read as a stack of images ({error or type(error).__name__}).") from error
     shape, kind = tuple(array.shape), np.dtype(array.dtype).kind
+    if not isinstance(array, np.ndarray):  # those are mapped or in memory
+        largest = max(math.prod(shape[1:]), math.prod(getattr(array, "chunks", None) or ()))
+        refuse_bomb(path, largest * np.dtype(array.dtype).itemsize)
     if len(shape) not in (3, 4) or 0 in shape or (shape[1] if len(shape) == 4 else 1) != channels or kind not in "fiub":
         wanted = "(N, H, W)" if channels == 1 else f"(N, {channels}, H, W)"
         raise FileError(f"{item}: expected images in an array {wanted} of real numbers, got {shape} of {array.dtype}.")
@@ -183,19 +187,22 @@ def _open_array(path: Path, name: str) -> Any:
     """The array of that name in a file, or the only one of three or more dimensions; read lazily where the format can."""
     if not path.exists():
         raise FileError(f"{path}: no such file or folder of training images.")
+    refuse_special(path)
     suffix = path.suffix.lower()
     if suffix == ".npy":
         if name:
             raise FileError(f"{path}:{name}: a .npy file holds one array, without a name. Leave ':{name}' away.")
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if suffix == ".npz":
+        refuse_zip_bomb(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key == name or not name}
     elif suffix == ".zarr":
+        check_zarr(path)
         group = require("zarr", "Reading a .zarr folder").open(str(path), mode="r")
         arrays = dict(_members(group, "")) if hasattr(group, "arrays") else {name: group}
     else:
-        arrays = dict(_members(require("h5py", "Reading an HDF5 file").File(path, "r"), ""))
+        arrays = _hdf5_arrays(require("h5py", "Reading an HDF5 file").File(path, "r"), name, path)
     if name:
         if name not in arrays:
             raise FileError(f"{path}: holds no array '{name}'.")
@@ -209,14 +216,30 @@ def _open_array(path: Path, name: str) -> Any:
     return arrays[found[0]]
 
 
-def _members(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _hdf5_arrays(file: Any, name: str, path: Path) -> dict[str, Any]:
+    """The array of that name, or all; raise for one that is in other files, or was never written."""
+    check_hdf5(file, name, path)
+    found = {name: file[name]} if name and hasattr(file.get(name), "shape") else {} if name else dict(_members(file, "", path))
+    for key, array in found.items():
+        if len(array.shape) < 3 or 0 in array.shape or array.is_virtual:
+            continue
+        chunks = math.prod(-(-n // k) for n, k in zip(array.shape, array.chunks, strict=True)) if array.chunks else 1
+        written = array.id.get_num_chunks() if array.chunks else int(array.id.get_storage_size() > 0)
+        if written < chunks:
+            raise FileError(f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and would be zeros. Write them.")
+    return found
+
+
+def _members(group: Any, prefix: str, hdf5: Path | None = None) -> Iterator[tuple[str, Any]]:
     """The arrays of an HDF5 or zarr group and of its groups, with their paths."""
     for key in sorted(group):
+        if hdf5 is not None:
+            check_hdf5(group, key, hdf5)
         member = group[key]
         if hasattr(member, "shape"):
             yield prefix + key, member
         else:
-            yield from _members(member, f"{prefix}{key}/")
+            yield from _members(member, f"{prefix}{key}/", hdf5)
 
 
 # ---- generated images
