@@ -12,6 +12,7 @@ import numpy as np
 
 from pnp_mlpatch.cli.common import blame, prepare
 from pnp_mlpatch.cli.solve import make, parse_set, plain
+from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scans import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
@@ -173,6 +174,8 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
         offset = ((detectors - 1) / 2 - args.center) * spacing
     if args.shape is None:
         half = detectors * spacing / 2
+        if whole_turn(scan.angles):  # then each side of the detector sees all around the axis
+            half += abs(offset or 0.0)
         if beam != "parallel":
             gamma = math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
             half = lengths["source_origin"] * math.sin(gamma)
