@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,12 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
         if not -0.5 < args.center < detectors - 0.5:
             raise InputError(
                 f"--center {args.center:g} lies off the detector, whose elements are 0 ... {detectors - 1}; its middle is {(detectors - 1) / 2:g}."
+            )
+        if args.center == detectors / 2:
+            warnings.warn(
+                f"--center {args.center:g} is half an element right of the middle, {(detectors - 1) / 2:g}: elements are counted from 0 and INDEX "
+                "is the middle of one. If it is the default of tomopy, which counts from the edge (D / 2), subtract 0.5.",
+                stacklevel=2,
             )
         offset = ((detectors - 1) / 2 - args.center) * spacing
     if args.shape is None:

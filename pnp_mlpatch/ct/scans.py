@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 import struct
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch.ct.geometry import SAME
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
 from pnp_mlpatch.imageio import read_array
 from pnp_mlpatch.weights import write_whole
@@ -59,7 +61,7 @@ class Scan:
         where the file is damaged.
         """
         for value in (start, stop):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise InputTypeError(f"{self.path}: start and stop must be integers, got {value!r}.")
         if not 0 <= start < stop <= self.shape[0]:
             raise InputError(f"{self.path}: expected 0 <= start < stop <= {self.shape[0]}, the number of slices, got {start} and {stop}.")
@@ -747,8 +749,8 @@ def _radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tensor
         raise InputError(f"{path}: angles reach {reach:.4g}, which cannot be radians; they look like degrees. Say degrees=True.")
     radians = np.deg2rad(theta) if degrees else theta
     steps = np.diff(np.sort(radians))
-    if (steps < 1e-9).any():
-        warnings.warn(f"{path}: {int((steps < 1e-9).sum())} of the {count} angles repeat. Were all of them measured?", stacklevel=3)
+    if (steps < SAME).any():
+        warnings.warn(f"{path}: {int((steps < SAME).sum())} of the {count} angles repeat. Were all of them measured?", stacklevel=3)
     steps = np.diff(radians)
     if (steps > 0).any() and (steps < 0).any():
         warnings.warn(f"{path}: the angles go back and forth. Fine for interlaced scans; else check their order and unit.", stacklevel=3)

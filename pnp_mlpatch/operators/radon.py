@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,11 @@ class Radon(LinearOperator):
         cache: bool = True,
     ):
         geometry = _geometry(shape, angles, detectors)
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
             raise InputError(f"Radon: channels must be an integer >= 1, got {channels!r}.")
         if memory is not None and not (isinstance(memory, (int, float)) and memory > 0):
             raise InputError(f"Radon: memory must be a number of GiB > 0, or None, got {memory!r}.")
+        channels = int(channels)
         super().__init__((channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0]))
         self.geometry = geometry
         self.projector = check_projector(geometry, projector)
