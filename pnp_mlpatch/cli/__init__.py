@@ -102,7 +102,7 @@ Examples:
 """
 
 CT_EPILOG = """\
-Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); FILE:NAME for one dataset of an HDF5 or .npz
+Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo; FILE:NAME for one dataset of an HDF5 or .npz
 file; .npy; .tif; a folder of projections, one TIFF each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array:
 s slices, a angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN, dead bins (flat <= dark)
 and slices without data have no weight and do no harm.
