@@ -441,3 +441,8 @@ def test_memory_does_not_grow_with_the_slices(here):
         peaks.append(int(done.stdout) / 1024 if sys.platform != "darwin" else int(done.stdout) / 2**20)
     assert volume("many.out.h5").shape == (304, 160, 160)
     assert peaks[1] - peaks[0] < 16
+
+
+def test_the_centre_of_tomopy(run):
+    with pytest.warns(UserWarning, match=r"--center 20 is half an element right of the middle, 19.5.*tomopy.*subtract 0.5"):
+        assert run("scan.h5 --out v.npy --spacing 1.5 --slices 1:2 --fbp --center 20", "")[0] == 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pnp_mlpatch.ct import FanBeam, ParallelBeam
+from pnp_mlpatch.ct import FanBeam, ParallelBeam, projection
 from pnp_mlpatch.ct.geometry import as_dict, coordinates, from_dict, rays
 from pnp_mlpatch.ct.projection import SparsePair, Symmetry
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
@@ -242,3 +244,119 @@ def test_filtered_backprojection(name):
     image = blob((128, 128), 47, 77, 70.0) + 0.6 * blob((128, 128), 80, 53, 45.0)
     A = Radon(geometry, backend="sparse" if isinstance(geometry, ParallelBeam) else "astra_cpu", cache=False)
     assert float((A.fbp(A(image[None, None]), window="none")[0, 0] - image).abs().max()) < bound
+
+
+# ---- the cache and the memory
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("indices", lambda v: v + 10**6, "its indices are out of range"),
+        ("indices", lambda v: -v - 1, "its indices are out of range"),
+        ("indices", lambda v: v[:-1], "of other types or sizes"),
+        ("indptr", lambda v: v[:-1], "of other types or sizes"),
+        ("indptr", lambda v: np.where(np.arange(len(v)) == 3, len(v) * 50, v).astype(v.dtype), "rows do not follow each other"),
+        ("data", lambda v: np.where(v > 0, np.nan, v).astype(np.float32), "its values are not finite"),
+        ("data", lambda v: v.astype(np.float64), "of other types or sizes"),
+    ],
+)
+def test_a_forged_matrix_is_built_again(name, change, words, tmp_path, monkeypatch):
+    """With the right key, and numbers with which the product would read beyond its arrays."""
+    monkeypatch.setenv("PNP_MLPATCH_CACHE", str(tmp_path))
+    x = torch.rand(1, 1, 12, 12)
+    first = Radon((12, 12), 7)(x)
+    (path,) = tmp_path.glob("radon-*.npz")
+    with np.load(path) as file:
+        values = dict(file)
+    np.savez(path, **values | {name: change(values[name])})
+    with pytest.warns(UserWarning, match=f"{words}.*built again"):
+        again = Radon((12, 12), 7)
+    assert torch.equal(again(x), first)
+
+
+def test_without_a_home_nothing_is_cached(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("PNP_MLPATCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", nowhere)
+    with pytest.warns(UserWarning, match="no home folder.*Set PNP_MLPATCH_CACHE"):
+        assert Radon((12, 12), 7)(torch.rand(1, 1, 12, 12)).shape == (1, 1, 7, 17)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_of_control_groups(version, tmp_path):
+    base = tmp_path / "memory" if version == 1 else tmp_path
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    (base / "a/b").mkdir(parents=True)
+    for folder, limit, used, cached in (("a", 3 * 2**30, 2 * 2**30, 2**29), ("a/b", "max", 2**30, 0)):
+        for name, value in zip((*names, "memory.stat"), (limit, used, f"anon 5\ninactive_file {cached}"), strict=True):
+            (base / folder / name).write_text(f"{value}\n")
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/a/b\n1:cpu:/x\n" if version == 1 else "0::/a/b\n")
+    assert projection._groups_free(tmp_path, own) == [1.5 * 2**30]
+    assert projection._groups_free(tmp_path, tmp_path / "none") == []
+
+
+def test_memory_of_the_limits_of_the_process():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    used = projection._field_of(Path("/proc/self/status"), "VmData:", 1024)
+    if used is None:
+        pytest.skip("no /proc")
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(used) + 2**28, before[1]))
+        free = projection.available_gib()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert free <= 0.25
+
+
+def test_without_memory_for_the_matrices_auto_projects_without_them(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(projection, "_matrix", full)
+    with pytest.warns(UserWarning, match="there was no memory for the sparse matrices.*'astra_cpu'"):
+        A = Radon((12, 12), 7, cache=False)
+    assert A.backend == "astra_cpu"
+    assert A(torch.rand(1, 1, 12, 12)).shape == (1, 1, 7, 17)
+    with pytest.raises(InputError, match=r"there was no memory .* or use 'astra_cpu'"):
+        Radon((12, 12), 7, backend="sparse", cache=False)
+
+
+# ---- angles
+
+
+@pytest.mark.parametrize("angles", [[0, 4, 8, 12], np.arange(10), torch.tensor([0.0, 10.0, 5.0])])
+def test_whole_numbers_are_degrees(angles):
+    with pytest.raises(InputError, match="they look like degrees, not radians"):
+        ParallelBeam((8, 8), angles)
+    assert float(ParallelBeam((8, 8), angles, degrees=True).theta.max()) < 0.3
+
+
+@pytest.mark.parametrize(("angles", "words"), [([0, 1, 2, 3, 4], "are whole numbers"), (np.arange(0, 12, 0.5), "span 1.83 turns")])
+def test_angles_that_may_be_degrees(angles, words):
+    with pytest.warns(UserWarning, match=f"{words}; are they degrees"):
+        ParallelBeam((8, 8), angles)
+
+
+def test_first_and_last_angle_of_a_turn_in_float32():
+    for theta in (
+        np.linspace(0, 2 * math.pi, 9, dtype=np.float32),
+        torch.deg2rad(torch.linspace(0, 360, 9)),
+        -torch.linspace(0, 2 * math.pi, 9),
+    ):
+        with pytest.warns(UserWarning, match="1 of the 9 angles repeat"):
+            FanBeam((8, 8), theta, **FAN)
+
+
+def test_numbers_of_numpy_are_numbers():
+    made = ParallelBeam((np.int64(8), np.int32(9)), np.int64(5), np.uint16(12), pixel=np.float32(0.5), offset=np.float32(0.25))
+    assert made == ParallelBeam((8, 9), 5, 12, pixel=0.5, offset=0.25)
+    assert from_dict(json.loads(json.dumps(as_dict(made)))) == made
+    assert Radon(made, channels=np.int64(2), cache=False).image_shape == (2, 8, 9)
+    with pytest.raises(InputError, match="detectors must be an integer"):
+        ParallelBeam((8, 9), 5, np.float64(12.0))

@@ -175,7 +175,7 @@ def test_names_of_arrays(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "i4", "<f4", ">f8", "f2"])
 def test_dtypes(dtype, tmp_path):
-    array = COUNTS.astype(dtype)
+    array = (COUNTS / 64 if "f" in dtype else COUNTS).astype(dtype)
     for path in (npy(tmp_path / "a.npy", array), f"{hdf5(tmp_path / 'a.h5', q=array)}:q"):
         assert same(read_scan(path), array)
         assert read_scan(path).kind == ("counts" if array.dtype.kind in "iu" else "line integrals")
@@ -185,8 +185,8 @@ def test_dtypes(dtype, tmp_path):
 
 def test_files_of_a_folder_are_sorted_by_their_numbers(tmp_path):
     for k in range(11):
-        tiff(tmp_path / f"proj_{k}.tif", np.full((3, 4), k, np.float32))
-    assert read_scan(tmp_path).read(0, 3)[:, :, 0].tolist() == [list(range(11))] * 3
+        tiff(tmp_path / f"proj_{k}.tif", np.full((3, 4), k + 0.5, np.float32))
+    assert read_scan(tmp_path).read(0, 3)[:, :, 0].tolist() == [[k + 0.5 for k in range(11)]] * 3
 
 
 def two_detect(path, rows=9):
@@ -418,7 +418,9 @@ def _sparse_npy(path, shape):
 
 def _sparse_exchange(path, shape):
     with h5py.File(path, "w") as file:
-        file.create_dataset("exchange/data", shape, "u2", chunks=(1, 32, shape[2]), fillvalue=3)
+        data = file.create_dataset("exchange/data", shape, "u2", chunks=(1, 64, shape[2]), compression="gzip", compression_opts=1)
+        for k in range(shape[0]):
+            data[k] = 3
     return path
 
 
@@ -850,3 +852,169 @@ def test_hdf5_in_other_files(tmp_path):
     for name, words in refused.items():
         with pytest.raises(FileError, match=words):
             read_scan(f"{inside / 'a.h5'}:{name}")
+
+
+# ---- data that are not there, and fields under other names
+
+
+def _broken_off(path, written, dtype=np.uint16, flat=True):
+    """A Data Exchange file of 12 projections, of which only some were written."""
+    data = np.random.default_rng(3).integers(100, 900, (12, S, 16)).astype(dtype)
+    with h5py.File(path, "w") as file:
+        stored = file.create_dataset("exchange/data", data.shape, dtype, chunks=(1, 3, 16))
+        for k in written:
+            stored[k] = data[k]
+        file["exchange/theta"] = np.arange(12) * 15.0
+        if flat:
+            file["exchange/data_white"] = np.full((2, S, 16), 1000.0)
+    return data
+
+
+@pytest.mark.parametrize("layout", ["asd", "sad"])
+def test_chunks_that_were_never_written_are_missing(layout, tmp_path):
+    data = _broken_off(tmp_path / "a.h5", [k for k in range(12) if k not in (4, 5, 11)])
+    name = "a.h5"
+    if layout == "sad":  # the same in another order of the axes, chunks cut by the slab
+        name = "b.h5:q"
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            stored = file.create_dataset("q", (S, 12, 16), np.uint16, chunks=(3, 1, 16))
+            for k in (0, 1, 2, 3, 6, 7, 8, 9, 10):
+                stored[:, k] = data[k]
+    with pytest.warns(UserWarning, match="25% of it was never written.*no weight"):
+        scan = read_scan(tmp_path / name, layout=layout, flat=1000.0)
+    q = scan.read(1, 4)
+    assert torch.isnan(q).all(-1).any(0).nonzero().flatten().tolist() == [4, 5, 11]
+    assert torch.equal(q[:, 6], torch.from_numpy(data[6, 1:4].astype(np.float32)))
+
+
+def test_what_is_mostly_missing_is_refused(tmp_path):
+    _broken_off(tmp_path / "a.h5", range(5))
+    with pytest.raises(FileError, match=r"58% of it was never written.* at 5 \.\.\. 11 of the first axis"):
+        read_scan(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("exchange/data", (12, S, 16), np.uint16)  # contiguous, and nothing in it
+    with pytest.raises(FileError, match="100% of it was never written"):
+        read_scan(tmp_path / "b.h5")
+
+
+def test_angles_and_flats_that_were_never_written(tmp_path):
+    _broken_off(tmp_path / "a.h5", range(12), flat=False)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        white = file.create_dataset("exchange/data_white", (4, S, 16), np.uint16, chunks=(1, S, 16))
+        white[:3] = 800
+    with pytest.warns(UserWarning, match="25% of it was never written"):
+        assert torch.equal(read_scan(tmp_path / "a.h5").flat, torch.full((S, 16), 800.0))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["exchange/theta"]
+        file.create_dataset("exchange/theta", (12,), np.float64)
+    with pytest.raises(FileError, match="exchange/theta was not written"):
+        read_scan(tmp_path / "a.h5")
+
+
+def test_virtual_datasets(tmp_path):
+    data = _broken_off(tmp_path / "whole.h5", range(12))
+    layout = h5py.VirtualLayout(data.shape, data.dtype)
+    for k in range(3):
+        hdf5(tmp_path / f"part{k}.h5", q=data[4 * k : 4 * k + 4])
+        layout[4 * k : 4 * k + 4] = h5py.VirtualSource(f"part{k}.h5", "q", (4, S, 16))
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_virtual_dataset("exchange/data", layout)
+        file["exchange/data_white"] = np.full((2, S, 16), 1000.0)
+    assert torch.equal(read_scan(tmp_path / "v.h5").read(0, S), torch.from_numpy(data.transpose(1, 0, 2).astype(np.float32)))
+    (tmp_path / "part1.h5").unlink()
+    with pytest.warns(UserWarning, match=r"33% of it was never written or its source is gone, at 4 \.\.\. 7"):
+        scan = read_scan(tmp_path / "v.h5")
+    assert torch.isnan(scan.read(0, 2)).all(-1).all(0).nonzero().flatten().tolist() == [4, 5, 6, 7]
+    (tmp_path / "part2.h5").unlink()
+    with pytest.raises(FileError, match="67% of it"):
+        read_scan(tmp_path / "v.h5")
+
+
+def test_a_source_with_chunks_that_were_never_written(tmp_path):
+    data = _broken_off(tmp_path / "raw.h5", range(10))
+    layout = h5py.VirtualLayout(data.shape, data.dtype)
+    layout[:] = h5py.VirtualSource("raw.h5", "exchange/data", data.shape)
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_virtual_dataset("q", layout)
+    with pytest.warns(UserWarning, match=r"17% of it .* at 10, 11|17% of it .* at 10 \.\.\. 11"):
+        read_scan(tmp_path / "v.h5:q")
+
+
+def test_projections_of_counts_that_are_one_number(tmp_path):
+    data = np.random.default_rng(3).integers(100, 900, (2, 12, 16)).astype(np.uint16)
+    data[:, 3] = 0  # a black frame
+    with pytest.warns(UserWarning, match="the projections 3 are the same number in every ray"):
+        q = read_scan(npy(tmp_path / "q.npy", data)).read(0, 2)
+    assert torch.isnan(q).all(-1)[0].nonzero().flatten().tolist() == [3]
+    data[0], data[1, 3] = 0, data[1, 4]
+    assert not torch.isnan(read_scan(npy(tmp_path / "q.npy", data)).read(0, 2)).any()  # a slice without anything, whole
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        (("data_white_pre", "data_white_post", "data_dark"), ("ffd")),
+        (("data_flat", "dark_field"), "fd"),
+        (("flats", "darks"), "fd"),
+        (("white_field", "data_dark_pre"), "fd"),
+    ],
+)
+def test_fields_under_neighbouring_names(names, kinds, tmp_path):
+    path = exchange(tmp_path / "scan.h5", data=COUNTS.astype(np.float32))
+    values = {"f": [], "d": []}
+    with h5py.File(path, "a") as file:
+        for k, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+            frames = RNG.random((k + 1, S, D)).astype(np.float32) + (900 if kind == "f" else 10)
+            file["exchange"][name] = frames
+            values[kind].append(frames)
+        file["exchange/white_current"] = np.ones(3)
+    with pytest.warns(UserWarning, match="white_current .* is not used as flat"):
+        scan = read_scan(path)
+    assert scan.kind == "counts"
+    torch.testing.assert_close(scan.flat, torch.from_numpy(np.concatenate(values["f"]).mean(0)))
+    torch.testing.assert_close(scan.dark, torch.from_numpy(np.concatenate(values["d"]).mean(0)))
+
+
+def test_nxtomo(tmp_path):
+    """Flats and darks within the stack, told apart by image_key; frames of key 3 are dropped, with their angles."""
+    keys = np.array([1, 1, *[0] * A, 3, 2, 2])
+    frames = RNG.random((len(keys), S, D)).astype(np.float32) * 100
+    theta = np.zeros(len(keys))
+    theta[keys == 0] = DEGREES
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        file["entry/data/data"] = frames
+        file["entry/instrument/detector/image_key"] = keys
+        file["entry/sample/rotation_angle"] = theta
+        file["other/image_key"] = np.zeros(len(keys), int)
+    scan = read_scan(tmp_path / "a.nxs:entry/data/data")
+    assert same(scan, frames[keys == 0].transpose(1, 0, 2))
+    assert (scan.kind, scan.meta["format"], scan.meta["layout"]) == ("counts", "NXtomo", "asd")
+    torch.testing.assert_close(scan.angles, torch.deg2rad(torch.from_numpy(DEGREES)))
+    torch.testing.assert_close(scan.flat, torch.from_numpy(frames[keys == 1].mean(0)))
+    torch.testing.assert_close(scan.dark, torch.from_numpy(frames[keys == 2].mean(0)))
+    for given in (theta, DEGREES):
+        torch.testing.assert_close(read_scan(tmp_path / "a.nxs:entry/data/data", angles=given, degrees=True).angles, scan.angles)
+    with pytest.raises(InputError, match="the layout begins with 'a', got 'sad'"):
+        read_scan(tmp_path / "a.nxs:entry/data/data", layout="sad")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (COUNTS.astype(np.float32), "line integrals are above 20, up to .*If they are counts, say kind='counts'.*--blank I0"),
+        (RNG.poisson(6.0, (S, A, D)).astype(np.float32), "all of them are whole numbers, up to"),
+    ],
+)
+def test_counts_are_not_taken_for_line_integrals(data, words, tmp_path):
+    path = npy(tmp_path / "q.npy", data)
+    with pytest.raises(InputError, match=words):
+        read_scan(path).read(0, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_scan(path, kind="line integrals").read(0, 2)  # the user knows
+    assert read_scan(npy(tmp_path / "air.npy", np.zeros((S, A, D)))).read(0, 2).shape == (2, A, D)
+
+
+def test_units_of_theta_as_an_array(tmp_path):
+    path = exchange(tmp_path / "scan.h5", theta=np.deg2rad(DEGREES), units=np.array([b"radians"]))
+    torch.testing.assert_close(read_scan(path).angles, torch.deg2rad(torch.from_numpy(DEGREES)))

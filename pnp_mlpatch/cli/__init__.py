@@ -102,7 +102,7 @@ Examples:
 """
 
 CT_EPILOG = """\
-Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); FILE:NAME for one dataset of an HDF5 or .npz
+Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo; FILE:NAME for one dataset of an HDF5 or .npz
 file; .npy; .tif; a folder of projections, one TIFF each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array:
 s slices, a angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN, dead bins (flat <= dark)
 and slices without data have no weight and do no harm.
@@ -258,7 +258,10 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--pixel", type=float, metavar="LENGTH", help="side of a pixel (default: a detector element, seen at the centre)")
     group.add_argument("--spacing", type=float, metavar="LENGTH", help="width of a detector element (default: a pixel, magnified)")
     group.add_argument(
-        "--center", type=float, metavar="INDEX", help="detector index of the centre of rotation, may be a fraction (default: middle)"
+        "--center",
+        type=float,
+        metavar="INDEX",
+        help="detector index of the centre of rotation, may be a fraction (default: middle, (D - 1) / 2; tomopy's D / 2 less 0.5)",
     )
     group.add_argument("--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector")
     group.add_argument("--source-origin", type=float, metavar="LENGTH", help="from the source to the centre of rotation")

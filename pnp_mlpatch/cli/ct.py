@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from pnp_mlpatch.cli.common import blame, prepare
 from pnp_mlpatch.cli.solve import make, parse_set, plain
+from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scans import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
@@ -171,9 +173,17 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             raise InputError(
                 f"--center {args.center:g} lies off the detector, whose elements are 0 ... {detectors - 1}; its middle is {(detectors - 1) / 2:g}."
             )
+        if args.center == detectors / 2:
+            warnings.warn(
+                f"--center {args.center:g} is half an element right of the middle, {(detectors - 1) / 2:g}: elements are counted from 0 and INDEX "
+                "is the middle of one. If it is the default of tomopy, which counts from the edge (D / 2), subtract 0.5.",
+                stacklevel=2,
+            )
         offset = ((detectors - 1) / 2 - args.center) * spacing
     if args.shape is None:
         half = detectors * spacing / 2
+        if whole_turn(scan.angles):  # then each side of the detector sees all around the axis
+            half += abs(offset or 0.0)
         if beam != "parallel":
             gamma = math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
             half = lengths["source_origin"] * math.sin(gamma)

@@ -20,6 +20,7 @@ projected to the detector element (D - 1) / 2 - offset / spacing. Sinograms are 
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Angles = int | Sequence[float] | Tensor
+SAME = 1e-6  # angles in radians nearer than twice this are one: float32 has 5e-7 at a turn
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class ParallelBeam:
     number covers the diagonal of the image. ``offset`` shifts the detector along itself, in the unit of ``pixel``: a centre of rotation
     at the detector element c is ``offset = ((detectors - 1) / 2 - c) * spacing``.
 
-    Raises :class:`InputError` for values that cannot be, among them angles beyond 4 pi radians; warns of angles that repeat.
+    Raises :class:`InputError` for values that cannot be, among them angles beyond 4 pi radians, and
+    whole numbers beyond 2 pi, which are degrees; warns of angles that repeat, that are whole numbers, or that go on after a turn.
     """
 
     shape: tuple[int, int]
@@ -223,20 +226,31 @@ def _settle(geometry: Geometry, degrees: bool, turn: float) -> None:
         _set(geometry, name, float(value))
     if not finite_number(geometry.offset):
         raise InputError(f"{who}: offset must be a finite number, in the unit of pixel, got {geometry.offset!r}.")
+    for name in ("offset", "source_origin", "origin_detector"):  # of NumPy, too, plain numbers for JSON
+        if hasattr(geometry, name):
+            _set(geometry, name, float(getattr(geometry, name)))
+    if _whole(geometry.detectors):
+        _set(geometry, "detectors", int(geometry.detectors or 0))
     _set(geometry, "angles", tuple(_angles(geometry.angles, degrees, turn, who).tolist()))
 
 
 def _two(shape: Sequence[int], who: str) -> tuple[int, int]:
-    if not isinstance(shape, Sequence) or len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+    if not isinstance(shape, Sequence) or len(shape) != 2 or any(not _whole(n) or n < 1 for n in shape):
         raise InputError(f"{who}: shape must be (H, W), two integers >= 1, got {shape!r}.")
-    return shape[0], shape[1]
+    return int(shape[0]), int(shape[1])
+
+
+def _whole(value: Any) -> bool:
+    """Whether ``value`` is an integer, of Python or of NumPy; a bool is not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
-    if isinstance(angles, int) and not isinstance(angles, bool):
-        if angles < 1:
-            raise InputError(f"{who}: the number of angles must be >= 1, got {angles}.")
-        return torch.arange(angles, dtype=torch.float64) * (turn / angles)
+    if isinstance(angles, numbers.Integral) and not isinstance(angles, bool):
+        count = int(angles)
+        if count < 1:
+            raise InputError(f"{who}: the number of angles must be >= 1, got {count}.")
+        return torch.arange(count, dtype=torch.float64) * (turn / count)
     if isinstance(angles, Tensor) and angles.is_complex():
         raise InputTypeError(f"{who}: angles must be real, in radians.")
     try:
@@ -254,12 +268,10 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
                 f"{who}: {len(theta)} angles span only {span:.4g} degrees; are they radians? Then leave out degrees=True.", stacklevel=5
             )
         theta = torch.deg2rad(theta)
-    elif float(theta.abs().max()) > 4 * math.pi + 1e-9:
-        raise InputError(
-            f"{who}: angles reach {float(theta.abs().max()):.4g}, which cannot be radians. Convert degrees with math.radians, or say degrees=True."
-        )
-    turns = torch.remainder(theta + 1e-9, 2 * math.pi).sort().values
-    repeated = int((turns.diff() < 2e-9).sum())
+    else:
+        _look_at_radians(theta, who)
+    turns = torch.remainder(theta + SAME, 2 * math.pi).sort().values
+    repeated = int((turns.diff() < 2 * SAME).sum())
     if repeated:
         warnings.warn(
             f"{who}: {repeated} of the {len(theta)} angles repeat (modulo a turn); each counts as data of its own. Drop those that were not measured.",
@@ -268,9 +280,23 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
     return theta
 
 
+def _look_at_radians(theta: Tensor, who: str) -> None:
+    """Raise where the angles cannot be radians; warn where they are more likely degrees."""
+    reach, span = float(theta.abs().max()), float(theta.max() - theta.min())
+    advice = "Convert degrees with math.radians, or say degrees=True (on the command line --degrees)."
+    whole = len(theta) > 2 and bool((theta == theta.round()).all())
+    if reach > 4 * math.pi + 1e-9:
+        raise InputError(f"{who}: angles reach {reach:.4g}, which cannot be radians. {advice}")
+    if whole and reach > 2 * math.pi:
+        raise InputError(f"{who}: angles are whole numbers up to {reach:.4g}; they look like degrees, not radians. {advice}")
+    if (whole and reach > 2) or span > 2 * math.pi + 1e-3:
+        seen = "are whole numbers" if whole else f"span {span / 2 / math.pi:.3g} turns"
+        warnings.warn(f"{who}: angles in radians {seen}; are they degrees? {advice}", stacklevel=6)
+
+
 def _check_detector(geometry: Geometry) -> None:
     who, count = type(geometry).__name__, geometry.detectors
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not _whole(count) or count < 1:
         raise InputError(f"{who}: detectors must be an integer >= 1, got {count!r}.")
     half = count * float(geometry.spacing or 0) / 2
     if abs(geometry.offset) >= half:

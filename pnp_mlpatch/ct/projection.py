@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, rays, sizes
-from pnp_mlpatch.errors import InputError, MissingPackage, require
+from pnp_mlpatch.errors import FileError, InputError, MissingPackage, require
 from pnp_mlpatch.weights import write_whole
 
 BACKENDS = ("auto", "sparse", "astra_cpu", "astra_cuda")
@@ -60,13 +60,17 @@ def choose(
     size = matrix_gib(geometry, projector, len(symmetry.base))
     limit = min(4.0, available_gib() / 2) if memory is None else memory
     what = "half of the memory that is free" if memory is None else f"memory={memory:g}"
-    if size <= limit:
-        return SparsePair(geometry, projector, symmetry, cache), f"the two matrices take about {size:.2g} GiB, {what} allows {limit:.2g}"
-    if backend == "sparse":
-        raise InputError(
-            f"Radon: the sparse matrices need about {size:.2g} GiB, {what} allows {limit:.2g}. Raise memory, or use 'astra_cpu'."
-        )
     why = f"the sparse matrices would take about {size:.2g} GiB, {what} allows {limit:.2g}"
+    if size <= limit:
+        try:
+            pair = SparsePair(geometry, projector, symmetry, cache)
+            return pair, f"the two matrices take about {size:.2g} GiB, {what} allows {limit:.2g}"
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "alloc" not in str(error):
+                raise
+            why = f"there was no memory for the sparse matrices, about {size:.2g} GiB"
+    if backend == "sparse":
+        raise InputError(f"Radon: {why}. Raise memory, or use 'astra_cpu'.")
     warnings.warn(
         f"Radon: {why}; the projections run by 'astra_cpu', several times slower. Raise memory where there is enough.", stacklevel=4
     )
@@ -96,18 +100,79 @@ def matrix_gib(geometry: Geometry, projector: str, angles: int) -> float:
 
 
 def available_gib() -> float:
-    """The memory that is free for new programs, by /proc/meminfo; 8 GiB where that is not known."""
+    """The memory that this process may still take: of the machine, of its control groups, of its own limits; 8 GiB where none is known."""
+    known = [value for value in (_machine_free(), *_groups_free(), *_limits_free()) if value is not None]
+    return max(0.0, min(known)) / GIB if known else 8.0
+
+
+def _machine_free() -> float | None:
+    return _field_of(Path("/proc/meminfo"), "MemAvailable:", 1024)
+
+
+def _groups_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """What the control groups of this process (version 1 or 2) and those above them leave; the page cache that they can drop is free."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
-    except (OSError, StopIteration, ValueError):
-        return 8.0
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return []
+    free = []
+    for _, controllers, place in (line for line in lines if len(line) == 3):
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        folder = base / place.strip("/")
+        for group in (*[folder, *folder.parents][: len(Path(place).parts)], base):
+            limit, used = (_number_in(group / name) for name in names)
+            if limit is not None and used is not None:
+                cached = _field_of(group / "memory.stat", "inactive_file", 1) or 0.0
+                free.append(limit - used + min(cached, used))
+    return free
+
+
+def _limits_free() -> list[float]:
+    """What ``ulimit -v`` and ``ulimit -d`` leave."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return []
+    limits = {"VmSize:": resource.RLIMIT_AS, "VmData:": resource.RLIMIT_DATA}
+    free = []
+    for name, limit in limits.items():
+        soft, used = resource.getrlimit(limit)[0], _field_of(Path("/proc/self/status"), name, 1024)
+        if soft != resource.RLIM_INFINITY:
+            free.append(soft - (used or 0.0))
+    return free
+
+
+def _number_in(path: Path) -> float | None:
+    try:
+        return float(path.read_text(encoding="utf-8"))  # "max", no limit, is none
+    except (OSError, ValueError):
+        return None
+
+
+def _field_of(path: Path, name: str, unit: int) -> float | None:
+    """The number behind a name, in bytes."""
+    try:
+        lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+        return next(float(words[1]) * unit for words in lines if words[:1] == [name])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
 
 
 def cache_directory() -> Path:
-    """Where matrices are cached: $PNP_MLPATCH_CACHE, else pnp_mlpatch in the user's cache folder."""
+    """Where matrices are cached: $PNP_MLPATCH_CACHE, else pnp_mlpatch in the user's cache folder.
+
+    Raises :class:`FileError` where neither is known: a user without HOME.
+    """
     folder = os.environ.get("PNP_MLPATCH_CACHE")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnp_mlpatch"
+    if folder:
+        return Path(folder)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnp_mlpatch"
+    except RuntimeError as error:
+        raise FileError("Radon: there is no home folder, so nowhere to cache matrices. Set PNP_MLPATCH_CACHE, or cache=False.") from error
 
 
 # ---- ASTRA
@@ -340,17 +405,15 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
     if isinstance(geometry, FanBeam):
         lengths += [geometry.source_origin / geometry.pixel, geometry.origin_detector / geometry.pixel, geometry.arc]
     key = repr((VERSION, astra.__version__, geometry.shape, lengths, list(theta), geometry.detectors, projector))
-    path = cache_directory() / f"radon-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    shape = (len(theta) * count, math.prod(geometry.shape))
-    if cache and path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                if str(file["key"]) != key:
-                    raise ValueError("it is of another version or geometry")
-                return sparse.csr_matrix((file["data"], file["indices"], file["indptr"]), shape=shape)
-        except Exception as error:  # numpy and zipfile raise many kinds
-            reason = error if isinstance(error, ValueError) else type(error).__name__
-            warnings.warn(f"Radon: the cached matrix {path} cannot be read ({reason}); it is built again.", stacklevel=6)
+    name, shape = f"radon-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz", (len(theta) * count, math.prod(geometry.shape))
+    path = None
+    try:
+        path = cache_directory() / name if cache else None
+        if path is not None and path.exists():
+            return _cached(path, key, shape)
+    except Exception as error:  # numpy and zipfile raise many kinds
+        reason = error if isinstance(error, (ValueError, FileError)) else type(error).__name__
+        warnings.warn(f"Radon: the cached matrix {path or ''} cannot be read ({reason}); it is built again.", stacklevel=6)
     parts, step = [], max(1, round(2**22 / max(1, math.prod(geometry.shape))))
     quiet = True if len(theta) * math.prod(geometry.shape) < 2**22 else None
     with tqdm(total=len(theta), desc="Radon matrix", unit="angle", disable=quiet, leave=False) as bar:
@@ -363,7 +426,7 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
                     astra.matrix.delete(number)
             bar.update(len(theta[start : start + step]))
     matrix = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
-    if cache:
+    if path is not None:
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
@@ -374,6 +437,26 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
         except OSError as error:
             warnings.warn(f"Radon: the matrix could not be cached in {path.parent} ({error}).", stacklevel=6)
     return matrix
+
+
+def _cached(path: Path, key: str, shape: tuple[int, int]) -> Any:
+    """The matrix of a file of the cache; raise ValueError unless it is one: products do not look at indices and would read anywhere."""
+    sparse = require("scipy.sparse", "The sparse backend of 'radon'")
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) != key:
+            raise ValueError("it is of another version or geometry")
+        data, indices, rows = file["data"], file["indices"], file["indptr"]
+    kinds = data.dtype == np.float32 and indices.dtype in (np.int32, np.int64) and rows.dtype == indices.dtype
+    sizes_fit = data.ndim == indices.ndim == rows.ndim == 1 and len(data) == len(indices) and len(rows) == shape[0] + 1
+    if not kinds or not sizes_fit:
+        raise ValueError("its arrays are of other types or sizes")
+    if rows[0] != 0 or rows[-1] != len(data) or bool((np.diff(rows) < 0).any()):
+        raise ValueError("its rows do not follow each other")
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= shape[1]):
+        raise ValueError("its indices are out of range")
+    if not np.isfinite(data).all():
+        raise ValueError("its values are not finite")
+    return sparse.csr_matrix((data, indices, rows), shape=shape)
 
 
 __all__ = ["BACKENDS", "PROJECTORS", "AstraPair", "SparsePair", "Symmetry", "cache_directory", "check_projector", "choose"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 import struct
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch.ct.geometry import SAME
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
 from pnp_mlpatch.imageio import read_array, tiff_kind
 from pnp_mlpatch.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
@@ -27,6 +29,7 @@ COUNTS, INTEGRALS = "counts", "line integrals"
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
 TIFF = (".tif", ".tiff")
 BIG = 2**32  # bytes from which on a TIFF file needs 64-bit offsets
+MOST = 20  # line integrals of any body are less: exp(-20) is one photon in 5e8
 AXES = {"a": "angles", "s": "slices", "d": "detectors"}
 Field = Tensor | np.ndarray | float | str | PathLike[str]
 Angles = Tensor | np.ndarray | Sequence[float] | str | PathLike[str]
@@ -48,18 +51,27 @@ class Scan:
     dark: Tensor | None = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
     slab: Callable[[int, int], np.ndarray] = field(repr=False)
+    sure: bool = field(default=True, repr=False)  # whether ``kind`` was given, not guessed
 
     def read(self, start: int, stop: int) -> Tensor:
         """The slices start ... stop - 1, (stop - start, angles, detectors) float32; no more than these are kept in memory.
 
-        Raises :class:`InputError` for slices that the scan does not have, :class:`FileError` where the file is damaged.
+        NaN stands for what was not measured: chunks of an HDF5 file that were never written, and projections of counts that are the same
+        number in every ray; they are warned of. Raises :class:`InputError` for slices that the scan does not have and for line
+        integrals that look like counts (above 20, or whole numbers; a warning if ``kind`` was given), :class:`FileError`
+        where the file is damaged.
         """
         for value in (start, stop):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise InputTypeError(f"{self.path}: start and stop must be integers, got {value!r}.")
         if not 0 <= start < stop <= self.shape[0]:
             raise InputError(f"{self.path}: expected 0 <= start < stop <= {self.shape[0]}, the number of slices, got {start} and {stop}.")
-        return torch.from_numpy(np.array(self.slab(start, stop), dtype=np.float32, order="C"))
+        values = np.array(self.slab(start, stop), dtype=np.float32, order="C")
+        if self.kind == INTEGRALS:
+            _look_at_integrals(values, self.path, sure=self.sure)
+        else:
+            _drop_dead_projections(values, self.path)
+        return torch.from_numpy(values)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class _Found:
     flat: np.ndarray | None = None
     dark: np.ndarray | None = None
     closed: bool = False  # the last angle repeats the first
+    kept: np.ndarray | None = None  # of the frames of an NXtomo file those that are projections
 
 
 def read_scan(
@@ -102,6 +115,7 @@ def read_scan(
     ``path``                      what it holds                                                                       layout
     ============================  ==================================================================================  =======
     ``scan.h5``                   Data Exchange (De Carlo et al. 2014): /exchange/data, data_white, data_dark, theta  asd
+    ``scan.nxs:NAME``             NXtomo: image_key tells projections, flats and darks apart; rotation_angle          asd
     ``scan.h5:NAME``              one dataset, also by ``dataset="NAME"``; LoDoPaB (Leuschner et al. 2021): "data"    sad
     ``scan.npy, scan.npz:NAME``   one array; only an .npz is read as a whole                                          sad
     ``scan.tif``                  one sinogram, or pages, one sinogram each                                           sad
@@ -115,10 +129,13 @@ def read_scan(
     attribute ``units`` says, else degrees. ``flat`` and ``dark`` replace those of the file: a number, (detectors,),
     (slices, detectors), (frames, slices, detectors), or a file of one of these.
 
+    In HDF5 the open beam and the dark field are also found under neighbouring names (data_white_pre, data_flat, flats, dark_field).
+    Chunks that were never written, and parts of a virtual dataset whose source is gone, are read as NaN, with a warning.
+
     Of 2DeteCT it is assumed that the rows of sinogram.tif are angles, equally spaced from 0 to 360 degrees, of which the last repeats
     the first and is dropped (3601 x 1912 becomes 3600 x 1912), and that the two flats count equally; detectors are not flipped.
 
-    Raises :class:`FileError` for a file that is missing, damaged or has no such dataset, :class:`InputError` for shapes, layouts,
+    Raises :class:`FileError` for a file that is missing, damaged, has no such dataset or holds less than half of it, :class:`InputError` for shapes, layouts,
     angles and fields that do not fit, :class:`MissingPackage` without h5py or Pillow. Warns of angles that repeat, go back and forth or
     seem to have another unit.
     """
@@ -129,12 +146,15 @@ def read_scan(
     path, name = _split(path, dataset)
     found = _open(path, name)
     order = _layout(layout, found, path)
+    if found.kept is not None and not order.startswith("a"):
+        raise InputError(f"{path}: image_key tells the frames of the first axis apart, so the layout begins with 'a', got '{order}'.")
     theta = _given_angles(angles, degrees, found, path)
     slices, count, detectors = shape = _shape(found.data.shape, order, theta, path)
     if found.closed:
         shape = (slices, count := count - 1, detectors)
     radians = None if theta is None else _radians(*theta, count, path)
     flat, dark = found.flat if flat is None else flat, found.dark if dark is None else dark
+    sure = kind is not None
     if kind is None:
         kind = COUNTS if flat is not None or found.data.dtype.kind in "iu" else INTEGRALS
 
@@ -149,7 +169,53 @@ def read_scan(
     if theta is not None:
         meta |= {"angles": meta.get("angles", "computed") if angles is None else "given", "units": "degrees" if theta[1] else "radians"}
     open_beam, closed_beam = (_field(value, slices, detectors, what, path) for value, what in ((flat, "flat"), (dark, "dark")))
-    return Scan(path, kind, shape, radians, open_beam, closed_beam, meta, slab)
+    return Scan(path, kind, shape, radians, open_beam, closed_beam, meta, slab, sure)
+
+
+def _look_at_integrals(values: np.ndarray, path: Path, *, sure: bool) -> None:
+    """Raise where line integrals look like counts; warn if the user says that they are none."""
+    known = values[np.isfinite(values)]
+    beyond, top = int((known > MOST).sum()), float(known.max(initial=0.0))
+    if beyond:
+        seen = f"{beyond} of {values.size} line integrals are above {MOST}, up to {top:.4g}: no body lets through so little, exp(-{MOST})"
+    elif top >= 2 and bool((known == np.round(known)).all()):
+        seen = f"all of them are whole numbers, up to {top:.4g}"
+    else:
+        return
+    advice = (
+        "If they are counts, say kind='counts' and give the open beam (on the command line --kind counts --blank I0); if the file "
+        "holds it under a name of its own, give that; if single rays are broken, set them to NaN"
+    )
+    if not sure:
+        raise InputError(f"{path}: {seen}. {advice}; if they are line integrals, say kind='{INTEGRALS}'.")
+    if beyond:
+        warnings.warn(f"{path}: {seen}. {advice}.", stacklevel=3)
+
+
+def _drop_dead_projections(values: np.ndarray, path: Path) -> None:
+    """Projections (of counts) that are one number in every ray, where others are not, become NaN, with a warning."""
+    if values.shape[2] < 8:
+        return
+    dead = (values == values[..., :1]).all(-1)
+    dead[dead.all(-1)] = False  # a slice in which nothing was measured
+    if dead.any():
+        values[dead] = np.nan
+        warnings.warn(
+            f"{path}: the projections {_ranges(np.flatnonzero(dead.any(0)))} are the same number in every ray; they get no weight.",
+            stacklevel=3,
+        )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """1, 2, 3, 7 -> "1 ... 3, 7", at most eight ranges of them."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = int(number)
+        else:
+            runs.append([int(number), int(number)])
+    shown = [str(a) if a == b else f"{a} ... {b}" for a, b in runs[:8]]
+    return ", ".join(shown) + (", ..." if len(runs) > 8 else "")
 
 
 def _split(path: str | PathLike[str], dataset: str | None) -> tuple[Path, str]:
@@ -209,26 +275,190 @@ def _open_hdf5(path: Path, name: str) -> _Found:
             held = _datasets(file, h5py)
             problem = f"no dataset '{name}'" if name else "no dataset /exchange/data, so it is not a Data Exchange file"
             raise FileError(f"{path}: {problem}. It holds: {', '.join(held) or 'no datasets'}. Name one: '{path}:NAME'.")
-        data = _Stored(found.shape or (), found.dtype, lambda axis, start, stop: _hdf5_part(path, key, axis, start, stop))
-        meta: dict[str, Any] = {"format": "HDF5", "dataset": key}
-        if key != "exchange/data":
-            return _Found(data, "sad", meta)
-        meta["format"] = "Data Exchange"
-        theta, degrees = None, True
-        stored = file.get("exchange/theta")
-        if isinstance(stored, h5py.Dataset):
-            theta, units = np.asarray(stored[()]), stored.attrs.get("units", "degrees")
-            units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-            degrees = not units.strip().lower().startswith("rad")
-            meta |= {"angles": "exchange/theta"}
-        fields = {}
-        for kind, key_ in (("flat", "exchange/data_white"), ("dark", "exchange/data_dark")):
-            stored = file.get(key_)
-            if isinstance(stored, h5py.Dataset):
-                frames = stored if stored.ndim == 3 else stored[()][None]
-                fields[kind] = _mean((frames[k] for k in range(len(frames))), path, key_)
-                meta |= {kind: key_, f"{kind}_frames": len(frames)}
-        return _Found(data, "asd", meta, theta, degrees, fields.get("flat"), fields.get("dark"))
+        group = found.parent
+        data = _hdf5_stored(path, key, found)
+        keys = _image_key(file, found, h5py)
+        meta: dict[str, Any] = {"format": "Data Exchange" if key == "exchange/data" else "HDF5", "dataset": key}
+        fields: dict[str, np.ndarray] = {}
+        kept = None
+        if keys is not None:
+            meta |= {"format": "NXtomo", "image_key": keys.name.strip("/")}
+            kept, fields = _by_image_key(np.asarray(keys[()]).reshape(-1), data, path, meta)
+            data = _selected(data, np.flatnonzero(kept))
+        theta, degrees = _hdf5_angles(file, group, key, found.shape, h5py, meta, path)
+        if kept is not None and theta is not None and theta.size == kept.size:
+            theta = theta.reshape(-1)[kept]
+        layout = "asd" if kept is not None or key == "exchange/data" else "sad"
+        fields = _hdf5_fields(group, key.split("/")[-1], h5py, data.shape, layout, meta, path) | fields
+        return _Found(data, layout, meta, theta, degrees, fields.get("flat"), fields.get("dark"), kept=kept)
+
+
+def _hdf5_stored(path: Path, key: str, dataset: Any) -> _Stored:
+    """A dataset; blocks of it that were never written are read as NaN. Raise where these are most of it, warn where there are any."""
+    shape, gaps = dataset.shape or (), _hdf5_gaps(dataset, path)
+    stored = _Stored(shape, dataset.dtype, lambda axis, start, stop: _hdf5_part(path, key, axis, start, stop, gaps))
+    if not gaps:
+        return stored
+    lost = sum(math.prod(stop - start for start, stop in gap) for gap in gaps) / max(1, math.prod(shape))
+    places = sorted({k for gap in gaps for k in range(*gap[0])}) if shape else []
+    what = f"{path}: /{key}, {shape}: {lost:.0%} of it was never written or its source is gone, at {_ranges(places)} of the first axis"
+    if lost > 0.5:
+        raise FileError(f"{what}. Copy the whole file with the files that it refers to, or name another dataset.")
+    warnings.warn(f"{what}; it gets no weight. Did the acquisition break off?", stacklevel=5)
+    return stored
+
+
+Block = tuple[tuple[int, int], ...]  # (start, stop) along each axis
+
+
+def _hdf5_gaps(dataset: Any, path: Path) -> list[Block]:
+    """The blocks of a dataset that hold no data: chunks that were never written, parts of a virtual dataset whose source is gone."""
+    shape = dataset.shape or ()
+    whole: Block = tuple((0, n) for n in shape)
+    if not shape or 0 in shape:
+        return []
+    if dataset.is_virtual:
+        return [gap for source in dataset.virtual_sources() for gap in _source_gaps(source, path)]
+    if dataset.chunks is None:
+        stored = dataset.id.get_storage_size() > 0 or dataset.id.get_create_plist().get_layout() == 0 or dataset.external
+        return [] if stored else [whole]
+    counts = [math.ceil(n / chunk) for n, chunk in zip(shape, dataset.chunks, strict=True)]
+    if dataset.id.get_num_chunks() >= math.prod(counts):
+        return []
+    written = np.zeros(counts, dtype=bool)
+
+    def note(info: Any) -> None:
+        written[tuple(start // chunk for start, chunk in zip(info.chunk_offset, dataset.chunks, strict=True))] = True
+
+    if hasattr(dataset.id, "chunk_iter"):
+        dataset.id.chunk_iter(note)
+    else:  # an HDF5 before 1.12.3
+        for k in range(dataset.id.get_num_chunks()):
+            note(dataset.id.get_chunk_info(k))
+    return [
+        tuple((int(k) * c, min((int(k) + 1) * c, n)) for k, c, n in zip(place, dataset.chunks, shape, strict=True))
+        for place in np.argwhere(~written)
+    ]
+
+
+def _source_gaps(source: Any, path: Path) -> list[Block]:
+    """The part of a virtual dataset that a source stands for, where the source is gone or was not written."""
+    h5py = require("h5py", "Reading an HDF5 file")
+    first, last = source.vspace.get_select_bounds()
+    block: Block = tuple((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    if "%b" in source.file_name:  # numbered files, which HDF5 itself counts
+        return []
+    file = path if source.file_name == "." else path.parent / source.file_name
+    try:
+        with h5py.File(file, "r") as held:
+            dataset = held.get(source.dset_name)
+            if isinstance(dataset, h5py.Dataset):
+                gaps = _hdf5_gaps(dataset, file)
+                same = dataset.shape == tuple(stop - start for start, stop in block)
+                if not same:
+                    return [block] if gaps else []
+                return [tuple((a + x, a + y) for (a, _), (x, y) in zip(block, gap, strict=True)) for gap in gaps]
+    except OSError:
+        pass
+    return [block]
+
+
+FLATS, DARKS = re.compile(r"white|flat|bright|blank|open_?beam"), re.compile(r"dark")
+
+
+def _hdf5_fields(
+    group: Any, own: str, h5py: Any, shape: tuple[int, ...], layout: str, meta: dict[str, Any], path: Path
+) -> dict[str, np.ndarray]:
+    """The open beam and the dark field beside the projections: data_white, or names such as data_white_pre, flats, dark_field.
+
+    Datasets of one kind (before and after the scan) are averaged, each with its frames. Warns of a neighbour that does not fit.
+    """
+    fields: dict[str, np.ndarray] = {}
+    sides = tuple(n for n, axis in zip(shape, layout, strict=False) if axis != "a") if len(shape) == 3 else shape[-1:]
+    for kind, words, usual in (("flat", FLATS, "data_white"), ("dark", DARKS, "data_dark")):
+        others = [n for n in sorted(group) if n != own and words.search(n.lower()) and not (kind == "flat" and DARKS.search(n.lower()))]
+        frames, used = [], []
+        for name in [usual] if usual in others else others:
+            stored = group.get(name)
+            if not isinstance(stored, h5py.Dataset) or not stored.shape:
+                continue
+            if name != usual and (stored.shape[-len(sides) :] != sides or stored.dtype.kind not in "fiu"):
+                warnings.warn(f"{path}: {stored.name} {stored.shape} is not used as {kind}: its frames do not fit {sides}.", stacklevel=5)
+                continue
+            frames.append(_frames(path, stored))
+            used.append((stored.name.strip("/"), len(frames[-1])))
+        if used:
+            names = ", ".join(name for name, _ in used)
+            fields[kind] = _mean((frame for part in frames for frame in part), path, names)
+            meta |= {kind: names, f"{kind}_frames": sum(count for _, count in used)}
+    return fields
+
+
+def _frames(path: Path, dataset: Any) -> np.ndarray:
+    """The frames of a field (frames, slices, detectors) that were written."""
+    stored = _hdf5_stored(path, dataset.name.strip("/"), dataset)
+    frames = stored.part(0, 0, stored.shape[0])
+    frames = frames if frames.ndim == 3 else frames[None]
+    whole = [frame for frame in frames if frame.dtype.kind != "f" or not np.isnan(frame).all()]
+    return np.stack(whole) if whole else frames
+
+
+def _image_key(file: Any, data: Any, h5py: Any) -> Any | None:
+    """The image_key of an NXtomo file (0 projection, 1 flat, 2 dark, 3 invalid) that tells the frames of these data apart."""
+    found: list[Any] = []
+
+    def visit(name: str, member: Any) -> None:
+        if name.split("/")[-1] == "image_key" and isinstance(member, h5py.Dataset) and data.ndim == 3 and member.size == data.shape[0]:
+            found.append(member)
+
+    file.visititems(visit)
+    near = [key for key in found if key.name.split("/")[1] == data.name.split("/")[1]]
+    return (near or found or [None])[0]
+
+
+def _by_image_key(keys: np.ndarray, data: _Stored, path: Path, meta: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which frames are projections, and the means of the flats and the darks among the others."""
+    if not (keys == 0).any():
+        raise InputError(f"{path}: image_key holds {np.unique(keys).tolist()[:8]}; no frame is a projection (0).")
+    fields = {}
+    for kind, value in (("flat", 1), ("dark", 2)):
+        places = np.flatnonzero(keys == value)
+        if len(places):
+            fields[kind] = _mean((data.part(0, int(k), int(k) + 1)[0] for k in places), path, f"{kind} by image_key")
+            meta |= {kind: f"image_key {value}", f"{kind}_frames": len(places)}
+    return keys == 0, fields
+
+
+def _selected(data: _Stored, places: np.ndarray) -> _Stored:
+    """The frames at these places of the first axis."""
+
+    def part(axis: int, start: int, stop: int) -> np.ndarray:
+        if axis:
+            return data.part(axis, start, stop)[places]
+        first, last = int(places[start]), int(places[stop - 1]) + 1
+        return data.part(0, first, last)[places[start:stop] - first]
+
+    return _Stored((len(places), *data.shape[1:]), data.dtype, part)
+
+
+def _hdf5_angles(
+    file: Any, group: Any, key: str, shape: tuple[int, ...], h5py: Any, meta: dict[str, Any], path: Path
+) -> tuple[np.ndarray | None, bool]:
+    """The angles beside the projections and whether they are degrees: theta, or the rotation_angle of NXtomo."""
+    entry = key.split("/")[0]
+    names = [f"{group.name}/theta", f"{group.name}/rotation_angle", f"/{entry}/sample/rotation_angle", f"/{entry}/data/rotation_angle"]
+    for name in names if key == "exchange/data" or meta["format"] == "NXtomo" else []:
+        stored = file.get(name)
+        if not isinstance(stored, h5py.Dataset):
+            continue
+        if _hdf5_gaps(stored, path):
+            raise FileError(f"{path}: {name} was not written as a whole. Give angles=.")
+        units = stored.attrs.get("units", "degrees")
+        units = np.asarray(units).reshape(-1)[0] if np.size(units) else "degrees"
+        units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
+        meta |= {"angles": name.strip("/")}
+        return np.asarray(stored[()]), not units.strip().lower().startswith("rad")
+    return None, True
 
 
 @contextmanager
@@ -251,9 +481,16 @@ def _hdf5(path: Path) -> Iterator[Any]:
             ) from error
 
 
-def _hdf5_part(path: Path, key: str, axis: int, start: int, stop: int) -> np.ndarray:
+def _hdf5_part(path: Path, key: str, axis: int, start: int, stop: int, gaps: Sequence[Block] = ()) -> np.ndarray:
     with _hdf5(path) as file:
-        return file[key][(slice(None),) * axis + (slice(start, stop),)]
+        values = file[key][(slice(None),) * axis + (slice(start, stop),)]
+    if gaps and values.dtype.kind in "fiu":
+        values = values.astype(np.float32)
+        for gap in gaps:
+            low, high = max(gap[axis][0] - start, 0), min(gap[axis][1], stop) - start
+            if low < high:
+                values[tuple(slice(low, high) if k == axis else slice(*one) for k, one in enumerate(gap))] = np.nan
+    return values
 
 
 def _datasets(file: Any, h5py: Any) -> list[str]:
@@ -497,7 +734,8 @@ def _given_angles(angles: Angles | None, degrees: bool | None, found: _Found, pa
         array = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"{path}: angles must be a sequence of numbers or a file, got {type(angles).__name__}.") from error
-    return _flat_angles(array, path), bool(degrees)
+    array = _flat_angles(array, path)
+    return array[found.kept] if found.kept is not None and len(array) == len(found.kept) else array, bool(degrees)
 
 
 def _angles_file(path: Path) -> np.ndarray:
@@ -528,8 +766,8 @@ def _radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tensor
         raise InputError(f"{path}: angles reach {reach:.4g}, which cannot be radians; they look like degrees. Say degrees=True.")
     radians = np.deg2rad(theta) if degrees else theta
     steps = np.diff(np.sort(radians))
-    if (steps < 1e-9).any():
-        warnings.warn(f"{path}: {int((steps < 1e-9).sum())} of the {count} angles repeat. Were all of them measured?", stacklevel=3)
+    if (steps < SAME).any():
+        warnings.warn(f"{path}: {int((steps < SAME).sum())} of the {count} angles repeat. Were all of them measured?", stacklevel=3)
     steps = np.diff(radians)
     if (steps > 0).any() and (steps < 0).any():
         warnings.warn(f"{path}: the angles go back and forth. Fine for interlaced scans; else check their order and unit.", stacklevel=3)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,8 @@ class Radon(LinearOperator):
     preconditioner is the inverse of the convolution that A^H A is up to sampling (:mod:`pnp_mlpatch.ct.spectrum`): on a grid of
     twice the size, or for a limited angle the nearest circulant on the grid itself (T. Chan 1988); with alpha held at 3e-3 |A|^2 or
     more, since smaller eigenvalues are not those of a convolution when there are few angles. With weights w it is D C D,
-    d_j^2 = (A^H w^2)_j / (A^H 1)_j (Fessler and Booth 1999). ``initial`` is filtered backprojection with a Hann window.
+    d_j^2 = (A^H w^2)_j / (A^H 1)_j (Fessler and Booth 1999). ``initial`` is filtered backprojection with a Hann window, in which
+    projections without any weight do not count.
 
     Raises :class:`MissingPackage` without astra-toolbox, :class:`InputError` for a geometry or a backend that cannot be.
     """
@@ -67,10 +69,11 @@ class Radon(LinearOperator):
         cache: bool = True,
     ):
         geometry = _geometry(shape, angles, detectors)
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
             raise InputError(f"Radon: channels must be an integer >= 1, got {channels!r}.")
         if memory is not None and not (isinstance(memory, (int, float)) and memory > 0):
             raise InputError(f"Radon: memory must be a number of GiB > 0, or None, got {memory!r}.")
+        channels = int(channels)
         super().__init__((channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0]))
         self.geometry = geometry
         self.projector = check_projector(geometry, projector)
@@ -137,7 +140,10 @@ class Radon(LinearOperator):
         return self.fbp(q, window="hann")
 
     def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
-        """Linear interpolation along the detector, so that dead elements leave no rings in the start."""
+        """Linear interpolation along the detector, so that dead elements leave no rings in the start.
+
+        Where nothing of a projection was seen it stays 0, and the others are multiplied by what they then count for more.
+        """
         if bool(seen.all()):
             return q
         count = q.shape[-1]
@@ -148,7 +154,14 @@ class Radon(LinearOperator):
         part = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
         known = (one < count) & (other >= 0)  # a row without any stays 0
         one, other = (torch.where(known, k, torch.zeros_like(k)) for k in (one, other))
-        return torch.where(known, (1 - part) * q.gather(-1, one) + part * q.gather(-1, other), q)
+        filled = torch.where(known, (1 - part) * q.gather(-1, one) + part * q.gather(-1, other), q)
+        used = seen.any(-1)
+        if bool(used.all()):
+            return filled
+        patterns, which = used.flatten(0, 1).unique(dim=0, return_inverse=True)
+        whole = filtered.weights(self.geometry)
+        more = torch.stack([filtered.weights(self.geometry, one) for one in patterns]) / whole.where(whole > 0, torch.inf)
+        return filled * more.to(q)[which].reshape(filled.shape)
 
     def fbp(self, q: Tensor, *, window: str = "hann") -> Tensor:
         """Filtered backprojection with the ramp filter under a window, "hann" or "none" (Ram-Lak); see :mod:`pnp_mlpatch.ct.fbp`."""
