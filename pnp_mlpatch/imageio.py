@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
-from pnp_mlpatch.weights import write_whole
+from pnp_mlpatch.io.atomic import write_whole
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number, require
-from pnp_mlpatch.weights import write_whole
+from pnp_mlpatch.io.atomic import write_whole
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch, reflect
 from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, PnPError, WeightsError
+from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.training import TrainConfig, loop, train
 from pnp_mlpatch.training.data import batch, cut, symmetric
 from pnp_mlpatch.training.sources import pictures, read_folder
@@ -178,7 +179,9 @@ def test_a_checkpoint_of_other_settings(config, killed, settings):
 
 
 def _with(path, **changes) -> None:
-    torch.save({k: v for k, v in (torch.load(path) | changes).items() if v is not None}, path)
+    content, about = checkpoint.load(path)
+    about = changes.pop("about", about)
+    checkpoint.save(path, {k: v for k, v in (content | changes).items() if v is not None}, about=about)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +191,8 @@ def _with(path, **changes) -> None:
         lambda p: p.write_bytes(b""),
         lambda p: p.write_text("a checkpoint"),
         lambda p: torch.save([1, 2], p),
-        lambda p: _with(p, config=None),
-        lambda p: _with(p, config=[1]),
+        lambda p: _with(p, about=None),
+        lambda p: _with(p, about=[1]),
         lambda p: _with(p, model=None),
         lambda p: _with(p, model={"first": torch.ones(1)}),
         lambda p: _with(p, optimizer={"state": {}}),

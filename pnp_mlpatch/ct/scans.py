@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
 from pnp_mlpatch.imageio import read_array
-from pnp_mlpatch.weights import write_whole
+from pnp_mlpatch.io.atomic import write_whole
 
 COUNTS, INTEGRALS = "counts", "line integrals"
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")

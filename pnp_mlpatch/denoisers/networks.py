@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, sigma_column
 from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch.io.checkpoint import read_torch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -146,7 +147,7 @@ def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = read_torch(path)
     except Exception as error:  # torch and safetensors raise a dozen kinds
         raise WeightsError(f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error}).") from error
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
