@@ -10,7 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ def _reconstruct(
     backend = journal.found.get("backend", config.backend)  # as before: what "auto" takes depends on the free memory
     A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
     middle = first + (last - first) // 2
-    look = _read(scan, config, scan.read(middle, middle + 1), middle, middle + 1)
+    look = _read(scan, config, middle, middle + 1)
     journal.check_scan(scan)
     fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else _start(A, look.q, look.missing)[:, 0].cpu()
     low, high = journal.found.get("window") or _window(config, fbp, scan)
@@ -241,15 +241,14 @@ def _reconstruct(
         for a, b in journal.cuts:
             if journal.done(a):
                 continue
-            raw = scan.read(a, b)
-            slab = _read(scan, config, raw, a, b)
+            slab = _read(scan, config, a, b)
             x, rows = _solve(A, denoise, solver, scale, slab)
             if not bool(slab.live.all()):
                 dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
                 warnings.warn(
                     f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.", stacklevel=3
                 )
-            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows, raw)
+            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows, slab.digest)
             bar.update(b - a)
 
     rows = [row for a, _ in journal.cuts for row in journal.rows(a)]
@@ -351,16 +350,23 @@ def _transposed(scan: Scan, angles: int, detectors: int) -> str:
 @dataclass(frozen=True)
 class _Slab:
     """Slices as they are solved: of the ``live`` ones, in which something was measured, line integrals q (B, angles, detectors), 0 where
-    ``missing``; and the standard deviation of q, or the counts with blank and background where the likelihood is Poisson's."""
+    ``missing``; and the standard deviation of q, or the counts with blank and background where the likelihood is Poisson's. ``digest`` is the
+    sha256 of what was read."""
 
     live: Tensor
     q: Tensor
     missing: Tensor
     noise: Tensor
     counts: tuple[Tensor, Tensor, Tensor] | None = None
+    digest: str = ""
 
 
-def _read(scan: Scan, config: VolumeConfig, raw: Tensor, a: int, b: int) -> _Slab:
+def _read(scan: Scan, config: VolumeConfig, a: int, b: int) -> _Slab:
+    raw = scan.read(a, b)
+    return replace(_slab(scan, config, raw, a, b), digest=_sha256(raw))
+
+
+def _slab(scan: Scan, config: VolumeConfig, raw: Tensor, a: int, b: int) -> _Slab:
     """The slices a ... b - 1 of the scan, whose values are ``raw``."""
     if scan.kind != COUNTS:
         missing = ~torch.isfinite(raw)
@@ -590,7 +596,7 @@ class _Journal:
                     "or start anew with resume=False (--no-resume)."
                 )
 
-    def put(self, a: int, x: Tensor, rows: list[dict[str, Any]], raw: Tensor) -> None:
+    def put(self, a: int, x: Tensor, rows: list[dict[str, Any]], scan: str) -> None:
         array = x.contiguous().numpy().astype("<f4", copy=False)
         try:
             with self.partial.open("r+b") as file:
@@ -600,7 +606,7 @@ class _Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise FileError(f"{self.partial}: could not be written ({error.strerror}). Make room; the same command goes on.") from error
-        self._done[a] = {"sha256": _sha256(x), "scan": _sha256(raw), "slices": rows}
+        self._done[a] = {"sha256": _sha256(x), "scan": scan, "slices": rows}
         self._write()
 
     def read(self, a: int, b: int) -> Tensor:

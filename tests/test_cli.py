@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import pnp_mlpatch
-from pnp_mlpatch import cli, operators, weights
+from pnp_mlpatch import cli, operators, solvers, weights
 from pnp_mlpatch.cli import common, demo
 from pnp_mlpatch.cli import solve as solving
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
@@ -379,7 +379,7 @@ def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
     assert np.array_equal(np.load("rest.npy"), np.load("whole.npy"))
     assert not np.array_equal(np.load("part.npy"), np.load("whole.npy"))
     made = report("rest.json")
-    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (6, 9, [7, 8, 9])
+    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (6, 9, [*range(1, 10)])  # the rows of both runs
     err = fails(f"{line} --seed 1 --output rest.npy --checkpoint state.pt")
     assert "the state of another run (seed differ)" in err
 
@@ -409,8 +409,21 @@ def test_damaged_checkpoints_are_refused(run, fails, here):
     (here / "state.pt").unlink()
     assert run(line)[0] == 0
     assert "expected HQSState" in fails(line + " --solver hqs")
-    (here / "state.pt.json").write_text("{")
-    assert "not valid JSON" in fails(line)
+    content = bytearray((here / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 64
+    (here / "state.pt").write_bytes(content)
+    assert "its checksum is another" in fails(line)
+
+
+def test_a_state_of_other_data_is_never_continued(run, fails, here):
+    """The description lies in the state itself: there is no second file that may be lost."""
+    line = f"solve --simulate grey.png --operator mask --noise 0.05 {TV} --checkpoint state.pt --set operator.keep="
+    assert run(line + "0.3")[0] == 0
+    assert not list(here.glob("state.pt.*"))
+    assert "the state of another run (operator differ)" in fails(line + "0.8")
+    state = solvers.get("admm").load_state("state.pt")
+    state.save("state.pt")
+    assert "does not say which problem it is the state of" in fails(line + "0.3")
 
 
 @pytest.mark.parametrize(

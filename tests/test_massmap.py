@@ -286,7 +286,7 @@ def test_a_catalogue(tmp_path, monkeypatch, capsys):
         ("shear.fits --out k.png", "expected a file ending in .fits"),
         ("shear.fits --out k.fits --figure k.jpg", "--figure k.jpg: expected a file ending in .png"),
         ("shear.fits --out nowhere/k.fits", "there is no folder nowhere"),
-        ("shear.fits --out shear.fits", "would overwrite shear.fits"),
+        ("shear.fits --out shear.fits", "shear.fits: this is the input"),
         ("none.fits --out k.fits", "none.fits: no such file"),
         ("shear.fits --out k.fits --gamma1 NONE", "NONE"),
         ("shear.fits --out k.fits --columns ra=x", "--columns is for a catalogue"),

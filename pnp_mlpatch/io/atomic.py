@@ -92,8 +92,8 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
         mode = None
     except OSError as error:  # a name that is too long, a file in the place of a folder
         raise FileError(f"{path}: cannot be written ({error.strerror}). Choose another name.") from error
-    if not target.parent.is_dir():
-        raise FileError(f"{path}: there is no folder {target.parent if path.is_symlink() else path.parent}. Create it first.")
+    if not os.path.isdir(target.parent):
+        raise FileError(f"{path}: there is no folder {target.parent if os.path.islink(path) else path.parent}. Create it first.")
     if mode is not None and not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise FileError(f"{path}: cannot be written, it is {what}. Choose another name.")
@@ -107,7 +107,7 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
 def follow(path: str | PathLike[str]) -> Path:
     """The absolute path of a file, links followed; raise :class:`FileError` for links that point to each other."""
     found = Path(os.path.realpath(path))
-    if found.is_symlink():
+    if os.path.islink(found):  # it leads nowhere
         raise FileError(f"{path}: cannot be written ({os.strerror(errno.ELOOP)}). Remove the link.")
     return found
 
