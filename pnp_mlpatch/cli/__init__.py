@@ -110,7 +110,8 @@ of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION
 Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
---checkpoint keeps the state every 5 iterations; the same command goes on from it, and --set solver.iterations may be raised.
+--checkpoint keeps the state and the history every 5 iterations; the same command goes on from it, and --set solver.iterations may be
+raised. The state of other data or settings is refused.
 
 A configuration file has the same words; flags override it, and paths are relative to where you are:
   simulate = "photo.png"            # or: data = "sinogram.npy"
