@@ -45,8 +45,8 @@ def run_ct(args: argparse.Namespace) -> int:
     with blame("ct"):
         config = VolumeConfig(**given, solver=args.solver, settings=sections["solver"], device=str(device))
     first, last = check_scan(scan, geometry, config)
-    _check_files(args, scan)
     check_out(Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None])
+    _check_files(args, scan)
 
     D, used = None, None
     if not args.fbp:
