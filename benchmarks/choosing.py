@@ -39,10 +39,10 @@ from pnp_mlpatch import solvers
 from pnp_mlpatch.denoisers.wrap import describe
 from pnp_mlpatch.errors import Diverged, require
 from pnp_mlpatch.interop import from_functions
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.weights import write_whole
 
 SOLVERS = {
     "admm": ("admm", {}),

@@ -18,6 +18,7 @@ from pnp_mlpatch.denoisers.base import registry
 from pnp_mlpatch.denoisers.networks import Network
 from pnp_mlpatch.errors import FileError, require
 from pnp_mlpatch.imageio import READABLE, read_array, read_image
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.report import table
 
 HU, KAPPA = (-1024.0, 1024.0), (-0.1, 0.3)  # the values that become 0 and 1: of CT in Hounsfield units, and of convergence maps
@@ -66,7 +67,7 @@ def publish(args: argparse.Namespace, tables: dict[str, list[dict[str, Any]]], n
         print("\n" + "\n".join(notes))
     if args.json:
         content = {"machine": where, "quick": args.quick, "tables": tables, "notes": list(notes)}
-        weight_files.write_whole(args.json, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+        write_whole(args.json, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
 def network(weights: str | Path) -> Network:

@@ -23,6 +23,7 @@ from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch.errors import require
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.lensing.estimators import kaiser_squires, optimal_width, shear_of, smoothed, weights, wiener
 from pnp_mlpatch.lensing.fields import lognormal_convergence, random_convergence
 from pnp_mlpatch.lensing.judging import describe_map, judge, peaks
@@ -32,7 +33,6 @@ from pnp_mlpatch.lensing.units import SHAPE_NOISE, arcmin
 from pnp_mlpatch.massmap import MassMapConfig, map_mass
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.report import mass_panel
-from pnp_mlpatch.weights import write_whole
 
 DENSITIES = (8, 30, 66)
 

@@ -20,13 +20,13 @@ from common import arguments, parse, publish
 from pnp_mlpatch import denoisers, reconstruct, samples, solvers
 from pnp_mlpatch.errors import require
 from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.solvers import make_problem, streaming
 from pnp_mlpatch.solvers.skrock import chebyshev
 from pnp_mlpatch.uncertainty import calibrate, coverage
-from pnp_mlpatch.weights import write_whole
 
 SIZE, NOISE = 64, 5 / 255
 

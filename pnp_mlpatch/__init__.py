@@ -5,9 +5,15 @@
 (True, True, True)
 """
 
-from pnp_mlpatch import denoisers, operators, samples, solvers
-from pnp_mlpatch.api import reconstruct
-from pnp_mlpatch.denoisers.wrap import as_denoiser, averaged, contracted, e_mode, equivariant, per_channel, rescaled
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pnp_mlpatch import denoisers, operators, samples, solvers
+    from pnp_mlpatch.api import reconstruct
+    from pnp_mlpatch.denoisers.wrap import as_denoiser, averaged, contracted, e_mode, equivariant, per_channel, rescaled
 
 __version__ = "0.1.0"
 
@@ -26,3 +32,20 @@ __all__ = [
     "samples",
     "solvers",
 ]
+
+_PACKAGES = ("denoisers", "operators", "samples", "solvers")
+
+
+def __getattr__(name: str) -> Any:
+    """What ``__all__`` names, imported when it is first used: the command line has to be there before torch is (Ctrl-C)."""
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    found = getattr(importlib.import_module(f"{__name__}.{'api' if name == 'reconstruct' else 'denoisers.wrap'}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

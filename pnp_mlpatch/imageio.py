@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.reading import brightness, plain_integers, refuse_special
-from pnp_mlpatch.weights import write_whole
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 

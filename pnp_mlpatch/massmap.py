@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe, e_mode, identity
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError, finite_number
+from pnp_mlpatch.io import checkpoint as checkpoints
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing.estimators import from_reduced, optimal_width, smoothed, weights
 from pnp_mlpatch.lensing.judging import describe_map
 from pnp_mlpatch.lensing.maps import ShearMap
@@ -25,7 +27,6 @@ from pnp_mlpatch.lensing.spectra import convergence_spectrum
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.solvers.base import State
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
-from pnp_mlpatch.weights import write_whole
 
 LEVEL = 0.75  # sigma over the noise of the data; settled on generated maps (benchmarks/massmap.py --choose)
 BORDER = 8  # an unseen border of at least one part in so many of the side, where the field may go on otherwise than it repeats itself
@@ -95,8 +96,10 @@ def map_mass(
     ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
     pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
 
-    The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a file that keeps the state while it runs, and is removed at the end; if it is there, the run goes on from
-    it to the same result, bit for bit. Raises :class:`InputError` if it belongs to other data or settings, :class:`FileError` if it is damaged.
+    The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a
+    file that keeps the state while it runs; if it is there, the run goes on from it to the same result, bit for bit. It stays at the end: remove
+    it once the result is saved. Raises :class:`InputError` if it belongs to other data or settings, :class:`WeightsError` if it is
+    damaged, and :class:`FileError` if another run writes it.
     """
     if not isinstance(shear, ShearMap):
         raise InputTypeError(f"map_mass: expected a ShearMap, see lensing.maps.read_shear; got {type(shear).__name__}.")
@@ -117,9 +120,32 @@ def map_mass(
     A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel).to(device)
     move = getattr(D, "to", None)
     De = e_mode(D if move is None else move(device))
-    asked = json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}, sort_keys=True)
-    first, kappa, state = _load(checkpoint, asked, device)
-    solver = SplitGibbs(iterations=config.iterations, sigma=sigma, burn_in=config.burn_in, seed=config.seed)
+    asked = json.loads(json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}))
+    with nullcontext() if checkpoint is None else lock(checkpoint):
+        kappa, std = _passes(g, noise, A, De, config, min(level, most), checkpoint, asked, progress)
+    ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
+    e = A.cut(kappa)[0, 0]
+    found = torch.stack([e, ks[1]]).cpu()
+    statistics = describe_map(found, shear.pixel, shear.seen)
+    statistics |= {"B rms of noise": _noise_alone(A, noise, width, config.seed), "seen": float(shear.seen.double().mean())}
+    return MassMap(found, A.cut(std)[0, 0].cpu(), ks.cpu(), statistics, settings, time.perf_counter() - start)
+
+
+def _passes(
+    g: Tensor,
+    noise: Tensor,
+    A: Lensing,
+    De: Denoiser,
+    config: MassMapConfig,
+    level: float,
+    checkpoint: str | PathLike[str] | None,
+    asked: dict[str, Any],
+    progress: bool | None,
+) -> tuple[Tensor, Tensor]:
+    """The map and its ``std``, with the border, from where an interrupted run was left; the start is denoised at ``level``."""
+    assert config.sigma is not None
+    first, kappa, state = _load(checkpoint, asked, g.device)
+    solver = SplitGibbs(iterations=config.iterations, sigma=config.sigma, burn_in=config.burn_in, seed=config.seed)
     saved, std = time.perf_counter(), torch.zeros_like(g)
     for k in range(first, config.passes):
         one = 1 if kappa is None else (1 - A.cut(kappa)[0, 0]).clamp_min(0.1)
@@ -131,12 +157,12 @@ def map_mass(
                 _save(Path(checkpoint), asked, k, kappa, now)
                 saved = time.perf_counter()
 
-        x0 = De(A.initial(gamma), min(level, most)) if kappa is None else kappa
+        x0 = De(A.initial(gamma), level) if kappa is None else kappa
         result = solver.run(
             gamma,
             A,
             De,
-            noise=remaining(noise * one, sigma),
+            noise=remaining(noise * one, config.sigma),
             x0=x0 if state is None else None,
             state=state,
             callbacks=[keep],
@@ -145,14 +171,7 @@ def map_mass(
         assert isinstance(result.state, SplitGibbsState)
         kappa, std, state = result.x, result.state.std, None
     assert kappa is not None
-    ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
-    e = A.cut(kappa)[0, 0]
-    found = torch.stack([e, ks[1]]).cpu()
-    statistics = describe_map(found, shear.pixel, shear.seen)
-    statistics |= {"B rms of noise": _noise_alone(A, noise, width, config.seed), "seen": float(shear.seen.double().mean())}
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return MassMap(found, A.cut(std)[0, 0].cpu(), ks.cpu(), statistics, settings, time.perf_counter() - start)
+    return kappa, std
 
 
 def border(seen: Tensor) -> int:
@@ -178,27 +197,25 @@ def _sha256(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _save(path: Path, asked: str, k: int, kappa: Tensor | None, state: State) -> None:
-    content = {"asked": asked, "pass": k, "kappa": kappa, "state": dict(vars(state))}
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+def _save(path: Path, asked: dict[str, Any], k: int, kappa: Tensor | None, state: State) -> None:
+    checkpoints.save(path, {"pass": k, "kappa": kappa, "state": dict(vars(state))}, about=asked)
 
 
-def _load(path: str | PathLike[str] | None, asked: str, device: str | torch.device) -> tuple[int, Tensor | None, SplitGibbsState | None]:
+def _load(
+    path: str | PathLike[str] | None, asked: dict[str, Any], device: str | torch.device
+) -> tuple[int, Tensor | None, SplitGibbsState | None]:
     """The pass, the map of the pass before, and the state of an interrupted run."""
     if path is None or not Path(path).exists():
         return 0, None, None
-    try:
-        content: Mapping[str, Any] = torch.load(path, weights_only=True, map_location=device)
-        before, found = json.loads(content["asked"]), (int(content["pass"]), content["kappa"], SplitGibbsState(**content["state"]))
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise FileError(f"{path}: not a whole checkpoint of map_mass ({type(error).__name__}). Remove it to start anew.") from error
-    now = json.loads(asked)
-    if before != now:
-        differ = ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
+    content, before = checkpoints.load(path, "checkpoint of map_mass", device)
+    if differ := checkpoints.differing(before, asked):
         raise InputError(
-            f"{path}: an interrupted run had other data or settings ({differ}). Give the same, or remove the file to start anew."
+            f"{path}: an interrupted run had other data or settings ({', '.join(differ)}). Give the same, or remove the file to start anew."
         )
-    return found
+    try:
+        return int(content["pass"]), content["kappa"], SplitGibbsState(**content["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of map_mass ({type(error).__name__}). Remove it to start anew.") from error
 
 
 __all__ = ["MassMap", "MassMapConfig", "border", "map_mass"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, require
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.lensing.judging import peaks
 from pnp_mlpatch.lensing.units import arcmin
 from pnp_mlpatch.solvers.figure import gray, result_figure
-from pnp_mlpatch.weights import write_whole
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

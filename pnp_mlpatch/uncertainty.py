@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number, require
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.reading import refuse_special
-from pnp_mlpatch.weights import write_whole
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pnp_mlpatch.denoisers.base import Denoiser, check_image, sigma_column
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.wrap import SYMMETRIES, as_denoiser, describe, equivariant, turned
 from pnp_mlpatch.errors import InputError, InputTypeError, require
-from pnp_mlpatch.weights import write_whole
+from pnp_mlpatch.io.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

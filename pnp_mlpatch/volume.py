@@ -10,7 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,16 @@ from pnp_mlpatch.ct.scans import AXES, COUNTS, INTEGRALS, Scan, write_volume
 from pnp_mlpatch.ct.units import hounsfield_range, to_hounsfield
 from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo
 from pnp_mlpatch.denoisers.wrap import as_denoiser, describe, identity, rescaled
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError, finite_number
+from pnp_mlpatch.io.atomic import check_writable
+from pnp_mlpatch.io.checkpoint import differing, load_table, save_table
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.transmission import Transmission
 from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.solvers.base import Solver, State
 from pnp_mlpatch.tuning import recipe
-from pnp_mlpatch.weights import write_whole
 
 ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
 LIKELIHOODS = ("gaussian", "poisson")
@@ -175,15 +177,31 @@ def reconstruct_volume(
     Until the end results lie beside it in ``.NAME.partial.npy``, and in the journal ``.NAME.partial.json`` the batches that are done,
     with their sha256. The same call goes on from there (``resume``) and ends, on the same machine with equally many threads, with the
     same bytes as a run that was not interrupted: batches are cut from the first slice, wherever a run starts. A batch that is
-    damaged on disk is made again, with a warning.
+    damaged on disk is made again, with a warning; the digest of each is compared again when the volume is put together. A scan
+    whose content has changed since is refused. Two runs cannot write one volume at the same time: the second is refused.
 
     Raises :class:`InputError` for a geometry, a window or settings that do not fit the scan, and for a journal of other settings;
     :class:`FileError` for files that are damaged or cannot be written.
     """
-    start = time.perf_counter()
     config = config or VolumeConfig()
+    check_scan(scan, geometry, config)
+    with lock(check_out(Path(out), scan).with_suffix(".json")):
+        return _reconstruct(scan, geometry, D, Path(out), config, dict(meta or {}), resume, progress)
+
+
+def _reconstruct(
+    scan: Scan,
+    geometry: Geometry,
+    D: Denoiser | str | None,
+    path: Path,
+    config: VolumeConfig,
+    meta: dict[str, Any],
+    resume: bool,
+    progress: bool | None,
+) -> VolumeResult:
+    """The volume, by the one run that writes to ``path``."""
+    start = time.perf_counter()
     first, last = check_scan(scan, geometry, config)
-    path = check_out(Path(out), scan)
     D = D if D is None else as_denoiser(D) if isinstance(D, str) or not callable(D) else D
     known = None if D is None else describe(D)
     if known is not None and known.channels not in (None, 1):
@@ -197,13 +215,16 @@ def reconstruct_volume(
         "geometry": as_dict(geometry),
         "denoiser": None if D is None else identity(D),
         "scan": {key: value for key, value in scan.meta.items() if key != "source"} | {"kind": scan.kind, "shape": list(scan.shape)},
-        "meta": dict(meta or {}),
+        "meta": meta,
     }
-    journal = _Journal(path, shape, settings, _fingerprint(scan), _cuts(first, last, config.batch), resume)
+    scanned = _fingerprint(scan)
+    journal = _Journal(path, shape, settings, scanned, _cuts(first, last, config.batch), resume)
 
     backend = journal.found.get("backend", config.backend)  # as before: what "auto" takes depends on the free memory
     A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
-    look = _read(scan, config, first + (last - first) // 2, first + (last - first) // 2 + 1)
+    middle = first + (last - first) // 2
+    look = _read(scan, config, middle, middle + 1)
+    journal.check_scan(scan)
     fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else _start(A, look.q, look.missing)[:, 0].cpu()
     low, high = journal.found.get("window") or _window(config, fbp, scan)
     journal.begin({"backend": A.backend, "window": [low, high]})
@@ -225,12 +246,14 @@ def reconstruct_volume(
             if not bool(slab.live.all()):
                 dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
                 warnings.warn(
-                    f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.", stacklevel=2
+                    f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.", stacklevel=3
                 )
-            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows)
+            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows, slab.digest)
             bar.update(b - a)
 
     rows = [row for a, _ in journal.cuts for row in journal.rows(a)]
+    if _fingerprint(scan) != scanned:
+        raise FileError(f"{scan.path}: the scan was changed while it was read. Run the same command with resume=False (--no-resume).")
     report = {
         **settings,
         "source": str(scan.path),
@@ -239,12 +262,12 @@ def reconstruct_volume(
         **journal.found,
         "result": {key: [row[key] for row in rows] for key in _ROW},  # for each slice
     }
-    middle = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
-    write_volume(path, (journal.read(a - first, b - first) for a, b in journal.cuts), shape, meta=report)
-    journal.remove()
+    central = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
+    write_volume(path, (journal.batch(a, b) for a, b in journal.cuts), shape, meta=report)
     fbp = fbp[0] if config.mu_water is None else to_hounsfield(fbp[0], config.mu_water)
     status, residual = [row["status"] for row in rows], [row["residual"] for row in rows]
-    return VolumeResult(path, shape, (low, high), units, status, residual, middle, fbp, resumed, time.perf_counter() - start)
+    journal.remove()  # last: until the volume is there, the same call goes on from it
+    return VolumeResult(path, shape, (low, high), units, status, residual, central, fbp, resumed, time.perf_counter() - start)
 
 
 def estimate_noise(q: Tensor) -> Tensor:
@@ -327,17 +350,24 @@ def _transposed(scan: Scan, angles: int, detectors: int) -> str:
 @dataclass(frozen=True)
 class _Slab:
     """Slices as they are solved: of the ``live`` ones, in which something was measured, line integrals q (B, angles, detectors), 0 where
-    ``missing``; and the standard deviation of q, or the counts with blank and background where the likelihood is Poisson's."""
+    ``missing``; and the standard deviation of q, or the counts with blank and background where the likelihood is Poisson's. ``digest`` is the
+    sha256 of what was read."""
 
     live: Tensor
     q: Tensor
     missing: Tensor
     noise: Tensor
     counts: tuple[Tensor, Tensor, Tensor] | None = None
+    digest: str = ""
 
 
 def _read(scan: Scan, config: VolumeConfig, a: int, b: int) -> _Slab:
     raw = scan.read(a, b)
+    return replace(_slab(scan, config, raw, a, b), digest=_sha256(raw))
+
+
+def _slab(scan: Scan, config: VolumeConfig, raw: Tensor, a: int, b: int) -> _Slab:
+    """The slices a ... b - 1 of the scan, whose values are ``raw``."""
     if scan.kind != COUNTS:
         missing = ~torch.isfinite(raw)
         live = ~missing.flatten(1).all(1)
@@ -489,7 +519,7 @@ class _Journal:
         cuts: list[tuple[int, int]],
         resume: bool,
     ):
-        self.partial, self.path = (out.with_name(f".{out.name}.partial{ending}") for ending in (".npy", ".json"))
+        self.partial, self.path = _partials(out)
         self.shape, self.cuts, self.first = shape, cuts, cuts[0][0]
         try:
             self.asked = json.loads(json.dumps({**settings, "scan file": scan}, allow_nan=False))
@@ -505,15 +535,15 @@ class _Journal:
     def _resume(self) -> None:
         other = "remove it, or start anew with resume=False (--no-resume)"
         try:
-            before = json.loads(self.path.read_text(encoding="utf-8"))
+            before = load_table(self.path)
             asked, found, done = before["settings"], before["found"], before["done"]
-            differ = sorted(key for key in {*asked, *self.asked} if asked.get(key) != self.asked.get(key))
+            differ = differing(asked, self.asked)
             low, high = found["window"]
             self.found = {"backend": str(found["backend"]), "window": [float(low), float(high)]}
             rows = {int(a): row for a, row in done.items()}
             for a, b in self.cuts if not differ else []:
                 assert a not in rows or [set(one) for one in rows[a]["slices"]] == [set(_ROW)] * (b - a)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        except (WeightsError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise FileError(f"{self.path}: the journal of the interrupted run is damaged ({error or 'its rows'}); {other}.") from error
         if differ:
             changes = "; ".join(f"{key}: {_short(asked.get(key))} before, {_short(self.asked.get(key))} now" for key in differ)
@@ -527,7 +557,7 @@ class _Journal:
                 else:
                     spoilt.append(f"{a}:{b}")
         if spoilt:
-            warnings.warn(f"{self.partial}: the slices {', '.join(spoilt)} are missing or damaged; they are made again.", stacklevel=4)
+            warnings.warn(f"{self.partial}: the slices {', '.join(spoilt)} are missing or damaged; they are made again.", stacklevel=5)
         if not whole:
             self._make()
 
@@ -557,7 +587,16 @@ class _Journal:
     def rows(self, a: int) -> list[dict[str, Any]]:
         return self._done[a]["slices"]
 
-    def put(self, a: int, x: Tensor, rows: list[dict[str, Any]]) -> None:
+    def check_scan(self, scan: Scan) -> None:
+        """Raise unless the scan still holds what the batches that are done were made from."""
+        for a, b in self.cuts:
+            if a in self._done and _sha256(scan.read(a, b)) != self._done[a].get("scan"):
+                raise InputError(
+                    f"{scan.path}: the slices {a}:{b} are not those that the interrupted run read. Give that scan; or remove {self.path}, "
+                    "or start anew with resume=False (--no-resume)."
+                )
+
+    def put(self, a: int, x: Tensor, rows: list[dict[str, Any]], scan: str) -> None:
         array = x.contiguous().numpy().astype("<f4", copy=False)
         try:
             with self.partial.open("r+b") as file:
@@ -567,7 +606,7 @@ class _Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise FileError(f"{self.partial}: could not be written ({error.strerror}). Make room; the same command goes on.") from error
-        self._done[a] = {"sha256": _sha256(x), "slices": rows}
+        self._done[a] = {"sha256": _sha256(x), "scan": scan, "slices": rows}
         self._write()
 
     def read(self, a: int, b: int) -> Tensor:
@@ -580,13 +619,19 @@ class _Journal:
         except (OSError, ValueError) as error:
             raise FileError(f"{self.partial}: cannot be read ({error}). Run the same command again.") from error
 
+    def batch(self, a: int, b: int) -> Tensor:
+        """The slices of a batch that is done, as they were put; raise if the file was changed since."""
+        x = self.read(a - self.first, b - self.first)
+        if _sha256(x) != self._done[a]["sha256"]:
+            raise FileError(f"{self.partial}: the slices {a}:{b} were changed on disk. Run the same command again; it makes them again.")
+        return x
+
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self.partial.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        text = json.dumps({"settings": self.asked, "found": self.found, "done": self._done}) + "\n"
-        write_whole(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        save_table(self.path, {"settings": self.asked, "found": self.found, "done": {str(a): row for a, row in self._done.items()}})
 
     def _header(self) -> dict[str, Any]:
         return {"descr": "<f4", "fortran_order": False, "shape": self.shape}
@@ -628,17 +673,19 @@ def _fingerprint(scan: Scan) -> dict[str, Any]:
     }
 
 
-def check_out(path: Path, scan: Scan) -> Path:
-    """Raise unless ``path`` can be written: known before the long computation, not after it."""
+def check_out(path: Path, scan: Scan, more: Sequence[Path] = ()) -> Path:
+    """Raise unless ``path``, what lies beside it, and ``more`` can be written: known before the long computation, not after it."""
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: unknown ending '{path.suffix}'. Writable: {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir():
-        raise FileError(f"{path}: there is no folder {path.parent}. Create it first.")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise FileError(f"{path}: cannot be written. Choose a file in a folder that you may write to.")
-    if path.resolve() == scan.path.resolve():
-        raise InputError(f"{path}: this is the scan; choose another name.")
+    written = [path, path.with_suffix(".json"), *_partials(path), *more]
+    for k, one in enumerate(written):
+        check_writable(one, [scan.path, *written[:k]])
     return path
+
+
+def _partials(out: Path) -> tuple[Path, Path]:
+    """The partial volume and its journal."""
+    return out.with_name(f".{out.name}.partial.npy"), out.with_name(f".{out.name}.partial.json")
 
 
 __all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "reconstruct_volume"]

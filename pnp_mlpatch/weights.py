@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,31 +17,10 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, WeightsError, require
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.reading import refuse_special
 
 DIRECTORY = Path(__file__).with_name("weights")
-
-
-def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
-    """Call ``write(temporary)`` beside ``path``, then move the result into place; a failure leaves ``path`` as it was."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise FileError(f"{target}: cannot write there ({error.strerror}). Choose a folder that you may write to.") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise FileError(f"{target}: could not be written ({error.strerror or error}). The file is as it was before.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:

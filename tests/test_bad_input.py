@@ -13,6 +13,7 @@ from pnp_mlpatch import as_denoiser, denoisers, e_mode, equivariant, operators, 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin, WeightsError
+from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.metrics import mse, psnr, ssim
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
@@ -383,10 +384,10 @@ def test_saved_states_that_cannot_be_used(solver, tmp_path):
         cls.load_state(tmp_path / "text")
     with pytest.raises(WeightsError, match="none: not a saved solver state"):
         cls.load_state(tmp_path / "none")
-    torch.save({"kind": "OtherState", "x": rand(1), "iteration": 1}, tmp_path / "other")
+    checkpoint.save(tmp_path / "other", {"kind": "OtherState", "x": rand(1), "iteration": 1})
     with pytest.raises(WeightsError, match=r"other: a state of kind OtherState, expected .* Load it with the solver that made it"):
         cls.load_state(tmp_path / "other")
-    torch.save({"kind": cls.state_type.__name__, "x": rand(1)}, tmp_path / "part")
+    checkpoint.save(tmp_path / "part", {"kind": cls.state_type.__name__, "x": rand(1)})
     with pytest.raises(WeightsError, match="part"):
         cls.load_state(tmp_path / "part")
 

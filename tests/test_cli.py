@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import pnp_mlpatch
-from pnp_mlpatch import cli, operators, weights
-from pnp_mlpatch.cli import demo
+from pnp_mlpatch import cli, operators, solvers, weights
+from pnp_mlpatch.cli import common, demo
 from pnp_mlpatch.cli import solve as solving
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.imageio import write_image
@@ -97,7 +97,7 @@ def test_list_goes_on_past_broken_and_incomplete_plugins(run, monkeypatch, tmp_p
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = Registry("operator", "brokenpkg", ())
     registry.register("fine", needs=("no_such_package",))(lambda: None)
-    monkeypatch.setitem(cli.REGISTRIES, "operator", registry)
+    monkeypatch.setitem(common.REGISTRIES, "operator", registry)
     status, out, _ = run("list operators")
     assert status == 0
     assert "BROKEN" in out
@@ -111,7 +111,7 @@ def test_list_survives_two_plugins_of_one_name(run, monkeypatch):
     def get(name):
         raise pnp_mlpatch.errors.InputError(f"Two operators are called '{name}'.")
 
-    monkeypatch.setattr(cli.REGISTRIES["operator"], "get", get)
+    monkeypatch.setattr(common.REGISTRIES["operator"], "get", get)
     status, out, _ = run("list")
     assert status == 0
     assert "Two operators are called 'mask'" in out
@@ -147,7 +147,7 @@ def test_info_of_unknown_and_ambiguous_names(fails, run, monkeypatch):
     assert "Did you mean 'radon'" in fails("info radom")
     assert "no solver is called 'radon'" in fails("info radon --family solver")
     twin = Registry("solver", "pnp_mlpatch.operators", ("base",))
-    monkeypatch.setitem(cli.REGISTRIES, "solver", twin)
+    monkeypatch.setitem(common.REGISTRIES, "solver", twin)
     assert "--family operator or --family solver" in fails("info radon")
     assert run("info radon --family operator")[0] == 0
 
@@ -184,7 +184,7 @@ def test_interrupt(here, monkeypatch, capsys):
     def stop(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.REGISTRIES["solver"], "info", stop)
+    monkeypatch.setattr(common.REGISTRIES["solver"], "info", stop)
     assert cli.main(["list", "solvers"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -390,7 +390,7 @@ def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
     assert np.array_equal(np.load("rest.npy"), np.load("whole.npy"))
     assert not np.array_equal(np.load("part.npy"), np.load("whole.npy"))
     made = report("rest.json")
-    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (6, 9, [7, 8, 9])
+    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (6, 9, [*range(1, 10)])  # the rows of both runs
     err = fails(f"{line} --seed 1 --output rest.npy --checkpoint state.pt")
     assert "the state of another run (seed differ)" in err
 
@@ -406,7 +406,7 @@ def test_checkpoint_is_kept_when_interrupted(here, monkeypatch, capsys):
             return 0.9 * x
 
     line = "solve --simulate grey.png --operator identity --noise 0.1 --denoiser stopping --output out.npy --checkpoint state.pt --set solver.tol=0"
-    monkeypatch.setitem(cli.REGISTRIES["denoiser"]._made, "stopping", Stopping)
+    monkeypatch.setitem(common.REGISTRIES["denoiser"]._made, "stopping", Stopping)
     assert cli.main(line.split()) == 130
     assert not (here / "out.npy").exists()
     assert cli.main(line.split()) == 0
@@ -419,9 +419,22 @@ def test_damaged_checkpoints_are_refused(run, fails, here):
     assert "not a saved solver state" in fails(line)
     (here / "state.pt").unlink()
     assert run(line)[0] == 0
-    assert "expected HQSState" in fails(line + " --solver hqs")
-    (here / "state.pt.json").write_text("{")
-    assert "not valid JSON" in fails(line)
+    assert "the state of another run (solver differ)" in fails(line + " --solver hqs")
+    content = bytearray((here / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 64
+    (here / "state.pt").write_bytes(content)
+    assert "its checksum is another" in fails(line)
+
+
+def test_a_state_of_other_data_is_never_continued(run, fails, here):
+    """The description lies in the state itself: there is no second file that may be lost."""
+    line = f"solve --simulate grey.png --operator mask --noise 0.05 {TV} --checkpoint state.pt --set operator.keep="
+    assert run(line + "0.3")[0] == 0
+    assert not list(here.glob("state.pt.*"))
+    assert "the state of another run (operator differ)" in fails(line + "0.8")
+    state = solvers.get("admm").load_state("state.pt")
+    state.save("state.pt")
+    assert "does not say which problem it is the state of" in fails(line + "0.3")
 
 
 @pytest.mark.parametrize(

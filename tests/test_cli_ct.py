@@ -327,7 +327,7 @@ def test_dead_bins_and_nan(run):
         ("scan.h5 --out v.npy --device nowhere", "--device nowhere: cannot be used"),
         ("scan.h5 --out v.png", "unknown ending '.png'"),
         ("scan.h5 --out none/v.npy", "there is no folder none"),
-        ("scan.h5 --out scan.h5", "this is the scan"),
+        ("scan.h5 --out scan.h5", "this is the input"),
         ("scan.h5 --out v.npy --preview p.gif", "ending in .png"),
         ("scan.h5 --out v.npy --plot none/p.png", "there is no folder none"),
     ],

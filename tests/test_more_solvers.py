@@ -11,6 +11,7 @@ import torch
 from pnp_mlpatch import averaged, reconstruct, report, solvers, viz
 from pnp_mlpatch.errors import Diverged, InputError, PnPError, WeightsError
 from pnp_mlpatch.interop import from_functions
+from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -470,7 +471,7 @@ def test_damaged_results(tmp_path):
         ),
         ({"state": {}}, "its state is of kind None"),
     ):
-        torch.save(values | change, path)
+        checkpoint.save(path, values | change)
         with pytest.raises(WeightsError, match=words):
             Result.load(path)
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch, reflect
 from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, PnPError, WeightsError
+from pnp_mlpatch.io import checkpoint
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.training import TrainConfig, loop, train
 from pnp_mlpatch.training.data import batch, cut, symmetric
 from pnp_mlpatch.training.sources import pictures, read_folder
@@ -178,7 +180,9 @@ def test_a_checkpoint_of_other_settings(config, killed, settings):
 
 
 def _with(path, **changes) -> None:
-    torch.save({k: v for k, v in (torch.load(path) | changes).items() if v is not None}, path)
+    content, about = checkpoint.load(path)
+    about = changes.pop("about", about)
+    checkpoint.save(path, {k: v for k, v in (content | changes).items() if v is not None}, about=about)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +192,8 @@ def _with(path, **changes) -> None:
         lambda p: p.write_bytes(b""),
         lambda p: p.write_text("a checkpoint"),
         lambda p: torch.save([1, 2], p),
-        lambda p: _with(p, config=None),
-        lambda p: _with(p, config=[1]),
+        lambda p: _with(p, about=None),
+        lambda p: _with(p, about=[1]),
         lambda p: _with(p, model=None),
         lambda p: _with(p, model={"first": torch.ones(1)}),
         lambda p: _with(p, optimizer={"state": {}}),
@@ -420,3 +424,32 @@ def test_training_and_inference_agree_at_the_border_of_a_window():
     block, _ = cut(image[:, 2:14, 5:17], (0, 6), 6, net.field, np.random.default_rng(0))
     expected = net(image[None, :, 2:14, 5:17].contiguous(), 0.1)[..., 0:6, 6:12]
     torch.testing.assert_close(net.denoise_block(block[None], torch.full((1, 1, 1, 1), 0.1)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ["4", "4,", "4,0.1", "4,0.1,1,2,3,4,5,6,7", "4,abc,1,,,", "4,0.1,1,x,3,4", "99999999999999999999,1"])
+def test_a_row_of_the_log_that_was_cut_off(config, folder, killed, row):
+    settings = {"validation": str(folder), "validate_every": 4}
+    killed(changed(config, **settings), 5)
+    path = loop.Path(config.out) / "log.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n" + row)
+    train(changed(config, **settings), progress=False)
+    with path.open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["8", "12"]
+
+
+def test_what_is_no_log_is_refused(config, folder, killed):
+    killed(config, 5)
+    (loop.Path(config.out) / "log.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(FileError, match=r"log.csv: is not the log of a training"):
+        train(config, progress=False)
+
+
+def test_a_card_that_cannot_be_kept_is_refused_at_once(config):
+    with pytest.raises(InputTypeError, match="settings and card must be plain values"):
+        train(changed(config, card={"made": math}), progress=False)
+
+
+def test_two_trainings_in_one_folder(config):
+    loop.Path(config.out).mkdir()
+    with lock(loop.Path(config.out) / "checkpoint.pt"), pytest.raises(FileError, match="another run is writing it"):
+        train(config, progress=False)

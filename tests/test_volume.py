@@ -18,6 +18,7 @@ from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.denoisers.wrap import as_denoiser, rescaled
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.checkpoint import save_table
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.tuning import recipe
@@ -382,7 +383,9 @@ def test_another_module_is_another_denoiser(counts, tmp_path, killed):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"settings": 3, "found": {}, "done": {}}', "rows", "window", "keys"], ids=lambda t: t[:12] or "empty"
+    "text",
+    ["", "{", "[]", '{"settings": 3, "found": {}, "done": {}}', "rows", "window", "keys", "flipped"],
+    ids=lambda t: t[:12] or "empty",
 )
 def test_a_damaged_journal_is_refused(counts, tmp_path, killed, text):
     killed(counts, tmp_path / "v.npy", 2)
@@ -394,7 +397,10 @@ def test_a_damaged_journal_is_refused(counts, tmp_path, killed, text):
         values["found"]["window"] = None
     elif text == "keys":
         values["done"]["0"] = 3
-    path.write_text(json.dumps(values) if text in ("rows", "window", "keys") else text)
+    if text in ("rows", "window", "keys"):
+        save_table(path, {key: value for key, value in values.items() if key != "sha256"})
+    else:
+        path.write_text(json.dumps(values | {"found": values["found"] | {"window": [0.0, 0.03]}}) if text == "flipped" else text)
     with pytest.raises(FileError, match=r"\.v\.npy\.partial\.json: the journal .* damaged .*--no-resume"):
         run(counts, tmp_path / "v.npy")
     run(counts, tmp_path / "v.npy", resume=False)
@@ -506,7 +512,7 @@ def test_outputs_that_cannot_be(counts, tmp_path):
         ("v.png", "unknown ending '.png'"),
         ("none/v.npy", "there is no folder"),
         ("folder.npy", "cannot be written"),
-        ("scan.npy", "this is the scan"),
+        ("scan.npy", "this is the input"),
     ):
         with pytest.raises(PnPError, match=words):
             run(counts, tmp_path / name)

@@ -5,40 +5,72 @@ What the user can mend (a file, a name, a setting) is one line on stderr and the
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pnp_mlpatch
-from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, plain_text
-from pnp_mlpatch.cli.ct import BEAMS, run_ct
-from pnp_mlpatch.cli.demo import run_demo
-from pnp_mlpatch.cli.massmap import run_massmap
-from pnp_mlpatch.cli.show import list_plugins, show_info
-from pnp_mlpatch.cli.solve import run_solve
-from pnp_mlpatch.cli.train import run_train
-from pnp_mlpatch.errors import PnPError
+from pnp_mlpatch.cli.process import as_program
+
+if TYPE_CHECKING:  # all else is imported when Ctrl-C is looked after
+    import argparse
+    import dataclasses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the result is the exit status: 0, 2 for what the user can mend, 130 if interrupted."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 2
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words of the command. By default they are those of the process, which is then run as a program: Ctrl-C ends it with one line
+        at any moment, and a closed pipe does not end it.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 2 for what the user can mend, 130 if interrupted.
+    """
+    if argv is None:
+        return as_program(_run)
+    return _run(argv)
+
+
+def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
+    """Parse and run; ``ready`` is called when all is imported and the computation begins."""
+    from pnp_mlpatch.errors import PnPError
+
     try:
+        parser = build_parser()
+        ready()
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
         return args.run(args)
-    except (PnPError, OSError) as error:
-        print(f"pnp-mlpatch: {' '.join(str(error).split())}", file=sys.stderr)
+    except (PnPError, OSError, RecursionError, MemoryError, RuntimeError) as error:
+        print(f"pnp-mlpatch: {explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pnp-mlpatch: interrupted", file=sys.stderr)
         return 130
+
+
+def explain(error: Exception) -> str:
+    """One sentence for an error that the user can mend; others are raised again."""
+    from pnp_mlpatch.errors import PnPError
+    from pnp_mlpatch.io.atomic import out_of_memory
+
+    if out_of_memory(error):
+        return f"the memory does not suffice ({_short(error) or type(error).__name__}). Free some, or take a smaller image, batch or model."
+    if isinstance(error, RecursionError):
+        return f"something that was given is nested too deeply ({_short(error)})."
+    if isinstance(error, (PnPError, OSError)):
+        return " ".join(str(error).split())
+    raise error
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 DESCRIPTION = "Plug-and-play reconstruction: an operator (how the data came about), a denoiser (what images look like), a solver."
@@ -78,7 +110,8 @@ of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION
 Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
---checkpoint keeps the state every 5 iterations; the same command goes on from it, and --set solver.iterations may be raised.
+--checkpoint keeps the state and the history every 5 iterations; the same command goes on from it, and --set solver.iterations may be
+raised. The state of other data or settings is refused.
 
 A configuration file has the same words; flags override it, and paths are relative to where you are:
   simulate = "photo.png"            # or: data = "sinogram.npy"
@@ -201,6 +234,20 @@ Examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; every command has a description and examples."""
+    import argparse
+    import dataclasses
+    import inspect
+    import textwrap
+
+    import pnp_mlpatch
+    from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, plain_text
+    from pnp_mlpatch.cli.ct import BEAMS, run_ct
+    from pnp_mlpatch.cli.demo import run_demo
+    from pnp_mlpatch.cli.massmap import run_massmap
+    from pnp_mlpatch.cli.show import list_plugins, show_info
+    from pnp_mlpatch.cli.solve import run_solve
+    from pnp_mlpatch.cli.train import run_train
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("pnp-mlpatch", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"pnp-mlpatch {pnp_mlpatch.__version__}")
@@ -381,11 +428,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _key(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is not dataclasses.MISSING:
+    from dataclasses import MISSING
+
+    if field.default_factory is not MISSING:
         return f"{field.name} = {field.default_factory()!r}"
-    if field.default is dataclasses.MISSING:
+    if field.default is MISSING:
         return f"{field.name} (required)"
     return f"{field.name} = {field.default:.4g}" if isinstance(field.default, float) else f"{field.name} = {field.default!r}"
 
 
-__all__ = ["REGISTRIES", "build_parser", "main"]
+__all__ = ["build_parser", "explain", "main"]

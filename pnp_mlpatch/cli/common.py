@@ -11,6 +11,7 @@ import torch
 
 from pnp_mlpatch.denoisers.base import registry as denoisers
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.atomic import out_of_memory
 from pnp_mlpatch.operators.base import registry as operators
 from pnp_mlpatch.registry import Registry
 from pnp_mlpatch.solvers.base import registry as solvers
@@ -24,9 +25,11 @@ def blame(who: str) -> Iterator[None]:
     """Turn the plain errors of a constructor that was given a wrong setting into one that says whose it was."""
     try:
         yield
-    except (PnPError, OSError):
+    except (PnPError, OSError, RecursionError):
         raise
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise InputTypeError(f"{who}: a setting has a wrong type or value ({type(error).__name__}: {error}).") from error
 
 

@@ -17,8 +17,9 @@ from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scans import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.reading import refuse_special
-from pnp_mlpatch.weights import read_toml, write_whole
+from pnp_mlpatch.weights import read_toml
 
 BEAMS = ("parallel", "fan", "arc")
 GEOMETRY = ("beam", "shape", "pixel", "spacing", "center", "offset", "source_origin", "origin_detector")  # flags that --geometry replaces
@@ -47,7 +48,7 @@ def run_ct(args: argparse.Namespace) -> int:
     with blame("ct"):
         config = VolumeConfig(**given, solver=args.solver, settings=sections["solver"], device=str(device))
     first, last = check_scan(scan, geometry, config)
-    check_out(Path(args.out), scan)
+    check_out(Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None])
     _check_files(args, scan)
 
     D, used = None, None
@@ -248,8 +249,6 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
         path = Path(text)
         if path.suffix.lower() != ".png":
             raise InputError(f"--{name} {text}: expected a file ending in .png.")
-        if not path.parent.is_dir():
-            raise FileError(f"--{name} {text}: there is no folder {path.parent}. Create it first.")
         results[path.resolve()] = f"--{name}"
     angles = None if args.angles is None or args.angles.isdigit() else args.angles
     for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):

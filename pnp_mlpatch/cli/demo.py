@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,16 +18,24 @@ def run_demo(args: argparse.Namespace) -> int:
     folder = find_examples()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if folder.parent.joinpath("pyproject.toml").exists():  # a checkout: the examples shall import this package
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder.parent), environment.get("PYTHONPATH")]))
     for name in EXAMPLES:
-        command = [sys.executable, str(folder / name), "--out", str(out), *(["--quick"] if args.quick else [])]
         print(f"== {name}", flush=True)
-        done = subprocess.run(command, env=environment, check=False)
-        if done.returncode:
-            raise PnPError(f"demo: {name} ended with exit status {done.returncode}; what it says is above.")
+        status = _run(folder / name, ["--out", str(out), *(["--quick"] if args.quick else [])])
+        if status:
+            raise PnPError(f"demo: {name} ended with exit status {status}; what it says is above.")
     print(f"The pictures are in {out.resolve()}")
+    return 0
+
+
+def _run(program: Path, words: list[str]) -> int | str | None:
+    """Run a program in this process; its exit status."""
+    before, sys.argv = sys.argv, [str(program), *words]
+    try:
+        runpy.run_path(str(program), run_name="__main__")
+    except SystemExit as ended:
+        return ended.code
+    finally:
+        sys.argv = before
     return 0
 
 

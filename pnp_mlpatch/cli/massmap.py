@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import pnp_mlpatch
 from pnp_mlpatch.cli.common import prepare
 from pnp_mlpatch.cli.solve import make, plain
 from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
 from pnp_mlpatch.lensing.judging import judge
 from pnp_mlpatch.lensing.maps import ShearMap, read_map, read_shear, split_source, write_convergence
 from pnp_mlpatch.reading import refuse_special
-from pnp_mlpatch.weights import sha256, write_whole
+from pnp_mlpatch.weights import sha256
 
 KEPT = (
     "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2",
@@ -27,8 +31,6 @@ COLUMNS = ("ra", "dec", "e1", "e2", "w")
 
 def run_massmap(args: argparse.Namespace) -> int:
     """Map the convergence and write it, with a JSON file from which the run can be repeated."""
-    from pnp_mlpatch.massmap import MassMapConfig, map_mass
-
     device = prepare(args)
     asked, before = _asked(args)
     if "shear" not in asked or args.out is None:
@@ -37,6 +39,13 @@ def run_massmap(args: argparse.Namespace) -> int:
         )
     out = Path(args.out)
     _check_out(args, out, asked)
+    with lock(out.with_suffix(".json")):
+        return _map(args, out, asked, before, device)
+
+
+def _map(args: argparse.Namespace, out: Path, asked: dict[str, Any], before: dict[str, str], device: torch.device) -> int:
+    from pnp_mlpatch.massmap import MassMapConfig, map_mass
+
     digests = {name: sha256(path) for name, path in _files(asked).items()}
     for name, digest in digests.items():
         if before.get(name, digest) != digest:
@@ -57,7 +66,7 @@ def run_massmap(args: argparse.Namespace) -> int:
     name = asked.get("denoiser", "mlpatch")
     weights = asked.get("weights", "mlpatch-kappa" if name == "mlpatch" else None)
     D, used = make("denoiser", {"name": name, **({} if weights is None else {"weights": weights})})
-    partial = out.with_name(f".{out.name}.partial.pt")
+    partial = _partial(out)
     if args.no_resume:
         partial.unlink(missing_ok=True)
     result = map_mass(shear, D, config, checkpoint=partial, device=device, progress=False if args.quiet else None)
@@ -82,6 +91,7 @@ def run_massmap(args: argparse.Namespace) -> int:
         shown = {name: result.kappa[0], f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0]}
         shown = {"truth": truth, **shown} if truth is not None else shown
         mass_panel(args.figure, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
+    partial.unlink(missing_ok=True)  # last: until all is written, the same command goes on from it
     if not args.quiet:
         s = result.statistics
         print(
@@ -155,13 +165,15 @@ def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> No
         raise InputError(f"--out {out}: expected a file ending in .fits.")
     if args.figure is not None and Path(args.figure).suffix.lower() != ".png":
         raise InputError(f"--figure {args.figure}: expected a file ending in .png.")
-    for path in (out, *([Path(args.figure)] if args.figure else [])):
-        if not path.parent.is_dir():
-            raise FileError(f"{path}: there is no folder {path.parent}. Create it first.")
-    results = {out.resolve(), out.with_suffix(".json").resolve()}
-    for path in (*_files(asked).values(), *([Path(args.source)] if args.source else [])):
-        if path.resolve() in results:
-            raise InputError(f"--out {out} would overwrite {path}, which is read. Choose another name.")
+    reads = [*_files(asked).values(), *([Path(args.source)] if args.source else [])]
+    written = [out, out.with_suffix(".json"), _partial(out), *([Path(args.figure)] if args.figure else [])]
+    for k, path in enumerate(written):
+        check_writable(path, [*reads, *written[:k]])
+
+
+def _partial(out: Path) -> Path:
+    """Where the state lies until the map is written."""
+    return out.with_name(f".{out.name}.partial.pt")
 
 
 __all__ = ["run_massmap"]

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,17 @@ from pnp_mlpatch import metrics
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, blame, prepare
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe, e_mode, per_channel
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
+from pnp_mlpatch.errors import InputError, InputTypeError, require
 from pnp_mlpatch.imageio import READABLE, read_array, read_image, write_image
+from pnp_mlpatch.io import checkpoint as checkpoints
+from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.operators.base import registry as operators
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.solvers.base import Solver, State
-from pnp_mlpatch.weights import read_toml, sha256, write_whole
+from pnp_mlpatch.weights import read_toml, sha256
 
 CHECKPOINT_EVERY = 5
 
@@ -55,11 +59,19 @@ def run_solve(args: argparse.Namespace) -> int:
     device = prepare(args)
     run = read_run(args)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
-    for path in (run.output, checkpoint):
-        _check_target(path, run.source)
     if run.output.suffix.lower() not in (".npy", ".png", ".tif", ".tiff"):
         raise InputError(f"{run.output}: unknown ending '{run.output.suffix}'. Writable: .npy, .png, .tiff.")
+    written = [run.output, run.output.with_suffix(".json"), *([checkpoint] if checkpoint else [])]
+    reads = [run.source, *([args.config] if args.config else []), *_files(dataclasses.asdict(run))]
+    for k, path in enumerate(written):
+        check_writable(path, [*reads, *written[:k]])
+    with ExitStack() as locks:
+        for path in written[1:]:
+            locks.enter_context(lock(path))
+        return _solve(args, run, checkpoint, device)
 
+
+def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device) -> int:
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
@@ -77,11 +89,14 @@ def run_solve(args: argparse.Namespace) -> int:
         "solver": {"name": run.solver["name"], **solver_used},
     }
     asked["sha256"] = {file: sha256(file) for file in _files(asked)}
-    state = resume(checkpoint, solver, plain(asked), device) if checkpoint else None
+    about, state, history = {"asked": _lasting(plain(asked))}, None, {}
+    if checkpoint and checkpoint.exists():
+        state, history = resume(checkpoint, solver, about["asked"], device)
+    resumed_at = state.iteration if state else None
 
     def save(now: State) -> None:
         if checkpoint and now.iteration % CHECKPOINT_EVERY == 0:
-            now.save(checkpoint)
+            now.save(checkpoint, {**about, "history": history})
 
     score, before = None, None
     x0 = A.initial(q)
@@ -97,10 +112,11 @@ def run_solve(args: argparse.Namespace) -> int:
         state=state,
         callbacks=[save],
         record={"psnr": score} if score else None,
+        history=history,
         progress=False if args.quiet else None,
     )
     if checkpoint:
-        result.state.save(checkpoint)
+        result.state.save(checkpoint, {**about, "history": history})
 
     report: dict[str, Any] = {
         "version": pnp_mlpatch.__version__,
@@ -111,7 +127,7 @@ def run_solve(args: argparse.Namespace) -> int:
         "output": str(run.output),
         "status": result.status,
         "iterations": result.state.iteration,
-        "resumed_at": state.iteration if state else None,
+        "resumed_at": resumed_at,
         "seconds": result.seconds,
     }
     if truth is not None and score is not None:
@@ -317,28 +333,23 @@ def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
     return per_channel(D) if known == 1 and channels > 1 else D
 
 
-def resume(path: Path, solver: Solver, asked: dict[str, Any], device: torch.device) -> State | None:
-    """The state that an earlier run of the same problem left at ``path``, or None; a state of another problem is refused.
+def resume(path: Path, solver: Solver, asked: Mapping[str, Any], device: torch.device) -> tuple[State, dict[str, list[float]]]:
+    """The state that an earlier run of the same problem left at ``path``, and its history; a state of another problem is refused."""
+    about = checkpoints.load(path, "solver state")[1]
+    if not isinstance(about, dict) or not isinstance(about.get("history"), dict):
+        raise InputError(f"{path}: does not say which problem it is the state of. Remove it, or use another --checkpoint.")
+    differ = checkpoints.differing(about.get("asked"), asked)
+    if differ:
+        raise InputError(f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or use another --checkpoint.")
+    state = type(solver).load_state(path)
+    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    state = dataclasses.replace(state, **{key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)})
+    return state, about["history"]
 
-    What the run was asked for lies beside the state, in ``path`` + ".json"; iterations and tol may change between runs.
-    """
-    beside = path.with_name(path.name + ".json")
-    asked = {**asked, "solver": {key: value for key, value in asked["solver"].items() if key not in ("iterations", "tol")}}
-    state = None
-    if path.exists():
-        state = type(solver).load_state(path)
-        values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-        state = dataclasses.replace(state, **{key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)})
-        if beside.exists():
-            try:
-                before = json.loads(beside.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise FileError(f"{beside}: not valid JSON ({error}). Remove it and {path}, or use another --checkpoint.") from error
-            differ = [key for key in asked if before.get(key) != asked[key]]
-            if differ:
-                raise InputError(f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or use another --checkpoint.")
-    write_whole(beside, lambda temporary: temporary.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8"))
-    return state
+
+def _lasting(asked: dict[str, Any]) -> dict[str, Any]:
+    """What must not change between a run and the one that goes on from it: iterations and tol may."""
+    return {**asked, "solver": {key: value for key, value in asked["solver"].items() if key not in ("iterations", "tol")}}
 
 
 def plain(value: Any) -> Any:
@@ -368,19 +379,6 @@ def _data_range(truth: Tensor) -> float:
 
 def _psnr_to(truth: Tensor) -> Callable[[Tensor], float]:
     return lambda x: float(metrics.psnr(x, truth, _data_range(truth)).mean())
-
-
-def _check_target(path: Path | None, source: Path) -> None:
-    """Raise unless ``path`` can be written: known before the long computation, not after it."""
-    if path is None:
-        return
-    folder = path.parent
-    if not folder.is_dir():
-        raise FileError(f"{path}: there is no folder {folder}. Create it first.")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise FileError(f"{path}: cannot be written. Choose a file in a folder that you may write to.")
-    if path.resolve() == source.resolve():
-        raise InputError(f"{path}: this is the input; choose another name.")
 
 
 def _check_channels(output: Path, channels: int) -> None:

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, rays, sizes
 from pnp_mlpatch.errors import FileError, InputError, MissingPackage, require
-from pnp_mlpatch.weights import write_whole
+from pnp_mlpatch.io.atomic import write_whole
 
 BACKENDS = ("auto", "sparse", "astra_cpu", "astra_cuda")
 PROJECTORS = ("linear", "line", "strip")

@@ -22,8 +22,8 @@ from torch import Tensor
 from pnp_mlpatch.ct.geometry import SAME
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
 from pnp_mlpatch.imageio import read_array, tiff_kind
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
-from pnp_mlpatch.weights import write_whole
 
 COUNTS, INTEGRALS = "counts", "line integrals"
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, sigma_column
 from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch.io.checkpoint import read_torch
 from pnp_mlpatch.reading import refuse_special
 
 if TYPE_CHECKING:
@@ -146,14 +146,10 @@ def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{who}: no weights file at {path}.")
     try:
-        if zipfile.is_zipfile(path):  # torch does not look at the checksums
-            with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():
-                    raise ValueError(f"the checksum of {damaged} is wrong")
         if path.suffix == ".safetensors":
             tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = read_torch(path)
     except Exception as error:  # torch and safetensors raise a dozen kinds
         raise WeightsError(f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error}).") from error
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors

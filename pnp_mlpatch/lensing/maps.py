@@ -24,9 +24,9 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
 from pnp_mlpatch.imageio import read_array
+from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.lensing.units import RADIANS, SHAPE_NOISE, arcmin, pixel_noise, radians
 from pnp_mlpatch.reading import refuse_bomb, refuse_special
-from pnp_mlpatch.weights import write_whole
 
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz")
 PAIRS, CUBES = (("GAMMA1", "GAMMA2"), ("E1", "E2"), ("G1", "G2")), ("SHEAR", "GAMMA")

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -22,9 +21,9 @@ from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
+from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.registry import Registry
-from pnp_mlpatch.weights import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,10 +130,22 @@ class State:
         """What the step that led here found out, numbers or one an image (B,): the largest goes into the history, all into ``per_image``."""
         return {} if self.fixed_point is None else {"fixed_point": self.fixed_point}
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the state; ``Solver.load_state`` reads it, and ``run(..., state=)`` goes on from it to the same result."""
-        values = _values(self)
-        write_whole(path, lambda temporary: torch.save(values, temporary))
+    def save(self, path: str | PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+        """Write the state to a file; ``Solver.load_state`` reads it, and ``run(..., state=)`` goes on from it to the same result.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, written whole or not at all.
+        about : mapping, optional
+            What this is the state of, in plain JSON values; :func:`pnp_mlpatch.io.checkpoint.load` gives it back.
+
+        Raises
+        ------
+        FileError
+            If the file cannot be written.
+        """
+        checkpoint.save(path, _values(self), about=about)
 
 
 @dataclass(frozen=True)
@@ -193,7 +204,7 @@ class Result:
         """Write all of it to one file, whole or not at all; ``Result.load`` reads it, and ``run(..., state=result.state)`` goes on."""
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"kind": "Result", "state": _values(self.state)}
         values["tuned"] = None if self.tuned is None else asdict(self.tuned)
-        write_whole(path, lambda temporary: torch.save(values, temporary))
+        checkpoint.save(path, values)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Result:
@@ -299,6 +310,7 @@ class Solver(ABC):
         state: State | None = None,
         callbacks: Sequence[Callback] = (),
         record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+        history: dict[str, list[float]] | None = None,
         progress: bool | None = None,
     ) -> Result:
         """Solve ``q = A f + n`` without gradients, until the relative change is below ``tol`` or ``iterations`` are done.
@@ -307,11 +319,13 @@ class Solver(ABC):
         ``state`` goes on from an earlier run instead (``iterations`` counts from the very start). Each image of a batch stops by itself:
         it is as if it were alone, and costs nothing more. Each callback gets the state
         after every step and stops the run by returning True, or some images by returning those, a tensor (B,) of True and False. ``record`` adds columns to the history, functions of x.
+        ``history`` is that of the run which ``state`` is from: the rows of this run are added to it, and seconds count on.
         ``progress`` shows a bar; by default it does so on a terminal.
         """
         if not callable(D):
             raise InputTypeError(f"solver: the denoiser must be callable as D(x, sigma), got {type(D).__name__}. See as_denoiser.")
-        start = time.perf_counter()
+        history = {} if history is None else history
+        start = time.perf_counter() - (history.get("seconds") or [0.0])[-1]
         with torch.no_grad():
             problem = make_problem(q, A, noise)
             if state is None:
@@ -326,7 +340,6 @@ class Solver(ABC):
             first, stopped = state.iteration, False
             images, watch = len(state.x), _Watch(self.iterations, state)
             resting = torch.zeros(images, dtype=torch.bool) if state.resting is None else state.resting.cpu()
-            history: dict[str, list[float]] = {}
             per_image: dict[str, list[Tensor]] = {}
             denoise, growth = checked(D), _Growth(state.x)
             moving, rows, part = torch.zeros_like(resting), None, (self, problem)
@@ -584,16 +597,11 @@ def _values(state: State) -> dict[str, Any]:
 
 
 def _read(path: str | PathLike[str], what: str) -> dict[str, Any]:
-    """A dictionary with a "kind", read to the CPU; its checksums are looked at, which torch does not do."""
-    try:
-        with ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise ValueError(damaged)
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        return {"kind": values["kind"], **values}
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise WeightsError(f"{path}: not a saved {what} ({type(error).__name__}). It is damaged, or something else.") from error
+    """A dictionary with a "kind", read to the CPU."""
+    values, _ = checkpoint.load(path, what)
+    if "kind" not in values:
+        raise WeightsError(f"{path}: not a saved {what}, but another checkpoint.")
+    return values
 
 
 def _state_types() -> Iterator[type[State]]:

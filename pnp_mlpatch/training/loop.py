@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import copy
 import csv
+import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch.denoisers.base import registry
 from pnp_mlpatch.denoisers.networks import Network
 from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, WeightsError, require
+from pnp_mlpatch.io import checkpoint
+from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.data import batch
 from pnp_mlpatch.training.sources import open_sources, whole_images
-from pnp_mlpatch.weights import write_whole
 
 LEVELS = (15, 25, 50)  # noise levels of the validation, in 1/255
 FACTORS = (2, 4)  # of the validation of upscaling
@@ -42,15 +45,29 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
     files. Returns the path of the weights.
 
     Raises :class:`FileError` without usable images, :class:`WeightsError` for a checkpoint that is damaged or belongs to
-    other settings and for weights to start from that do not fit, :class:`Diverged` if the loss is not finite.
+    other settings and for weights to start from that do not fit, :class:`Diverged` if the loss is not finite, and :class:`FileError` where
+    another run writes to the folder.
     """
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"{out}: cannot be made a folder of results ({error.strerror}). Choose another 'out'.") from error
+    try:
+        json.dumps(config.to_dict())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputTypeError(f"train: settings and card must be plain values, of numbers and texts ({error}).") from error
     device, rank, world = _processes(config)
+    if rank:
+        return _train(config, out, device, rank, world, resume, progress)
+    for name in ("weights.safetensors", "checkpoint.pt", "log.csv", "log.png"):
+        check_writable(out / name)
+    with lock(out / "checkpoint.pt"):
+        return _train(config, out, device, rank, world, resume, progress)
 
+
+def _train(config: TrainConfig, out: Path, device: torch.device, rank: int, world: int, resume: bool, progress: bool | None) -> Path:
+    """The training of one process, read from top to bottom."""
     # what is trained, and on what
     model = _model(config).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
@@ -110,8 +127,8 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
             _plot(out / "log.csv", out / "log.png")
         if rank == 0 and (done % config.checkpoint_every == 0 or done == config.steps):
             state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"config": config.to_dict(), "step": done, "loss": seen, "seconds": time.perf_counter() - start}
-            write_whole(out / "checkpoint.pt", lambda temporary, state=state: torch.save(state, temporary))
+            state |= {"step": done, "loss": seen, "seconds": time.perf_counter() - start}
+            checkpoint.save(out / "checkpoint.pt", state, about=config.to_dict())
 
     card = {
         **config.card,
@@ -258,13 +275,13 @@ def _restore(path: Path, config: TrainConfig, parts: dict[str, Any]) -> tuple[in
     """Load a checkpoint into the parts; the number of steps done, the loss and the seconds so far, zeros if there is none."""
     if not path.exists():
         return 0, 0.0, 0.0
+    state, about = checkpoint.load(path, "checkpoint of a training")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved, progress = {**config.defaults(), **state["config"]}, (int(state["step"]), float(state["loss"]), float(state["seconds"]))
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise WeightsError(f"{path}: not a whole checkpoint ({type(error).__name__}). Remove it, or train with resume=False.") from error
+        saved, progress = {**config.defaults(), **about}, (int(state["step"]), float(state["loss"]), float(state["seconds"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of a training ({error}). Remove it, or train with resume=False.") from error
     free = ("out", "card", "checkpoint_every", "validate_every", "validation", "data", "device")
-    now = config.to_dict()
+    now = json.loads(json.dumps(config.to_dict()))
     differ = [key for key in now if key not in free and saved.get(key) != now[key]]
     if differ:
         raise WeightsError(
@@ -280,28 +297,43 @@ def _restore(path: Path, config: TrainConfig, parts: dict[str, Any]) -> tuple[in
 
 def _cut_log(path: Path, done: int, columns: list[str]) -> None:
     """Keep the rows up to step ``done``, under these columns: what came after the checkpoint is done again."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= done]
+    if path.exists():
+        _write_log(path, columns, [row for row in _read_log(path) if int(row["step"]) <= done])
 
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    """Add a row to a CSV log."""
+    rows: list[dict[str, Any]] = [*(_read_log(path) if path.exists() else []), {key: round(value, 6) for key, value in row.items()}]
+    _write_log(path, list(row), rows)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; those that were cut off, or hold no numbers, are left out."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            return [row for row in reader if _is_row(row, reader.fieldnames or [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: is not the log of a training ({error}). Remove it, or use another 'out'.") from error
+
+
+def _is_row(row: dict[str, Any], columns: Sequence[str]) -> bool:
+    """Whether every column has its number; those of the validation may be empty."""
+    try:
+        int(row["step"]), float(row["loss"]), float(row["seconds"])
+        return set(row) == set(columns) and all(value == "" or float(value) is not None for value in row.values())
+    except (KeyError, TypeError, ValueError):  # DictReader puts None for what is missing, and under None what is too much
+        return False
+
+
+def _write_log(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore", restval="")
             writer.writeheader()
             writer.writerows(rows)
 
     write_whole(path, write)
-
-
-def _log(path: Path, row: dict[str, float]) -> None:
-    """Append a row to a CSV log; a header goes first."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({key: round(value, 6) for key, value in row.items()})
 
 
 def _plot(log: Path, picture: Path) -> None:

@@ -1,0 +1,145 @@
+"""Checkpoints: files of torch, and JSON files, that hold the sha256 of their own content and what they are the state of.
+
+A checkpoint of torch is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip archive: the digest of all bytes
+before it. It is compared before anything is unpickled. ``torch.load(path, weights_only=True)`` reads the file as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, is_zipfile
+
+import torch
+
+from pnp_mlpatch.errors import WeightsError
+from pnp_mlpatch.io.atomic import out_of_memory, write_whole
+
+ABOUT = "about"
+COMMENT = re.compile(rb"pnp_mlpatch ([0-9a-f]{64})")
+LENGTH = len("pnp_mlpatch ") + 64
+
+
+def save(path: str | PathLike[str], content: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    content : mapping
+        Tensors, numbers, texts, and lists, tuples and dictionaries of them.
+    about : mapping, optional
+        What this is the state of, in plain JSON values: settings, data, history. It is kept under "about".
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
+    file = io.BytesIO()
+    torch.save({**content, ABOUT: None if about is None else json.dumps(about)}, file)
+    file.seek(-2, io.SEEK_END)  # the length of the comment, 0 as torch writes it
+    file.write(LENGTH.to_bytes(2, "little"))
+    file.write(b"pnp_mlpatch " + hashlib.sha256(file.getbuffer()).hexdigest().encode())
+    write_whole(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
+
+
+def load(path: str | PathLike[str], what: str = "checkpoint", device: str | torch.device = "cpu") -> tuple[dict[str, Any], Any]:
+    """Read a checkpoint that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    what : str
+        What it should be, for the errors.
+    device : str or torch.device
+        Where its tensors go.
+
+    Returns
+    -------
+    tuple
+        The content, and what was given as ``about``.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or no checkpoint.
+    """
+    try:
+        whole = Path(path).read_bytes()
+        found = COMMENT.fullmatch(whole[-LENGTH:])
+        if found is None:
+            raise ValueError("it has no checksum")
+        if hashlib.sha256(memoryview(whole)[:-LENGTH]).hexdigest().encode() != found[1]:
+            raise ValueError("its checksum is another")
+        content = torch.load(io.BytesIO(whole), map_location=device, weights_only=True)
+        about = content.pop(ABOUT)
+        return content, None if about is None else json.loads(about)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        if out_of_memory(error):
+            raise
+        raise WeightsError(
+            f"{path}: not a saved {what} ({_reason(error)}). It is damaged, or something else; remove it to start anew."
+        ) from error
+
+
+def read_torch(path: str | PathLike[str]) -> Any:
+    """Read a file of ``torch.save`` that others made, to the CPU, without running code from it.
+
+    The checksums of the archive are compared first, which torch does not do. Files in the format before torch 1.6 have none.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, or no file of torch that can be read without running code.
+    """
+    try:
+        if is_zipfile(path):
+            with ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is another")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        if out_of_memory(error):
+            raise
+        raise WeightsError(f"{path}: cannot be read ({_reason(error)}). It is damaged, or something else.") from error
+
+
+def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, with the sha256 of their text under "sha256"; raise :class:`FileError` if it cannot be written."""
+    text = json.dumps({**values, "sha256": hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()}) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def load_table(path: str | PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`save_table` wrote; raise :class:`WeightsError` if it is missing or damaged."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        digest = content.pop("sha256")
+        if hashlib.sha256(json.dumps(content).encode()).hexdigest() != digest:
+            raise ValueError("its checksum is another")
+        return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: damaged ({_reason(error)}).") from error
+
+
+def differing(before: Any, now: Mapping[str, Any]) -> list[str]:
+    """The keys in which two descriptions differ; all of them where ``before`` is no description."""
+    before = before if isinstance(before, Mapping) else {}
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) and str(error) else type(error).__name__
+
+
+__all__ = ["differing", "load", "load_table", "read_torch", "save", "save_table"]
