@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -34,14 +36,18 @@ def sets(tmp_path_factory):
 
 
 def run(program, *arguments, out):
-    command = [sys.executable, str(BENCHMARKS / f"{program}.py"), "--quick", "--json", str(out), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    """The tables of ``python benchmarks/PROGRAM.py --quick --json OUT ARGUMENTS``, run in this process."""
+    path, threads = BENCHMARKS / f"{program}.py", torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", [str(path), "--quick", "--json", str(out), *map(str, arguments)])
+        patch.syspath_prepend(BENCHMARKS)
+        runpy.run_path(str(path), run_name="__main__")
+    torch.set_num_threads(threads)
     content = json.loads(out.read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert content["quick"] is True
     for title, rows in content["tables"].items():
-        assert not rows or title in done.stdout
+        assert not rows or title in printed.getvalue()
         for row in rows:
             assert list(row) == list(rows[0])
             assert all(value == value for value in row.values()), f"NaN in {row}"
@@ -57,7 +63,9 @@ def test_mlpatch_speed(tmp_path):
     assert [row["tile"] for row in tables["Tiles of mlpatch-grey"]] == [32, 64, 128, 256, 512]
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
+    """Each size in a process of its own."""
     denoising, mlpatch, whole, far = run("memory", "--threads", 1, out=tmp_path / "m.json").values()
     assert len(denoising) == len(mlpatch) == 2
     assert mlpatch[0]["saved for backward (MB)"] == pytest.approx(mlpatch[1]["saved for backward (MB)"], rel=0.01)
