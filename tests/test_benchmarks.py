@@ -132,6 +132,7 @@ def test_ct(tmp_path):
     assert all(float(row["5 steps: distance"]) < 2e-3 for row in exactness)
 
 
+@pytest.mark.slow
 def test_ct_quality(sets, tmp_path):
     (rows,) = run("ct_quality", "--only", "120 degrees", "fan", "--pictures", tmp_path / "pictures", out=tmp_path / "q.json").values()
     assert [row["images"] for row in rows] == [1, 1]
@@ -139,6 +140,7 @@ def test_ct_quality(sets, tmp_path):
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_massmap(tmp_path):
     (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
     assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"
@@ -161,6 +163,7 @@ def test_tuning(tmp_path):
     assert {row["level"] for row in summary} == {"cross-validated", "from noise"}
 
 
+@pytest.mark.slow
 def test_auto(tmp_path):
     kept = tmp_path / "kept.jsonl"
     tables = run("auto", "--keep", kept, "--what", "oracle", "auto", out=tmp_path / "a.json")
@@ -180,6 +183,7 @@ def test_blind(tmp_path):
         assert (float(second[what]) > float(first[what])) == (second[what + " apart"] > 0)
 
 
+@pytest.mark.slow
 def test_uncertainty(sets, tmp_path):
     known, photographs = run("uncertainty", "--images", sets / "grey", "--picture", tmp_path / "u.png", out=tmp_path / "u.json").values()
     assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
@@ -187,6 +191,7 @@ def test_uncertainty(sets, tmp_path):
     assert (tmp_path / "u.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_choosing(tmp_path):
     keep, drawn = tmp_path / "kept.jsonl", tmp_path / "c.png"
     each, totals, ends, used = run("choosing", "--keep", keep, "--picture", drawn, out=tmp_path / "c.json").values()
