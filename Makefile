@@ -4,20 +4,31 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: demo test lint clean
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= 2
+
+.PHONY: demo test test-all coverage lint style clean
 
 demo: $(STAMP)
 	$(BIN)/pnp-mlpatch demo --out demo
 
-test: $(STAMP)
+# all but the tests that are marked slow
+test: style
+	$(PYTEST) -m "not slow"
+
+test-all: style
+	$(PYTEST)
+
+# every test, and how much of the package they run
+coverage: style
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q --durations=10 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # needs Node.js as well, which pyright brings or finds
-lint: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: style
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(STAMP): pyproject.toml constraints.txt

@@ -7,6 +7,21 @@ import torch
 
 from pnp_mlpatch import denoisers, samples
 
+LAST = (  # they solve whole problems, train, or start programs
+    *("test_agreement", "test_ct_agreement", "test_parity", "test_training_engine", "test_sampling", "test_auto"),
+    *("test_examples", "test_docs", "test_plugin_package", "test_benchmarks"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Contracts first, then what is quick, then ``LAST`` in its order."""
+
+    def place(item):
+        name = item.path.stem
+        return LAST.index(name) + 1 if name in LAST else 0 if name != "test_contracts" else -1
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory):

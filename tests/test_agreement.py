@@ -26,7 +26,7 @@ from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # their warnings
 
 CPU = torch.device("cpu")
 COLOUR, GREY = (3, 37, 31), (1, 37, 31)

@@ -335,7 +335,7 @@ def test_low_signal_is_not_taken_for_structure():
     A = Lensing(shape=(SIZE, SIZE))
     q = 0.3 * white(1, 2, SIZE, SIZE)
     D = e_mode(denoisers.make("mlpatch", weights="mlpatch-kappa"))
-    result = reconstruct(q, A, D, noise=0.3)
+    result = reconstruct(q, A, D, noise=0.3, iterations=10)
     assert float(result.x[:, 0].std()) < 0.25 * float(A.initial(q)[:, 0].std())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -34,14 +36,18 @@ def sets(tmp_path_factory):
 
 
 def run(program, *arguments, out):
-    command = [sys.executable, str(BENCHMARKS / f"{program}.py"), "--quick", "--json", str(out), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    """The tables of ``python benchmarks/PROGRAM.py --quick --json OUT ARGUMENTS``, run in this process."""
+    path, threads = BENCHMARKS / f"{program}.py", torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", [str(path), "--quick", "--json", str(out), *map(str, arguments)])
+        patch.syspath_prepend(BENCHMARKS)
+        runpy.run_path(str(path), run_name="__main__")
+    torch.set_num_threads(threads)
     content = json.loads(out.read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert content["quick"] is True
     for title, rows in content["tables"].items():
-        assert not rows or title in done.stdout
+        assert not rows or title in printed.getvalue()
         for row in rows:
             assert list(row) == list(rows[0])
             assert all(value == value for value in row.values()), f"NaN in {row}"
@@ -57,7 +63,9 @@ def test_mlpatch_speed(tmp_path):
     assert [row["tile"] for row in tables["Tiles of mlpatch-grey"]] == [32, 64, 128, 256, 512]
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
+    """Each size in a process of its own."""
     denoising, mlpatch, whole, far = run("memory", "--threads", 1, out=tmp_path / "m.json").values()
     assert len(denoising) == len(mlpatch) == 2
     assert mlpatch[0]["saved for backward (MB)"] == pytest.approx(mlpatch[1]["saved for backward (MB)"], rel=0.01)
@@ -124,6 +132,7 @@ def test_ct(tmp_path):
     assert all(float(row["5 steps: distance"]) < 2e-3 for row in exactness)
 
 
+@pytest.mark.slow
 def test_ct_quality(sets, tmp_path):
     (rows,) = run("ct_quality", "--only", "120 degrees", "fan", "--pictures", tmp_path / "pictures", out=tmp_path / "q.json").values()
     assert [row["images"] for row in rows] == [1, 1]
@@ -131,6 +140,7 @@ def test_ct_quality(sets, tmp_path):
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_massmap(tmp_path):
     (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
     assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"
@@ -153,6 +163,7 @@ def test_tuning(tmp_path):
     assert {row["level"] for row in summary} == {"cross-validated", "from noise"}
 
 
+@pytest.mark.slow
 def test_auto(tmp_path):
     kept = tmp_path / "kept.jsonl"
     tables = run("auto", "--keep", kept, "--what", "oracle", "auto", out=tmp_path / "a.json")
@@ -172,6 +183,7 @@ def test_blind(tmp_path):
         assert (float(second[what]) > float(first[what])) == (second[what + " apart"] > 0)
 
 
+@pytest.mark.slow
 def test_uncertainty(sets, tmp_path):
     known, photographs = run("uncertainty", "--images", sets / "grey", "--picture", tmp_path / "u.png", out=tmp_path / "u.json").values()
     assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
@@ -179,6 +191,7 @@ def test_uncertainty(sets, tmp_path):
     assert (tmp_path / "u.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_choosing(tmp_path):
     keep, drawn = tmp_path / "kept.jsonl", tmp_path / "c.png"
     each, totals, ends, used = run("choosing", "--keep", keep, "--picture", drawn, out=tmp_path / "c.json").values()

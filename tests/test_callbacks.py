@@ -217,7 +217,7 @@ result.save(out)
 """
 
 
-@pytest.mark.parametrize("name", ["admm", "skrock"])
+@pytest.mark.parametrize("name", ["admm", pytest.param("skrock", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, tmp_path):
     whole, killed, path = tmp_path / "whole.pt", tmp_path / "killed.pt", tmp_path / "state.pt"
 

@@ -221,6 +221,7 @@ def test_a_run_is_repeated_from_its_json(shear_file, tmp_path, capsys):
     assert "is not the file that a.json was made from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(shear_file, tmp_path):
     command = [sys.executable, "-m", "pnp_mlpatch.cli", "massmap", "shear.fits", "--iterations", "150", "--threads", "1", "--quiet"]
     subprocess.run([*command, "--out", "whole.fits"], check=True)

@@ -130,18 +130,21 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
     assert (net.at(x, p, 0.5 * net.sigma_max) - (base - residual)).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (130, 71)])
-@pytest.mark.parametrize("tile", [7, 16, 64])
-def test_tiled_equals_untiled_everywhere(net, sigma, shape, tile):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (80, 71)])
+def test_tiled_equals_untiled_everywhere(net, sigma, shape):
     x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3))
-    small = MLPatch(**net.config, tile=tile).eval()
-    large = MLPatch(**net.config, tile=1000).eval()
-    for copy in (small, large):
-        copy.load_state_dict(net.state_dict())
-    with torch.no_grad():
-        one, two = small(x, sigma), large(x, sigma)
     bound = 2e-5 if net.deform else 1e-6  # offsets that follow the content amplify rounding
-    assert (one - two).abs().max() < bound * max(1.0, float(two.abs().max()))  # random weights: values beyond [0, 1]
+
+    def tiled(tile):
+        copy = MLPatch(**net.config, tile=tile).eval()
+        copy.load_state_dict(net.state_dict())
+        with torch.no_grad():
+            return copy(x, sigma)
+
+    whole = tiled(1000)
+    for tile in (7, 16, 64) if x[0, 0].numel() < 5000 else (16, 64):
+        difference = (tiled(tile) - whole).abs().max()
+        assert difference < bound * max(1.0, float(whole.abs().max())), tile  # random weights: values beyond [0, 1]
 
 
 def test_output_depends_on_the_stated_field_only(net, sigma):

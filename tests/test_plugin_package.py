@@ -137,6 +137,7 @@ def test_the_command_line_knows_them(python):
     assert "factor: int = 2" in shown[0]
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(python, source):
     shown = output(run(python, "-m", "pytest", "-q", "-p", "no:odl_plugins", "-p", "no:cacheprovider", cwd=source))
     assert " passed" in shown

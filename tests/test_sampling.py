@@ -107,11 +107,11 @@ def in_standard_errors(states, mean, covariance):
 
 
 CHAINS = [
-    ("ula", {"delta": 0.15, "iterations": 3000, "burn_in": 300}),
-    ("ula", {"iterations": 4000, "burn_in": 500}),
-    ("skrock", {"stages": 5, "iterations": 1200, "burn_in": 60}),
-    ("skrock", {"stages": 10, "delta": 8.0, "iterations": 1500, "burn_in": 60}),
-    ("skrock", {"stages": 2, "delta": 0.3, "iterations": 2000, "burn_in": 200}),
+    ("ula", {"delta": 0.15, "iterations": 900, "burn_in": 200}),
+    ("ula", {"iterations": 1400, "burn_in": 400}),
+    ("skrock", {"stages": 5, "iterations": 360, "burn_in": 60}),
+    ("skrock", {"stages": 10, "delta": 8.0, "iterations": 420, "burn_in": 60}),
+    ("skrock", {"stages": 2, "delta": 0.3, "iterations": 700, "burn_in": 200}),
 ]
 
 
@@ -121,7 +121,7 @@ def covariance_of(name, settings, P, delta):
 
 @pytest.mark.parametrize(("name", "settings"), CHAINS)
 def test_mean_and_variance_are_those_of_the_discretised_chain(name, settings):
-    problem = posterior(chains=24)
+    problem = posterior(chains=96)
     states = sampled(problem, name, **settings)
     delta = settings.get("delta")
     if delta is None:
@@ -137,9 +137,9 @@ def test_mean_and_variance_are_those_of_the_discretised_chain(name, settings):
 
 def test_long_steps_make_ula_too_wide_and_skrock_too_narrow():
     """What the docstrings say of the discretisation, seen in the samples: the errors against the exact posterior are far beyond chance."""
-    problem = posterior(chains=24)
-    wide = in_standard_errors(sampled(problem, "ula", delta=0.15, iterations=2000, burn_in=200), problem.mean, problem.cov)
-    narrow = in_standard_errors(sampled(problem, "skrock", stages=10, delta=8.0, iterations=600, burn_in=40), problem.mean, problem.cov)
+    problem = posterior(chains=96)
+    wide = in_standard_errors(sampled(problem, "ula", delta=0.15, iterations=650, burn_in=200), problem.mean, problem.cov)
+    narrow = in_standard_errors(sampled(problem, "skrock", stages=10, delta=8.0, iterations=180, burn_in=40), problem.mean, problem.cov)
     assert float(wide[1].mean()) > 5
     assert float(narrow[1].mean()) < -5
     assert float(wide[0].square().mean()) < 2
@@ -149,7 +149,7 @@ def test_long_steps_make_ula_too_wide_and_skrock_too_narrow():
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("ula", {"delta": 0.006, "iterations": 8000, "burn_in": 600}),
+        pytest.param("ula", {"delta": 0.006, "iterations": 8000, "burn_in": 600}, marks=pytest.mark.slow),
         ("skrock", {"stages": 3, "delta": 0.04, "iterations": 2500, "burn_in": 150}),
     ],
 )
@@ -191,7 +191,7 @@ def test_ranks_see_samples_that_are_too_narrow_or_too_wide(drawn, scale):
 
 def test_effective_samples_against_theory():
     """White prior and data: each pixel is an autoregression with phi = 1 - delta p, of n (1 - phi) / (1 + phi) effective samples."""
-    A, q = Identity((1, 32, 32)), torch.zeros(1, 1, 32, 32)
+    A, q = Identity((1, 48, 48)), torch.zeros(1, 1, 48, 48)
 
     def D(x, sigma):
         return x / (1 + sigma**2)
@@ -199,7 +199,7 @@ def test_effective_samples_against_theory():
     p = 1 / NOISE**2 + 1 / (1 + SIGMA**2)
     for phi in (0.0, 0.8):
         state = reconstruct(
-            q, A, D, "ula", noise=NOISE, sigma=SIGMA, delta=(1 - phi) / p, iterations=8050, burn_in=50, progress=False
+            q, A, D, "ula", noise=NOISE, sigma=SIGMA, delta=(1 - phi) / p, iterations=4050, burn_in=50, progress=False
         ).state
         n = state.count * (1 - phi) / (1 + phi)
         assert float(state.effective_samples.mean()) == pytest.approx(n, rel=0.06)

@@ -223,11 +223,11 @@ def test_cross_validation_finds_a_level_as_good_as_the_best(name):
     q = A(x) + noise * torch.randn(6, *A.data_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q = q * (A(torch.ones_like(x)).abs() > 0)
     sigmas = (0.03, 0.1, 10.0)
-    solver = solvers.make("admm", iterations=100, data_iterations=6)
+    solver = solvers.make("admm", iterations=50, data_iterations=6)
     found = cross_validate(q, A, prior, solver, noise=noise, sigmas=sigmas, progress=False)
     errors = torch.stack(
         [
-            (solvers.make("admm", iterations=100, data_iterations=6, sigma=s).run(q, A, prior, noise=noise, progress=False).x - x)
+            (solvers.make("admm", iterations=50, data_iterations=6, sigma=s).run(q, A, prior, noise=noise, progress=False).x - x)
             .flatten(1)
             .norm(dim=1)
             for s in sigmas
