@@ -87,6 +87,7 @@ def map_mass(
     config: MassMapConfig | None = None,
     *,
     checkpoint: str | PathLike[str] | None = None,
+    save_every: float = SAVED,
     device: str | torch.device = "cpu",
     progress: bool | None = None,
 ) -> MassMap:
@@ -95,8 +96,8 @@ def map_mass(
     ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
     pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
 
-    The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a file that keeps the state while it runs, and is removed at the end; if it is there, the run goes on from
-    it to the same result, bit for bit. Raises :class:`InputError` if it belongs to other data or settings, :class:`FileError` if it is damaged.
+    The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a file that keeps the state while it runs, written every ``save_every`` seconds, and is removed at the
+    end; if it is there, the run goes on from it to the same result, bit for bit. Raises :class:`InputError` if it belongs to other data or settings, :class:`FileError` if it is damaged.
     """
     if not isinstance(shear, ShearMap):
         raise InputTypeError(f"map_mass: expected a ShearMap, see lensing.maps.read_shear; got {type(shear).__name__}.")
@@ -127,7 +128,7 @@ def map_mass(
 
         def keep(now: State, k: int = k, kappa: Tensor | None = kappa) -> None:
             nonlocal saved
-            if checkpoint is not None and time.perf_counter() - saved > SAVED:
+            if checkpoint is not None and time.perf_counter() - saved > save_every:
                 _save(Path(checkpoint), asked, k, kappa, now)
                 saved = time.perf_counter()
 
