@@ -88,6 +88,7 @@ def map_mass(
     config: MassMapConfig | None = None,
     *,
     checkpoint: str | PathLike[str] | None = None,
+    save_every: float = SAVED,
     device: str | torch.device = "cpu",
     progress: bool | None = None,
 ) -> MassMap:
@@ -97,7 +98,7 @@ def map_mass(
     pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
 
     The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a
-    file that keeps the state while it runs; if it is there, the run goes on from it to the same result, bit for bit. It stays at the end: remove
+    file that keeps the state while it runs, written every ``save_every`` seconds; if it is there, the run goes on from it to the same result, bit for bit. It stays at the end: remove
     it once the result is saved. Raises :class:`InputError` if it belongs to other data or settings, :class:`WeightsError` if it is
     damaged, and :class:`FileError` if another run writes it.
     """
@@ -153,7 +154,7 @@ def _passes(
 
         def keep(now: State, k: int = k, kappa: Tensor | None = kappa) -> None:
             nonlocal saved
-            if checkpoint is not None and time.perf_counter() - saved > SAVED:
+            if checkpoint is not None and time.perf_counter() - saved > save_every:
                 _save(Path(checkpoint), asked, k, kappa, now)
                 saved = time.perf_counter()
 

@@ -189,14 +189,15 @@ def test_procedural_images(channels):
     assert not torch.equal(image, dead_leaves(64, channels, np.random.default_rng(1)))
 
 
-def test_procedural_windows_follow_from_seed_and_step(monkeypatch):
-    monkeypatch.setattr(sources, "BANK", 3)
+def test_procedural_windows_follow_from_seed_and_step():
+    def opened(seed):
+        return sources.generator("procedural", 1, 48, seed, bank=3)
 
     def windows(seed, step, source=None):
-        source = source or open_sources("procedural", 1, 32, seed=seed)[0]
+        source = source or opened(seed)
         return torch.stack([source.window(0, 32, step, np.random.default_rng(k)) for k in range(4)])
 
-    used = open_sources("procedural", 1, 32, seed=1)[0]
+    used = opened(1)
     windows(1, 0, used)
     assert torch.equal(windows(1, 40, used), windows(1, 40))  # whatever was drawn before
     assert not torch.equal(windows(1, 0), windows(1, 40))

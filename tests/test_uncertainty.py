@@ -66,9 +66,9 @@ def test_coverage_is_of_each_image_and_includes_the_ends():
 
 
 def test_samples_of_a_photograph(photo_parts):
-    """A photograph in 64 parts, half of their pixels missing: every second part, as on a chessboard, calibrates the others."""
+    """A photograph in 32 parts, half of their pixels missing: every second part, as on a chessboard, calibrates the others."""
     truth, x, std = photo_parts
-    here = torch.arange(64).reshape(8, 8).add(torch.arange(8)[:, None]).remainder(2).bool().flatten()
+    here = torch.arange(32).reshape(8, 4).add(torch.arange(8)[:, None]).remainder(2).bool().flatten()
     found = calibrate(x[here], std[here], truth[here])
     covered = coverage(*found.interval(x[~here], std[~here]), truth[~here])
     assert float(covered.mean()) == pytest.approx(0.9, abs=0.02)
@@ -80,7 +80,7 @@ def test_samples_of_a_photograph(photo_parts):
 
 @pytest.fixture(scope="module")
 def photo_parts():
-    truth = samples.camera().unfold(2, 32, 64).unfold(3, 32, 64).reshape(64, 1, 32, 32).contiguous()
+    truth = samples.camera().unfold(2, 32, 64).unfold(3, 32, 128).reshape(32, 1, 32, 32).contiguous()
     A, noise = Mask(random_mask((32, 32), keep=0.5)), 4 / 255
     q = A(truth) + noise * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)) * A.mask.float()
     solver = solvers.make("skrock", iterations=7, burn_in=2, stages=3, sigma=10 / 255)

@@ -837,11 +837,11 @@ def _write_hdf5(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int,
             done += len(chunk)
 
 
-def _write_tiff(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int, int]) -> None:
+def _write_tiff(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int, int], big_from: int = BIG) -> None:
     """Pixels of all pages, then their directories (TIFF 6.0); from 4 GB on BigTIFF, whose offsets have 64 bits. Pillow keeps all pages."""
     slices, height, width = shape
     page = 4 * height * width
-    big = slices * (page + 256) >= BIG
+    big = slices * (page + 256) >= big_from
     head = struct.pack("<2s3HQ", b"II", 43, 8, 0, 16 + slices * page) if big else struct.pack("<2sHI", b"II", 42, 8 + slices * page)
     with path.open("wb") as file:
         file.write(head)

@@ -245,25 +245,25 @@ def _members(group: Any, prefix: str, hdf5: Path | None = None) -> Iterator[tupl
 # ---- generated images
 
 
-def generator(name: str, channels: int, side: int, seed: int, count: int = 0) -> Source:
-    """Images without end: 128 are in use, and every 4 steps the oldest is replaced by a new one.
+def generator(name: str, channels: int, side: int, seed: int, count: int = 0, bank: int = BANK) -> Source:
+    """Images without end: ``bank`` are in use, and every 4 steps the oldest is replaced by a new one.
 
     "procedural" are random pictures (:func:`dead_leaves`), "convergence" log-normal mass maps (:func:`random_convergence`).
 
     Which images a step sees follows from ``seed`` and the step alone.
     """
 
-    @functools.lru_cache(maxsize=BANK + 1)
+    @functools.lru_cache(maxsize=bank + 1)
     def image(number: int) -> Tensor:
         rng = np.random.default_rng((seed, number, GENERATED_STREAM))
         return random_convergence(side, rng) if name == CONVERGENCE else dead_leaves(side, channels, rng)
 
     def window(k: int, size: int, step: int, rng: np.random.Generator) -> Tensor:
-        picture = image(step // REFRESH + below(BANK, rng))
+        picture = image(step // REFRESH + below(bank, rng))
         top, left = (below(side - size + 1, rng) for _ in range(2))
         return picture[:, top : top + size, left : left + size]
 
-    return Source(name, count or BANK, window, image)
+    return Source(name, count or bank, window, image)
 
 
 GENERATED_STREAM = 2**31  # keeps the random numbers of the images apart from those of the steps, whose third number is below it
