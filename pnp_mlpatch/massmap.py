@@ -123,7 +123,7 @@ def map_mass(
     De = e_mode(D if move is None else move(device))
     asked = json.loads(json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}))
     with nullcontext() if checkpoint is None else lock(checkpoint):
-        kappa, std = _passes(g, noise, A, De, config, min(level, most), checkpoint, asked, progress)
+        kappa, std = _passes(g, noise, A, De, config, min(level, most), checkpoint, save_every, asked, progress)
     ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
     e = A.cut(kappa)[0, 0]
     found = torch.stack([e, ks[1]]).cpu()
@@ -140,6 +140,7 @@ def _passes(
     config: MassMapConfig,
     level: float,
     checkpoint: str | PathLike[str] | None,
+    save_every: float,
     asked: dict[str, Any],
     progress: bool | None,
 ) -> tuple[Tensor, Tensor]:
