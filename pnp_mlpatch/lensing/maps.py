@@ -11,8 +11,10 @@ import io
 import json
 import math
 import re
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -39,6 +41,7 @@ _WCS = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?|(WCSAXES|WCSNAME|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?"
 )
 _PROVENANCE = "pnp|"  # begins a HISTORY card of provenance, which ends with "|", so that no space is lost
+_FILTERS = threading.RLock()
 Source = str | int | Tensor  # of a map
 
 
@@ -208,6 +211,18 @@ def as_path(path: Any, who: str) -> Path:
     return Path(path)
 
 
+@contextmanager
+def _astropy_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """What astropy warns of, collected instead of shown.
+
+    The filters belong to the whole process: two threads that set and restore them at once would leave them changed for good, so
+    one waits for the other.
+    """
+    with _FILTERS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
 def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
     """``get`` of the HDUs of a FITS file; what astropy raises, and its warnings of a file that is not whole, become a :class:`FileError`."""
     fits = require("astropy.io.fits", "Reading FITS")
@@ -215,8 +230,7 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
         raise FileError(f"{path}: {'a folder, not a FITS file' if path.is_dir() else 'no such file'}. Check the path.")
     if not path.name.lower().endswith(FITS):
         raise InputError(f"{path}: unknown ending. Readable: {', '.join(FITS)} and .npy.")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _astropy_warnings() as caught:
         try:
             # astropy passes over a .gz that breaks off
             source = io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix.lower() == ".gz" else path
@@ -383,8 +397,7 @@ def _header(cards: str) -> Any:
 def _wcs(cards: str, path: Path) -> Any:
     """astropy's WCS of the first two axes."""
     wcs = require("astropy.wcs", "Reading the WCS of FITS")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _astropy_warnings():
         try:
             return wcs.WCS(_header(cards), naxis=2)
         except Exception as error:  # of wcslib, a dozen kinds
@@ -504,8 +517,7 @@ def write_convergence(
         hdu.header["BUNIT"] = ("", "dimensionless" if name.startswith("KAPPA") else "")
         hdu.header.extend(cards.cards, unique=False, update=False)
         hdus.append(hdu)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cards of the input that astropy would write otherwise
+    with _astropy_warnings():  # of cards of the input that it would write otherwise
         write_whole(path, lambda temporary: hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore"))
 
 
