@@ -377,3 +377,22 @@ def test_a_million_galaxies_take_seconds():
     start = time.perf_counter()
     bin_shear(many, "0.3 arcmin")
     assert time.perf_counter() - start < 10
+
+
+def test_radians_without_a_unit_are_noticed(tmp_path):
+    generator = np.random.default_rng(0)
+    ra, dec = 2.6 + 0.02 * generator.random(50), 0.03 + 0.02 * generator.random(50)
+    table = Table({"ra": ra, "dec": dec, "e1": 0.1 * generator.standard_normal(50), "e2": np.zeros(50), "w": np.ones(50)})
+    table.write(tmp_path / "radians.csv")
+    with pytest.warns(UserWarning, match=r"taken for degrees, span 1\.\d* by 1\.\d* arcmin; as radians .* unit rad"):
+        read_catalogue(tmp_path / "radians.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for column in ("ra", "dec"):
+            table[column].unit = "rad"
+        table.write(tmp_path / "told.ecsv")
+        assert float(read_catalogue(tmp_path / "told.ecsv").ra.mean()) == pytest.approx(np.degrees(ra).mean())
+        for column, values in (("ra", np.degrees(ra)), ("dec", np.degrees(dec))):
+            table[column] = values
+        table.write(tmp_path / "degrees.csv")
+        read_catalogue(tmp_path / "degrees.csv")

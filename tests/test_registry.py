@@ -339,3 +339,24 @@ def test_radon_without_scipy_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingPackage, match="pip install scipy"):
         operators.make("radon", shape=(8, 8), angles=4)
+
+
+def test_an_operator_has_two_hooks_and_needs_no_example():
+    class Twice(operators.LinearOperator):
+        def _forward(self, x):
+            return 2 * x
+
+        def _adjoint(self, y):
+            return 2 * y
+
+    A = Twice((1, 4, 4), (1, 4, 4))
+    assert torch.equal(A(torch.ones(1, 1, 4, 4)), 2 * torch.ones(1, 1, 4, 4))
+    with pytest.raises(InputError, match=r"Twice: has no example\(\)"):
+        Twice.example()
+
+
+def test_the_name_of_weights_says_how_to_take_them():
+    with pytest.raises(
+        UnknownPlugin, match=r"'mlpatch-sr' are weights, not a denoiser\. Take the denoiser 'mlpatch' with weights='mlpatch-sr'"
+    ):
+        denoisers.make("mlpatch-sr")

@@ -464,7 +464,7 @@ def write_convergence(
 ) -> None:
     """Write E and B, ``kappa`` (2, H, W) or (1, 2, H, W), as the images KAPPA_E and KAPPA_B of a FITS file, float32, whole or not at all.
 
-    ``more`` holds further maps (H, W) by name, such as NOISE, MASK (boolean ones become 0 and 1) or STD. All images have the WCS and the
+    ``more`` holds further maps (H, W) by name, such as NOISE, MASK (boolean ones become 0 and 1) or SPREAD. All images have the WCS and the
     other cards of ``shear``, and an empty BUNIT: the convergence has no dimension. ``provenance`` are plain JSON values, kept in
     HISTORY cards of the primary HDU for :func:`read_provenance`. The same input gives the same bytes.
 

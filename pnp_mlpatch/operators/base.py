@@ -102,10 +102,10 @@ class _Solve(torch.autograd.Function):
 class LinearOperator(nn.Module, ABC):
     r"""A linear map A from images (B, \*image_shape) to data (B, \*data_shape), real in and real out.
 
-    A plugin gives ``_forward`` and ``_adjoint`` (batches in, batches out, no checks needed), and, where it can do better than
+    A subclass gives the two hooks ``_forward`` and ``_adjoint`` (batches in, batches out, no checks needed), and, where it can do better than
     the default, ``_normal`` (A^H A), ``_data_step`` (h in closed form), ``_precondition``, ``_initial`` and ``_weighted``.
     The public methods check their input, call the hook, and carry gradients (the backward of A is A^H); they are not
-    overridden. ``example()`` makes a tiny instance, on which the contract tests run.
+    overridden. A plugin also has ``example()``, which makes a tiny instance for the contract tests.
 
     Float32 and float64 tensors are taken; anything else is refused by name.
     """
@@ -215,9 +215,11 @@ class LinearOperator(nn.Module, ABC):
         return self
 
     @classmethod
-    @abstractmethod
     def example(cls) -> LinearOperator:
-        """A tiny instance, non-square where it can be; the contract tests run on it."""
+        """A tiny instance, non-square where it can be, on which the contract tests run; registered operators need one."""
+        raise InputError(
+            f"{cls.__name__}: has no example(), a class method that makes a tiny instance. Write one, or make it by its constructor."
+        )
 
     # ---- hooks
 
