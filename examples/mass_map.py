@@ -53,7 +53,7 @@ def main():
     width = optimal_width(std, convergence_spectrum, shear.pixel)
     D = denoisers.make("mlpatch", weights="mlpatch-kappa")
     found = map_mass(shear, D, MassMapConfig(iterations=8) if args.quick else None)
-    write_convergence(args.out / "kappa.fits", found.kappa, shear, more={"STD": found.std}, provenance={"settings": found.settings})
+    write_convergence(args.out / "kappa.fits", found.kappa, shear, more={"SPREAD": found.spread}, provenance={"settings": found.settings})
     maps = {
         "Kaiser-Squires": ks[0],
         f"smoothed, {width}": smoothed(ks, width, shear.pixel)[0],

@@ -81,7 +81,7 @@ _torchvision_stubs: list[Any] = []
 def require(package: str, needed_by: str) -> ModuleType:
     """Import ``package`` (a dotted name is fine) or raise :class:`MissingPackage` with the pip line.
 
-    Only the absence of the package itself is turned into that error; a fault inside it is shown as it is.
+    The absence of the package, or of one that it imports, is turned into that error; any other fault inside it is shown as it is.
     """
     top = package.partition(".")[0]
     try:
@@ -89,11 +89,11 @@ def require(package: str, needed_by: str) -> ModuleType:
             _import_torchvision()
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (top, "torchvision"):
-            raise
         missing = (error.name or top).partition(".")[0]
+        by = "" if missing in (top, "torchvision") else f" (for '{top}')"
         raise MissingPackage(
-            f"{needed_by} needs the package '{missing}', which is not installed. Install it with: pip install {_PIP.get(missing, missing)}"
+            f"{needed_by} needs the package '{missing}'{by}, which is not installed. "
+            f"Install it with: pip install {_PIP.get(missing, missing)}"
         ) from error
 
 

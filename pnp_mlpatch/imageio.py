@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,3 +236,16 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             write_whole(path, lambda temporary: picture.save(temporary, format="TIFF"))
     else:
         raise InputError(f"{path}: unknown ending '{suffix}'. Writable: .npy, .png, .tiff.")
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as a notebook shows it."""
+    out = io.BytesIO()
+    figure.savefig(out, dpi=80, format="png")
+    return out.getvalue()
+
+
+def in_notebooks(figure: Any) -> Any:
+    """The figure, which a notebook shows as a picture, with or without its inline backend."""
+    figure._repr_png_ = partial(png, figure)
+    return figure

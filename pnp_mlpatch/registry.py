@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pnp_mlpatch.errors import BrokenPlugin, InputError, InputTypeError, PnPError, UnknownPlugin
+from pnp_mlpatch.weights import manifest
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -111,7 +112,11 @@ class Registry:
         if len(distinct) > 1:
             raise InputError(f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. Uninstall or rename one of them.")
         if not distinct:
-            names = self.names()
+            names, shipped = self.names(), manifest() if self.family == "denoiser" else {}
+            if name in shipped:
+                raise UnknownPlugin(
+                    f"'{name}' are weights, not a denoiser. Take the denoiser '{shipped[name].get('kind', 'mlpatch')}' with weights='{name}'."
+                )
             raise UnknownPlugin(f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}.")
         try:
             if points:

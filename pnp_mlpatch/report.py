@@ -14,6 +14,8 @@ from pnp_mlpatch.lensing.judging import peaks
 from pnp_mlpatch.lensing.units import arcmin
 from pnp_mlpatch.solvers.figure import gray, result_figure
 
+APART = 2.0  # arcmin, about the core of a cluster: what is closer to a higher peak belongs to it
+
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows with the same keys as a Markdown table; numbers are right-aligned, floats with two decimals."""
@@ -88,6 +90,15 @@ def panel(
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
+def apart(places: Tensor, distance: float) -> Tensor:
+    """Those of the ``places`` (K, 2), highest first, that are at least ``distance`` from every one kept before."""
+    alive = torch.ones(len(places), dtype=torch.bool)
+    for k in range(len(places)):
+        if alive[k]:
+            alive[k + 1 :] &= (places[k + 1 :] - places[k]).double().norm(dim=1) >= distance
+    return places[alive]
+
+
 def mass_panel(
     path: str | PathLike[str],
     maps: Mapping[str, Tensor],
@@ -99,7 +110,9 @@ def mass_panel(
     flip_ra: bool = False,
     title: str = "",
 ) -> None:
-    """Write a PNG of maps of the convergence side by side: rows upwards, one scale, a scale bar, peaks above ``level`` marked (up to 500).
+    """Write a PNG of maps of the convergence side by side: rows upwards, one scale, a scale bar, peaks above ``level`` marked.
+
+    A peak that lies less than 2 arcmin from a higher one is part of it, and is neither marked nor counted; above 500 none is marked.
 
     ``maps`` are captions to (H, W), each drawn less its mean over the ``mask`` (H, W), and grey outside. ``window`` is by default
     -0.03 to the 0.998 quantile of the first map, at least 0.05. With ``flip_ra`` an arrow shows where east is: to the left.
@@ -107,6 +120,7 @@ def mass_panel(
     require("matplotlib", "Drawing a mass map")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
 
     shape = next(iter(maps.values())).shape
     if any(m.shape != shape or m.ndim != 2 for m in maps.values()) or (mask is not None and mask.shape != shape):
@@ -125,16 +139,26 @@ def mass_panel(
         axis.set_facecolor("0.75")
         values = m.where(seen, torch.nan).numpy()
         axis.imshow(values, cmap="inferno", vmin=window[0], vmax=window[1], origin="lower", interpolation="nearest")
-        found = peaks(m.where(seen, m.new_tensor(-1.0)), level)
+        found = apart(peaks(m.where(seen, m.new_tensor(-1.0)), level), APART / arcmin(pixel))
         if len(found) <= 500:  # more are noise, and would hide the map
             axis.plot(found[:, 1], found[:, 0], "o", mfc="none", mec="cyan", ms=7, mew=0.8)
         axis.set_title(f"{name} ({len(found)} peak{'s' * (len(found) != 1)})", fontsize=9)
         length = bar / arcmin(pixel)
-        axis.plot([0.05 * shape[1], 0.05 * shape[1] + length], [0.05 * shape[0]] * 2, color="black", lw=2.5)
-        axis.text(0.05 * shape[1], 0.07 * shape[0], f"{bar:g} arcmin", fontsize=8)
+        on_dark = [withStroke(linewidth=2, foreground="black")]  # white with a black edge is seen on map and mask alike
+        on_bar = [withStroke(linewidth=4, foreground="black")]
+        axis.plot([0.05 * shape[1], 0.05 * shape[1] + length], [0.05 * shape[0]] * 2, color="white", lw=2.5, path_effects=on_bar)
+        axis.text(0.05 * shape[1], 0.07 * shape[0], f"{bar:g} arcmin", fontsize=8, color="white", path_effects=on_dark)
         if flip_ra:
             axis.annotate(
-                "E", (0.95, 0.06), (0.80, 0.06), xycoords="axes fraction", arrowprops={"arrowstyle": "<-"}, fontsize=8, va="center"
+                "E",
+                (0.95, 0.06),
+                (0.80, 0.06),
+                xycoords="axes fraction",
+                arrowprops={"arrowstyle": "<-", "color": "white", "path_effects": on_dark},
+                fontsize=8,
+                va="center",
+                color="white",
+                path_effects=on_dark,
             )
         axis.set(xticks=[], yticks=[])
     for axis in list(axes.flat)[len(maps) :]:

@@ -19,6 +19,7 @@ from pnp_mlpatch.denoisers.base import Denoiser, check_image, sigma_column
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.wrap import SYMMETRIES, as_denoiser, describe, equivariant, turned
 from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch.imageio import in_notebooks
 from pnp_mlpatch.io.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def patch(D: MLPatch) -> Figure:
     where = "offsets before they follow the content" if D.deform else ("the pixels around" if D.fixed else "learned offsets")
     axis.set_title(f"{len(offsets)} samples of {of}: {where}", fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    return figure
+    return in_notebooks(figure)
 
 
 def patches_over(D: MLPatch, image: Tensor, coords: Tensor | Sequence[Sequence[float]], sigma: float | Tensor) -> Figure:
@@ -110,7 +111,7 @@ def patches_over(D: MLPatch, image: Tensor, coords: Tensor | Sequence[Sequence[f
     axis.set(xlabel="column (pixels)", ylabel="row (pixels)")
     follow = ", which follow the content" if D.deform else ""
     axis.set_title(f"{samples.shape[1]} samples for each of {len(samples)} places{follow}", fontsize=12)
-    return figure
+    return in_notebooks(figure)
 
 
 def influence(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float | Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def receptive_field(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float
     axis.set_title(f"{describe(D).name} at {(row, column)}\ngradient energy within radius {shares}", fontsize=11)
     bar = figure.colorbar(drawn, cax=axis.inset_axes((1.03, 0, 0.05, 1)), extend="min")
     bar.set_label("|d D(x)(p) / d x(t)|, grey where it is 0", fontsize=10)
-    return figure
+    return in_notebooks(figure)
 
 
 def equivariance_error(
@@ -246,7 +247,7 @@ def equivariance(D: Denoiser, image: Tensor, sigma: float | Tensor) -> Figure:
         for axis in line:
             axis.set(xticks=[], yticks=[])
     figure.suptitle(f"D = {describe(D).name}: does it commute with g?", fontsize=12)
-    return figure
+    return in_notebooks(figure)
 
 
 def save(figure: Figure, path: str | PathLike[str], *, dpi: int = 150) -> None:

@@ -312,7 +312,7 @@ def check_scan(scan: Scan, geometry: Geometry, config: VolumeConfig) -> tuple[in
     if scan.kind == COUNTS:
         if scan.flat is None:
             raise InputError(
-                f"{scan.path}: counts need the open beam, and the scan has none. Give read_scan(..., flat=I0), on the command line --blank I0; "
+                f"{scan.path}: counts need the open beam, and the scan has none. Give flat=I0, its counts, where the scan is read; "
                 f"or kind '{INTEGRALS}' if the logarithm has been taken."
             )
         if config.noise is not None:

@@ -17,6 +17,7 @@ import pnp_mlpatch
 from pnp_mlpatch import cli, operators, solvers, weights
 from pnp_mlpatch.cli import common, demo
 from pnp_mlpatch.cli import solve as solving
+from pnp_mlpatch.cli.common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.imageio import write_image
 from pnp_mlpatch.operators.blur import gaussian_psf
@@ -589,3 +590,55 @@ def test_demo_without_examples(here, monkeypatch, fails):
     assert "no_such_example.py" in err
     assert "Reinstall" in err
     assert not (here / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "heard"),
+    [
+        ("solve", "pass noise= (a standard deviation).", "pass --noise (a standard deviation)."),
+        ("solve", "Give sigma=.", "Give --set solver.sigma=VALUE."),
+        ("solve", "as_denoiser(net, sigma='ignored')", "as_denoiser(net, sigma='ignored')"),
+        ("solve", "Take 'mlpatch' with weights='mlpatch-sr'.", "Take 'mlpatch' with --set denoiser.weights=mlpatch-sr."),
+        (
+            "ct x --out y",
+            "or give flat= and dark= yourself, or say degrees=False",
+            "or give --blank and --dark yourself, or say --no-degrees",
+        ),
+        ("ct x --out y", "start anew with resume=False (--no-resume)", "start anew with --no-resume"),
+        ("massmap", "Give pixel='0.29 arcmin', and flip_ra=False.", "Give --pixel '0.29 arcmin', and --no-flip-ra."),
+        ("massmap", "Name one: e1='NAME'. Give shape= and centre=.", "Name one: --columns e1=NAME. Give --shape and --center."),
+    ],
+)
+def test_errors_in_the_shell_speak_of_flags(command, said, heard):
+    assert spoken(said, cli.build_parser().parse_args(command.split())) == heard
+
+
+def test_the_shell_says_noise_as_a_flag(fails, here):
+    assert "pass --noise (" in fails("solve --simulate grey.png --operator identity --denoiser tv --output x.npy")
+
+
+def test_weights_given_as_a_denoiser(fails):
+    line = fails("solve --simulate grey.png --operator identity --denoiser mlpatch-sr --noise 0.1 --output x.npy")
+    assert "'mlpatch-sr' are weights, not a denoiser. Take the denoiser 'mlpatch' with --set denoiser.weights=mlpatch-sr." in line
+
+
+def test_warnings_in_the_shell_are_one_line(here):
+    np.save("shear.npy", 0.2 * np.random.default_rng(0).standard_normal((2, 7, 7)))
+    line = "massmap shear.npy --noise 0.2 --iterations 2 --burn-in 0 --threads 1 --quiet --out k.fits --pixel"
+    done = subprocess.run(
+        [sys.executable, "-m", "pnp_mlpatch.cli", *line.split(), "0.3 arcmin"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.startswith("pnp-mlpatch: warning: map_mass: a map of 7 x 7 pixels is too small")
+    assert done.stderr.count("\n") == 1
+
+
+def test_tune_in_the_shell(run, fails):
+    line = f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 {TV} --set solver.iterations=4 --tune"
+    status, out, _ = run(line)
+    assert status == 0
+    assert "chosen: sigma = " in out
+    made = json.loads(Path("out.json").read_text())
+    assert made["tuned"]["settings"]["sigma"] > 0
+    assert made["tuned"]["noise"] == 0.05
+    assert "Leave one of them out" in fails(f"{line} --checkpoint s.pt")
+    assert "solver.sigma gives it" in fails(f"{line} --set solver.sigma=0.1")

@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -470,3 +472,23 @@ def test_judging_refuses():
         judging.judge(x, x, PIXEL, x[1:])
     with pytest.raises(InputError, match="not be all zero"):
         judging.describe_map(x[None], PIXEL, x)
+
+
+def test_lensing_keeps_nothing_between_calls():
+    """Each thread gets the step of its own alpha, and a step costs no more state than the operator has."""
+    A = Lensing(shape=(16, 16))
+    z, before = white(1, 2, 16, 16), {**vars(A)}
+    want = [A.data_step(z, 10.0**-k, Aty=z) for k in range(8)]
+    assert vars(A).keys() == before.keys()
+    assert all(vars(A)[key] is value for key, value in before.items())
+
+    def wrong(k):
+        return sum(not torch.equal(A.data_step(z, 10.0**-k, Aty=z), want[k]) for _ in range(60))
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(wrong, range(8))) == 0
+    finally:
+        sys.setswitchinterval(switch)

@@ -386,3 +386,22 @@ def test_integers_that_are_null_in_fits_are_no_weights(tmp_path):
     fits.BinTableHDU.from_columns([*columns, weights]).writeto(tmp_path / "g.fits")
     with pytest.raises(InputError, match="1 of 3 weights are negative, NaN or infinite"):
         read_catalogue(tmp_path / "g.fits")
+
+
+def test_radians_without_a_unit_are_noticed(tmp_path):
+    generator = np.random.default_rng(0)
+    ra, dec = 2.6 + 0.02 * generator.random(50), 0.03 + 0.02 * generator.random(50)
+    table = Table({"ra": ra, "dec": dec, "e1": 0.1 * generator.standard_normal(50), "e2": np.zeros(50), "w": np.ones(50)})
+    table.write(tmp_path / "radians.csv")
+    with pytest.warns(UserWarning, match=r"taken for degrees, span 1\.\d* by 1\.\d* arcmin; as radians .* unit rad"):
+        read_catalogue(tmp_path / "radians.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for column in ("ra", "dec"):
+            table[column].unit = "rad"
+        table.write(tmp_path / "told.ecsv")
+        assert float(read_catalogue(tmp_path / "told.ecsv").ra.mean()) == pytest.approx(np.degrees(ra).mean())
+        for column, values in (("ra", np.degrees(ra)), ("dec", np.degrees(dec))):
+            table[column] = values
+        table.write(tmp_path / "degrees.csv")
+        read_catalogue(tmp_path / "degrees.csv")

@@ -1,11 +1,13 @@
 """Mass maps as a person makes them: map_mass, and ``pnp-mlpatch massmap`` from a FITS file to a FITS file."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from pnp_mlpatch.lensing.estimators import reduced, shear_of
 from pnp_mlpatch.lensing.judging import judge
 from pnp_mlpatch.lensing.maps import ShearMap, read_provenance
 from pnp_mlpatch.massmap import MassMapConfig, border, map_mass
+from pnp_mlpatch.report import apart
 
 PIXEL = "0.293 arcmin"
 
@@ -53,8 +56,8 @@ def test_map_is_better_than_smoothing(D):
     assert found.settings["padding"] == 13  # an eighth of 104
     assert found.statistics["B rms"] == pytest.approx(found.statistics["B rms of noise"], rel=0.35)
     assert torch.equal(found.kappa[1], found.smoothed[1])
-    assert found.std.shape == truth.shape
-    assert float(found.std.min()) > 0
+    assert found.spread.shape == truth.shape
+    assert float(found.spread.min()) > 0
 
 
 def test_b_modes_are_noticed(D):
@@ -104,7 +107,7 @@ def test_interrupted_runs_go_on_to_the_same_bits(D, tmp_path, monkeypatch):
             map_mass(shear, D, MassMapConfig(iterations=8, burn_in=2, passes=2, seed=1), checkpoint=path, progress=False)
         again = map_mass(shear, D, config, checkpoint=path, progress=False)
         assert torch.equal(again.kappa, whole.kappa)
-        assert torch.equal(again.std, whole.std)
+        assert torch.equal(again.spread, whole.spread)
         assert path.exists()  # until the result is saved
         path.unlink()
     path.write_bytes(b"nothing")
@@ -186,7 +189,7 @@ def test_fits_to_fits(shear_file, tmp_path, D, capsys):
     )
     assert "48 x 64 pixels of 0.293 arcmin" in capsys.readouterr().out
     with fits.open("kappa.fits") as out, fits.open("shear.fits") as given:
-        assert [hdu.name for hdu in out] == ["PRIMARY", "KAPPA_E", "KAPPA_B", "STD", "SMOOTHED", "MASK"]
+        assert [hdu.name for hdu in out] == ["PRIMARY", "KAPPA_E", "KAPPA_B", "SPREAD", "SMOOTHED", "MASK"]
         for hdu in out[1:]:
             sky_out, sky_in = (WCS(h.header).pixel_to_world(5, 40) for h in (hdu, given["GAMMA1"]))
             assert sky_out.separation(sky_in).deg < 1e-9
@@ -305,3 +308,54 @@ def test_wrong_commands_are_one_line(line, words, shear_file, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert len(error.splitlines()) == 1
+
+
+# ---- units and signs that cannot be
+
+
+FEW = MassMapConfig(iterations=2, burn_in=0)
+
+
+def changed(shear, **values):
+    return dataclasses.replace(shear, **values)
+
+
+def test_weights_given_as_noise_are_refused(D):
+    _, shear = sky(slice(140, 172), slice(130, 162))
+    weights = torch.where(shear.seen, 1 / shear.noise**2, torch.inf)
+    with pytest.raises(InputError, match=r"the noise is \d+\.?\d*, but the rms of the shear.*1 / variance"):
+        map_mass(changed(shear, noise=weights), D, FEW, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: changed(s, noise=s.noise**2), "not a variance"),
+        (lambda s: changed(s, pixel="17 arcmin"), "pixels of 17 arcmin.*unit right"),
+        (lambda s: changed(s, gamma=s.gamma[:, 20:27, 20:27], noise=s.noise[20:27, 20:27]), "7 x 7 pixels is too small"),
+        (lambda s: changed(s, gamma=s.gamma * torch.tensor([1, -1])[:, None, None]), "other sign.*sign seems to be wrong"),
+    ],
+    ids=["variance", "pixel", "small", "sign"],
+)
+def test_what_looks_wrong_is_said(D, change, words):
+    _, shear = sky(slice(140, 204), slice(130, 200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        map_mass(shear, D, FEW, progress=False)
+    with pytest.warns(UserWarning, match=words):
+        map_mass(change(shear), D, FEW, progress=False)
+
+
+def test_like_is_printed_beside_like(D):
+    """E and B of the one smoothed map, and not E of the posterior mean beside B of another map."""
+    _, shear = sky(slice(140, 172), slice(130, 162))
+    found = map_mass(shear, D, FEW, progress=False)
+    for name, map_ in (("E rms smoothed", found.smoothed[0]), ("B rms", found.smoothed[1])):
+        assert found.statistics[name] == pytest.approx(float(map_[shear.seen].std()), rel=1e-4)
+
+
+def test_a_cluster_has_one_circle():
+    places = torch.tensor([[10, 10], [11, 12], [30, 30], [10, 8], [33, 30]])
+    assert torch.equal(apart(places, 3.5), places[[0, 2]])
+    assert torch.equal(apart(places, 0), places)
+    assert len(apart(places[:0], 1)) == 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pnp_mlpatch import samples
+from pnp_mlpatch import denoisers, operators, samples
+from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.linalg import pcg, power_iteration
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -323,3 +327,72 @@ def test_power_iteration_and_norm():
     assert abs(power_iteration(lambda v: d * v, torch.ones(1, 3), tol=1e-8) - 9) < 1e-3
     A = Radon((20, 20), 8, cache=False)
     assert abs(A.norm() - float(torch.linalg.matrix_norm(dense(A), 2))) < 5e-3 * A.norm()
+
+
+# ---- within what torch offers around a call
+
+
+@pytest.mark.parametrize("name", operators.names())
+def test_operators_keep_their_precision_under_autocast(name):
+    """Sparse products know no bfloat16, and data terms need more than its 8 bits."""
+    A = operators.registry.get(name).example()
+    z = torch.randn(2, *A.image_shape, generator=torch.Generator().manual_seed(0))
+
+    def all_of(z):
+        q = A(z)
+        Aty = A.adjoint(q)
+        return q, Aty, A.normal(z), A.initial(q), A.data_step(z, 0.5, Aty=Aty)
+
+    want = all_of(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = all_of(z)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("name", operators.names())
+def test_the_data_step_under_vmap_is_that_of_each(name):
+    A = operators.registry.get(name).example()
+    z, Aty = (torch.randn(3, 2, *A.image_shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    Aty = torch.stack([A.adjoint(A(b)) for b in Aty])
+
+    def step(z, Aty):
+        return A.data_step(z, 0.5, Aty=Aty, tol=1e-7)
+
+    want = torch.stack([step(*each) for each in zip(z, Aty, strict=True)])
+    assert float((torch.vmap(step)(z, Aty) - want).norm() / want.norm()) < 1e-5
+    shared = torch.vmap(step, in_dims=(None, 1))(z[0], Aty.movedim(0, 1))
+    want = torch.stack([step(z[0], b) for b in Aty])
+    assert float((shared - want).norm() / want.norm()) < 1e-5
+    with pytest.raises(InputTypeError, match=r"alpha cannot be read, which torch\.vmap"):
+        torch.vmap(lambda z, a: A.data_step(z, a, Aty=Aty[0]))(z, torch.ones(3))
+
+
+def test_meta_tensors_are_refused_in_words():
+    A = operators.make("identity", image_shape=(1, 4, 4)).to("meta")
+    with pytest.raises(InputTypeError, match="meta tensor"):
+        A(torch.rand(1, 1, 4, 4, device="meta"))
+    with pytest.raises(InputTypeError, match="meta tensor"):
+        denoisers.make("tv")(torch.rand(1, 1, 4, 4, device="meta"), 0.1)
+
+
+def test_denoisers_under_vmap_take_a_number():
+    x = torch.rand(3, 1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    D = denoisers.make("dncnn")
+    assert torch.allclose(torch.vmap(lambda v: D(v, 0.1))(x), torch.stack([D(v, 0.1) for v in x]), atol=1e-6)
+    with pytest.raises(InputTypeError, match=r"sigma cannot be read, which torch\.vmap"):
+        torch.vmap(lambda v, s: D(v, s))(x, torch.ones(3))
+
+
+def test_threads_do_not_change_the_warning_filters():
+    """Filters belong to the process: one that is set around a call is lost, or stays, when threads take turns."""
+    A = operators.make("radon", shape=(16, 16), angles=6, cache=False)
+    switch, before = sys.getswitchinterval(), list(warnings.filters)
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: A(torch.rand(1, 1, 16, 16)), range(400)))
+    finally:
+        sys.setswitchinterval(switch)
+    after = list(warnings.filters)
+    warnings.filters[:] = before
+    assert after == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -191,3 +192,13 @@ def test_schedules():
     for bad in ((0.0, 1.0, 3), (1.0, -1.0, 3), (1.0, 0.5, 0)):
         with pytest.raises(ValueError, match="geometric"):
             schedules.geometric(*bad)
+
+
+def test_a_result_in_a_notebook():
+    """One line of text, and the figure as a picture; the figure itself shows itself too."""
+    A, x = operators.make("identity", image_shape=(1, 16, 16)), torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    result = reconstruct(x, A, "tv", noise=0.1, sigma=0.1, iterations=2, progress=False)
+    assert re.fullmatch(r"Result\(converged after 2 iterations, \S+ s, x \(2, 1, 16, 16\) from \S+ to \S+\)", repr(result)), repr(result)
+    start = b"\x89PNG"
+    assert result._repr_png_().startswith(start)
+    assert result.plot()._repr_png_().startswith(start)

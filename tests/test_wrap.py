@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pnp_mlpatch import as_denoiser, e_mode, equivariant, per_channel, reconstruct, rescaled
+from pnp_mlpatch import as_denoiser, averaged, contracted, denoisers, e_mode, equivariant, per_channel, reconstruct, rescaled
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.denoisers.wrap import SYMMETRIES, describe, turned
+from pnp_mlpatch.denoisers.wrap import SYMMETRIES, describe, identity, turned
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin, require
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.lensing import Lensing
@@ -193,8 +196,25 @@ def test_options_are_checked():
         (lambda x, s: None, "numpy", r"expected an array \(9, 7\) back, got \(\)"),
         (lambda x, s: x + 1j, "numpy", "complex"),
         (lambda x, s: x.astype(object), "numpy", "object"),
+        (lambda x, s: (255 * x).astype(np.uint8), "numpy", "uint8 values. Integers lose what is between them"),
+        (lambda x, s: x > 0.5, "numpy", "bool values. Integers"),
+        (lambda x, s: (255 * x).byte(), "torch", "uint8 values. Integers"),
     ],
-    ids=["shape", "numpy", "tuple", "device", "complex", "array shape", "array rank", "None", "complex array", "objects"],
+    ids=[
+        "shape",
+        "numpy",
+        "tuple",
+        "device",
+        "complex",
+        "array shape",
+        "array rank",
+        "None",
+        "complex array",
+        "objects",
+        "uint8 array",
+        "bool array",
+        "uint8",
+    ],
 )
 def test_results_are_checked(D, array, words):
     D.__name__ = "mine"
@@ -414,3 +434,88 @@ def test_equivariant_refuses():
         D(X, rand(2, 1, 7, 9))
     with pytest.raises(InputError, match=r"equivariant mlpatch: sigma must be finite and >= 0, got -0.1"):
         D(X, -0.1)
+
+
+# ---- wrappers hold what they wrap
+
+WRAPPERS = {
+    "as_denoiser": lambda D: as_denoiser(D),
+    "rescaled": lambda D: rescaled(D, 255.0, 1.0),
+    "per_channel": per_channel,
+    "e_mode": e_mode,
+    "equivariant": lambda D: equivariant(D, "rotations", draw="random"),
+    "averaged": averaged,
+    "contracted": lambda D: contracted(D, 1.5),
+    "two": lambda D: rescaled(per_channel(D), 2.0),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda W: pickle.loads(pickle.dumps(W))], ids=["deepcopy", "pickle"])
+def test_a_copy_has_weights_of_its_own(wrap, how):
+    W = wrap(tiny())
+    x = COLOUR[:, :2] if wrap is e_mode else X
+    before = W(x, 0.1)
+    C = how(W)
+    assert C.info == W.info
+    assert torch.equal(C(x, 0.1), before)
+    with torch.no_grad():
+        for p in W.parameters():
+            p.add_(0.1)
+    assert torch.equal(C(x, 0.1), before)
+    assert not torch.equal(W(x, 0.1), before)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapper_is_a_module_around_what_it_wraps(wrap):
+    net = tiny()
+    W = wrap(net)
+    assert isinstance(W, nn.Module)
+    assert {id(p) for p in W.parameters()} == {id(p) for p in net.parameters()}
+    assert not W.training
+    assert W.double() is W
+    assert net.last.dtype == torch.float64
+    assert pickle.loads(pickle.dumps(wrap(TV()))).info == wrap(TV()).info
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_module_sees_the_precision_of_its_weights(dtype):
+    """float64 data, which NumPy and FITS make, neither stop a float32 network nor slow it down."""
+    seen = []
+    net = nn.Conv2d(1, 1, 3, padding=1).to(dtype).requires_grad_(False)
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    y = as_denoiser(net, sigma="ignored")(X.double(), 0.1)
+    assert (y.dtype, seen) == (torch.float64, [dtype])
+    torch.testing.assert_close(y, net(X.to(dtype)).double())
+
+
+@pytest.mark.parametrize("name", ["dncnn", "ircnn", "mlpatch"])
+def test_networks_run_in_float32_on_float64_images(name):
+    D, seen = denoisers.make(name), set()
+    for layer in D.modules():
+        if layer is not D and not list(layer.children()):
+            layer.register_forward_hook(lambda _, inputs, output: seen.update({inputs[0].dtype, output.dtype}))
+    y = D(X.double(), 0.1)
+    assert (y.dtype, seen) == (torch.float64, {torch.float32})
+    torch.testing.assert_close(y.float(), D(X, 0.1), rtol=0, atol=1e-6)
+    if name == "mlpatch":
+        fine = D.at(X.double(), torch.tensor([[1.3, 2.0]], dtype=torch.float64), 0.1)
+        assert (fine.dtype, seen) == (torch.float64, {torch.float32})
+    assert D.double()(X.double(), 0.1).dtype == torch.float64
+    assert torch.float64 in seen
+
+
+def test_the_identity_tells_settings_apart():
+    """Else a checkpoint of one is continued with the other."""
+    net = tiny()
+    found = [identity(D) for D in (net, rescaled(net, 2.0), rescaled(net, 3.0), rescaled(per_channel(net), 2.0), TV(0.8), TV(0.7))]
+    assert len({str(one) for one in found}) == len(found)
+    assert len({one["sha256"] for one in found[:4]}) == 1
+
+
+def test_per_channel_takes_a_map_of_sigma_for_all_channels():
+    def by_map(x, sigma):
+        return x - sigma
+
+    level = rand(2, 1, 9, 7)
+    torch.testing.assert_close(per_channel(by_map)(COLOUR, level), COLOUR - level)

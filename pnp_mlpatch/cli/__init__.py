@@ -37,22 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
     """Parse and run; ``ready`` is called when all is imported and the computation begins."""
+    import argparse
+    import warnings
+
+    from pnp_mlpatch.cli.common import spoken
     from pnp_mlpatch.errors import PnPError
 
+    args, shown = argparse.Namespace(), warnings.formatwarning
     try:
         parser = build_parser()
         ready()
         args = parser.parse_args(argv)
+        warnings.formatwarning = lambda message, *_, **__: f"pnp-mlpatch: warning: {spoken(str(message), args)}\n"
         if args.command is None:
             parser.print_help()
             return 2
         return args.run(args)
     except (PnPError, OSError, RecursionError, MemoryError, RuntimeError) as error:
-        print(f"pnp-mlpatch: {explain(error)}", file=sys.stderr)
+        print(f"pnp-mlpatch: {spoken(explain(error), args)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pnp-mlpatch: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = shown
 
 
 def explain(error: Exception) -> str:
@@ -109,6 +117,9 @@ psf, weight, angles) is given by the path of a .npy file or of a picture; a pict
 of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION (and operator.seed=N): random pixels.
 Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
+The level of the denoiser is that of the solver (pnp-mlpatch info admm) or --set solver.sigma=VALUE. With --tune the data choose it, by a
+search that takes the time of about 20 to 30 runs; without --noise the noise is then estimated.
+
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
 --checkpoint keeps the state and the history every 5 iterations; the same command goes on from it, and --set solver.iterations may be
 raised. The state of other data or settings is refused.
@@ -118,6 +129,7 @@ A configuration file has the same words; flags override it, and paths are relati
   noise = 0.02
   seed = 0
   gray = true
+  tune = false
   output = "out.png"
   [operator]
   name = "mask"
@@ -131,6 +143,7 @@ A configuration file has the same words; flags override it, and paths are relati
 Examples:
   pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
   pnp-mlpatch solve --data sinogram.npy --operator radon --set 'operator.shape=[512,512]' --set operator.angles=60 --noise 0.5 --output slice.tiff
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --tune --output chosen.png
   pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
 """
 
@@ -170,14 +183,14 @@ Counts without flats, on a GPU:
 MASSMAP_EPILOG = """\
 Input. A FITS file with the images GAMMA1 and GAMMA2 (or E1 and E2, G1 and G2, a cube SHEAR), their noise NOISE (standard deviation
 of a component; infinite where nothing was measured) or the density of galaxies NGAL (each square arcminute), and MASK (0: unseen), if
-there is one. Other names: --gamma1 NAME; other files: --noise other.fits[STD]; numbers: --noise 0.16, --n-gal 30. The size of the pixels
+there is one. Other names: --gamma1 NAME; other files: --noise other.fits[NOISE]; numbers: --noise 0.16, --n-gal 30. The size of the pixels
 comes from the WCS, or from --pixel, with its unit. Where right ascension falls along the columns, the sign of gamma_2 follows.
 
 A catalogue of galaxies (a FITS table, .csv or .ecsv with the columns ra, dec, e1, e2, w; other names: --columns e1=g1 e2=g2) is put on
 a map with --catalogue --pixel '0.5 arcmin'.
 
 Output. OUT.fits with KAPPA_E (the mean of the posterior), KAPPA_B (of the smoothed Kaiser-Squires map: a check, no signal is expected),
-STD, SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings, the sha256 of the input, rms, skewness,
+SPREAD (of the denoised draws; no error bar: too small by far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings, the sha256 of the input, rms, skewness,
 peaks and spectrum. --from OUT.json repeats a run, with flags in place of what it says. A run that was killed goes on with the same command.
 
 Examples:
@@ -272,6 +285,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--denoiser", metavar="NAME", help=f"the denoiser (default: {DEFAULTS['denoiser']})")
     sub.add_argument("--solver", metavar="NAME", help=f"the solver (default: {DEFAULTS['solver']})")
     sub.add_argument("--noise", type=float, metavar="STD", help="standard deviation of the noise, in the units of the data")
+    sub.add_argument(
+        "--tune", action="store_true", default=None, help="let the data choose the level of the denoiser: a search of many runs"
+    )
     sub.add_argument("--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)")
     sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; may be given many times")
     sub.add_argument("--config", metavar="FILE.toml", help="a configuration file; flags override it")
@@ -380,6 +396,10 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--catalogue", action="store_true", default=None, help="the input is a table of galaxies; --pixel is needed")
     group.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="names of the columns ra, dec, e1, e2, w")
     group.add_argument("--flip-e2", action="store_true", default=None, help="e2 has the other sign")
+    group.add_argument(
+        "--center", type=float, nargs=2, metavar=("RA", "DEC"), help="of the map, in degrees (default: mean direction of the galaxies)"
+    )
+    group.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of the map (default: what holds all galaxies)")
 
     group = sub.add_argument_group("reconstruction")
     group.add_argument("--denoiser", metavar="NAME", help="the denoiser (default: mlpatch)")

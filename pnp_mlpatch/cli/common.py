@@ -49,6 +49,44 @@ def prepare(args: argparse.Namespace) -> torch.device:
     return device
 
 
+SPOKEN = {"flat": "blank", "centre": "center"}  # arguments that a flag calls otherwise
+SOLVER = ("sigma", "alpha", "tol", "iterations")
+COLUMNS = ("ra", "dec", "e1", "e2", "w")  # of a catalogue
+
+
+def spoken(text: str, args: argparse.Namespace) -> str:
+    """A message on one line, with the flags of the command in place of arguments of Python: "Give noise=" -> "Give --noise".
+
+    Settings of a solver that have no flag of their own become --set solver.NAME=VALUE, columns of a catalogue --columns NAME=COLUMN.
+    """
+    known = vars(args)
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"] or ""
+        if name == "sigma" and value.startswith("'"):  # of as_denoiser
+            return found[0]
+        name = name if name in known else SPOKEN.get(name, name)
+        dashed = f"--{name.replace('_', '-')}"
+        if name == "tune":
+            return dashed if "tune" in known else found[0]
+        if name == "weights" and name not in known and "denoiser" in known:
+            return f"--set denoiser.weights={value.strip(chr(39)) or 'NAME'}"
+        if name in known:
+            if value == "False":
+                return f"--no-{name.replace('_', '-')}"
+            return dashed if value in ("", "True") else f"{dashed} {value}"
+        if f"no_{name}" in known and value == "False":
+            return f"--no-{name.replace('_', '-')}"
+        if "columns" in known and name in COLUMNS:
+            return f"--columns {name}={value.strip(chr(39)) or 'NAME'}"
+        if "set" in known and "solver" in known and name in SOLVER:
+            return f"--set solver.{name}={value or 'VALUE'}"
+        return found[0]
+
+    said = re.sub(r"(?<![\w.(\[{/=-])(?P<name>[a-z]\w*)=(?P<value>'[^']*'|\w+(?:\.\d+)?)?", flag, " ".join(text.split()))
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", said)  # where a message names both
+
+
 def plain_text(doc: str) -> str:
     """A docstring without its reStructuredText marks."""
     return re.sub(r":\w+:`~?(?:pnp_mlpatch\.[\w.]*\.)?([^`]*)`", r"\1", doc).replace("``", "").replace("\\*", "*")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import pnp_mlpatch
-from pnp_mlpatch.cli.common import prepare
+from pnp_mlpatch.cli.common import COLUMNS, prepare
 from pnp_mlpatch.cli.solve import make, plain
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import check_writable, write_whole
@@ -22,11 +22,11 @@ from pnp_mlpatch.reading import refuse_special
 from pnp_mlpatch.weights import sha256
 
 KEPT = (
-    "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2",
+    "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2", "center", "shape",
     "denoiser", "weights", "sigma", "iterations", "burn_in", "padding", "seed", "truth",
 )  # fmt: skip
 MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "flip_ra")
-COLUMNS = ("ra", "dec", "e1", "e2", "w")
+CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape")
 
 
 def run_massmap(args: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def _map(args: argparse.Namespace, out: Path, asked: dict[str, Any], before: dic
         "sha256": digests,
         "settings": plain({**result.settings, "denoiser": {"name": name, **used, **result.settings["denoiser"]}}),
     }
-    maps = {"STD": result.std, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
+    maps = {"SPREAD": result.spread, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
     write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
     table: dict[str, Any] = {**provenance, "output": out.name, "statistics": plain(result.statistics), "seconds": round(result.seconds, 1)}
     if truth is not None:
@@ -98,7 +98,9 @@ def _map(args: argparse.Namespace, out: Path, asked: dict[str, Any], before: dic
             f"{shear.noise.shape[0]} x {shear.noise.shape[1]} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; noise {result.settings['noise']:.3g}"
         )
         print(
-            f"E rms {s['rms']:.4f}, peaks above 0.1: {s['peaks']['0.1']}; B rms {s['B rms']:.4f} (noise alone: {s['B rms of noise']:.4f})"
+            f"E rms {s['rms']:.4f} (mean of the posterior), peaks above 0.1: {s['peaks']['0.1']}\n"
+            f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, B rms {s['B rms']:.4f}; "
+            f"noise alone: {s['B rms of noise']:.4f}"
         )
         print(f"{result.seconds:.1f} s, {out}")
     return 0
@@ -124,7 +126,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
 def _shear(asked: dict[str, Any]) -> ShearMap:
     pixel = asked.get("pixel")
     if not asked.get("catalogue"):
-        if wrong := [key for key in ("columns", "flip_e2") if asked.get(key)]:
+        if wrong := [key for key in CATALOGUE_ONLY if asked.get(key)]:
             raise InputError(f"massmap: --{wrong[0].replace('_', '-')} is for a catalogue; give --catalogue too.")
         given: dict[str, Any] = {key: _number(asked[key]) if key in ("noise", "n_gal") else asked[key] for key in MAP_ONLY if key in asked}
         return read_shear(asked["shear"], pixel=pixel, **given)
@@ -138,7 +140,9 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
         if not sign or key not in COLUMNS or not column:
             raise InputError(f"--columns {text}: expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}.")
         names[key] = column
-    return bin_shear(read_catalogue(asked["shear"], **names, flip_e2=bool(asked.get("flip_e2"))), pixel)
+    catalogue = read_catalogue(asked["shear"], **names, flip_e2=bool(asked.get("flip_e2")))
+    shape, center = (None if asked.get(key) is None else tuple(asked[key]) for key in ("shape", "center"))
+    return bin_shear(catalogue, pixel, shape=shape, centre=center)
 
 
 def _number(text: str) -> float | str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import pnp_mlpatch
 from pnp_mlpatch import metrics
+from pnp_mlpatch.api import reconstruct
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, blame, prepare
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.denoisers.wrap import describe, e_mode, per_channel
@@ -51,6 +52,7 @@ class Run:
     noise: float | None
     seed: int
     gray: bool
+    tune: bool
     output: Path
 
 
@@ -103,10 +105,12 @@ def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: 
     if truth is not None:
         score = _psnr_to(truth)
         before = score(x0)
-    result = solver.run(
+    result = reconstruct(
         q,
         A,
         D,
+        solver,
+        tune="auto" if run.tune else "off",
         noise=run.noise,
         x0=x0,
         state=state,
@@ -130,6 +134,14 @@ def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: 
         "resumed_at": resumed_at,
         "seconds": result.seconds,
     }
+    if result.tuned is not None:
+        values = {
+            "settings": result.tuned.settings,
+            "noise": result.tuned.noise,
+            "estimated": result.tuned.estimated,
+            "why": result.tuned.why,
+        }
+        report["tuned"] = {key: _one(value) for key, value in values.items()}
     if truth is not None and score is not None:
         enough = min(truth.shape[-2:]) >= 11
         report |= {"data_range": _data_range(truth), "psnr_initial": before, "psnr": score(result.x)}
@@ -141,13 +153,15 @@ def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: 
     if not args.quiet:
         gain = f", PSNR {before:.2f} -> {report['psnr']:.2f} dB" if before is not None else ""
         print(f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}")
+        if result.tuned is not None:
+            print(f"chosen: {result.tuned}")
     return 0
 
 
 def read_run(args: argparse.Namespace) -> Run:
     """The flags laid over the configuration file, and checked."""
     values = read_toml(args.config) if args.config else {}
-    known = ["data", "simulate", "noise", "seed", "gray", "output", *REGISTRIES]
+    known = ["data", "simulate", "noise", "seed", "gray", "tune", "output", *REGISTRIES]
     for key in values:
         if key not in known:
             raise InputTypeError(f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}.")
@@ -170,14 +184,20 @@ def read_run(args: argparse.Namespace) -> Run:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise InputError(f"solve: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
     gray = values.get("gray", False) if args.gray is None else args.gray
-    if not isinstance(gray, bool):
-        raise InputTypeError(f"solve: gray must be true or false, got {gray!r}.")
+    tune = values.get("tune", False) if args.tune is None else args.tune
+    for key, value in (("gray", gray), ("tune", tune)):
+        if not isinstance(value, bool):
+            raise InputTypeError(f"solve: {key} must be true or false, got {value!r}.")
 
     sections = {family: _section(args, values.get(family, {}), family) for family in REGISTRIES}
     for text in args.set:
         family, key, value = parse_set(text)
         sections[family][key] = value
-    return Run(Path(source), mode == "simulate", **sections, noise=noise, seed=seed, gray=gray, output=Path(output))
+    if tune and args.checkpoint:
+        raise InputError("solve: --tune makes many runs, which --checkpoint cannot go on from. Leave one of them out.")
+    if tune and (given_levels := [key for key in ("sigma", "alpha") if key in sections["solver"]]):
+        raise InputError(f"solve: --tune chooses the level, and solver.{given_levels[0]} gives it. Leave one of them out.")
+    return Run(Path(source), mode == "simulate", **sections, noise=noise, seed=seed, gray=gray, tune=tune, output=Path(output))
 
 
 def _section(args: argparse.Namespace, table: Any, family: str) -> dict[str, Any]:
@@ -318,10 +338,10 @@ def _sizes(image: Tensor) -> dict[str, Any]:
 
 def _image_shaped(plugin: Callable[..., Any]) -> bool:
     """Whether the data of an operator have the shape of its image, as in its example."""
-    example = getattr(plugin, "example", None)
-    if example is None:
+    try:
+        A = getattr(plugin, "example")()  # noqa: B009
+    except (AttributeError, InputError):
         return False
-    A = example()
     return A.image_shape == A.data_shape
 
 
@@ -369,6 +389,15 @@ def _files(asked: Mapping[str, Any]) -> list[str]:
     for family in REGISTRIES:
         values += [value for key, value in asked[family].items() if key != "name"]
     return [value for value in values if isinstance(value, str) and os.path.isfile(value)]
+
+
+def _one(value: Any) -> Any:
+    """Tensors, those of the settings too, as numbers and lists."""
+    if isinstance(value, Mapping):
+        return {key: _one(item) for key, item in value.items()}
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value.tolist()
+    return value
 
 
 def _data_range(truth: Tensor) -> float:

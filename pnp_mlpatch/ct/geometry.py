@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError, finite_number, require
+from pnp_mlpatch.imageio import in_notebooks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -347,7 +348,7 @@ def _plot(geometry: Geometry) -> Figure:
     kind = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {'arc' if geometry.arc else 'flat'} detector"
     axis.set_title(f"{kind}: {len(theta)} angles, {geometry.detectors} elements of {geometry.spacing:.4g}; 0 marks the first", fontsize=11)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    return figure
+    return in_notebooks(figure)
 
 
 __all__ = ["FanBeam", "Geometry", "ParallelBeam", "as_dict", "coordinates", "from_dict", "rays", "sizes"]

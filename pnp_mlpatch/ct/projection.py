@@ -37,6 +37,12 @@ VERSION = 2  # of the files in the cache
 GIB = 2**30
 COLUMNS = 16  # of one sparse product: more no longer share the cache
 
+# torch says once in a process that its CSR layout is a beta. It says so here, where nobody hears it: a filter set around each
+# product would be one for all threads, and two of them would leave it set for good.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.zeros(0, dtype=torch.int64), torch.zeros(0), size=(1, 1), check_invariants=False)
+
 
 def choose(
     geometry: Geometry, projector: str | None, backend: str, memory: float | None, cache: bool
@@ -385,15 +391,13 @@ class SparseMatrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product with a dense (columns, k)."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR layout a beta
-            matrix = torch.sparse_csr_tensor(self.rows, self.columns, self.values.float(), size=self.shape, check_invariants=False)
-            if x.shape[1] <= COLUMNS:
-                return matrix @ x
-            out = x.new_empty(self.shape[0], x.shape[1])
-            for start in range(0, x.shape[1], COLUMNS):
-                out[:, start : start + COLUMNS] = matrix @ x[:, start : start + COLUMNS].contiguous()
-            return out
+        matrix = torch.sparse_csr_tensor(self.rows, self.columns, self.values.float(), size=self.shape, check_invariants=False)
+        if x.shape[1] <= COLUMNS:
+            return matrix @ x
+        out = x.new_empty(self.shape[0], x.shape[1])
+        for start in range(0, x.shape[1], COLUMNS):
+            out[:, start : start + COLUMNS] = matrix @ x[:, start : start + COLUMNS].contiguous()
+        return out
 
 
 def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: bool) -> Any:

@@ -51,6 +51,8 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
         raise InputTypeError(
             f"{who}: the image must be a torch tensor of shape (B, C, H, W), got {type(x).__name__}. For a numpy function or array see as_denoiser."
         )
+    if x.device.type == "meta":
+        raise InputTypeError(f"{who}: the image is a meta tensor, which has no values. Make it on a device.")
     if not x.is_floating_point() or x.dtype in (torch.float16, torch.bfloat16):
         raise InputTypeError(
             f"{who}: the image must be float32 or float64, got {x.dtype}. Convert it first, e.g. x.float() / 255 for 8-bit values."
@@ -95,7 +97,10 @@ def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | No
             raise InputTypeError(f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}.") from error
     if torch.compiler.is_compiling():
         return column
-    low, high = float(column.detach().min()), float(column.detach().max())
+    if isinstance(sigma, Tensor):
+        low, high = _extent(column.detach(), who)
+    else:
+        low = high = float(sigma)
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
         raise InputError(f"{who}: sigma must be finite and >= 0, got {low if low < 0 else high:g}.")
     if largest is not None and high > largest * (1 + 1e-4):
@@ -104,3 +109,14 @@ def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | No
             "units of the image; if the image is not in [0, 1], use rescaled(D, scale, offset)."
         )
     return column
+
+
+def _extent(sigma: Tensor, who: str) -> tuple[float, float]:
+    """The least and the largest value; both are NaN where one is."""
+    try:
+        return float(sigma.min()), float(sigma.max())
+    except RuntimeError as error:
+        raise InputTypeError(
+            f"{who}: the values of sigma cannot be read, which torch.vmap does not allow. "
+            "Give a number, or a batch of images and one sigma for each, without vmap."
+        ) from error

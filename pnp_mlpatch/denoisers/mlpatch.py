@@ -107,6 +107,9 @@ class MLPatch(Network):
 
     The output at a pixel depends on input pixels at most ``field`` rows or columns away.
 
+    The network runs in the precision of its weights, float32 unless ``.double()`` makes them float64. What it takes off x comes
+    back in the dtype of x.
+
     Raises :class:`InputError` or :class:`InputTypeError` for images that are not float (B, C, H, W) with the right C, and
     for sigma outside 0 to ``sigma_max``.
     """
@@ -389,6 +392,7 @@ class MLPatch(Network):
 
     def _features(self, block: Tensor, level: Tensor) -> Tensor:
         """The local features of a block, smaller by ``eaten`` on every side; the block itself for the member on image samples."""
+        block = block.to(self.last.dtype)
         h = F.pixel_unshuffle(block, self.fold) if self.fold > 1 else block
         branch, pairs = h, 2 * ((len(self.stem) - 2) // 2) if self.residual else 0
         for k, layer in enumerate(self.stem):
@@ -453,7 +457,7 @@ class MLPatch(Network):
             groups = [group for group in order.split(torch.bincount(cell).tolist()) if len(group)]
         out = x.new_empty(*x.shape[:2], len(points))
         for group in groups:
-            inside, features, corner = coords[:, group], taken, coords.new_zeros(2)
+            inside, features, corner = coords[:, group], taken.to(self.last.dtype), coords.new_zeros(2)
             if self.stem:
                 margin = math.ceil(self.radius) + 2  # all taps of the bicubic samples
                 top, left = (int(v) - margin for v in inside[0].amin(dim=0).floor())

@@ -112,9 +112,13 @@ def read_catalogue(
         if not isinstance(column, str):
             raise InputTypeError(f"read_catalogue: {name} must be the name of a column, got {column!r}.")
 
+    told: set[str] = set()  # which places have a unit
+
     def pick(names: list[str], get: Callable[[str], tuple[Any, Any]]) -> dict[str, np.ndarray]:
         found = {name: _column(names, column, name, path, absent=name == "w" and column == "w") for name, column in wanted.items()}
-        return {name: _values(*get(column), name, column, path) for name, column in found.items() if column is not None}
+        read = {name: (*get(column), column) for name, column in found.items() if column is not None}
+        told.update(name for name in ("ra", "dec") if str(read[name][1] or "").strip())
+        return {name: _values(values, unit, name, column, path) for name, (values, unit, column) in read.items()}
 
     if path.name.lower().endswith(FITS):
 
@@ -134,6 +138,8 @@ def read_catalogue(
     else:
         raise InputError(f"{path}: unknown ending '{path.suffix}'. Readable: {', '.join((*FITS, *TABLES))}.")
     columns.setdefault("w", np.ones(len(columns["ra"])))
+    if not told and len(columns["ra"]):
+        _warn_radians(columns["ra"], columns["dec"], path)
     if flip_e2:
         columns["e2"] = -columns["e2"]
     try:
@@ -187,6 +193,17 @@ def _values(values: Any, unit: Any, what: str, column: str, path: Path) -> np.nd
     if what in ("ra", "dec") and unit is not None and str(unit).strip():
         array *= _degrees(str(unit).strip(), what, column, path)
     return array
+
+
+def _warn_radians(ra: np.ndarray, dec: np.ndarray, path: Path) -> None:
+    """Places without a unit that all fit radians are degrees by the rule, but may be meant otherwise."""
+    if np.ptp(ra) > 0 and np.abs(ra).max() <= 2 * math.pi and np.abs(dec).max() <= math.pi / 2:
+        width, height = (60 * float(np.ptp(x)) for x in (ra, dec))
+        warnings.warn(
+            f"{path}: right ascension and declination, taken for degrees, span {width:.3g} by {height:.3g} arcmin; as radians they "
+            f"would span {width * 0.9549:.3g} by {height * 0.9549:.3g} degrees. If they are radians, give the columns the unit rad.",
+            stacklevel=3,
+        )
 
 
 def _degrees(unit: str, what: str, column: str, path: Path) -> float:

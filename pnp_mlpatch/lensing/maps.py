@@ -11,8 +11,10 @@ import io
 import json
 import math
 import re
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -40,6 +42,7 @@ _WCS = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?|(WCSAXES|WCSNAME|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?"
 )
 _PROVENANCE = "pnp|"  # begins a HISTORY card of provenance, which ends with "|", so that no space is lost
+_FILTERS = threading.RLock()
 Source = str | int | Tensor  # of a map
 
 
@@ -209,6 +212,18 @@ def as_path(path: Any, who: str) -> Path:
     return Path(path)
 
 
+@contextmanager
+def _astropy_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """What astropy warns of, collected instead of shown.
+
+    The filters belong to the whole process: two threads that set and restore them at once would leave them changed for good, so
+    one waits for the other.
+    """
+    with _FILTERS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
 def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
     """``get`` of the HDUs of a FITS file; what astropy raises, and its warnings of a file that is not whole, become a :class:`FileError`."""
     fits = require("astropy.io.fits", "Reading FITS")
@@ -217,8 +232,7 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
         raise FileError(f"{path}: {'a folder, not a FITS file' if path.is_dir() else 'no such file'}. Check the path.")
     if not path.name.lower().endswith(FITS):
         raise InputError(f"{path}: unknown ending. Readable: {', '.join(FITS)} and .npy.")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _astropy_warnings() as caught:
         try:
             with fits.open(_unpacked(path), memmap=False, lazy_load_hdus=False) as hdus:
                 for warning in caught:
@@ -401,8 +415,7 @@ def _header(cards: str) -> Any:
 def _wcs(cards: str, path: Path) -> Any:
     """astropy's WCS of the first two axes."""
     wcs = require("astropy.wcs", "Reading the WCS of FITS")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _astropy_warnings():
         try:
             return wcs.WCS(_header(cards), naxis=2)
         except Exception as error:  # of wcslib, a dozen kinds
@@ -469,7 +482,7 @@ def write_convergence(
 ) -> None:
     """Write E and B, ``kappa`` (2, H, W) or (1, 2, H, W), as the images KAPPA_E and KAPPA_B of a FITS file, float32, whole or not at all.
 
-    ``more`` holds further maps (H, W) by name, such as NOISE, MASK (boolean ones become 0 and 1) or STD. All images have the WCS and the
+    ``more`` holds further maps (H, W) by name, such as NOISE, MASK (boolean ones become 0 and 1) or SPREAD. All images have the WCS and the
     other cards of ``shear``, and an empty BUNIT: the convergence has no dimension. ``provenance`` are plain JSON values, kept in
     HISTORY cards of the primary HDU for :func:`read_provenance`. The same input gives the same bytes.
 
@@ -522,8 +535,7 @@ def write_convergence(
         hdu.header["BUNIT"] = ("", "dimensionless" if name.startswith("KAPPA") else "")
         hdu.header.extend(cards.cards, unique=False, update=False)
         hdus.append(hdu)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cards of the input that astropy would write otherwise
+    with _astropy_warnings():  # of cards of the input that it would write otherwise
         write_whole(path, lambda temporary: hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore"))
 
 

@@ -28,12 +28,18 @@ Report = Callable[[CGInfo], object]
 _TRANSPOSE = {"forward": "adjoint", "adjoint": "forward", "normal": "normal"}
 
 
+def _full_precision(x: Tensor) -> torch.autocast:
+    """The arithmetic of operators is that of their input, within ``torch.autocast`` too: sparse products know no other."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 class _Linear(torch.autograd.Function):
     """A linear map for autograd: its backward is the transposed map, its forward-mode derivative the map itself."""
 
     @staticmethod
     def forward(x: Tensor, operator: LinearOperator, kind: str) -> Tensor:
-        return getattr(operator, "_" + kind)(x)
+        with _full_precision(x):
+            return getattr(operator, "_" + kind)(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -63,8 +69,9 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(b: Tensor, alpha: Tensor, x0: Tensor, operator: LinearOperator, tol: float, max_iter: int, report: Report | None) -> Tensor:
-        precondition = operator._precondition(alpha)
-        x, info = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
+        with _full_precision(b):
+            precondition = operator._precondition(alpha)
+            x, info = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
         if report is not None:
             report(info)
         return x.clone() if x is x0 else x
@@ -73,6 +80,16 @@ class _Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, alpha, _, ctx.operator, ctx.tol, ctx.max_iter, _ = inputs
         ctx.save_for_backward(alpha, output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        """One batch of all images; the report is of the whole batch."""
+        b, alpha, x0 = (
+            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in zip(args[:3], in_dims[:3], strict=True)
+        )
+        images = torch.broadcast_shapes(b.shape, x0.shape)
+        parts = [t.expand(*images[:2], *t.shape[2:]).flatten(0, 1) for t in (b, alpha, x0)]
+        return _Solve.apply(*parts, *args[3:]).unflatten(0, images[:2]), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -86,10 +103,10 @@ class _Solve(torch.autograd.Function):
 class LinearOperator(nn.Module, ABC):
     r"""A linear map A from images (B, \*image_shape) to data (B, \*data_shape), real in and real out.
 
-    A plugin gives ``_forward`` and ``_adjoint`` (batches in, batches out, no checks needed), and, where it can do better than
+    A subclass gives the two hooks ``_forward`` and ``_adjoint`` (batches in, batches out, no checks needed), and, where it can do better than
     the default, ``_normal`` (A^H A), ``_data_step`` (h in closed form), ``_precondition``, ``_initial`` and ``_weighted``.
     The public methods check their input, call the hook, and carry gradients (the backward of A is A^H); they are not
-    overridden. ``example()`` makes a tiny instance, on which the contract tests run.
+    overridden. A plugin also has ``example()``, which makes a tiny instance for the contract tests.
 
     Float32 and float64 tensors are taken; anything else is refused by name.
     """
@@ -153,10 +170,11 @@ class LinearOperator(nn.Module, ABC):
             if other is not None and other.shape[0] not in (1, z.shape[0]):
                 raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
         column, start = self._alpha(alpha, z), z if x0 is None else x0
-        if not self.closed_form:
-            f, info = self._solve(z, column, Aty, start, tol, max_iter)
-        else:
-            f, info = self._data_step(z, column, Aty, start, tol, max_iter), CGInfo(0, z.new_zeros(z.shape[0]))
+        with _full_precision(z):
+            if not self.closed_form:
+                f, info = self._solve(z, column, Aty, start, tol, max_iter)
+            else:
+                f, info = self._data_step(z, column, Aty, start, tol, max_iter), CGInfo(0, z.new_zeros(z.shape[0]))
         if report is not None:
             report(info)
         return f
@@ -169,7 +187,8 @@ class LinearOperator(nn.Module, ABC):
     def initial(self, q: Tensor) -> Tensor:
         """Where an expert would start from: (B, *data_shape) -> (B, C, H, W)."""
         self._check(q, self.data_shape, "A.initial(q)", "data", "image", self.image_shape)
-        return self._initial(q)
+        with _full_precision(q):
+            return self._initial(q)
 
     def weighted(self, weight: Tensor) -> LinearOperator:
         """The operator f -> weight * (A f); ``weight`` >= 0 broadcasts to data_shape, or has one map for each image, (B, *data_shape).
@@ -198,9 +217,11 @@ class LinearOperator(nn.Module, ABC):
         return self
 
     @classmethod
-    @abstractmethod
     def example(cls) -> LinearOperator:
-        """A tiny instance, non-square where it can be; the contract tests run on it."""
+        """A tiny instance, non-square where it can be, on which the contract tests run; registered operators need one."""
+        raise InputError(
+            f"{cls.__name__}: has no example(), a class method that makes a tiny instance. Write one, or make it by its constructor."
+        )
 
     # ---- hooks
 
@@ -255,6 +276,8 @@ class LinearOperator(nn.Module, ABC):
         who = f"{self._who()}: {call}"
         if not isinstance(x, Tensor):
             raise InputTypeError(f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. Convert with torch.as_tensor.")
+        if x.device.type == "meta":
+            raise InputTypeError(f"{who} takes {expected} with values, got a meta tensor, which has none. Make it on a device.")
         if x.dtype not in (torch.float32, torch.float64):
             raise InputTypeError(
                 f"{who} takes float32 or float64, got {x.dtype}. Convert it first, e.g. with .float(); complex values travel as two channels."
@@ -280,7 +303,14 @@ class LinearOperator(nn.Module, ABC):
             raise InputTypeError(f"{self._who()}.data_step: alpha must be a number or a tensor (B,), got {alpha!r}.") from error
         if column.numel() not in (1, z.shape[0]):
             raise InputError(f"{self._who()}.data_step: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}.")
-        if not bool((column.detach() > 0).all()) or not bool(torch.isfinite(column.detach()).all()):
+        try:
+            good = bool(((column.detach() > 0) & torch.isfinite(column.detach())).all())
+        except RuntimeError as error:
+            raise InputTypeError(
+                f"{self._who()}.data_step: the values of alpha cannot be read, which torch.vmap does not allow. "
+                "Give a number, or a batch of images and one alpha for each, without vmap."
+            ) from error
+        if not good:
             raise InputError(f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}.")
         return column.reshape(-1, 1, 1, 1)
 

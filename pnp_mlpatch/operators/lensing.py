@@ -41,8 +41,8 @@ class Lensing(LinearOperator):
     a pixel with its unit, ``"0.29 arcmin"``; only :meth:`noise` needs it. Float64 maps are computed in float64.
 
     With S the shear transform without its zero mode, unitary on the maps of zero mean, and P = S^H S the projection on those,
-    the data step is exact for any weight: one full-spectrum transform and its inverse, and a 2 x 2 system that keeps the two
-    means (of E and of B) where z has them, since the data do not know them:
+    the data step is exact for any weight: one full-spectrum transform and its inverse, with a constant taken off between them that
+    keeps the two means (of E and of B) where z has them, since the data do not know them:
 
         h(z; alpha) = P f + mean(z),  (S^H weight^2 S + alpha) P f = A^H q + alpha P z.
 
@@ -83,7 +83,6 @@ class Lensing(LinearOperator):
         height, width = (n + 2 * padding for n in weight.shape)
         super().__init__((2, height, width), (2, *weight.shape))
         self.padding, self.flip_ra, self.pixel = padding, bool(flip_ra), pixel
-        self._solver: tuple[Any, Callable[[Tensor], Tensor]] | None = None
         self.weight: Tensor
         self.kernel: Tensor
         self.register_buffer("weight", weight)
@@ -94,9 +93,6 @@ class Lensing(LinearOperator):
         generator = torch.Generator().manual_seed(3)
         weight = torch.rand(7, 10, generator=generator) * (torch.rand(7, 10, generator=generator) < 0.8)
         return cls(weight=weight, padding=1, flip_ra=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_solver": None}  # made again when it is needed
 
     def noise(self, n_gal: float | Tensor, shape_noise: float = SHAPE_NOISE) -> Tensor:
         """The noise map (H, W) for so many galaxies each square arcminute, a number or a map; infinite where the weight is 0.
@@ -135,28 +131,22 @@ class Lensing(LinearOperator):
         return self._shear(self._pad(self.weight.to(y.dtype) * y), back=True, full=False)
 
     def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        key = None if alpha.requires_grad else (tuple(alpha.flatten().tolist()), self.weight._version, z.dtype, z.device)
-        if key is None or self._solver is None or self._solver[0] != key:  # the same for every step of a solver
-            self._solver = (key, self._inverse(self.weight.to(z.dtype) ** 2, alpha))
-        return self._solver[1](Aty + alpha * z)
+        return self._inverse(self.weight.to(z.dtype) ** 2, alpha)(Aty + alpha * z)
 
     def _inverse(self, square: Tensor, alpha: Tensor) -> Callable[[Tensor], Tensor]:
-        """(S^H square S + alpha)^-1 for the squared weights ``square``, (H, W) or (B, 1, H, W)."""
-        denominator = self._pad(square) + alpha
+        """(S^H square S + alpha)^-1 for the squared weights ``square``, (H, W) or (B, 1, H, W).
 
-        def solve(b: Tensor) -> Tensor:  # (U^H square U + alpha)^-1 with the unitary U
-            return self._shear(self._shear(b, back=False, full=True) / denominator, back=True, full=True)
-
-        one = torch.ones_like(denominator)
-        zero = torch.zeros_like(denominator)
-        answers = [solve(torch.cat(pair, dim=1)) for pair in ((one, zero), (zero, one))]  # to the constant maps, E and B
-        schur = torch.stack([a.mean(dim=(-2, -1)) for a in answers], dim=-1)  # 2 x 2 means of them
+        With the unitary U, b of mean 0 and d = square + alpha: f = U^H (U b - c) / d, where the constant c, one number for E and one
+        for B, makes the mean of f zero. Constants pass through U unchanged, and the mean of U^H g is that of g.
+        """
+        d = self._pad(square) + alpha
+        share = (1 / d) / (1 / d).mean(dim=(-2, -1), keepdim=True)
 
         def inverse(b: Tensor) -> Tensor:
             mean = b.mean(dim=(-2, -1), keepdim=True)
-            f = solve(b - mean)
-            c = torch.linalg.solve(schur, f.mean(dim=(-2, -1))[..., None])[..., 0]
-            return f - answers[0] * c[:, :1, None, None] - answers[1] * c[:, 1:, None, None] + mean / alpha
+            g = self._shear(b - mean, back=False, full=True)
+            c = (g * share).mean(dim=(-2, -1), keepdim=True)
+            return self._shear((g - c) / d, back=True, full=True) + mean / alpha
 
         return inverse
 

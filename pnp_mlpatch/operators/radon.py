@@ -114,10 +114,11 @@ class Radon(LinearOperator):
     def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor]:
         height, width = self.image_shape[1:]
         limited = spectrum.coverage(self.geometry) < 0.9
-        if self._spectrum is None:
+        values = self._spectrum
+        if values is None:  # it depends on the geometry alone: whichever thread comes first makes it for all
             kernel = spectrum.normal_kernel(self.geometry, self.projector)
-            self._spectrum = (spectrum.circulant if limited else spectrum.embedded)(kernel).to(self.angles.device)
-        values = self._spectrum.to(alpha.dtype)
+            values = self._spectrum = (spectrum.circulant if limited else spectrum.embedded)(kernel).to(self.angles.device)
+        values = values.to(alpha.dtype)
         inverse = 1 / (values + alpha.clamp_min(FLOOR * float(values.max())))
         grid = (height, width) if limited else (2 * height, 2 * width)
 

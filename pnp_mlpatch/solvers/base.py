@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,7 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
+from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, WeightsError
+from pnp_mlpatch.imageio import png
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.registry import Registry
@@ -193,6 +195,27 @@ class Result:
     statuses: tuple[str, ...] = ()
     per_image: dict[str, Tensor] = field(default_factory=dict)
     tuned: Tuned | None = None
+
+    def __repr__(self) -> str:
+        """One line: how the run ended, and what came out; the values are in ``x``."""
+        of = (
+            ", ".join(f"{number} {status}" for status, number in Counter(self.statuses).items())
+            if len(set(self.statuses)) > 1
+            else self.status
+        )
+        chosen = "" if self.tuned is None else ", tuned"
+        low, high = float(self.x.detach().min()), float(self.x.detach().max())
+        return (
+            f"Result({of} after {self.state.iteration} iterations, {self.seconds:.3g} s, x {tuple(self.x.shape)} "
+            f"from {low:.3g} to {high:.3g}{chosen})"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the figure of :meth:`plot`; nothing where there is no matplotlib."""
+        try:
+            return png(self.plot())
+        except MissingPackage:
+            return None
 
     def plot(self) -> Figure:
         """The image, the residuals, the levels, the time of each step, and what was recorded, as a matplotlib figure."""

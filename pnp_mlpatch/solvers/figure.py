@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pnp_mlpatch.errors import require
+from pnp_mlpatch.imageio import in_notebooks
 from pnp_mlpatch.solvers.base import Result
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def result_figure(result: Result) -> Figure:
     lines, tried = _title(result), _tried(result)
     figure = Figure(figsize=(13 + 3.3 * (bool(others) + bool(tried)), 3.2 + 0.2 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
-    shown, *axes = figure.subplots(1, 4 + bool(others) + bool(tried))
+    first, *axes = figure.subplots(1, 4 + bool(others) + bool(tried))
     image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
-    shown.imshow(gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
+    first.imshow(gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
     of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
-    shown.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
+    first.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
     named = "relative change" if len(residuals) == 1 else "relative residuals"
     columns = [(named, residuals), ("levels", varying), ("seconds a step", {"seconds": taken})]
     for axis, (title, curves) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=False):
@@ -79,7 +80,7 @@ def result_figure(result: Result) -> Figure:
         axes[-1].legend(fontsize=7)
         axes[-1].grid(alpha=0.3)
     figure.suptitle("\n".join(lines), fontsize=11)
-    return figure
+    return in_notebooks(figure)
 
 
 def _tried(result: Result) -> dict[str, list[float]]:
