@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators.base import LinearOperator, reached
 from pnp_mlpatch.solvers.base import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane
@@ -38,12 +38,6 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
                 [level[:, None].expand(-1, part.flatten(1).shape[1]) for level, part in zip(levels, split(q), strict=True)], dim=1
             )
         return torch.stack([_level(one, seen, A) for one, seen in zip(q.double(), reached(A).expand_as(q), strict=True)]).to(q)
-
-
-def reached(A: LinearOperator) -> Tensor:
-    r"""Which data depend on the image at all, (1, \*data_shape), True and False: a random image is seen there."""
-    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
-    return A(x + 1).abs() > 0
 
 
 def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, Tuned, make_problem, per_image
+from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, Tuned, make_problem, noise_in_start
 
 
 @dataclass(frozen=True)
@@ -375,11 +375,7 @@ def _top(problem: Problem, D: Denoiser) -> Tensor:
 
 def _first(problem: Problem, high: Tensor) -> Tensor:
     """Where the level begins to rise, (B,): a quarter of what the noise becomes in the start, from 1/15 to 1/2 of the top."""
-    draw = torch.randn(1, *problem.A.data_shape, generator=torch.Generator().manual_seed(0)).to(problem.q).expand_as(problem.q)
-    draw = per_image(problem.known_noise("auto"), draw, "auto: noise") * draw
-    if problem.noise_map is not None:
-        draw = draw * (problem.noise_map > 0)
-    s = problem.A.initial(draw.contiguous()).flatten(1).std(1)
+    s = noise_in_start(problem, "auto")
     return torch.minimum(torch.maximum(s / 4, high * RANGE[0]), high / 2)
 
 

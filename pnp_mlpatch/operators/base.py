@@ -16,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.linalg import CGInfo, pcg, power_iteration
+from pnp_mlpatch.linalg import CGInfo, laplacian, largest_eigenvalue, pcg, power_of_two
 from pnp_mlpatch.registry import Registry
 
 registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base", "transmission"))
 register = registry.register
 
 Report = Callable[[CGInfo], object]
+
+SMOOTH = 1e-2  # the weight of the Laplacian in the start of operators that have none of their own, relative to |A|^2
+START_STEPS = 50  # of conjugate gradients for it, at most
 
 _TRANSPOSE = {"forward": "adjoint", "adjoint": "forward", "normal": "normal"}
 
@@ -120,11 +123,30 @@ class LinearOperator(nn.Module, ABC):
         self._check(x, self.image_shape, "A.normal(x)", "image", "data", self.data_shape)
         return _Linear.apply(x, self, "normal")
 
-    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
-        """The spectral norm |A|, by power iteration on A^H A from a fixed random start (a lower bound, close to 1e-3)."""
+    def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
+        """An upper bound of the spectral norm |A|, at most ``tol`` too high (relative), by Lanczos from a fixed random start.
+
+        It is a bound with near certainty, not with certainty: a singular vector that the random start does not contain, as far as float32
+        tells, is not found.
+
+        Parameters
+        ----------
+        iterations : int
+            The most applications of A^H A. If they are used up, the bound may be more than ``tol`` too high.
+        tol : float
+            How much too high the bound may be, relative to |A|.
+
+        Returns
+        -------
+        float
+        """
         start = torch.randn(1, *self.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
         with torch.no_grad():
-            return math.sqrt(max(0.0, power_iteration(self.normal, start, iterations=iterations, tol=tol)))
+            # of units in which |A|^2 would leave the range of float32
+            size = self.forward(start).abs().max()
+            unit = float(power_of_two(size)) if bool(size > 0) else 1.0
+            scaled = largest_eigenvalue(lambda x: self.normal(x / unit) / unit, start, iterations=iterations, tol=2 * tol)
+        return unit * math.sqrt(max(0.0, scaled))
 
     def data_step(
         self,
@@ -232,11 +254,11 @@ class LinearOperator(nn.Module, ABC):
         return None if inner is None else lambda r: inner(r) / mean
 
     def _initial(self, q: Tensor) -> Tensor:
-        return self.adjoint(q) / max(self.norm() ** 2, 1e-12)
+        return smooth_start(self, q)
 
-    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
-        """Data for the start where none were ``seen`` (weight 0, and 0 in q); by default they stay 0."""
-        return q
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
+        """Data for the start where none were ``seen`` (weight 0, and 0 in q); None: the start is the smooth one of the seen data alone."""
+        return None
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self, weight)
@@ -281,6 +303,31 @@ class LinearOperator(nn.Module, ABC):
         if not bool((column.detach() > 0).all()) or not bool(torch.isfinite(column.detach()).all()):
             raise InputError(f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}.")
         return column.reshape(-1, 1, 1, 1)
+
+
+def reached(A: LinearOperator) -> Tensor:
+    r"""Which data depend on the image at all, (1, \*data_shape), True and False: a random image is seen there."""
+    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
+    with torch.no_grad():
+        return A(x + 1).abs() > 0
+
+
+def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
+    r"""The smooth image that explains the data, (B, \*data_shape) -> (B, C, H, W): a start for any operator.
+
+        argmin_x |A x - q|^2 + SMOOTH |A|^2 |Laplacian x|^2
+
+    by at most ``START_STEPS`` steps of conjugate gradients from 0. Where A sees nothing the image is continued smoothly: a start that is 0 there is
+    not an image, and denoisers amplify its edges. Gradients flow.
+    """
+    with torch.no_grad():
+        unit = float(power_of_two(torch.tensor(A.norm(tol=0.01), dtype=torch.float64))) or 1.0
+    b = A.adjoint(q) / unit  # in units in which |A| is about 1
+
+    def energy(x: Tensor) -> Tensor:
+        return A.normal(x / unit) / unit + SMOOTH * laplacian(laplacian(x))
+
+    return pcg(energy, b, torch.zeros_like(b), tol=1e-3, max_iter=START_STEPS)[0] / unit
 
 
 class DecomposableOperator(LinearOperator):
@@ -360,7 +407,9 @@ class Weighted(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         weight = self._for(q)
         seen = torch.broadcast_to(weight > 0, q.shape)
-        return self.operator._initial(self.operator._fill(torch.where(seen, q / weight.clamp_min(1e-30), torch.zeros_like(q)), seen))
+        q = torch.where(seen, q / torch.where(weight > 0, weight, torch.ones_like(weight)), torch.zeros_like(q))
+        filled = q if bool(seen.all()) else self.operator._fill(q, seen)
+        return smooth_start(Weighted(self.operator, (self.weight > 0).to(q.dtype)), q) if filled is None else self.operator._initial(filled)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)
@@ -368,8 +417,8 @@ class Weighted(LinearOperator):
     def for_images(self, rows: Tensor) -> LinearOperator:
         return self if self.weight.ndim == len(self.data_shape) else Weighted(self.operator, self.weight[rows])
 
-    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
-        """The spectral norm; with one weight for each image, the largest of them."""
+    def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
+        """The spectral norm, as for all operators; with one weight for each image, the largest of them."""
         if self.weight.ndim == len(self.data_shape):
             return super().norm(iterations=iterations, tol=tol)
         return max(Weighted(self.operator, one).norm(iterations=iterations, tol=tol) for one in self.weight)

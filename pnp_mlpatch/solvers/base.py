@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.linalg import power_of_two, sizes
+from pnp_mlpatch.operators.base import LinearOperator, reached
 from pnp_mlpatch.registry import Registry
 from pnp_mlpatch.weights import write_whole
 
@@ -37,9 +38,10 @@ Callback = Callable[["State"], object]  # True stops the run, a tensor (B,) of T
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, operator and noise as the solvers see them: ``noise`` is a number or one a image (B,), a map is already divided out.
+    """Data, operator and noise as the solvers see them: ``noise`` is a number or one an image (B,), a map is already divided out.
 
-    ``Aty`` is A^H q; ``noise_map`` the one that was divided out, 0 where nothing was measured, or None. Made by :func:`make_problem`.
+    ``Aty`` is A^H q; ``noise_map`` is the map m, 0 where nothing was measured, or None. A and q are those that were given times noise / m. Made by
+    :func:`make_problem`.
     """
 
     q: Tensor
@@ -56,11 +58,13 @@ class Problem:
 
 
 def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> Problem:
-    """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes A / m, q becomes q / m, noise 1.
+    """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes s A / m, q becomes s q / m, noise s.
+
+    s is the power of two next to the mean of m, so that the numbers stay in the range of float32 in any units.
 
     ``noise`` is the standard deviation of the noise in the units of q: a number, a tensor (B,), or a map that broadcasts to
     the data, one for all images or one for each (B, *data_shape). Where a map is infinite nothing was measured: it has no weight, and q
-    may hold anything, NaN too. ``None`` where the solver is told all it needs.
+    may hold anything, NaN too; so it may where A sees nothing of the image, under a mask. ``None`` where the solver is told all it needs.
     """
     if not isinstance(A, LinearOperator):
         raise InputTypeError(f"solver: A must be a LinearOperator, got {type(A).__name__}.")
@@ -70,9 +74,14 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
             q = torch.where(torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q)
-    if not bool(torch.isfinite(q.detach()).all()):
+    finite = torch.isfinite(q.detach())
+    if not bool(finite.all()):
+        finite = finite | ~reached(A)
+        q = torch.where(torch.isfinite(q), q, torch.zeros_like(q))
+    if not bool(finite.all()):
         raise InputError(
-            f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
+            f"solver: {int((~finite).sum())} of the data are NaN or infinite. Repair them, or leave them out by an infinite noise: "
+            "noise=torch.where(q.isfinite(), noise, torch.inf)."
         )
     if noise is None:
         return Problem(q, A, None, A.adjoint(q))
@@ -104,10 +113,13 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
             raise InputError(
                 f"solver: a noise map of shape {tuple(values.shape)} does not broadcast to data {A.data_shape}, or to {q.shape[0]} of them."
             )
-        whitener = (1 / values).to(q)
+        if bool(unseen.all()):
+            raise InputError("solver: the noise is infinite everywhere, so nothing was measured.")
+        scale = float(power_of_two(seen.log2().mean().exp2()))
+        whitener = (scale / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
-        return Problem(q, A, 1.0, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
+        return Problem(q, A, scale, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
     return Problem(q, A, noise.to(q) if isinstance(noise, Tensor) else noise, A.adjoint(q))
 
 
@@ -263,8 +275,7 @@ class Solver(ABC):
 
         With Anderson acceleration at least the residual of the fixed point, since a mixed step may be short by chance.
         """
-        change = (new.x - old.x).detach().flatten(1).norm(dim=1)
-        size = new.x.detach().flatten(1).norm(dim=1)
+        change, size = sizes(new.x - old.x), sizes(new.x)
         ratio = change / size.clamp_min(torch.finfo(size.dtype).tiny)
         if self.anderson and new.fixed_point is not None:
             ratio = torch.maximum(ratio, new.fixed_point.detach())
@@ -426,6 +437,39 @@ def weight_of(
     return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
 
 
+def norms(A: LinearOperator, images: int) -> list[float]:
+    """|A| for each of so many images: one number, unless these have weights of their own."""
+    first = A.for_images(torch.tensor([0]))
+    if first is A:
+        return [A.norm()] * images
+    return [A.for_images(torch.tensor([k])).norm() for k in range(images)]
+
+
+def curvatures(A: LinearOperator, like: Tensor, who: str) -> Tensor:
+    """|A|^2 for each image (B,) of ``like`` (B, ...), 1 where A is 0: what gradient steps have to be small enough for.
+
+    Raises :class:`InputError` where that is no number of the dtype, or its inverse is not.
+    """
+    found = norms(A, len(like))
+    squares = like.new_tensor([norm**2 if norm else 1.0 for norm in found])
+    if not bool((torch.isfinite(squares) & torch.isfinite(1 / squares) & (squares > 0)).all()):
+        raise InputError(
+            f"{who}: |A| is {max(found):.1e}, and its square is outside the range of {like.dtype}. Scale A and the data, or use float64."
+        )
+    return squares
+
+
+def noise_in_start(problem: Problem, who: str) -> Tensor:
+    """What the noise of the data becomes in the start, in the units of the image: its root mean square for each image, (B,)."""
+    draw = torch.randn(1, *problem.A.data_shape, generator=torch.Generator().manual_seed(0))
+    draw = (draw / draw.square().mean().sqrt()).to(problem.q).expand_as(problem.q)
+    draw = per_image(problem.known_noise(who), draw, f"{who}: noise") * draw
+    if problem.noise_map is not None:
+        draw = draw * (problem.noise_map > 0)
+    start = problem.A.initial(draw.contiguous())
+    return sizes(start) / start[0].numel() ** 0.5
+
+
 def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
     """h(z; alpha) of the problem, warm-started from ``x0``, and the relative residual that each image reached (0 where h is exact)."""
     reached: list[Tensor] = []
@@ -457,12 +501,12 @@ class _Growth:
     """Whether an estimate runs away: 10^3 times as large as at first, after growing at each of the last five steps by 5 %."""
 
     def __init__(self, x: Tensor):
-        self.first = self.last = x.detach().flatten(1).norm(dim=1)
+        self.first = self.last = sizes(x)
         self.steps, self.growing = 0, torch.zeros_like(self.last)
 
     def check(self, solver: Solver, old: State, new: State, rows: Tensor | None = None) -> None:
         """Look at the step to ``new``, of all images or of the ``rows``; raise :class:`Diverged` with ``old``."""
-        size = new.x.detach().flatten(1).norm(dim=1)
+        size = sizes(new.x)
         finite = torch.isfinite(new.x.detach()).flatten(1).all(dim=1)
         self.steps += 1
         at = slice(None) if rows is None else rows
@@ -498,7 +542,7 @@ class _Watch:
         if old.iteration == self.begin:
             self.start, self.path = old.x, torch.zeros_like(self.path)
         if old.iteration >= self.begin:
-            self.path = self.path + (new.x - old.x).flatten(1).norm(dim=1).double().cpu()
+            self.path = self.path + sizes(new.x - old.x).double().cpu()
         self.end = new.x
 
     def statuses(self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float) -> tuple[str, ...]:
@@ -508,7 +552,7 @@ class _Watch:
         if residuals is None or not self.enough or "max_iter" not in names or tol == 0:
             return tuple(names)
         recent, before = residuals[-half:].median(dim=0).values, residuals[-2 * half : -half].median(dim=0).values
-        net = (self.end - self.start).flatten(1).norm(dim=1).double().cpu()
+        net = sizes(self.end - self.start).double().cpu()
         for k, name in enumerate(names):
             if name == "max_iter" and bool(recent[k] > 0.95 * before[k]):
                 names[k] = "oscillating" if bool(net[k] < 0.3 * self.path[k]) else "stalled"
@@ -626,8 +670,11 @@ __all__ = [
     "check_settings",
     "checked",
     "column",
+    "curvatures",
     "data_step",
     "make_problem",
+    "noise_in_start",
+    "norms",
     "per_image",
     "register",
     "registry",
