@@ -74,6 +74,7 @@ class ADMM(Solver):
     """
 
     state_type: ClassVar[type[State]] = ADMMState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, PnPError, WeightsError
 from pnp_mlpatch.linalg import power_of_two, sizes
-from pnp_mlpatch.operators.base import LinearOperator, reached
+from pnp_mlpatch.operators.base import LinearOperator, check_foreign, reached
 from pnp_mlpatch.registry import Registry
 from pnp_mlpatch.weights import write_whole
 
@@ -50,6 +51,11 @@ class Problem:
     Aty: Tensor
     noise_map: Tensor | None = None
 
+    @property
+    def unit(self) -> float | Tensor:
+        """What the noise is where a map was divided out, else 1: a given alpha is for a noise of 1, and becomes unit^2 alpha."""
+        return 1.0 if self.noise_map is None or self.noise is None else self.noise
+
     def known_noise(self, who: str) -> float | Tensor:
         """The noise, or an error that says what can be given instead."""
         if self.noise is None:
@@ -60,7 +66,7 @@ class Problem:
 def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> Problem:
     """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes s A / m, q becomes s q / m, noise s.
 
-    s is the power of two next to the mean of m, so that the numbers stay in the range of float32 in any units.
+    s is 1; where m is below 1e-9 or above 1e9, it is the power of two next to its mean, so that numbers stay in the range of float32.
 
     ``noise`` is the standard deviation of the noise in the units of q: a number, a tensor (B,), or a map that broadcasts to
     the data, one for all images or one for each (B, *data_shape). Where a map is infinite nothing was measured: it has no weight, and q
@@ -71,6 +77,7 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
     A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
+    check_foreign(A, q.dtype)
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
             q = torch.where(torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q)
@@ -116,6 +123,7 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         if bool(unseen.all()):
             raise InputError("solver: the noise is infinite everywhere, so nothing was measured.")
         scale = float(power_of_two(seen.log2().mean().exp2()))
+        scale = 1.0 if 2**-30 <= scale <= 2**30 else scale
         whitener = (scale / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
@@ -179,6 +187,7 @@ class Result:
         "stalled"        it no longer fell
         "oscillating"    it no longer fell, and the iterates went to and fro or round in circles
         "stopped"        by a callback, or where the data say so (``tuned``)
+        "outside"        wherever it ended, it is far outside the range of its start, and the data do not ask for that: D amplifies
 
     ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
     is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
@@ -249,12 +258,13 @@ class Solver(ABC):
 
     A plugin declares its settings as dataclass fields (``iterations`` and ``tol`` among them), its ``state_type``, and the
     hooks ``init`` and ``step``; ``levels`` says which numbers of a step go into the history. ``rising`` is whether the level ``sigma`` may rise
-    as it runs, by which :func:`pnp_mlpatch.tuning.auto` chooses it; not where it has to fall, nor in a sampler.
+    as it runs, by which :func:`pnp_mlpatch.tuning.auto` chooses it: a solver that says so takes schedules (``schedules.level``) and one level an
+    image; not where it has to fall, nor in a sampler, nor for a sigma that is a plain number.
     """
 
     state_type: ClassVar[type[State]] = State
     anderson = 0
-    rising: ClassVar[bool] = True
+    rising: ClassVar[bool] = False
     iterations: int
     tol: float
 
@@ -318,8 +328,26 @@ class Solver(ABC):
         ``state`` goes on from an earlier run instead (``iterations`` counts from the very start). Each image of a batch stops by itself:
         it is as if it were alone, and costs nothing more. Each callback gets the state
         after every step and stops the run by returning True, or some images by returning those, a tensor (B,) of True and False. ``record`` adds columns to the history, functions of x.
-        ``progress`` shows a bar; by default it does so on a terminal.
+        ``progress`` shows a bar; by default it does so on a terminal. Warns where the status of an image is "outside".
         """
+        result = self._run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, progress=progress)
+        warn_outside(result, type(self).__name__)
+        return result
+
+    def _run(
+        self,
+        q: Tensor,
+        A: LinearOperator,
+        D: Denoiser,
+        *,
+        noise: float | Tensor | None = None,
+        x0: Tensor | None = None,
+        state: State | None = None,
+        callbacks: Sequence[Callback] = (),
+        record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """:meth:`run` without the warning."""
         if not callable(D):
             raise InputTypeError(f"solver: the denoiser must be callable as D(x, sigma), got {type(D).__name__}. See as_denoiser.")
         start = time.perf_counter()
@@ -334,6 +362,7 @@ class Solver(ABC):
                 )
             else:
                 self._start(state.x, problem)
+            given = x0
             first, stopped = state.iteration, False
             images, watch = len(state.x), _Watch(self.iterations, state)
             resting = torch.zeros(images, dtype=torch.bool) if state.resting is None else state.resting.cpu()
@@ -388,8 +417,8 @@ class Solver(ABC):
                         state = replace(state, resting=resting.to(state.x.device))
         stacked = {name: torch.stack(values) for name, values in per_image.items()}
         names = watch.statuses(stacked.get("residual"), resting, halted, stopped, self.tol)
-        status = "converged" if all(name == "converged" for name in names) else next(name for name in _SERIOUS if name in names)
-        return Result(state.x, status, state, history, time.perf_counter() - start, names, stacked)
+        names = mark_outside(names, problem, given, state.x)
+        return Result(state.x, worst(names), state, history, time.perf_counter() - start, names, stacked)
 
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
@@ -434,7 +463,9 @@ def weight_of(
     problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str, factor: float | Tensor = 1.0
 ) -> float | Tensor:
     """alpha = factor (noise / sigma)^2, what statistics says of the balance of data and prior for factor = 1, unless ``alpha`` is given."""
-    return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
+    if alpha is None:
+        return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2
+    return alpha * problem.unit**2
 
 
 def norms(A: LinearOperator, images: int) -> list[float]:
@@ -493,8 +524,55 @@ def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-_SERIOUS = ("stopped", "oscillating", "stalled", "max_iter")
+_SERIOUS = ("outside", "stopped", "oscillating", "stalled", "max_iter")
 _RUNAWAY = 1e3  # how many times its first size an estimate may have
+
+
+_REACH = 3.0  # how many times the range of its start an estimate may be outside of it
+
+
+def worst(statuses: Sequence[str]) -> str:
+    """The status that needs attention most."""
+    return next((name for name in _SERIOUS if name in statuses), "converged")
+
+
+def mark_outside(statuses: Sequence[str], problem: Problem, start: Tensor | None, x: Tensor) -> tuple[str, ...]:
+    r"""The ``statuses`` of estimates ``x`` (B, C, H, W), "outside" where one is far outside its range and the data do not ask for that.
+
+    Far is 3 times the range of 0, of the ``start`` and of A.initial(q) beyond it. The data ask for it if they are met worse,
+    by 5 %, once x is cut to that range: the peaks of a deconvolution are not garbage.
+    """
+    images, far = len(x), torch.zeros(len(x), dtype=torch.bool)
+    ends = x.new_zeros(2, images)
+    with torch.no_grad():
+        for find in (lambda: start, lambda: problem.A.initial(problem.q)):
+            image = find()
+            if image is not None:
+                flat = image.flatten(1)
+                ends = torch.stack([torch.minimum(ends[0], flat.amin(1)), torch.maximum(ends[1], flat.amax(1))])
+                span = _REACH * (ends[1] - ends[0])
+                low, high = ((end + sign * span).reshape(-1, 1, 1, 1) for end, sign in zip(ends, (-1, 1), strict=True))
+                far = ((x < low) | (x > high)).flatten(1).any(1)
+                if not bool(far.any()):
+                    return tuple(statuses)
+        cut = torch.minimum(torch.maximum(x, low), high)
+        misfits = [sizes(problem.A(image) - problem.q) for image in (x, cut)]
+        far = far & (span > 0) & (misfits[1] <= 1.05 * misfits[0])
+    return tuple("outside" if away else name for name, away in zip(statuses, far.tolist(), strict=True))
+
+
+def warn_outside(result: Result, who: str) -> None:
+    """Warn of images whose status is "outside"."""
+    numbers = [k for k, name in enumerate(result.statuses) if name == "outside"]
+    if numbers:
+        which = f" of image {', '.join(map(str, numbers[:8]))}" if len(result.statuses) > 1 else ""
+        values = result.x[numbers]
+        warnings.warn(
+            f"{who}: the estimate{which}, {float(values.min()):.3g} to {float(values.max()):.3g}, is far outside the range of its start, and the "
+            "data do not ask for that: do not use it. Likely causes: a denoiser that amplifies (convergence.expansion measures it, averaged "
+            "and a smaller sigma help), or an image outside the range of the denoiser (rescaled).",
+            stacklevel=3,
+        )
 
 
 class _Growth:
@@ -523,7 +601,7 @@ class _Growth:
             which = f" of image {', '.join(map(str, numbers.tolist()[:8]))}" if len(self.first) > 1 else ""
             raise Diverged(
                 f"{type(solver).__name__}: the estimate{which} {what} after iteration {new.iteration}. Likely causes: a step size or "
-                "sigma too large, a denoiser that amplifies, an image outside the range of the denoiser (use rescaled). "
+                "sigma too large, a denoiser that amplifies, an adjoint that is not the transpose of A (testing.check_operator), an image outside the range of the denoiser (use rescaled). "
                 "The last finite state is in .state of this error.",
                 old,
             )

@@ -81,6 +81,7 @@ class Consensus(Solver):
     """
 
     state_type: ClassVar[type[State]] = ConsensusState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255

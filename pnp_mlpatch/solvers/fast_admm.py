@@ -54,6 +54,7 @@ class FastADMM(Solver):
     """
 
     state_type: ClassVar[type[State]] = FastADMMState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255

@@ -43,6 +43,7 @@ class FISTA(Solver):
     """
 
     state_type: ClassVar[type[State]] = FISTAState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule | None = None

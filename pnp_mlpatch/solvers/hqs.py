@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, noise_in_start, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, noise_in_start, register, weight_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class HQS(Solver):
     """
 
     state_type: ClassVar[type[State]] = HQSState
-    rising: ClassVar[bool] = False
 
     iterations: int = 8
     sigma: schedules.Schedule | None = None
@@ -66,7 +65,7 @@ class HQS(Solver):
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = self._sigma(state) if self.sigma is None else schedules.level(self.sigma, state.iteration)
-        alpha = self.lam * (problem.known_noise("HQS (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha
+        alpha = weight_of(problem, self.alpha, sigma, "HQS", self.lam)
         return {"sigma": sigma, "alpha": alpha}
 
     def _sigma(self, state: State) -> Tensor:

@@ -46,6 +46,7 @@ class PDHG(Solver):
     """
 
     state_type: ClassVar[type[State]] = PDHGState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule = 15 / 255

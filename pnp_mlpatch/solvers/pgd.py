@@ -50,6 +50,7 @@ class PGD(Solver):
     """
 
     state_type: ClassVar[type[State]] = PGDState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule | None = None

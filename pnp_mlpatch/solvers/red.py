@@ -52,6 +52,7 @@ class RED(Solver):
     """
 
     state_type: ClassVar[type[State]] = REDState
+    rising: ClassVar[bool] = True
 
     iterations: int = 50
     sigma: schedules.Schedule = 15 / 255
