@@ -43,7 +43,7 @@ def reconstruct(
     ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
     a tensor (B,) or a map.
 
-    Without ``sigma`` and ``alpha`` the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the settings of the least error are
+    Without ``sigma`` and ``alpha`` (or with None) the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the settings of the least error are
     taken, as held-out data tell it, or as Stein's estimate does, and then the mean of what was tried whose error is least. A ``noise``
     that is not given is estimated. ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs;
     ``tune="off"`` takes the solver's defaults instead. Solvers whose level follows from the noise (hqs, dpir, pgd, fista) and samplers
@@ -66,6 +66,8 @@ def reconstruct(
     """
     if tune not in (None, "auto", "off"):
         raise InputError(f"reconstruct: tune must be 'auto', 'off' or None (auto where neither sigma nor alpha is given), got {tune!r}.")
+    # a setting that is None is one that was left out
+    settings = {name: value for name, value in settings.items() if value is not None or name not in ("sigma", "alpha")}
     left_open = state is None and isinstance(solver, str) and not {"sigma", "alpha"} & settings.keys()
     enough = isinstance(q, Tensor) and math.prod(q.shape[1:]) >= FEWEST and len(q) > 0
     chosen = tune == "auto" or (tune is None and left_open and enough)

@@ -184,7 +184,7 @@ class OnAll:
             state = None if before is None else before.states[which]
             start = task.x0 if state is None else None
             try:
-                return solver.run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
+                return solver._run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
             except Diverged:
                 return None
 
@@ -344,7 +344,7 @@ def _look(solver: Solver, task: Task, held: Tensor, before: _Look | None = None)
 
     try:
         known = torch.where(held, torch.inf, deviation)
-        state = solver.run(q, A, task.D, noise=known, state=state, callbacks=[look], progress=False).state
+        state = solver._run(q, A, task.D, noise=known, state=state, callbacks=[look], progress=False).state
     except Diverged:
         state = None
     e = torch.full((solver.iterations, len(q), int(place.sum())), torch.inf, dtype=torch.float64, device=q.device)

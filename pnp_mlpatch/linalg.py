@@ -26,6 +26,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
 
 
+def sizes(x: Tensor) -> Tensor:
+    """The norm |x| of each image of a batch, (B,), also where its square is no float32 number (units of 1e-30 or 1e30)."""
+    x = x.detach().flatten(1)
+    largest = x.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return (x / largest).norm(dim=1) * largest[:, 0]
+
+
 def pcg(
     normal: Map, b: Tensor, x0: Tensor, *, precondition: Map | None = None, tol: float = 1e-6, max_iter: int = 100
 ) -> tuple[Tensor, CGInfo]:
@@ -34,9 +41,26 @@ def pcg(
     Stops when ``|b - normal(x)| <= tol |b|`` for every image (checked with the true residual, which rounding bounds from below:
     about 1e-7 times the condition number in float32), or after ``max_iter`` steps; an image that has arrived is not moved any
     more. ``precondition`` applies an approximation of the inverse. Arguments are not changed, and every step is
-    differentiable (Hestenes and Stiefel 1952).
+    differentiable (Hestenes and Stiefel 1952). Each image is computed in units of its own, so that neither small nor large
+    ones leave the range of float32 when they are squared.
     """
-    x, r = x0, b - normal(x0)
+    residual = b - normal(x0)
+    with torch.no_grad():  # a power of two changes no digit
+        largest = torch.stack([v.detach().flatten(1).abs().amax(1) for v in (b, residual)])
+        unit = power_of_two(torch.where(largest[0] > 0, largest[0], largest[1])).reshape(-1, *[1] * (b.ndim - 1))
+    x, info = _pcg(normal, b / unit, x0 / unit, residual / unit, precondition, tol, max_iter)
+    return x * unit, info
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The power of two next to each number > 0; 1 for 0 and for what is not finite."""
+    usable = torch.isfinite(size) & (size > 0)
+    exponent = torch.frexp(torch.where(usable, size, torch.ones_like(size)))[1]
+    return torch.ldexp(torch.ones_like(size), exponent.clamp(-120, 120))
+
+
+def _pcg(normal: Map, b: Tensor, x: Tensor, r: Tensor, precondition: Map | None, tol: float, max_iter: int) -> tuple[Tensor, CGInfo]:
+    """:func:`pcg` from ``x`` with the residual ``r``, where b is about 1."""
     z = precondition(r) if precondition else r
     p, rz = z, dot(r, z)
     goal = tol**2 * dot(b, b)
@@ -67,17 +91,36 @@ def pcg(
     return x, CGInfo(steps, (dot(r, r).sqrt() / norm).flatten())
 
 
-def power_iteration(normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-4) -> float:
-    """The largest eigenvalue of a symmetric positive semidefinite map, from the start ``x`` (1, ...)."""
-    value = 0.0
-    for _ in range(iterations):
-        x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
-        y = normal(x)
-        before, value = value, float((x * y).sum())
-        if abs(value - before) <= tol * abs(value):
+def largest_eigenvalue(normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-3) -> float:
+    r"""An upper bound of the largest eigenvalue of a symmetric positive semidefinite map, at most ``tol`` too high, relative.
+
+    By the method of Lanczos from the start ``x`` (1, ...), which should be random. With theta the largest eigenvalue of the
+    tridiagonal matrix and rho its residual, an eigenvalue of the map lies within rho of theta. It stops when rho <= tol theta / 10, after
+    ten steps at least, and returns theta (1 + tol / 2) + rho; the same after ``iterations`` steps, with the rho that was reached.
+    """
+    v = x / sizes(x).reshape(-1, *[1] * (x.ndim - 1))
+    before, beta = torch.zeros_like(v), 0.0
+    diagonal: list[float] = []
+    beside: list[float] = []
+    theta = rho = 0.0
+    for step in range(iterations):
+        w = normal(v) - beta * before
+        alpha = float(dot(v, w))
+        w = w - alpha * v
+        w = w - float(dot(v, w)) * v  # once more, for what rounding left
+        diagonal.append(alpha)
+        T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        if beside:
+            off = torch.tensor(beside, dtype=torch.float64)
+            T = T + torch.diag(off, 1) + torch.diag(off, -1)
+        values, vectors = torch.linalg.eigh(T)
+        beta = float(sizes(w))
+        theta, rho = float(values[-1]), beta * abs(float(vectors[-1, -1]))
+        if not math.isfinite(beta) or beta <= 10 * torch.finfo(x.dtype).eps * theta or (step >= 9 and rho <= 0.1 * tol * theta):
             break
-        x = y
-    return value
+        before, v = v, w / beta
+        beside.append(beta)
+    return theta * (1 + tol / 2) + rho
 
 
 def laplacian(x: Tensor) -> Tensor:

@@ -7,20 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators.base import LinearOperator, reached
 from pnp_mlpatch.solvers.base import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane
+PARTS, SPREAD = 4, 1.4  # parts of the plane each way; the standard error of a median of n values that overlap is that over sqrt(n)
 ROUNDS = 5  # of making a probe all 1 or -1, and flat
 
 
 def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
     r"""The standard deviation of white noise in ``q``, of each image of the batch, (B,), in the units of q.
 
-        noise = min over d of median |d q| / 0.6745
+        noise = median |d q| / 0.6745
 
-    with d the second differences of neighbouring data along the last axis and along the one before it, (1, -2, 1) / sqrt(6), and in the
-    plane, their product / 6, wherever all of the data they need depend on the image (those that a mask leaves out do not). For data that
+    with d the second differences of neighbouring data along the last axis and along the one before it, (1, -2, 1) / sqrt(6), together. Where one
+    of these, their product in the plane / 6, or the quietest quarter of 4 x 4 parts of the plane shows less, by two standard errors, that is taken. Only data
+    that were measured count: those that depend on the image (a mask leaves some out), and are not exactly 0, as zero-filled ones are. For data that
     one operator joins (:class:`~pnp_mlpatch.operators.stack.Stack`), the noise is that of each part: a map (B, m).
 
     The estimate is the noise and, of what is seen, the texture: it is too large where the data are few and rough. On the images of
@@ -38,12 +40,6 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
                 [level[:, None].expand(-1, part.flatten(1).shape[1]) for level, part in zip(levels, split(q), strict=True)], dim=1
             )
         return torch.stack([_level(one, seen, A) for one, seen in zip(q.double(), reached(A).expand_as(q), strict=True)]).to(q)
-
-
-def reached(A: LinearOperator) -> Tensor:
-    r"""Which data depend on the image at all, (1, \*data_shape), True and False: a random image is seen there."""
-    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
-    return A(x + 1).abs() > 0
 
 
 def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,24 +69,51 @@ def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
-    """Of one image: the least of what the stencils find."""
+    """Of one image: what both directions find, unless a stencil, or the quiet parts of the plane, find less than chance explains."""
     shape = (-1, 1, *(q.shape[-2:] if q.ndim > 1 else (1, len(q))))  # planes, or a line
-    q, seen = q.reshape(shape), seen.reshape(shape)
+    q, seen = q.reshape(shape), (seen & (q != 0)).reshape(shape)
     d = q.new_tensor([1.0, -2.0, 1.0])
-    found = []
+    stencils = []  # what they find, where all data that they need are seen
     for kernel, least in ((d[None] / 6**0.5, FEW), (d[:, None] / 6**0.5, FEW), (d[:, None] * d / 6, ENOUGH)):
         if any(n < k for n, k in zip(q.shape[-2:], kernel.shape, strict=True)):
             continue
         whole = F.conv2d(seen.double(), torch.ones_like(kernel)[None, None]) > kernel.numel() - 0.5
-        values = F.conv2d(torch.where(seen, q, 0.0), kernel[None, None])[whole]
-        if len(values) >= least:
-            found.append(values.abs().median() / 0.6745)
-    if not found:
+        if int(whole.sum()) >= least:
+            stencils.append((F.conv2d(torch.where(seen, q, 0.0), kernel[None, None]).abs(), whole))
+    if not stencils:
         raise InputError(
             f"noise_level: the data of {type(A).__name__} {A.data_shape} have fewer than {FEW} triples of neighbours that were measured. "
             "Pass noise=, the standard deviation in the units of q."
         )
-    return torch.stack(found).min()
+    level = _median(torch.cat([values[whole] for values, whole in stencils[:2]]))[0]
+    for values, whole in stencils:
+        for found, error in (_median(values[whole]), _quiet(values, whole)):
+            level = torch.where(found + 2 * error < level, found, level)
+    return level
+
+
+def _median(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The deviation of gaussian noise of which ``values`` are the sizes, and its standard error."""
+    level = values.median() / 0.6745
+    return level, SPREAD * level / len(values) ** 0.5
+
+
+def _quiet(values: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the quiet quarter of 4 x 4 parts of the plane: images have smooth parts, spectra an end without signal."""
+    parts = [
+        part[mask]
+        for row, seen_row in zip(values.chunk(PARTS, -2), whole.chunk(PARTS, -2), strict=True)
+        for part, mask in zip(row.chunk(PARTS, -1), seen_row.chunk(PARTS, -1), strict=True)
+        if int(mask.sum()) >= FEW
+    ]
+    if len(parts) < PARTS**2 // 2:
+        return _median(values[whole])
+    parts = sorted(parts, key=lambda part: float(part.median()))[: len(parts) // 4]
+    count = sum(map(len, parts))
+    level = torch.stack([part.median() for part in parts]).mean() / 0.6745
+    # the mean of the lowest quarter of draws is 1.27 deviations below theirs
+    level = level / (1 - 1.27 * SPREAD / (count / len(parts)) ** 0.5)
+    return level, SPREAD * level / count**0.5
 
 
 __all__ = ["noise_level", "probe", "reached"]

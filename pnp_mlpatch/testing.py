@@ -301,7 +301,8 @@ def _solver_checks(solver: Solver, A: LinearOperator, D: Denoiser) -> Iterator[C
     whole = solver.run(q, A, D, noise=noise, progress=False)
     yield Check(
         "run ends with a status",
-        whole.status in ("converged", "max_iter", "stalled", "oscillating", "stopped") and whole.state.iteration <= solver.iterations,
+        whole.status in ("converged", "max_iter", "stalled", "oscillating", "stopped", "outside")
+        and whole.state.iteration <= solver.iterations,
         whole.status,
     )
     columns = {name: len(values) for name, values in whole.history.items()}

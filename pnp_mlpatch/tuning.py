@@ -22,7 +22,18 @@ from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import base as solvers
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Callback, Problem, Result, Solver, Tuned, make_problem, per_image
+from pnp_mlpatch.solvers.base import (
+    Callback,
+    Problem,
+    Result,
+    Solver,
+    Tuned,
+    make_problem,
+    mark_outside,
+    noise_in_start,
+    warn_outside,
+    worst,
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def discrepancy(
     factor = torch.ones_like(found)
     while bool((misses := (found > 1) & (factor / 2 >= lowest)).any()):
         factor = torch.where(misses, factor / 2, factor)
-        again: Any = held | {"alpha": factor * last["alpha"], "iterations": iterations}
+        again: Any = held | {"alpha": factor * last["alpha"] / problem.unit**2, "iterations": iterations}
         runs.append(replace(cast(Any, solver), **again).run(q, A, D, noise=noise, x0=x, callbacks=callbacks, progress=progress))
         x = torch.where(misses.reshape(-1, 1, 1, 1), runs[-1].x, x)
         found = torch.where(misses, _chi2(problem, x, measured), found)
@@ -331,11 +342,11 @@ def auto(
             walk, starts = replace(cast(Any, solver), **without), []
             for held in judge.parts[:HALVES]:
                 known = torch.where(held, torch.inf, deviation)
-                starts.append(walk.run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x)
+                starts.append(walk._run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x)
             x0 = torch.where((begun > 0).reshape(-1, 1, 1, 1), torch.stack(starts).mean(0), problem.A.initial(problem.q))
     rest = K - begun
     last: Any = settings | {"tol": 0.0, "iterations": int(rest.max())}
-    result = replace(cast(Any, solver), **last).run(
+    result = replace(cast(Any, solver), **last)._run(
         q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(rest)], record=record, progress=progress
     )
     kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
@@ -355,7 +366,10 @@ def auto(
         "share": best.shares,
     }
     tuned = Tuned(settings | {"iterations": K}, level, noise is None, columns, why)
-    return replace(result, x=x, tuned=tuned, seconds=time.perf_counter() - start)
+    statuses = mark_outside(["stopped" if name == "outside" else name for name in result.statuses], problem, x0, x)
+    result = replace(result, x=x, tuned=tuned, statuses=statuses, status=worst(statuses), seconds=time.perf_counter() - start)
+    warn_outside(result, f"auto ({type(solver).__name__})")
+    return result
 
 
 def tunable(solver: Solver) -> bool:
@@ -375,11 +389,7 @@ def _top(problem: Problem, D: Denoiser) -> Tensor:
 
 def _first(problem: Problem, high: Tensor) -> Tensor:
     """Where the level begins to rise, (B,): a quarter of what the noise becomes in the start, from 1/15 to 1/2 of the top."""
-    draw = torch.randn(1, *problem.A.data_shape, generator=torch.Generator().manual_seed(0)).to(problem.q).expand_as(problem.q)
-    draw = per_image(problem.known_noise("auto"), draw, "auto: noise") * draw
-    if problem.noise_map is not None:
-        draw = draw * (problem.noise_map > 0)
-    s = problem.A.initial(draw.contiguous()).flatten(1).std(1)
+    s = noise_in_start(problem, "auto")
     return torch.minimum(torch.maximum(s / 4, high * RANGE[0]), high / 2)
 
 
@@ -478,7 +488,7 @@ def cross_validate(
             known = torch.where(held, torch.inf, level)
             for row, sigma in zip(table, sigmas, strict=True):
                 again: Any = {"sigma": sigma}
-                x = replace(cast(Any, solver), **again).run(q, A, D, noise=known, progress=progress).x
+                x = replace(cast(Any, solver), **again)._run(q, A, D, noise=known, progress=progress).x
                 missed = torch.where(held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0)
                 row += missed.flatten(1).square().sum(1) / count / folds
     levels = torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)

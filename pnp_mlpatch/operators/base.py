@@ -8,6 +8,7 @@ The data step of all solvers is
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.linalg import CGInfo, pcg, power_iteration
+from pnp_mlpatch.linalg import CGInfo, laplacian, largest_eigenvalue, pcg, power_of_two
 from pnp_mlpatch.reading import weights_of
 from pnp_mlpatch.registry import Registry
 
@@ -24,6 +25,9 @@ registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("b
 register = registry.register
 
 Report = Callable[[CGInfo], object]
+
+SMOOTH = 1e-2  # the weight of the Laplacian in the start of operators that have none of their own, relative to |A|^2
+START_STEPS = 100  # of conjugate gradients for it, at most
 
 _TRANSPOSE = {"forward": "adjoint", "adjoint": "forward", "normal": "normal"}
 
@@ -109,7 +113,11 @@ class LinearOperator(nn.Module, ABC):
     overridden. A plugin also has ``example()``, which makes a tiny instance for the contract tests.
 
     Float32 and float64 tensors are taken; anything else is refused by name.
+
+    Operators that are not of this package are checked once, when a solver first uses them (:func:`check_foreign`); ``verified = True`` leaves that out.
     """
+
+    verified = False
 
     def __init__(self, image_shape: Sequence[int], data_shape: Sequence[int]):
         super().__init__()
@@ -138,11 +146,30 @@ class LinearOperator(nn.Module, ABC):
         self._check(x, self.image_shape, "A.normal(x)", "image", "data", self.data_shape)
         return _Linear.apply(x, self, "normal")
 
-    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
-        """The spectral norm |A|, by power iteration on A^H A from a fixed random start (a lower bound, close to 1e-3)."""
+    def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
+        """An upper bound of the spectral norm |A|, at most ``tol`` too high (relative), by Lanczos from a fixed random start.
+
+        It is a bound with near certainty, not with certainty: a singular vector that the random start does not contain, as far as float32
+        tells, is not found.
+
+        Parameters
+        ----------
+        iterations : int
+            The most applications of A^H A. If they are used up, the bound may be more than ``tol`` too high.
+        tol : float
+            How much too high the bound may be, relative to |A|.
+
+        Returns
+        -------
+        float
+        """
         start = torch.randn(1, *self.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
         with torch.no_grad():
-            return math.sqrt(max(0.0, power_iteration(self.normal, start, iterations=iterations, tol=tol)))
+            # of units in which |A|^2 would leave the range of float32
+            size = self.forward(start).abs().max()
+            unit = float(power_of_two(size)) if bool(size > 0) else 1.0
+            scaled = largest_eigenvalue(lambda x: self.normal(x / unit) / unit, start, iterations=iterations, tol=2 * tol)
+        return unit * math.sqrt(max(0.0, scaled))
 
     def data_step(
         self,
@@ -255,11 +282,11 @@ class LinearOperator(nn.Module, ABC):
         return None if inner is None else lambda r: inner(r) / mean
 
     def _initial(self, q: Tensor) -> Tensor:
-        return self.adjoint(q) / max(self.norm() ** 2, 1e-12)
+        return smooth_start(self, q)
 
-    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
-        """Data for the start where none were ``seen`` (weight 0, and 0 in q); by default they stay 0."""
-        return q
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
+        """Data for the start where none were ``seen`` (weight 0, and 0 in q); None: the start is the smooth one of the seen data alone."""
+        return None
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self, weight)
@@ -313,6 +340,110 @@ class LinearOperator(nn.Module, ABC):
         if not good:
             raise InputError(f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}.")
         return column.reshape(-1, 1, 1, 1)
+
+
+def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None:
+    r"""Check each operator of A that is not of this package, the first time: is it linear, and is its adjoint its transpose?
+
+        |A(x + 2 x') - A x - 2 A x'| / (|A x| + 2 |A x'|)        |<A x, y> - <x, A^H y>| / (|A x| |y|)
+
+    with random images x and x', and y = A x / |A x| + noise of norm 1: two applications more than the solver needs, and one of the adjoint.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        The operator; those that it is made of are looked at too.
+    dtype : torch.dtype
+        The precision in which they are used.
+
+    Raises
+    ------
+    InputError
+        If A is not linear to 1 %, if its adjoint is not its transpose to 5 %, or if values are not finite.
+
+    Warns
+    -----
+    UserWarning
+        If the adjoint is not the transpose to 0.1 %.
+    """
+    for operator in A.modules():
+        home = type(operator).__module__
+        if (
+            isinstance(operator, LinearOperator)
+            and not operator.verified
+            and (not home.startswith("pnp_mlpatch.") or home.startswith("pnp_mlpatch.interop."))
+        ):
+            _check_once(operator, dtype)
+            operator.verified = True
+
+
+def _check_once(A: LinearOperator, dtype: torch.dtype) -> None:
+    generator, size = torch.Generator().manual_seed(1), torch.linalg.vector_norm
+    x, other = (torch.randn(1, *A.image_shape, generator=generator).to(A._device(), dtype) for _ in range(2))
+    noise = torch.randn(1, *A.data_shape, generator=generator).to(x)
+    with torch.no_grad():
+        try:
+            Ax, Aother, both = A(x), A(other), A(x + 2 * other)
+            y = noise / size(noise) + (Ax / size(Ax) if bool(size(Ax) > 0) else 0)
+            Aty = A.adjoint(y)
+        except Exception:  # it may take batches of one size only; what else it refuses it says when it is used
+            return
+    end = " pnp_mlpatch.testing.check_operator(A) says more; A.verified = True leaves this check out."
+    if Ax.shape != noise.shape or Aty.shape != x.shape:
+        raise InputError(
+            f"{A._who()}: A(x) must have the shape {tuple(noise.shape)} and A.adjoint(y) {tuple(x.shape)}, "
+            f"got {tuple(Ax.shape)} and {tuple(Aty.shape)}." + end
+        )
+    Ax, Aother, both, y, x, Aty = (v.double() for v in (Ax, Aother, both, y, x, Aty))
+    if not all(bool(torch.isfinite(v).all()) for v in (Ax, both, Aty)):
+        raise InputError(f"{A._who()}: A(x) or A.adjoint(y) is NaN or infinite for random x and y." + end)
+    bent = float(size(both - Ax - 2 * Aother) / (size(Ax) + 2 * size(Aother)).clamp_min(1e-300))
+    if bent > 0.01:
+        raise InputError(
+            f"{A._who()}: A is not linear: A(x + 2 x') differs from A(x) + 2 A(x') by {bent:.1%}. Leave out offsets, clipping and noise."
+            + end
+        )
+    mismatch = float(((Ax * y).sum() - (x * Aty).sum()).abs() / (size(Ax) * size(y)).clamp_min(1e-300))
+    wrong = f"{A._who()}: the adjoint is not the transpose of A: |<A x, y> - <x, A^H y>| = {mismatch:.1e} |A x| |y|, "
+    if mismatch > 0.05:
+        raise InputError(wrong + "and solvers would go to another image, or diverge. Is a factor, a flip or a conjugate missing?" + end)
+    if mismatch > 1e-3:
+        warnings.warn(wrong + "so solvers may stall or diverge." + end, stacklevel=5)
+
+
+def reached(A: LinearOperator) -> Tensor:
+    r"""Which data depend on the image at all, (1, \*data_shape), True and False: a random image is seen there."""
+    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A._device())
+    with torch.no_grad():
+        return A(x + 1).abs() > 0
+
+
+def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
+    r"""The smooth image that explains the data, (B, \*data_shape) -> (B, C, H, W): a start for any operator.
+
+        argmin_x |A x - q|^2 + SMOOTH |A|^2 |Laplacian x|^2
+
+    by at most ``START_STEPS`` steps of conjugate gradients from 0, preconditioned by the inverse for an A that sees all pixels alike. Where A sees nothing the image is continued smoothly: a start that is 0 there is
+    not an image, and denoisers amplify its edges. Gradients flow.
+    """
+    with torch.no_grad():
+        unit = float(power_of_two(torch.tensor(A.norm(tol=0.01), dtype=torch.float64))) or 1.0
+        signs = torch.randint(0, 2, (1, *A.image_shape), generator=torch.Generator().manual_seed(0)).to(q) * 2 - 1
+        seen = A(signs.expand(len(q), -1, -1, -1) / unit).square().flatten(1).sum(1).reshape(-1, 1, 1, 1) / signs.numel()  # tr A^H A / n
+        height, width = A.image_shape[1:]
+        rows, columns = (
+            2 - 2 * torch.cos(2 * torch.pi * f(n).to(q)) for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width))
+        )
+        inverse = 1 / (seen.clamp_min(1e-6) + SMOOTH * (rows[:, None] + columns).square())
+    b = A.adjoint(q) / unit  # in units in which |A| is about 1
+
+    def energy(x: Tensor) -> Tensor:
+        return A.normal(x / unit) / unit + SMOOTH * laplacian(laplacian(x))
+
+    def precondition(r: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(r) * inverse, s=(height, width))
+
+    return pcg(energy, b, torch.zeros_like(b), precondition=precondition, tol=1e-4, max_iter=START_STEPS)[0] / unit
 
 
 class DecomposableOperator(LinearOperator):
@@ -392,16 +523,21 @@ class Weighted(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         weight = self._for(q)
         seen = torch.broadcast_to(weight > 0, q.shape)
-        return self.operator._initial(self.operator._fill(torch.where(seen, q / weight.clamp_min(1e-30), torch.zeros_like(q)), seen))
+        q = torch.where(seen, q / torch.where(weight > 0, weight, torch.ones_like(weight)), torch.zeros_like(q))
+        filled = q if bool(seen.all()) else self.operator._fill(q, seen)
+        return smooth_start(Weighted(self.operator, (self.weight > 0).to(q.dtype)), q) if filled is None else self.operator._initial(filled)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)
 
     def for_images(self, rows: Tensor) -> LinearOperator:
-        return self if self.weight.ndim == len(self.data_shape) else Weighted(self.operator, self.weight[rows])
+        chosen = self.operator.for_images(rows)
+        if self.weight.ndim == len(self.data_shape):
+            return self if chosen is self.operator else Weighted(chosen, self.weight)
+        return Weighted(chosen, self.weight[rows])
 
-    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
-        """The spectral norm; with one weight for each image, the largest of them."""
+    def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
+        """The spectral norm, as for all operators; with one weight for each image, the largest of them."""
         if self.weight.ndim == len(self.data_shape):
             return super().norm(iterations=iterations, tol=tol)
         return max(Weighted(self.operator, one).norm(iterations=iterations, tol=tol) for one in self.weight)

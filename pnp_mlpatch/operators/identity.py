@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.operators.base import DecomposableOperator, LinearOperator, register
+from pnp_mlpatch.operators.base import DecomposableOperator, LinearOperator, register, smooth_start
 
 
 @register("identity")
@@ -27,8 +27,10 @@ class Identity(DecomposableOperator):
         return self.weight.to(dtype)
 
     def _initial(self, q: Tensor) -> Tensor:
-        weight = self.weight.to(q.dtype)
-        return torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q))
+        seen = self.weight > 0
+        if not bool(seen.all()):
+            return smooth_start(Identity(self.image_shape)._weighted(seen.double()), torch.where(seen, q / self.weight, 0.0).to(q.dtype))
+        return (q / self.weight).to(q.dtype)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         other = Identity(self.image_shape)

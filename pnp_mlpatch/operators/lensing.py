@@ -155,8 +155,12 @@ class Lensing(LinearOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         weight = self.weight.to(q.dtype)
-        seen = torch.where(weight > 0, q / weight.clamp_min(1e-30), torch.zeros_like(q))
+        seen = torch.where(weight > 0, q / torch.where(weight > 0, weight, 1.0), 0.0)
         return self._shear(self._pad(seen), back=True, full=False)
+
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Zero shear where nothing was seen, as Kaiser and Squires have it."""
+        return q
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         if torch.equal(weight[0], weight[1]):

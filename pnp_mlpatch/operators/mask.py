@@ -61,7 +61,14 @@ class Mask(DecomposableOperator):
         return self.mask.to(dtype)
 
     def _initial(self, q: Tensor) -> Tensor:
-        return interpolate_gaps(torch.where(self.mask > 0, q / self.mask.clamp_min(1e-30).to(q.dtype), torch.zeros_like(q)), self.mask > 0)
+        seen = self.mask > 0
+        return interpolate_gaps(torch.where(seen, q / torch.where(seen, self.mask, 1.0), 0.0).to(q.dtype), seen)
+
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
+        """As in ``initial``, for what is seen of each image."""
+        mask = self.mask.to(q.dtype)
+        x = torch.where(mask > 0, q / torch.where(mask > 0, mask, 1.0), 0.0)
+        return mask * torch.cat([interpolate_gaps(x[k : k + 1], seen[k] & (mask > 0)) for k in range(len(x))])
 
     def _weighted(self, weight: Tensor) -> Mask:
         weighted = Mask(self.mask > 0)

@@ -164,8 +164,8 @@ class Stack(LinearOperator):
         chosen = [block.for_images(rows) for block in self._all()]
         return self if all(a is b for a, b in zip(chosen, self._all(), strict=True)) else Stack(chosen)
 
-    def norm(self, *, iterations: int = 100, tol: float = 1e-4) -> float:
-        """The spectral norm; with one weight for each image, the largest of them."""
+    def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
+        """The spectral norm, as for all operators; with one weight for each image, the largest of them."""
         images = self._images()
         if not images:
             return super().norm(iterations=iterations, tol=tol)
@@ -208,7 +208,7 @@ class Scaled(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         return self.operator._initial(q / self.scale)
 
-    def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
         return self.operator._fill(q, seen)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
 
@@ -33,10 +34,9 @@ class ADMMState(State):
         found = super().measures() | {"data_residual": self.data_residual}
         if self.moved is None:
             return found
-        f, v, u = (a.detach().flatten(1) for a in (self.f, self.x, self.u))
-        tiny = torch.finfo(v.dtype).tiny
-        size = torch.maximum(f.norm(dim=1), v.norm(dim=1)).clamp_min(tiny)
-        return found | {"primal": (f - v).norm(dim=1) / size, "dual": self.moved / u.norm(dim=1).clamp_min(tiny)}
+        tiny = torch.finfo(self.x.dtype).tiny
+        size = torch.maximum(sizes(self.f), sizes(self.x)).clamp_min(tiny)
+        return found | {"primal": sizes(self.f - self.x) / size, "dual": self.moved / sizes(self.u).clamp_min(tiny)}
 
 
 @register("admm")
@@ -74,6 +74,7 @@ class ADMM(Solver):
     """
 
     state_type: ClassVar[type[State]] = ADMMState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
@@ -133,7 +134,7 @@ class ADMM(Solver):
             u=mixed.point - v,
             start=1.5 * f - 0.5 * state.f,
             data_residual=reached,
-            moved=(v - state.x).detach().flatten(1).norm(dim=1),
+            moved=sizes(v - state.x),
             fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
             memory=mixed.memory if state.iteration else state.memory,
             mixing=mixed.mixing if state.iteration else state.mixing,

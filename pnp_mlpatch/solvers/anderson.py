@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.linalg import power_of_two, sizes
 
 WORSE = 2.0  # how much larger than the least the residual of a mixed point may be
 BETA = 2.0
@@ -52,8 +53,8 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     """The point after ``z`` with ``g`` = g(z), both (B, C, H, W): g itself without a memory."""
     r = g - z
     tiny = torch.finfo(z.dtype).tiny
-    size = r.detach().flatten(1).norm(dim=1)
-    relative = size / z.detach().flatten(1).norm(dim=1).clamp_min(tiny)
+    size = sizes(r)
+    relative = size / sizes(z).clamp_min(tiny)
     if memory is None or mixing is None:
         return Mixed(g, relative, memory, mixing)
     images, _, depth = memory.shape[:3]
@@ -62,9 +63,11 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     points, residuals = memory[:, 0], memory[:, 1]
     failed = (size.double() > WORSE * least) | ~torch.isfinite(size)
 
-    dr = ((r[:, None] - residuals) * held[..., None, None, None]).flatten(2)
+    unit = power_of_two(size).reshape(-1, 1, 1, 1)  # squares stay in the range of float32
+    dr = ((r / unit)[:, None] - residuals / unit[:, None]) * held[..., None, None, None]
+    dr = dr.flatten(2)
     gram = (dr @ dr.transpose(1, 2)).double()
-    right = (dr @ r.flatten(1)[..., None]).double()
+    right = (dr @ (r / unit).flatten(1)[..., None]).double()
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     unused = torch.diag_embed((~held).double()) + (trace == 0) * torch.eye(depth, dtype=torch.float64, device=z.device)
     gram = gram + RIDGE * trace * torch.eye(depth, dtype=torch.float64, device=z.device) + unused
@@ -78,7 +81,7 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     change = z[:, None] - points + beta[:, None] * (r[:, None] - residuals)
     step = (change * (held[..., None, None, None] * gamma[..., None, None])).sum(1)
 
-    best = torch.where(held, residuals.flatten(2).norm(dim=2), torch.inf).argmin(1)
+    best = torch.where(held, (residuals / unit[:, None]).flatten(2).norm(dim=2), torch.inf).argmin(1)
     chosen = torch.arange(images, device=z.device)
     back = points[chosen, best] + residuals[chosen, best]
     point = torch.where(failed[:, None, None, None], back, z + beta * r - step)

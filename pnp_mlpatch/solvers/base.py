@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, WeightsError
 from pnp_mlpatch.imageio import png
 from pnp_mlpatch.io import checkpoint
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.linalg import power_of_two, sizes
+from pnp_mlpatch.operators.base import LinearOperator, check_foreign, reached
 from pnp_mlpatch.registry import Registry
 
 if TYPE_CHECKING:
@@ -38,9 +40,10 @@ Callback = Callable[["State"], object]  # True stops the run, a tensor (B,) of T
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, operator and noise as the solvers see them: ``noise`` is a number or one a image (B,), a map is already divided out.
+    """Data, operator and noise as the solvers see them: ``noise`` is a number or one an image (B,), a map is already divided out.
 
-    ``Aty`` is A^H q; ``noise_map`` the one that was divided out, 0 where nothing was measured, or None. Made by :func:`make_problem`.
+    ``Aty`` is A^H q; ``noise_map`` is the map m, 0 where nothing was measured, or None. A and q are those that were given times noise / m. Made by
+    :func:`make_problem`.
     """
 
     q: Tensor
@@ -48,6 +51,11 @@ class Problem:
     noise: float | Tensor | None
     Aty: Tensor
     noise_map: Tensor | None = None
+
+    @property
+    def unit(self) -> float | Tensor:
+        """What the noise is where a map was divided out, else 1: a given alpha is for a noise of 1, and becomes unit^2 alpha."""
+        return 1.0 if self.noise_map is None or self.noise is None else self.noise
 
     def known_noise(self, who: str) -> float | Tensor:
         """The noise, or an error that says what can be given instead."""
@@ -57,23 +65,31 @@ class Problem:
 
 
 def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> Problem:
-    """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes A / m, q becomes q / m, noise 1.
+    """Check the data and the noise, and whiten: with a noise map m (data shape), A becomes s A / m, q becomes s q / m, noise s.
+
+    s is 1; where m is below 1e-9 or above 1e9, it is the power of two next to its mean, so that numbers stay in the range of float32.
 
     ``noise`` is the standard deviation of the noise in the units of q: a number, a tensor (B,), or a map that broadcasts to
     the data, one for all images or one for each (B, *data_shape). Where a map is infinite nothing was measured: it has no weight, and q
-    may hold anything, NaN too. ``None`` where the solver is told all it needs.
+    may hold anything, NaN too; so it may where A sees nothing of the image, under a mask. ``None`` where the solver is told all it needs.
     """
     if not isinstance(A, LinearOperator):
         raise InputTypeError(f"solver: A must be a LinearOperator, got {type(A).__name__}.")
     if not isinstance(q, Tensor):
         raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
     A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
+    check_foreign(A, q.dtype)
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
             q = torch.where(torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q)
-    if not bool(torch.isfinite(q.detach()).all()):
+    finite = torch.isfinite(q.detach())
+    if not bool(finite.all()):
+        finite = finite | ~reached(A)
+        q = torch.where(torch.isfinite(q), q, torch.zeros_like(q))
+    if not bool(finite.all()):
         raise InputError(
-            f"solver: {int((~torch.isfinite(q.detach())).sum())} of the data are NaN or infinite. Mask them out, or repair them."
+            f"solver: {int((~finite).sum())} of the data are NaN or infinite. Repair them, or leave them out by an infinite noise: "
+            "noise=torch.where(q.isfinite(), noise, torch.inf)."
         )
     if noise is None:
         return Problem(q, A, None, A.adjoint(q))
@@ -105,10 +121,14 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
             raise InputError(
                 f"solver: a noise map of shape {tuple(values.shape)} does not broadcast to data {A.data_shape}, or to {q.shape[0]} of them."
             )
-        whitener = (1 / values).to(q)
+        if bool(unseen.all()):
+            raise InputError("solver: the noise is infinite everywhere, so nothing was measured.")
+        scale = float(power_of_two(seen.log2().mean().exp2()))
+        scale = 1.0 if 2**-30 <= scale <= 2**30 else scale
+        whitener = (scale / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
-        return Problem(q, A, 1.0, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
+        return Problem(q, A, scale, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
     return Problem(q, A, noise.to(q) if isinstance(noise, Tensor) else noise, A.adjoint(q))
 
 
@@ -180,6 +200,7 @@ class Result:
         "stalled"        it no longer fell
         "oscillating"    it no longer fell, and the iterates went to and fro or round in circles
         "stopped"        by a callback, or where the data say so (``tuned``)
+        "outside"        wherever it ended, it is far outside the range of its start, and the data do not ask for that: D amplifies
 
     ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
     is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
@@ -271,12 +292,13 @@ class Solver(ABC):
 
     A plugin declares its settings as dataclass fields (``iterations`` and ``tol`` among them), its ``state_type``, and the
     hooks ``init`` and ``step``; ``levels`` says which numbers of a step go into the history. ``rising`` is whether the level ``sigma`` may rise
-    as it runs, by which :func:`pnp_mlpatch.tuning.auto` chooses it; not where it has to fall, nor in a sampler.
+    as it runs, by which :func:`pnp_mlpatch.tuning.auto` chooses it: a solver that says so takes schedules (``schedules.level``) and one level an
+    image; not where it has to fall, nor in a sampler, nor for a sigma that is a plain number.
     """
 
     state_type: ClassVar[type[State]] = State
     anderson = 0
-    rising: ClassVar[bool] = True
+    rising: ClassVar[bool] = False
     iterations: int
     tol: float
 
@@ -297,8 +319,7 @@ class Solver(ABC):
 
         With Anderson acceleration at least the residual of the fixed point, since a mixed step may be short by chance.
         """
-        change = (new.x - old.x).detach().flatten(1).norm(dim=1)
-        size = new.x.detach().flatten(1).norm(dim=1)
+        change, size = sizes(new.x - old.x), sizes(new.x)
         ratio = change / size.clamp_min(torch.finfo(size.dtype).tiny)
         if self.anderson and new.fixed_point is not None:
             ratio = torch.maximum(ratio, new.fixed_point.detach())
@@ -343,8 +364,27 @@ class Solver(ABC):
         it is as if it were alone, and costs nothing more. Each callback gets the state
         after every step and stops the run by returning True, or some images by returning those, a tensor (B,) of True and False. ``record`` adds columns to the history, functions of x.
         ``history`` is that of the run which ``state`` is from: the rows of this run are added to it, and seconds count on.
-        ``progress`` shows a bar; by default it does so on a terminal.
+        ``progress`` shows a bar; by default it does so on a terminal. Warns where the status of an image is "outside".
         """
+        result = self._run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, history=history, progress=progress)
+        warn_outside(result, type(self).__name__)
+        return result
+
+    def _run(
+        self,
+        q: Tensor,
+        A: LinearOperator,
+        D: Denoiser,
+        *,
+        noise: float | Tensor | None = None,
+        x0: Tensor | None = None,
+        state: State | None = None,
+        callbacks: Sequence[Callback] = (),
+        record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+        history: dict[str, list[float]] | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """:meth:`run` without the warning."""
         if not callable(D):
             raise InputTypeError(f"solver: the denoiser must be callable as D(x, sigma), got {type(D).__name__}. See as_denoiser.")
         history = {} if history is None else history
@@ -360,6 +400,7 @@ class Solver(ABC):
                 )
             else:
                 self._start(state.x, problem)
+            given = x0
             first, stopped = state.iteration, False
             images, watch = len(state.x), _Watch(self.iterations, state)
             resting = torch.zeros(images, dtype=torch.bool) if state.resting is None else state.resting.cpu()
@@ -413,8 +454,8 @@ class Solver(ABC):
                         state = replace(state, resting=resting.to(state.x.device))
         stacked = {name: torch.stack(values) for name, values in per_image.items()}
         names = watch.statuses(stacked.get("residual"), resting, halted, stopped, self.tol)
-        status = "converged" if all(name == "converged" for name in names) else next(name for name in _SERIOUS if name in names)
-        return Result(state.x, status, state, history, time.perf_counter() - start, names, stacked)
+        names = mark_outside(names, problem, given, state.x)
+        return Result(state.x, worst(names), state, history, time.perf_counter() - start, names, stacked)
 
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
@@ -459,7 +500,42 @@ def weight_of(
     problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str, factor: float | Tensor = 1.0
 ) -> float | Tensor:
     """alpha = factor (noise / sigma)^2, what statistics says of the balance of data and prior for factor = 1, unless ``alpha`` is given."""
-    return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2 if alpha is None else alpha
+    if alpha is None:
+        return factor * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2
+    return alpha * problem.unit**2
+
+
+def norms(A: LinearOperator, images: int) -> list[float]:
+    """|A| for each of so many images: one number, unless these have weights of their own."""
+    first = A.for_images(torch.tensor([0]))
+    if first is A:
+        return [A.norm()] * images
+    return [A.for_images(torch.tensor([k])).norm() for k in range(images)]
+
+
+def curvatures(A: LinearOperator, like: Tensor, who: str) -> Tensor:
+    """|A|^2 for each image (B,) of ``like`` (B, ...), 1 where A is 0: what gradient steps have to be small enough for.
+
+    Raises :class:`InputError` where that is no number of the dtype, or its inverse is not.
+    """
+    found = norms(A, len(like))
+    squares = like.new_tensor([norm**2 if norm else 1.0 for norm in found])
+    if not bool((torch.isfinite(squares) & torch.isfinite(1 / squares) & (squares > 0)).all()):
+        raise InputError(
+            f"{who}: |A| is {max(found):.1e}, and its square is outside the range of {like.dtype}. Scale A and the data, or use float64."
+        )
+    return squares
+
+
+def noise_in_start(problem: Problem, who: str) -> Tensor:
+    """What the noise of the data becomes in the start, in the units of the image: its root mean square for each image, (B,)."""
+    draw = torch.randn(1, *problem.A.data_shape, generator=torch.Generator().manual_seed(0))
+    draw = (draw / draw.square().mean().sqrt()).to(problem.q).expand_as(problem.q)
+    draw = per_image(problem.known_noise(who), draw, f"{who}: noise") * draw
+    if problem.noise_map is not None:
+        draw = draw * (problem.noise_map > 0)
+    start = problem.A.initial(draw.contiguous())
+    return sizes(start) / start[0].numel() ** 0.5
 
 
 def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
@@ -485,20 +561,67 @@ def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-_SERIOUS = ("stopped", "oscillating", "stalled", "max_iter")
+_SERIOUS = ("outside", "stopped", "oscillating", "stalled", "max_iter")
 _RUNAWAY = 1e3  # how many times its first size an estimate may have
+
+
+_REACH = 3.0  # how many times the range of its start an estimate may be outside of it
+
+
+def worst(statuses: Sequence[str]) -> str:
+    """The status that needs attention most."""
+    return next((name for name in _SERIOUS if name in statuses), "converged")
+
+
+def mark_outside(statuses: Sequence[str], problem: Problem, start: Tensor | None, x: Tensor) -> tuple[str, ...]:
+    r"""The ``statuses`` of estimates ``x`` (B, C, H, W), "outside" where one is far outside its range and the data do not ask for that.
+
+    Far is 3 times the range of 0, of the ``start`` and of A.initial(q) beyond it. The data ask for it if they are met worse,
+    by 5 %, once x is cut to that range: the peaks of a deconvolution are not garbage.
+    """
+    images, far = len(x), torch.zeros(len(x), dtype=torch.bool)
+    ends = x.new_zeros(2, images)
+    with torch.no_grad():
+        for find in (lambda: start, lambda: problem.A.initial(problem.q)):
+            image = find()
+            if image is not None:
+                flat = image.flatten(1)
+                ends = torch.stack([torch.minimum(ends[0], flat.amin(1)), torch.maximum(ends[1], flat.amax(1))])
+                span = _REACH * (ends[1] - ends[0])
+                low, high = ((end + sign * span).reshape(-1, 1, 1, 1) for end, sign in zip(ends, (-1, 1), strict=True))
+                far = ((x < low) | (x > high)).flatten(1).any(1)
+                if not bool(far.any()):
+                    return tuple(statuses)
+        cut = torch.minimum(torch.maximum(x, low), high)
+        misfits = [sizes(problem.A(image) - problem.q) for image in (x, cut)]
+        far = far & (span > 0) & (misfits[1] <= 1.05 * misfits[0])
+    return tuple("outside" if away else name for name, away in zip(statuses, far.tolist(), strict=True))
+
+
+def warn_outside(result: Result, who: str) -> None:
+    """Warn of images whose status is "outside"."""
+    numbers = [k for k, name in enumerate(result.statuses) if name == "outside"]
+    if numbers:
+        which = f" of image {', '.join(map(str, numbers[:8]))}" if len(result.statuses) > 1 else ""
+        values = result.x[numbers]
+        warnings.warn(
+            f"{who}: the estimate{which}, {float(values.min()):.3g} to {float(values.max()):.3g}, is far outside the range of its start, and the "
+            "data do not ask for that: do not use it. Likely causes: a denoiser that amplifies (convergence.expansion measures it, averaged "
+            "and a smaller sigma help), or an image outside the range of the denoiser (rescaled).",
+            stacklevel=3,
+        )
 
 
 class _Growth:
     """Whether an estimate runs away: 10^3 times as large as at first, after growing at each of the last five steps by 5 %."""
 
     def __init__(self, x: Tensor):
-        self.first = self.last = x.detach().flatten(1).norm(dim=1)
+        self.first = self.last = sizes(x)
         self.steps, self.growing = 0, torch.zeros_like(self.last)
 
     def check(self, solver: Solver, old: State, new: State, rows: Tensor | None = None) -> None:
         """Look at the step to ``new``, of all images or of the ``rows``; raise :class:`Diverged` with ``old``."""
-        size = new.x.detach().flatten(1).norm(dim=1)
+        size = sizes(new.x)
         finite = torch.isfinite(new.x.detach()).flatten(1).all(dim=1)
         self.steps += 1
         at = slice(None) if rows is None else rows
@@ -515,7 +638,7 @@ class _Growth:
             which = f" of image {', '.join(map(str, numbers.tolist()[:8]))}" if len(self.first) > 1 else ""
             raise Diverged(
                 f"{type(solver).__name__}: the estimate{which} {what} after iteration {new.iteration}. Likely causes: a step size or "
-                "sigma too large, a denoiser that amplifies, an image outside the range of the denoiser (use rescaled). "
+                "sigma too large, a denoiser that amplifies, an adjoint that is not the transpose of A (testing.check_operator), an image outside the range of the denoiser (use rescaled). "
                 "The last finite state is in .state of this error.",
                 old,
             )
@@ -534,7 +657,7 @@ class _Watch:
         if old.iteration == self.begin:
             self.start, self.path = old.x, torch.zeros_like(self.path)
         if old.iteration >= self.begin:
-            self.path = self.path + (new.x - old.x).flatten(1).norm(dim=1).double().cpu()
+            self.path = self.path + sizes(new.x - old.x).double().cpu()
         self.end = new.x
 
     def statuses(self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float) -> tuple[str, ...]:
@@ -544,7 +667,7 @@ class _Watch:
         if residuals is None or not self.enough or "max_iter" not in names or tol == 0:
             return tuple(names)
         recent, before = residuals[-half:].median(dim=0).values, residuals[-2 * half : -half].median(dim=0).values
-        net = (self.end - self.start).flatten(1).norm(dim=1).double().cpu()
+        net = sizes(self.end - self.start).double().cpu()
         for k, name in enumerate(names):
             if name == "max_iter" and bool(recent[k] > 0.95 * before[k]):
                 names[k] = "oscillating" if bool(net[k] < 0.3 * self.path[k]) else "stalled"
@@ -657,8 +780,11 @@ __all__ = [
     "check_settings",
     "checked",
     "column",
+    "curvatures",
     "data_step",
     "make_problem",
+    "noise_in_start",
+    "norms",
     "per_image",
     "register",
     "registry",

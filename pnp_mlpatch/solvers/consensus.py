@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.operators.base import LinearOperator
 from pnp_mlpatch.solvers import anderson, schedules
 from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
@@ -43,11 +44,10 @@ class ConsensusState(State):
         found = super().measures() | {"data_residual": self.data_residual}
         if self.moved is None:
             return found
-        f, u = self.f.detach().flatten(1), self.u.detach().flatten(1)
-        v = _copies(self.x, self.f).detach().flatten(1)
-        tiny, terms = torch.finfo(v.dtype).tiny, v.shape[1] / self.x[0].numel()
-        size = torch.maximum(f.norm(dim=1), v.norm(dim=1)).clamp_min(tiny)
-        return found | {"primal": (f - v).norm(dim=1) / size, "dual": terms**0.5 * self.moved / u.norm(dim=1).clamp_min(tiny)}
+        v = _copies(self.x, self.f)
+        tiny, terms = torch.finfo(v.dtype).tiny, v.shape[1] / self.x.shape[1]
+        size = torch.maximum(sizes(self.f), sizes(v)).clamp_min(tiny)
+        return found | {"primal": sizes(self.f - v) / size, "dual": terms**0.5 * self.moved / sizes(self.u).clamp_min(tiny)}
 
 
 @register("consensus")
@@ -81,6 +81,7 @@ class Consensus(Solver):
     """
 
     state_type: ClassVar[type[State]] = ConsensusState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
@@ -128,7 +129,7 @@ class Consensus(Solver):
             u=mixed.point - _copies(v, f),
             start=1.5 * f - 0.5 * state.f,
             data_residual=torch.stack([reached for _, reached in done]).amax(0),
-            moved=(v - state.x).detach().flatten(1).norm(dim=1),
+            moved=sizes(v - state.x),
             fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
             memory=mixed.memory if state.iteration else state.memory,
             mixing=mixed.mixing if state.iteration else state.mixing,

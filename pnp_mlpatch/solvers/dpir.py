@@ -19,7 +19,7 @@ def dpir(
     data_iterations: int = 10,
     data_tol: float = 1e-6,
 ) -> Solver:
-    """The solver "hqs" with the settings of DPIR: sigma falls from 49/255 to the noise of the data, evenly in its logarithm.
+    """The solver "hqs" with the settings of DPIR: sigma falls from 49/255 to the noise of the data as the start of each image shows it, evenly in its logarithm.
 
         f_k = h(x_{k-1}; lam (noise / sigma_k)^2),    x_k = D(f_k, sigma_k),    k = 1, ..., iterations
 

@@ -51,6 +51,7 @@ class DRS(Solver):
     """
 
     state_type: ClassVar[type[State]] = DRSState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255

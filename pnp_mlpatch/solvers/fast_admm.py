@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, data_step, register, weight_of
+
+KEEP = 0.999**0.5  # a step is kept if it makes the combined residual smaller by this
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class FastADMM(Solver):
     """
 
     state_type: ClassVar[type[State]] = FastADMMState
+    rising: ClassVar[bool] = True
 
     iterations: int = 20
     sigma: schedules.Schedule = 15 / 255
@@ -86,8 +90,8 @@ class FastADMM(Solver):
     def residuals(self, old: State, new: State) -> Tensor:
         """Relative change of the estimates, and at least a tenth of that of (v, u), by which steps are kept."""
         assert isinstance(new, FastADMMState)
-        size = new.x.detach().flatten(1).norm(dim=1).clamp_min(torch.finfo(new.x.dtype).tiny)
-        return torch.maximum(super().residuals(old, new), 0.1 * new.moved.detach().flatten().sqrt() / size)
+        size = sizes(new.x).clamp_min(torch.finfo(new.x.dtype).tiny)
+        return torch.maximum(super().residuals(old, new), 0.1 * new.moved.detach().flatten() / size)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> FastADMMState:
         assert isinstance(state, FastADMMState)
@@ -97,8 +101,8 @@ class FastADMM(Solver):
         v = denoise(f + state.dual_ahead, level["sigma"])
         u = state.dual_ahead + f - v
         difference = torch.cat([u - state.dual_ahead, v - state.ahead], dim=1)
-        change = difference.flatten(1).square().sum(1).reshape(-1, 1, 1, 1)
-        goes_on = change < 0.999 * state.change
+        change = column(sizes(difference))
+        goes_on = change < KEEP * state.change
         weight = torch.where(goes_on, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2, torch.ones_like(change))
         push = torch.where(goes_on, (state.weight - 1) / weight, torch.zeros_like(change))
         return FastADMMState(
@@ -109,7 +113,7 @@ class FastADMM(Solver):
             ahead=torch.where(goes_on, v + push * (v - state.x), state.x),
             dual_ahead=torch.where(goes_on, u + push * (u - state.u), state.u),
             weight=weight,
-            change=torch.where(goes_on, change, state.change / 0.999),
+            change=torch.where(goes_on, change, state.change / KEEP),
             moved=change,
             data_residual=reached,
         )

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputTypeError, finite_number
+from pnp_mlpatch.linalg import dot, power_of_two, sizes
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, register
 
 
 @dataclass(frozen=True)
 class FISTAState(State):
-    """``x`` is the denoised variable, ``ahead`` the point y of the next step, ``weight`` (B, 1, 1, 1) its t, ``tau`` the step size."""
+    """``x`` is the denoised variable, ``ahead`` the point y of the next step, ``weight`` (B, 1, 1, 1) its t, ``tau`` (B,) the step size."""
 
     ahead: Tensor
     weight: Tensor
-    tau: float
+    tau: Tensor
 
 
 @register("fista")
@@ -33,7 +34,7 @@ class FISTA(Solver):
 
     from y_0 = x0, t_0 = 1; where <y_{k-1} - x_k, x_k - x_{k-1}> > 0 the momentum points uphill, and t_k = 1, y_k = x_k. The fixed
     points are those of :class:`~pnp_mlpatch.solvers.pgd.PGD`, and so are ``sigma`` (``None``: sqrt(tau) noise, the level at which D is
-    the proximal map of the prior that ADMM has) and ``tau`` (``None``: 1 / |A|^2, with the norm from a power iteration).
+    the proximal map of the prior that ADMM has) and ``tau`` (``None``: 1 / |A|^2).
 
     For operators without a data step, where PGD takes too many iterations. With exact proximal maps the objective falls as 1 / k^2;
     with other denoisers nothing is proved, and PGD is the safer choice.
@@ -42,6 +43,7 @@ class FISTA(Solver):
     """
 
     state_type: ClassVar[type[State]] = FISTAState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule | None = None
@@ -56,7 +58,7 @@ class FISTA(Solver):
             schedules.check_schedule(self.sigma, "FISTA: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> FISTAState:
-        tau = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30) if self.tau is None else float(self.tau)
+        tau = 1 / curvatures(problem.A, x0, "FISTA") if self.tau is None else x0.new_full((len(x0),), float(self.tau))
         return FISTAState(x=x0, iteration=0, ahead=x0, weight=x0.new_ones(len(x0), 1, 1, 1), tau=tau)
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
@@ -68,9 +70,10 @@ class FISTA(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> FISTAState:
         assert isinstance(state, FISTAState)
         y = state.ahead
-        x = denoise(y - state.tau * (problem.A.normal(y) - problem.Aty), self.levels(problem, state)["sigma"])
+        x = denoise(y - column(state.tau) * (problem.A.normal(y) - problem.Aty), self.levels(problem, state)["sigma"])
         moved = x - state.x
-        uphill = ((y - x) * moved).flatten(1).sum(1).reshape(-1, 1, 1, 1) > 0
+        unit = column(power_of_two(sizes(moved)))  # the product stays in the range of float32
+        uphill = dot((y - x) / unit, moved / unit) > 0
         weight = torch.where(uphill, torch.ones_like(state.weight), (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2)
         ahead = torch.where(uphill, x, x + (state.weight - 1) / weight * moved)
         return FISTAState(x=x, iteration=state.iteration + 1, ahead=ahead, weight=weight, tau=state.tau)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, noise_in_start, register, weight_of
 
 
 @dataclass(frozen=True)
 class HQSState(State):
     """``x`` is the denoised variable, ``ahead`` where the next step starts (x, unless points are mixed); ``f`` the data variable;
-    ``data_residual`` (B,) what the data step reached."""
+    ``data_residual`` (B,) what the data step reached; ``noise`` (B,) what the noise is in the start, where the schedule is made from it."""
 
     ahead: Tensor
     f: Tensor
     data_residual: Tensor
+    noise: Tensor | None = None
 
     def measures(self) -> dict[str, float | Tensor]:
         return super().measures() | {"data_residual": self.data_residual}
@@ -35,8 +35,9 @@ class HQS(Solver):
         x_k = D(f_k, sigma_k)            alpha_k = lam (noise / sigma_k)^2
 
     ``sigma`` is a number, a sequence with one level for each iteration (held at its last), or a tensor (B,) with one for each
-    image; ``None`` is the schedule of DPIR over ``iterations``, from 49/255 down to the noise level
-    (:func:`~pnp_mlpatch.solvers.schedules.dpir`). ``lam`` = 0.23 is DPIR's. ``alpha`` overrides the rule above.
+    image; ``None`` is the schedule of DPIR over ``iterations``, one for each image, from 49/255 down to the noise level
+    (:func:`~pnp_mlpatch.solvers.schedules.dpir`): that of the image, which is the root mean square of what noise like that of the data becomes in
+    ``A.initial``. ``lam`` = 0.23 is DPIR's. ``alpha`` overrides the rule above.
     ``data_iterations`` and ``data_tol`` are those of :class:`~pnp_mlpatch.solvers.admm.ADMM`.
 
     ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
@@ -46,7 +47,6 @@ class HQS(Solver):
     """
 
     state_type: ClassVar[type[State]] = HQSState
-    rising: ClassVar[bool] = False
 
     iterations: int = 8
     sigma: schedules.Schedule | None = None
@@ -64,18 +64,22 @@ class HQS(Solver):
             schedules.check_schedule(self.sigma, "HQS: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        if self.sigma is None:
-            noise = problem.known_noise("HQS (or give sigma and alpha)")
-            schedule: schedules.Schedule = schedules.dpir(float(torch.as_tensor(noise).min()), self.iterations)
-        else:
-            schedule = self.sigma
-        sigma = schedules.level(schedule, state.iteration)
-        alpha = self.lam * (problem.known_noise("HQS (or give alpha)") / sigma) ** 2 if self.alpha is None else self.alpha
+        sigma = self._sigma(state) if self.sigma is None else schedules.level(self.sigma, state.iteration)
+        alpha = weight_of(problem, self.alpha, sigma, "HQS", self.lam)
         return {"sigma": sigma, "alpha": alpha}
+
+    def _sigma(self, state: State) -> Tensor:
+        """The level of each image (B,) in its schedule."""
+        assert isinstance(state, HQSState)
+        assert state.noise is not None
+        made = [schedules.dpir(float(noise), self.iterations) for noise in state.noise]
+        return state.noise.new_tensor([schedules.level(one, state.iteration) for one in made])
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
         memory, mixing = anderson.empty(x0, self.anderson)
-        return HQSState(x=x0, iteration=0, ahead=x0, f=x0, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
+        noise = noise_in_start(problem, "HQS (or give sigma and alpha)") if self.sigma is None else None
+        zero = x0.new_zeros(len(x0))
+        return HQSState(x=x0, iteration=0, ahead=x0, f=x0, data_residual=zero, noise=noise, memory=memory, mixing=mixing)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
@@ -91,6 +95,7 @@ class HQS(Solver):
             ahead=mixed.point,
             f=f,
             data_residual=reached,
+            noise=state.noise,
             fixed_point=mixed.fixed_point,
             memory=mixed.memory,
             mixing=mixed.mixing,

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, per_image, register, weight_of
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, curvatures, per_image, register, weight_of
 
 
 @dataclass(frozen=True)
 class PDHGState(State):
-    """``x`` is the denoised variable, ``ahead`` its extrapolation, ``y`` (B, data) the dual, ``step_size`` its step s."""
+    """``x`` is the denoised variable, ``ahead`` its extrapolation, ``y`` (B, data) the dual, ``step_size`` (B,) its step s."""
 
     ahead: Tensor
     y: Tensor
-    step_size: float
+    step_size: Tensor
 
 
 @register("pdhg")
@@ -46,6 +46,7 @@ class PDHG(Solver):
     """
 
     state_type: ClassVar[type[State]] = PDHGState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule = 15 / 255
@@ -62,15 +63,15 @@ class PDHG(Solver):
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "PDHG", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> PDHGState:
-        size = 1 / max(1.001 * problem.A.norm() ** 2, 1e-30)
+        size = 1 / curvatures(problem.A, x0, "PDHG")
         return PDHGState(x=x0, iteration=0, ahead=x0, y=torch.zeros_like(problem.q), step_size=size)
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> PDHGState:
         assert isinstance(state, PDHGState)
-        level, s = self.levels(problem, state), state.step_size
+        level, s = self.levels(problem, state), per_image(state.step_size, problem.q, "PDHG: step")
         y = (state.y + s * (problem.A(state.ahead) - problem.q)) / (1 + s * per_image(level["alpha"], problem.q, "PDHG: alpha"))
         x = denoise(state.x - problem.A.adjoint(y), level["sigma"])
-        return PDHGState(x=x, iteration=state.iteration + 1, ahead=2 * x - state.x, y=y, step_size=s)
+        return PDHGState(x=x, iteration=state.iteration + 1, ahead=2 * x - state.x, y=y, step_size=state.step_size)
 
 
 __all__ = ["PDHG", "PDHGState"]

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputTypeError, finite_number
 from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, register
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, register
 
 
 @dataclass(frozen=True)
 class PGDState(State):
-    """``x`` is the denoised variable, ``ahead`` where the next step starts (x, unless points are mixed); ``tau`` the step size."""
+    """``x`` is the denoised variable, ``ahead`` where the next step starts (x, unless points are mixed); ``tau`` (B,) the step size."""
 
     ahead: Tensor
-    tau: float
+    tau: Tensor
 
 
 @register("pgd")
@@ -28,7 +29,7 @@ class PGD(Solver):
 
         x_k = D( x_{k-1} - tau A^H (A x_{k-1} - q), sigma_k )        tau < 2 / |A|^2
 
-    ``tau`` is the step size; ``None`` takes 1 / |A|^2, with the norm from a power iteration. ``sigma`` is the level given to
+    ``tau`` is the step size; ``None`` takes 1 / |A|^2, one for each image if these have noise maps of their own. ``sigma`` is the level given to
     the denoiser: a number, a sequence with one for each iteration, or a tensor (B,) with one for each image; ``None`` takes
     sqrt(tau) noise, the level at which D is the proximal map of the same prior that ADMM at any sigma has. A larger sigma
     regularises more.
@@ -49,6 +50,7 @@ class PGD(Solver):
     """
 
     state_type: ClassVar[type[State]] = PGDState
+    rising: ClassVar[bool] = True
 
     iterations: int = 100
     sigma: schedules.Schedule | None = None
@@ -69,17 +71,15 @@ class PGD(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> PGDState:
         memory, mixing = anderson.empty(x0, self.anderson)
-        return PGDState(x=x0, iteration=0, ahead=x0, tau=self._step_size(problem), memory=memory, mixing=mixing)
+        return PGDState(x=x0, iteration=0, ahead=x0, tau=self._step_size(problem, x0), memory=memory, mixing=mixing)
 
-    def _step_size(self, problem: Problem) -> float:
+    def _step_size(self, problem: Problem, x0: Tensor) -> Tensor:
         if self.tau is not None:
-            return float(self.tau)
-        A, size = problem.A, 1.0
+            return x0.new_full((len(x0),), float(self.tau))
+        A, noise = problem.A, problem.known_noise("PGD (white)") if self.white else 1.0
         if self.white and problem.noise_map is not None:
-            A = A.weighted(problem.noise_map.sqrt())
-        elif self.white:
-            size = 1 / _number(problem.known_noise("PGD (white)"))
-        return 1 / max(1.001 * size * A.norm() ** 2, 1e-30)
+            A, noise = A.weighted(problem.noise_map.sqrt() / noise), 1.0
+        return torch.as_tensor(noise).to(x0) / curvatures(A, x0, "PGD")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, PGDState)
@@ -94,10 +94,11 @@ class PGD(Solver):
         if not self.white:
             gradient = problem.A.normal(z) - problem.Aty
         elif problem.noise_map is not None:  # A and q are divided by the map already, once more than here
-            gradient = problem.A.adjoint(problem.noise_map * (problem.A(z) - problem.q))
+            weight = problem.noise_map / problem.known_noise("PGD (white)") ** 2
+            gradient = problem.A.adjoint(weight * (problem.A(z) - problem.q))
         else:
             gradient = (problem.A.normal(z) - problem.Aty) / column(problem.known_noise("PGD (white)"))
-        x = denoise(z - state.tau * gradient, self.levels(problem, state)["sigma"])
+        x = denoise(z - column(state.tau) * gradient, self.levels(problem, state)["sigma"])
         mixed = anderson.mix(z, x, state.memory, state.mixing)
         return PGDState(
             x=x,
@@ -108,8 +109,3 @@ class PGD(Solver):
             memory=mixed.memory,
             mixing=mixed.mixing,
         )
-
-
-def _number(noise: float | Tensor) -> float:
-    """The least noise: what the step has to be small enough for."""
-    return float(noise.min()) if isinstance(noise, Tensor) else noise

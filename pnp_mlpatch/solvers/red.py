@@ -10,15 +10,15 @@ from torch import Tensor
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, per_image, register, weight_of
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, data_step, per_image, register, weight_of
 
 
 @dataclass(frozen=True)
 class REDState(State):
-    """``x`` is the estimate, ``ahead`` where the next step starts (x, unless points are mixed); ``norm2`` is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
+    """``x`` is the estimate, ``ahead`` where the next step starts (x, unless points are mixed); ``norm2`` (B,) is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
 
     ahead: Tensor
-    norm2: float
+    norm2: Tensor
     data_residual: Tensor
 
     def measures(self) -> dict[str, float | Tensor]:
@@ -52,6 +52,7 @@ class RED(Solver):
     """
 
     state_type: ClassVar[type[State]] = REDState
+    rising: ClassVar[bool] = True
 
     iterations: int = 50
     sigma: schedules.Schedule = 15 / 255
@@ -75,7 +76,7 @@ class RED(Solver):
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> REDState:
-        norm2 = 1.001 * problem.A.norm() ** 2 if self.form == "gradient" else 0.0
+        norm2 = curvatures(problem.A, x0, "RED") if self.form == "gradient" else x0.new_zeros(len(x0))
         memory, mixing = anderson.empty(x0, self.anderson)
         return REDState(x=x0, iteration=0, ahead=x0, norm2=norm2, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
 
@@ -88,7 +89,7 @@ class RED(Solver):
         else:
             alpha = per_image(level["alpha"], z, "RED: alpha")
             gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
-            x, reached = z - gradient / (state.norm2 + alpha), state.data_residual
+            x, reached = z - gradient / (column(state.norm2) + alpha), state.data_residual
         mixed = anderson.mix(z, x, state.memory, state.mixing)
         return REDState(
             x=x,

@@ -27,7 +27,7 @@ def geometric(start: float, end: float, steps: int) -> tuple[float, ...]:
 
 
 def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[float, ...]:
-    """The schedule of DPIR: from 49/255 down to the noise level of the data (Zhang et al. 2021), at least 1/255."""
+    """The schedule of DPIR: from 49/255 down to the noise level (Zhang et al. 2021), at least 1/255. ``noise`` is that in the image."""
     return geometric(start, max(min(noise, start), 1 / 255), steps)
 
 

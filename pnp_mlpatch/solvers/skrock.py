@@ -50,7 +50,6 @@ class SKROCK(Solver):
     """
 
     state_type: ClassVar[type[State]] = ChainState
-    rising: ClassVar[bool] = False
 
     iterations: int = 200
     sigma: schedules.Schedule = 10 / 255

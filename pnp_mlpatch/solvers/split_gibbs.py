@@ -59,7 +59,6 @@ class SplitGibbs(Solver):
     """
 
     state_type: ClassVar[type[State]] = SplitGibbsState
-    rising: ClassVar[bool] = False
 
     iterations: int = 40
     sigma: schedules.Schedule = 15 / 255

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers.base import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
-from pnp_mlpatch.operators.base import LinearOperator, Weighted
 from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, per_image
+from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, norms, per_image
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def start(problem: Problem, x0: Tensor) -> ChainState:
         batches=none,
         batch_size=1,
         partial=zero,
-        norm=x0.new_tensor(_norms(problem.A)).expand(len(x0)).clone(),
+        norm=x0.new_tensor(norms(problem.A, len(x0))),
     )
 
 
@@ -188,10 +187,3 @@ def check_chain(
         )
     if box is not None and not (isinstance(box, tuple) and len(box) == 2 and all(map(finite_number, box)) and box[0] < box[1]):
         raise InputError(f"{who}: box must be None or (low, high), two numbers with low < high, got {box!r}.")
-
-
-def _norms(A: LinearOperator) -> list[float]:
-    """|A|, one for each image where these have weights of their own."""
-    if isinstance(A, Weighted) and A.weight.ndim > len(A.data_shape):
-        return [A.operator.weighted(one).norm() if bool(one.any()) else 0.0 for one in A.weight]
-    return [A.norm()]

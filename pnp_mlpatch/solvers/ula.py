@@ -48,7 +48,6 @@ class ULA(Solver):
     """
 
     state_type: ClassVar[type[State]] = ChainState
-    rising: ClassVar[bool] = False
 
     iterations: int = 1000
     sigma: schedules.Schedule = 10 / 255

@@ -41,6 +41,7 @@ class Nesterov(Solver):
     """
 
     state_type: ClassVar[type[State]] = NesterovState
+    rising: ClassVar[bool] = True  # sigma may be a schedule, so the search may choose it
 
     iterations: int = 20
     sigma: Schedule | None = None
