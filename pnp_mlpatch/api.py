@@ -32,6 +32,7 @@ def reconstruct(
     state: State | None = None,
     callbacks: Sequence[Callback] = (),
     record: Mapping[str, Callable[[Tensor], Any]] | None = None,
+    history: dict[str, list[float]] | None = None,
     progress: bool | None = None,
     tune: str | None = None,
     check: bool = False,
@@ -99,5 +100,5 @@ def reconstruct(
     if chosen and noise is None:
         noise = noise_level(q, A)
         tuned = Tuned({}, noise, True, {}, f"{type(solver).__name__} takes its levels from the noise, or has its own.")
-    result = solver.run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, progress=progress)
+    result = solver.run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, history=history, progress=progress)
     return replace(result, tuned=tuned)
