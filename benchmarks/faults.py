@@ -353,11 +353,12 @@ def damage(name: str, rng: Numbers, folder: Path) -> str:
 
 # ---- the campaign
 
+# a trial, its kinds in turn, and the number of trials of --quick
 PARTS: dict[str, tuple[Callable[[str, Numbers, Path], str], list[str], int]] = {
     "kills": (kill, [*COMMANDS], 6),
     "disks": (disk, [*COMMANDS], 4),
     "races": (race, [*COMMANDS], 4),
-    "damaged": (damage, [*READERS, *(f"killed {name}" for name in COMMANDS)], 120),
+    "damaged": (damage, [*READERS] * 3 + [f"killed {name}" for name in COMMANDS], 120),
 }
 
 
