@@ -44,7 +44,9 @@ class FFDNet(Network):
 
     kind = "ffdnet"
 
-    def __init__(self, channels: int = 1, *, depth: int = 15, width: int = 64, sigma_max: float | None = 60 / 255):
+    def __init__(
+        self, channels: int = 1, *, depth: int = 15, width: int = 64, sigma_max: float | None = 60 / 255
+    ):
         for name, value, least in (("channels", channels, 1), ("depth", depth, 2), ("width", width, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"FFDNet: {name} must be an integer >= {least}, got {value!r}.")
@@ -52,7 +54,9 @@ class FFDNet(Network):
         super().__init__(channels, sigma_max, config)
         folded = FOLD**2 * channels
         widths = [folded + 1, *[width] * (depth - 1), folded]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+        )
         for layer in self.convolutions:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -126,7 +130,10 @@ def ffdnet(weights: str | PathLike[str]) -> FFDNet:
     fits = len(layers) > 1 and len(widths) == 1 and first.shape[1] == last.shape[0] + 1
     if not fits or last.shape[0] % FOLD**2 or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers):
         shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
-        raise WeightsError(f"ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; got kernels {shapes}.")
+        raise WeightsError(
+            "ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; "
+            f"got kernels {shapes}."
+        )
     net = FFDNet(last.shape[0] // FOLD**2, depth=len(layers), width=widths.pop(), sigma_max=None)
     with torch.no_grad():
         for layer, (kernel, bias) in zip(net.convolutions, layers, strict=True):
