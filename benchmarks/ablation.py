@@ -15,16 +15,24 @@ import torch
 from common import arguments, parse, publish
 from tqdm.auto import tqdm
 
-from pnp_mlpatch.denoisers.base import registry
+from pnp_mlpatch.denoisers import registry
+from pnp_mlpatch.denoisers._bicubic import sample
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
-from pnp_mlpatch.denoisers.sampling import sample
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training import TrainConfig, train
 from pnp_mlpatch.training.loop import validate
 from pnp_mlpatch.training.sources import read_folder
 
 FEATURES = {"square": 3, "features": 32, "dilations": (1, 1, 1, 1), "width": 48, "depth": 2}
-LEARNED = {"radius": 2.0, "rings": 1, "angles": 8, "features": 32, "dilations": (1, 1, 1), "width": 48, "depth": 2}
+LEARNED = {
+    "radius": 2.0,
+    "rings": 1,
+    "angles": 8,
+    "features": 32,
+    "dilations": (1, 1, 1),
+    "width": 48,
+    "depth": 2,
+}
 SAMPLES = {"radius": 6.0, "rings": 8, "angles": 12, "width": 128, "depth": 3}
 SECTORS = {"radius": 6.0, "rings": 9, "angles": 9, "sectors": (48, 32), "width": 96, "depth": 2}
 
@@ -46,11 +54,15 @@ class Spectral(MLPatch):
 
     def _features(self, block, level):
         height, width = block.shape[-2:]
-        radius = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt() * 2
+        radius = (
+            torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
+        ).sqrt() * 2
         place = radius.clamp(max=1) * (len(self.gain) - 1)
         low = place.floor().long().clamp(max=len(self.gain) - 2)
         gain = self.gain[low] + (place - low) * (self.gain[low + 1] - self.gain[low])
-        return super()._features(torch.fft.irfft2(torch.fft.rfft2(block.float()) * gain, s=(height, width)), level)
+        return super()._features(
+            torch.fft.irfft2(torch.fft.rfft2(block.float()) * gain, s=(height, width)), level
+        )
 
 
 class Blind(MLPatch):
@@ -70,7 +82,9 @@ class Raw(MLPatch):
 
     def _first_weight(self):
         weight = self.layers[0].weight
-        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
+        return weight.reshape(
+            self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups
+        )
 
 
 class Direct(Raw):
@@ -78,7 +92,9 @@ class Direct(Raw):
 
     def denoise_block(self, block, sigma, kernel=None):
         f = self.halo
-        noise = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f] - super().denoise_block(block, sigma, kernel)
+        noise = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f] - super().denoise_block(
+            block, sigma, kernel
+        )
         return noise
 
 
@@ -91,8 +107,16 @@ ROWS = {
     "features: not residual": (Direct, FEATURES, 1),
     "features: dilations 1 2 2 1": (MLPatch, {**FEATURES, "dilations": (1, 2, 2, 1)}, 1),
     "features: dilations 1 1 1 2": (MLPatch, {**FEATURES, "dilations": (1, 1, 1, 2)}, 1),
-    "features: narrow and deep (24 x 7)": (MLPatch, {**FEATURES, "features": 24, "dilations": (1,) * 7}, 1),
-    "features: wide and shallow (44 x 2)": (MLPatch, {**FEATURES, "features": 44, "dilations": (1, 1)}, 1),
+    "features: narrow and deep (24 x 7)": (
+        MLPatch,
+        {**FEATURES, "features": 24, "dilations": (1,) * 7},
+        1,
+    ),
+    "features: wide and shallow (44 x 2)": (
+        MLPatch,
+        {**FEATURES, "features": 44, "dilations": (1, 1)},
+        1,
+    ),
     "features: patch of 1 x 1": (MLPatch, {**FEATURES, "square": 1, "dilations": (1,) * 5}, 1),
     "features: patch of 5 x 5": (MLPatch, {**FEATURES, "square": 5, "dilations": (1, 1)}, 1),
     "features: MLP 96 x 2": (MLPatch, {**FEATURES, "width": 96}, 1),
@@ -129,14 +153,24 @@ def between(model, images):
     with torch.no_grad():
         for k, image in enumerate(images[:4]):
             clean = image[None]
-            x = clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(k))
-            coords = torch.stack(torch.meshgrid(*(torch.arange(8, n - 8) + 0.5 for n in image.shape[1:]), indexing="ij"), dim=-1).reshape(
-                1, -1, 2
+            x = clean + 25 / 255 * torch.randn(
+                clean.shape, generator=torch.Generator().manual_seed(k)
             )
+            coords = torch.stack(
+                torch.meshgrid(
+                    *(torch.arange(8, n - 8) + 0.5 for n in image.shape[1:]), indexing="ij"
+                ),
+                dim=-1,
+            ).reshape(1, -1, 2)
             here = torch.zeros(1, 1, 1, 2)
-            truth, interpolated = (sample(v, coords, here)[..., 0] for v in (clean, model(x, 25 / 255)))
+            truth, interpolated = (
+                sample(v, coords, here)[..., 0] for v in (clean, model(x, 25 / 255))
+            )
             own = model.at(x, coords[0], 25 / 255)
-            gains.append(float(psnr(own[..., None], truth[..., None])) - float(psnr(interpolated[..., None], truth[..., None])))
+            gains.append(
+                float(psnr(own[..., None], truth[..., None]))
+                - float(psnr(interpolated[..., None], truth[..., None]))
+            )
     return sum(gains) / len(gains)
 
 
@@ -159,7 +193,11 @@ def row(name, images, args):
             model=settings,
             size=min(128, args.size),
             steps=max(1, round(pixels / (8 * 32**2))),
-            **({"crop": 1, "pixels": 128, "batch": 64} if "random pixels" in name else {"crop": 32, "batch": 8}),
+            **(
+                {"crop": 1, "pixels": 128, "batch": 64}
+                if "random pixels" in name
+                else {"crop": 32, "batch": 8}
+            ),
             jitter=0.5 if "off the grid" in name else 0.0,
             lr=2e-3,
             warmup=100,

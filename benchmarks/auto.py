@@ -27,7 +27,7 @@ from common import arguments, parse, publish
 from matrix import OPERATORS, cases
 
 from pnp_mlpatch import reconstruct, solvers, tuning
-from pnp_mlpatch.denoisers.wrap import describe
+from pnp_mlpatch.denoisers import describe
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.solvers import schedules
 
@@ -40,11 +40,26 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv", "dncnn"])
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
-    parser.add_argument("--case", nargs="+", default=[""], help="only cases with one of these in their name")
+    parser.add_argument(
+        "--case", nargs="+", default=[""], help="only cases with one of these in their name"
+    )
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
-    parser.add_argument("--settle", nargs=2, type=Path, metavar=("PICTURES", "SLICES"), help="a folder of pictures, and an .npz of slices")
-    parser.add_argument("--prior", type=float, default=tuning.PRIOR, help="the rule of tuning.auto with another PRIOR than its own")
-    parser.add_argument("--kept", action="store_true", help="print the tables of what is kept, and compute nothing")
+    parser.add_argument(
+        "--settle",
+        nargs=2,
+        type=Path,
+        metavar=("PICTURES", "SLICES"),
+        help="a folder of pictures, and an .npz of slices",
+    )
+    parser.add_argument(
+        "--prior",
+        type=float,
+        default=tuning.PRIOR,
+        help="the rule of tuning.auto with another PRIOR than its own",
+    )
+    parser.add_argument(
+        "--kept", action="store_true", help="print the tables of what is kept, and compute nothing"
+    )
     args = parse(parser)
     tuning.PRIOR = args.prior
     found = {}
@@ -53,14 +68,26 @@ def main():
             row = json.loads(line)
             found[row["denoiser"], row["case"], row["what"]] = row
     where = {} if not args.settle else {"pictures": args.settle[0], "slices": args.settle[1]}
-    todo = [case for case in cases(48 if args.quick else 96, **where) if any(part in str(case) for part in args.case)]
+    todo = [
+        case
+        for case in cases(48 if args.quick else 96, **where)
+        if any(part in str(case) for part in args.case)
+    ]
     if args.quick:
-        todo, args.denoiser = [case for case in todo if case.image in ("face", "sky 1")][1:12:3], ["tv"]
+        todo, args.denoiser = (
+            [case for case in todo if case.image in ("face", "sky 1")][1:12:3],
+            ["tv"],
+        )
     for case in [] if args.kept else todo:
         for name in args.denoiser:
             for what in args.what:
                 if (name, str(case), what) not in found:
-                    row = {"denoiser": name, "case": str(case), "what": what, **COMPUTE[what](case, name, args.quick, found)}
+                    row = {
+                        "denoiser": name,
+                        "case": str(case),
+                        "what": what,
+                        **COMPUTE[what](case, name, args.quick, found),
+                    }
                     found[name, str(case), what] = row
                     print(row, flush=True)
                     if args.keep:
@@ -79,9 +106,16 @@ def oracle(case, name, quick, found):
     D, best = case.denoiser(name), {"score": -1e9}
     for sigma in levels(case, D)[1 : 3 if quick else 5] if quick else levels(case, D):
         for factor in FACTORS[1 : 3 if quick else 4] if quick else FACTORS:
-            settings = {"sigma": sigma, "alpha": factor * (case.noise / sigma) ** 2, "iterations": 5 if quick else 30, "tol": 1e-5}
+            settings = {
+                "sigma": sigma,
+                "alpha": factor * (case.noise / sigma) ** 2,
+                "iterations": 5 if quick else 30,
+                "tol": 1e-5,
+            }
             try:
-                x = reconstruct(case.q, case.A, D, "admm", noise=case.noise, progress=False, **settings).x
+                x = reconstruct(
+                    case.q, case.A, D, "admm", noise=case.noise, progress=False, **settings
+                ).x
             except Diverged:
                 continue
             if case.score(x) > best["score"]:
@@ -93,10 +127,16 @@ def automatic(case, name, quick, found, *, known=True):
     start = time.perf_counter()
     settings = {"iterations": 5} if quick else {}
     noise = case.noise if known else None
-    result = reconstruct(case.q, case.A, case.denoiser(name), "admm", noise=noise, progress=False, **settings)
+    result = reconstruct(
+        case.q, case.A, case.denoiser(name), "admm", noise=noise, progress=False, **settings
+    )
     tuned = result.tuned
     last = int(tuned.settings["iterations"]) - 1
-    chosen = {"sigma": float(tuned.settings["sigma"].reshape(-1)[-1]), "factor": float(tuned.settings["factor"]), "iterations": last + 1}
+    chosen = {
+        "sigma": float(tuned.settings["sigma"].reshape(-1)[-1]),
+        "factor": float(tuned.settings["factor"]),
+        "iterations": last + 1,
+    }
     runs = int((tuned.tried["iteration"] == 1).sum())
     told = float(torch.as_tensor(tuned.noise).mean()) / case.noise
     scores = {"score": case.score(result.x), "alone": case.score(result.state.x)}
@@ -107,9 +147,21 @@ def speed(case, name, quick, found):
     chosen = found.get((name, str(case), "auto")) or automatic(case, name, quick, found)
     alpha, counts = chosen["factor"] * (case.noise / chosen["sigma"]) ** 2, {}
     for label, anderson in (("plain", 0), ("anderson", 5)):
-        solver = solvers.make("admm", sigma=chosen["sigma"], alpha=alpha, iterations=10 if quick else MOST, tol=0.0, anderson=anderson)
+        solver = solvers.make(
+            "admm",
+            sigma=chosen["sigma"],
+            alpha=alpha,
+            iterations=10 if quick else MOST,
+            tol=0.0,
+            anderson=anderson,
+        )
         result = solver.run(
-            case.q, case.A, case.denoiser(name), noise=case.noise, progress=False, callbacks=[lambda s: bool((s.fixed_point < 1e-4).all())]
+            case.q,
+            case.A,
+            case.denoiser(name),
+            noise=case.noise,
+            progress=False,
+            callbacks=[lambda s: bool((s.fixed_point < 1e-4).all())],
         )
         counts[label] = result.state.iteration if result.status == "stopped" else None
         counts[label + " score"] = case.score(result.x)
@@ -128,20 +180,34 @@ def tables(found, names, shown):
     found = {key: row for key, row in found.items() if key[1] in shown}
     for name in (*names, "all"):
         for operator in (*OPERATORS, "all"):
-            mine = {key: row for key, row in found.items() if name in (key[0], "all") and (operator in key[1] or operator == "all")}
+            mine = {
+                key: row
+                for key, row in found.items()
+                if name in (key[0], "all") and (operator in key[1] or operator == "all")
+            }
             rows = {(f"{key[0]} {key[1]}", key[2]): row for key, row in mine.items()}
             row = {"denoiser": name, "problems": operator}
             for what in ("auto", "unknown"):
-                pairs = [(rows[case, "oracle"], r) for (case, kind), r in rows.items() if kind == what and (case, "oracle") in rows]
+                pairs = [
+                    (rows[case, "oracle"], r)
+                    for (case, kind), r in rows.items()
+                    if kind == what and (case, "oracle") in rows
+                ]
                 losses = [best["score"] - r["score"] for best, r in pairs]
                 alone = [best["score"] - r["alone"] for best, r in pairs if "alone" in r]
                 if losses:
                     pad = " " * WHAT.index(what)  # columns need names of their own
-                    row |= {f"{what}: cases": len(losses), f"median loss (dB){pad}": statistics.median(losses), f"worst{pad}": max(losses)}
+                    row |= {
+                        f"{what}: cases": len(losses),
+                        f"median loss (dB){pad}": statistics.median(losses),
+                        f"worst{pad}": max(losses),
+                    }
                 if alone and what == "auto":
                     row |= {"alone": statistics.median(alone), "worst alone": max(alone)}
             loss += [row] if len(row) > 2 else []
-            counts = [(r["plain"], r["anderson"]) for (_, kind), r in rows.items() if kind == "speed"]
+            counts = [
+                (r["plain"], r["anderson"]) for (_, kind), r in rows.items() if kind == "speed"
+            ]
             either = [(a or MOST) / (b or MOST) for a, b in counts if a or b]
             if either:
                 fast.append(
@@ -151,15 +217,23 @@ def tables(found, names, shown):
                         "cases": len(counts),
                         "plain arrives": sum(a is not None for a, _ in counts),
                         "anderson arrives": sum(b is not None for _, b in counts),
-                        "median iterations": statistics.median(a or MOST for a, b in counts if a or b),
+                        "median iterations": statistics.median(
+                            a or MOST for a, b in counts if a or b
+                        ),
                         "with anderson": statistics.median(b or MOST for a, b in counts if a or b),
                         "ratio": statistics.median(either),
-                        "where both arrive": statistics.median([a / b for a, b in counts if a and b] or [float("nan")]),
+                        "where both arrive": statistics.median(
+                            [a / b for a, b in counts if a and b] or [float("nan")]
+                        ),
                     }
                 )
     keys = dict.fromkeys(key for row in loss for key in row)
     loss = [{key: row.get(key, float("nan")) for key in keys} for row in loss]
-    return {"loss against the oracle": loss, "losses above 1 dB": worst(found), "iterations to 1e-4": fast}
+    return {
+        "loss against the oracle": loss,
+        "losses above 1 dB": worst(found),
+        "iterations to 1e-4": fast,
+    }
 
 
 def worst(found):
@@ -168,7 +242,13 @@ def worst(found):
         best = found.get((name, case, "oracle"))
         if what in ("auto", "unknown") and best and best["score"] - row["score"] > 1:
             rows.append(
-                {"denoiser": name, "case": case, "noise": what, "score (dB)": row["score"], "loss (dB)": best["score"] - row["score"]}
+                {
+                    "denoiser": name,
+                    "case": case,
+                    "noise": what,
+                    "score (dB)": row["score"],
+                    "loss (dB)": best["score"] - row["score"],
+                }
             )
     return sorted(rows, key=lambda row: -row["loss (dB)"])
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pnp_mlpatch import reconstruct, tuning
 from pnp_mlpatch.loss import Loss
 from pnp_mlpatch.noise import probe
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem
 
 PAIRS = (
     ("blur, noise 1/255, coat", "mlpatch", (0.0309, 1.0, 20), (0.0608, 1.0, 20)),
@@ -44,29 +44,49 @@ def main():
     rows = []
     for name, denoiser, *both in PAIRS[: 1 if args.quick else len(PAIRS)]:
         case, truth = found[name], shipped(size)[found[name].image]
-        pair = [judge(case, truth, denoiser, settings, 1 if args.quick else args.probes) for settings in both]
+        pair = [
+            judge(case, truth, denoiser, settings, 1 if args.quick else args.probes)
+            for settings in both
+        ]
         rows += [row for row, _ in pair]
         difference = pair[0][1] - pair[1][1]
         for what, level in (("SURE", None), ("told", LEVEL)):
             loss = loss_of(case, level)
             expected, _ = loss.size(changes(case, args.probes))
-            rows[-1][what + " apart"] = (rows[-1][what] - rows[-2][what]) * float(expected / loss.deviation(loss.see(difference)))
+            rows[-1][what + " apart"] = (rows[-1][what] - rows[-2][what]) * float(
+                expected / loss.deviation(loss.see(difference))
+            )
         print(*rows[-2:], sep="\n", flush=True)
     small = ("true", "SURE", "of the image", "told")
-    publish(args, {"estimates": [row | {what: f"{row[what]:.4f}" for what in small} for row in rows]})
+    publish(
+        args, {"estimates": [row | {what: f"{row[what]:.4f}" for what in small} for row in rows]}
+    )
 
 
 def loss_of(case: Case, level: float | None) -> Loss:
-    everything, noise = torch.ones_like(case.q, dtype=torch.bool), torch.full_like(case.q, case.noise)
-    return Loss(make_problem(case.q, case.A, case.noise), noise, everything, None if level is None else torch.full((1,), level))
+    everything, noise = (
+        torch.ones_like(case.q, dtype=torch.bool),
+        torch.full_like(case.q, case.noise),
+    )
+    return Loss(
+        make_problem(case.q, case.A, case.noise),
+        noise,
+        everything,
+        None if level is None else torch.full((1,), level),
+    )
 
 
 def changes(case: Case, many: int) -> list[Tensor]:
     everything = torch.ones_like(case.q, dtype=torch.bool)
-    return [case.noise * probe(case.q, everything, torch.Generator().manual_seed(seed)) for seed in range(many)]
+    return [
+        case.noise * probe(case.q, everything, torch.Generator().manual_seed(seed))
+        for seed in range(many)
+    ]
 
 
-def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float, int], probes: int) -> tuple[dict[str, Any], Tensor]:
+def judge(
+    case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float, int], probes: int
+) -> tuple[dict[str, Any], Tensor]:
     sigma, factor, iterations = settings
     q, A, D, noise = case.q, case.A, case.denoiser(denoiser), case.noise
     kept: dict[int, Tensor] = {}
@@ -75,16 +95,41 @@ def judge(case: Case, truth: Tensor, denoiser: str, settings: tuple[float, float
         """The same data are not run twice."""
         key = hash(q.numpy().tobytes())
         if key not in kept:
-            kept[key] = reconstruct(q, A, D, noise=noise, sigma=sigma, factor=factor, iterations=iterations, tol=0.0, progress=False).x
+            kept[key] = reconstruct(
+                q,
+                A,
+                D,
+                noise=noise,
+                sigma=sigma,
+                factor=factor,
+                iterations=iterations,
+                tol=0.0,
+                progress=False,
+            ).x
         return kept[key]
 
     x = estimate(q)
-    row = {"case": str(case), "denoiser": denoiser, "sigma": sigma, "factor": factor, "score (dB)": case.score(x)}
+    row = {
+        "case": str(case),
+        "denoiser": denoiser,
+        "sigma": sigma,
+        "factor": factor,
+        "score (dB)": case.score(x),
+    }
     for true, told, level in (("true", "SURE", None), ("of the image", "told", LEVEL)):
         loss = loss_of(case, level)
         expected, _ = loss.size(changes(case, probes))
-        found = torch.tensor([float(tuning.sure(q, A, estimate, noise=noise, level=level, seed=seed)) for seed in range(probes)])
-        row |= {true: float(loss.see(A(x) - A(truth)).square().sum() / expected), told: float(found.mean()), told + " apart": 0.0}
+        found = torch.tensor(
+            [
+                float(tuning.sure(q, A, estimate, noise=noise, level=level, seed=seed))
+                for seed in range(probes)
+            ]
+        )
+        row |= {
+            true: float(loss.see(A(x) - A(truth)).square().sum() / expected),
+            told: float(found.mean()),
+            told + " apart": 0.0,
+        }
     return row, A(x)
 
 

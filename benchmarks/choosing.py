@@ -36,8 +36,9 @@ from common import arguments, parse, publish
 from matrix import Case, cases, shipped
 
 from pnp_mlpatch import solvers
-from pnp_mlpatch.denoisers.wrap import describe
-from pnp_mlpatch.errors import Diverged, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import describe
+from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.metrics import psnr
@@ -65,11 +66,17 @@ def main():
     parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv", "dncnn"])
     parser.add_argument("--case", default="", help="only problems with these words in their name")
     parser.add_argument("--keep", type=Path, help="a file of results, read first and added to")
-    parser.add_argument("--kept", action="store_true", help="only what is in --keep already, to look at a run that is not done")
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="only what is in --keep already, to look at a run that is not done",
+    )
     parser.add_argument("--picture", type=Path, help="draw the figure there")
     args = parse(parser)
     torch.set_num_threads(args.threads or 1)
-    todo = {name: case for name, case in problems(32 if args.quick else 64).items() if args.case in name}
+    todo = {
+        name: case for name, case in problems(32 if args.quick else 64).items() if args.case in name
+    }
     if args.quick:
         todo, args.denoiser = {name: todo[name] for name in list(todo)[::3]}, ["tv"]
     found = {}
@@ -80,7 +87,13 @@ def main():
 
     def once(name, problem, solver, what, compute, *inputs):
         if (name, problem, solver, what) not in found:
-            row = {"denoiser": name, "problem": problem, "solver": solver, "what": what, **compute(*inputs)}
+            row = {
+                "denoiser": name,
+                "problem": problem,
+                "solver": solver,
+                "what": what,
+                **compute(*inputs),
+            }
             found[name, problem, solver, what] = row
             if args.keep:
                 with args.keep.open("a", encoding="utf-8") as file:
@@ -90,16 +103,37 @@ def main():
     cells = {}
     for name in args.denoiser:
         for problem, case in todo.items():
-            if args.kept and any((name, problem, s, what) not in found for s in SOLVERS for what in ("sweep", "refine", "time")):
+            if args.kept and any(
+                (name, problem, s, what) not in found
+                for s in SOLVERS
+                for what in ("sweep", "refine", "time")
+            ):
                 continue
-            runs = {s: once(name, problem, s, "sweep", sweep, case, name, s, args.quick)["runs"] for s in SOLVERS}
-            runs |= {s: runs[s] + once(name, problem, s, "refine", refine, case, name, s, runs[s], args.quick)["runs"] for s in SOLVERS}
-            traces = [run["score"] for of_solver in runs.values() for run in of_solver if run["score"]]
+            runs = {
+                s: once(name, problem, s, "sweep", sweep, case, name, s, args.quick)["runs"]
+                for s in SOLVERS
+            }
+            runs |= {
+                s: runs[s]
+                + once(name, problem, s, "refine", refine, case, name, s, runs[s], args.quick)[
+                    "runs"
+                ]
+                for s in SOLVERS
+            }
+            traces = [
+                run["score"] for of_solver in runs.values() for run in of_solver if run["score"]
+            ]
             best, peak = max(scores[-1] for scores in traces), max(map(max, traces))
             for s in SOLVERS:
                 cell = chosen(runs[s], best)
-                cell |= {"seconds": 0.0} | once(name, problem, s, "time", timed, case, name, s, cell, args.quick)
-                cells[name, problem, s] = cell | {"start": case.score(case.A.initial(case.q)), "best": best, "peak": peak}
+                cell |= {"seconds": 0.0} | once(
+                    name, problem, s, "time", timed, case, name, s, cell, args.quick
+                )
+                cells[name, problem, s] = cell | {
+                    "start": case.score(case.A.initial(case.q)),
+                    "best": best,
+                    "peak": peak,
+                }
             print(name, problem, {s: text(cells[name, problem, s]) for s in SOLVERS}, flush=True)
     publish(args, tables(cells, todo))
     if args.picture:
@@ -112,7 +146,12 @@ def problems(size):
     for case in cases(size):
         if case.image in ("face", "sky 1"):
             found.setdefault(case.operator, []).append(case)
-    named = {"inpainting, 30 %": "inpainting", "blur": "blur", "CT, 60 views": "CT", "mass map": "lensing"}
+    named = {
+        "inpainting, 30 %": "inpainting",
+        "blur": "blur",
+        "CT, 60 views": "CT",
+        "mass map": "lensing",
+    }
     found = {name: found[operator][1] for name, operator in named.items()}
     blurred = found["blur"]
     blur = Blur(gaussian_psf(1.0), (1, size, size))
@@ -123,9 +162,15 @@ def problems(size):
         return blur.adjoint(x)
 
     truth = shipped(size)[blurred.image]
-    A = from_functions(lambda x: blur(x)[..., ::2, ::2], spread, (1, size, size), (1, size // 2, size // 2))
-    q = A(truth) + blurred.noise * torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(4))
-    found["every 2nd pixel, CG"] = Case(blurred.image, "CG", blurred.level, q, A, blurred.noise, lambda x: float(psnr(x, truth)))
+    A = from_functions(
+        lambda x: blur(x)[..., ::2, ::2], spread, (1, size, size), (1, size // 2, size // 2)
+    )
+    q = A(truth) + blurred.noise * torch.randn(
+        1, *A.data_shape, generator=torch.Generator().manual_seed(4)
+    )
+    found["every 2nd pixel, CG"] = Case(
+        blurred.image, "CG", blurred.level, q, A, blurred.noise, lambda x: float(psnr(x, truth))
+    )
     return found
 
 
@@ -133,17 +178,30 @@ def tried(case, D, solver):
     """The levels and factors of alpha (for hqs the steps) that a solver is tried with."""
     top = levels(case, D)[-1]
     if solver == "hqs":
-        return [(end, steps) for steps in (8, 24) for end in schedules.geometric(top / 16, top / 2, 4)]
+        return [
+            (end, steps) for steps in (8, 24) for end in schedules.geometric(top / 16, top / 2, 4)
+        ]
     if solver in ("pgd", "fista"):
-        return [(case.noise / case.A.norm() * factor, None) for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)]
-    return [(sigma, factor) for sigma in schedules.geometric(top / 8, top, 4) for factor in (1, 1 / 4)]
+        return [
+            (case.noise / case.A.norm() * factor, None) for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
+        ]
+    return [
+        (sigma, factor) for sigma in schedules.geometric(top / 8, top, 4) for factor in (1, 1 / 4)
+    ]
 
 
 def settings_of(case, D, solver, sigma, second):
     if solver == "hqs":
-        return {"sigma": schedules.geometric(levels(case, D)[-1], sigma, second), "iterations": second}
+        return {
+            "sigma": schedules.geometric(levels(case, D)[-1], sigma, second),
+            "iterations": second,
+        }
     alpha = {} if second is None else {"alpha": second * (case.noise / sigma) ** 2}
-    return SOLVERS[solver][1] | {"iterations": 150 if solver in GRADIENT else 60, "sigma": sigma} | alpha
+    return (
+        SOLVERS[solver][1]
+        | {"iterations": 150 if solver in GRADIENT else 60, "sigma": sigma}
+        | alpha
+    )
 
 
 def run(case, D, solver, settings, x0, steps=10**6):
@@ -167,19 +225,34 @@ def run(case, D, solver, settings, x0, steps=10**6):
 def sweep(case, name, solver, quick):
     """The scores of every setting."""
     D = case.denoiser(name)
-    return {"runs": [score(case, D, solver, *pair, quick) for pair in tried(case, D, solver)[:: 4 if quick else 1]]}
+    return {
+        "runs": [
+            score(case, D, solver, *pair, quick)
+            for pair in tried(case, D, solver)[:: 4 if quick else 1]
+        ]
+    }
 
 
 def refine(case, name, solver, runs, quick):
     """The scores at levels sqrt(2) above and below that of the run that ended highest."""
-    D, best = case.denoiser(name), max(runs, key=lambda run: run["score"][-1] if run["score"] else -1e9)
-    return {"runs": [score(case, D, solver, best["level"] * by, best["second"], quick) for by in (0.5**0.5, 2**0.5)]}
+    D, best = (
+        case.denoiser(name),
+        max(runs, key=lambda run: run["score"][-1] if run["score"] else -1e9),
+    )
+    return {
+        "runs": [
+            score(case, D, solver, best["level"] * by, best["second"], quick)
+            for by in (0.5**0.5, 2**0.5)
+        ]
+    }
 
 
 def score(case, D, solver, sigma, second, quick):
     known = describe(D).sigma_range
     sigma = min(sigma, known[1]) if known else sigma
-    settings = settings_of(case, D, solver, sigma, second) | ({"iterations": 6} if quick and solver != "hqs" else {})
+    settings = settings_of(case, D, solver, sigma, second) | (
+        {"iterations": 6} if quick and solver != "hqs" else {}
+    )
     scores, _ = run(case, D, solver, settings, case.A.initial(case.q))
     finite = [round(value, 4) for value in scores if value == value]
     return {"level": sigma, "second": second, "settings": settings, "score": finite}
@@ -192,7 +265,13 @@ def chosen(runs, best):
         scores = run["score"]
         far = [k + 1 for k, score in enumerate(scores) if abs(score - best) > NEAR]
         first = far[-1] + 1 if far else 1
-        found.append((first if first <= len(scores) else 10**6, best - scores[-1] if scores else 1e9, run["settings"]))
+        found.append(
+            (
+                first if first <= len(scores) else 10**6,
+                best - scores[-1] if scores else 1e9,
+                run["settings"],
+            )
+        )
     first, lacks, settings = min(found, key=lambda item: item[:2])
     return {"iterations": first if first < 10**6 else None, "lacks": lacks, "settings": settings}
 
@@ -203,15 +282,23 @@ def timed(case, name, solver, cell, quick):
     found = {}
     if steps:
         settings = {"iterations": steps} | cell["settings"]
-        found["seconds"] = min(run(case, D, solver, settings, x0, steps)[1][-1] for _ in range(1 if quick else 3))
+        found["seconds"] = min(
+            run(case, D, solver, settings, x0, steps)[1][-1] for _ in range(1 if quick else 3)
+        )
     if solver == "hqs":
         return found | {"status": "has a schedule"}
     settings = cell["settings"] | {"iterations": 30 if quick else 150, "tol": 1e-4}
     try:
-        result = solvers.make(SOLVERS[solver][0], **settings).run(case.q, case.A, D, noise=case.noise, x0=x0, progress=False)
+        result = solvers.make(SOLVERS[solver][0], **settings).run(
+            case.q, case.A, D, noise=case.noise, x0=x0, progress=False
+        )
     except Diverged:
         return found | {"status": "diverged"}
-    return found | {"status": result.status, "at the end": case.score(result.x), "steps": result.state.iteration}
+    return found | {
+        "status": result.status,
+        "at the end": case.score(result.x),
+        "steps": result.state.iteration,
+    }
 
 
 def ratios(cells, name, problem):
@@ -224,7 +311,9 @@ def ratios(cells, name, problem):
 def text(cell, ratio=None):
     if not cell["iterations"]:
         return f"-{cell['lacks']:.2f} dB"
-    return (f"{cell['seconds']:.3f} s" if ratio is None else f"{ratio:.1f} x") + f", {cell['iterations']}"
+    return (
+        f"{cell['seconds']:.3f} s" if ratio is None else f"{ratio:.1f} x"
+    ) + f", {cell['iterations']}"
 
 
 def rows_of(cells):
@@ -253,12 +342,17 @@ def tables(cells, todo):
             each.append(row | {s: text(cells[name, problem, s], ratio[s]) for s in SOLVERS})
             used.append(
                 {"denoiser": name, "problem": problem}
-                | {s: setting(cells[name, problem, s]["settings"], todo[problem].noise) for s in SOLVERS}
+                | {
+                    s: setting(cells[name, problem, s]["settings"], todo[problem].noise)
+                    for s in SOLVERS
+                }
             )
         for s in SOLVERS:
             here = [cells[name, problem, s] for problem in problems]
             ratio = [r for problem in problems if (r := ratios(cells, name, problem)[s])]
-            steps = [1000 * cell["seconds"] / cell["iterations"] for cell in here if cell["iterations"]]
+            steps = [
+                1000 * cell["seconds"] / cell["iterations"] for cell in here if cell["iterations"]
+            ]
             totals.append(
                 {
                     "denoiser": name,
@@ -275,8 +369,17 @@ def tables(cells, todo):
                     for status in ("converged", "max_iter", "stalled", "oscillating", "diverged")
                 }
                 lost = [cell["best"] - cell["at the end"] for cell in here if "at the end" in cell]
-                ends.append({"denoiser": name, "solver": s} | count | {"largest loss at the end (dB)": max(lost, default=0.0)})
-    return {"time to within 0.1 dB of the best": each, "by solver": totals, "status": ends, "settings: 255 sigma, factor of alpha": used}
+                ends.append(
+                    {"denoiser": name, "solver": s}
+                    | count
+                    | {"largest loss at the end (dB)": max(lost, default=0.0)}
+                )
+    return {
+        "time to within 0.1 dB of the best": each,
+        "by solver": totals,
+        "status": ends,
+        "settings: 255 sigma, factor of alpha": used,
+    }
 
 
 def setting(settings, noise):
@@ -301,15 +404,39 @@ def picture(path, cells):
     axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True, height_ratios=counts)[:, 0]
     norm = LogNorm(1, 30)
     for axis, (name, todo) in zip(axes, rows.items(), strict=True):
-        values = np.array([[ratios(cells, name, problem)[s] or np.nan for s in SOLVERS] for problem in todo], dtype=float)
-        shown = axis.imshow(np.ma.masked_invalid(values), norm=norm, cmap="viridis_r", aspect="auto")
+        values = np.array(
+            [[ratios(cells, name, problem)[s] or np.nan for s in SOLVERS] for problem in todo],
+            dtype=float,
+        )
+        shown = axis.imshow(
+            np.ma.masked_invalid(values), norm=norm, cmap="viridis_r", aspect="auto"
+        )
         for row, problem in enumerate(todo):
             for column, s in enumerate(SOLVERS):
                 cell, ratio = cells[name, problem, s], values[row, column]
                 if ratio != ratio:
-                    axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="0.9", edgecolor="0.75", hatch="///", linewidth=0))
+                    axis.add_patch(
+                        Rectangle(
+                            (column - 0.5, row - 0.5),
+                            1,
+                            1,
+                            facecolor="0.9",
+                            edgecolor="0.75",
+                            hatch="///",
+                            linewidth=0,
+                        )
+                    )
                     box = {"facecolor": "0.9", "edgecolor": "none", "pad": 1.5}
-                    axis.text(column, row, f"lacks {cell['lacks']:.2f} dB", ha="center", va="center", fontsize=10, color="0.2", bbox=box)
+                    axis.text(
+                        column,
+                        row,
+                        f"lacks {cell['lacks']:.2f} dB",
+                        ha="center",
+                        va="center",
+                        fontsize=10,
+                        color="0.2",
+                        bbox=box,
+                    )
                     continue
                 ink = "white" if norm(ratio) > 0.5 else "black"
                 label = f"{ratio:.1f} x" if ratio < 9.95 else f"{ratio:.0f} x"
@@ -325,10 +452,22 @@ def picture(path, cells):
                     weight=bold,
                 )
         axis.set_title(f"denoiser: {name}", loc="left", fontsize=12, weight="bold")
-        quickest = [min(cells[name, problem, s]["seconds"] for s in SOLVERS if cells[name, problem, s]["iterations"]) for problem in todo]
+        quickest = [
+            min(
+                cells[name, problem, s]["seconds"]
+                for s in SOLVERS
+                if cells[name, problem, s]["iterations"]
+            )
+            for problem in todo
+        ]
         best = [cells[name, problem, "admm"]["best"] for problem in todo]
         axis.set_yticks(
-            range(len(todo)), [f"{p}\nbest {b:.1f} dB, 1 x = {t:.2g} s" for p, b, t in zip(todo, best, quickest, strict=True)], fontsize=10
+            range(len(todo)),
+            [
+                f"{p}\nbest {b:.1f} dB, 1 x = {t:.2g} s"
+                for p, b, t in zip(todo, best, quickest, strict=True)
+            ],
+            fontsize=10,
         )
         axis.set_xticks(range(len(SOLVERS)), [s.replace(", ", "\n") for s in SOLVERS], fontsize=11)
         axis.tick_params(length=0, labelbottom=axis is axes[-1], labeltop=False)
@@ -338,10 +477,21 @@ def picture(path, cells):
         axis.tick_params(which="minor", length=0)
         for side in axis.spines.values():
             side.set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.5, aspect=30, pad=0.01, extend="max", ticks=[1, 2, 3, 5, 10, 20, 30])
+    bar = figure.colorbar(
+        shown,
+        ax=axes,
+        shrink=0.5,
+        aspect=30,
+        pad=0.01,
+        extend="max",
+        ticks=[1, 2, 3, 5, 10, 20, 30],
+    )
     bar.ax.set_yticklabels(["1 x", "2 x", "3 x", "5 x", "10 x", "20 x", "30 x"], fontsize=10)
     bar.ax.minorticks_off()
-    figure.suptitle("Time to within 0.1 dB of the best, over that of the quickest solver of the row", fontsize=14)
+    figure.suptitle(
+        "Time to within 0.1 dB of the best, over that of the quickest solver of the row",
+        fontsize=14,
+    )
     figure.supxlabel("grey: never gets there, and what it lacks at the end", fontsize=11)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
 

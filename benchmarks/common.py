@@ -14,22 +14,32 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch import weights as weight_files
-from pnp_mlpatch.denoisers.base import registry
-from pnp_mlpatch.denoisers.networks import Network
-from pnp_mlpatch.errors import FileError, require
-from pnp_mlpatch.imageio import READABLE, read_array, read_image
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import Network, registry
+from pnp_mlpatch.errors import FileError
+from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.report import table
+from pnp_mlpatch.io.images import READABLE, read_image
+from pnp_mlpatch.viz.panels import table
 
-HU, KAPPA = (-1024.0, 1024.0), (-0.1, 0.3)  # the values that become 0 and 1: of CT in Hounsfield units, and of convergence maps
+HU, KAPPA = (
+    (-1024.0, 1024.0),
+    (-0.1, 0.3),
+)  # the values that become 0 and 1: of CT in Hounsfield units, and of convergence maps
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     """A parser with what every benchmark takes; ``doc`` is shown by --help."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the tables there as well, with the machine")
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write the tables there as well, with the machine"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--quick", action="store_true", help="a tiny run that only shows that the program works")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny run that only shows that the program works"
+    )
     return parser
 
 
@@ -42,8 +52,15 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """The machine: kind, processor, threads of torch, its version, and the GPU where it is used."""
-    found = {"machine": platform.machine(), "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {})
+    found = {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return found | (
+        {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
+    )
 
 
 def processor() -> str:
@@ -56,10 +73,20 @@ def processor() -> str:
     return names[0] if names else platform.processor() or "unknown"
 
 
-def publish(args: argparse.Namespace, tables: dict[str, list[dict[str, Any]]], notes: Sequence[str] = (), device: str = "cpu") -> None:
+def publish(
+    args: argparse.Namespace,
+    tables: dict[str, list[dict[str, Any]]],
+    notes: Sequence[str] = (),
+    device: str = "cpu",
+) -> None:
     """Print every table under its title, after the machine and before the notes; write the same to ``args.json``."""
     where = machine(device)
-    print(", ".join(str(value) if key != "threads" else f"{value} threads" for key, value in where.items()), "(quick run)" * args.quick)
+    print(
+        ", ".join(
+            str(value) if key != "threads" else f"{value} threads" for key, value in where.items()
+        ),
+        "(quick run)" * args.quick,
+    )
     for title, rows in tables.items():
         if rows:
             print(f"\n{title}\n\n{table(rows)}")
@@ -67,7 +94,12 @@ def publish(args: argparse.Namespace, tables: dict[str, list[dict[str, Any]]], n
         print("\n" + "\n".join(notes))
     if args.json:
         content = {"machine": where, "quick": args.quick, "tables": tables, "notes": list(notes)}
-        write_whole(args.json, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+        write_whole(
+            args.json,
+            lambda temporary: temporary.write_text(
+                json.dumps(content, indent=1) + "\n", encoding="utf-8"
+            ),
+        )
 
 
 def network(weights: str | Path) -> Network:
@@ -81,14 +113,28 @@ def network(weights: str | Path) -> Network:
 def label(weights: str | Path) -> str:
     """A short name of weights: the shipped name, or the run for runs/RUN/weights.safetensors, or the name of the file."""
     path = Path(weights)
-    return path.parent.name or path.stem if path.stem == "weights" else path.name if path.suffix != ".safetensors" else path.stem
+    return (
+        path.parent.name or path.stem
+        if path.stem == "weights"
+        else path.name
+        if path.suffix != ".safetensors"
+        else path.stem
+    )
 
 
 def shipped(kind: str | None = None, channels: int | None = None) -> list[str]:
     """The names of the shipped weights that denoise pictures, in order; of one kind or number of channels, if given."""
-    names = [name for name, entry in sorted(weight_files.manifest().items()) if kind in (None, entry["kind"])]
+    names = [
+        name
+        for name, entry in sorted(weight_files.manifest().items())
+        if kind in (None, entry["kind"])
+    ]
     networks = {name: network(name) for name in names}
-    return [name for name, D in networks.items() if D.sigma_max and not D.config.get("signal") and channels in (None, D.channels)]
+    return [
+        name
+        for name, D in networks.items()
+        if D.sigma_max and not D.config.get("signal") and channels in (None, D.channels)
+    ]
 
 
 def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Tensor]:
@@ -100,7 +146,9 @@ def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Te
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             if "hu" not in file or file["hu"].ndim != 3:
-                raise FileError(f"{path}: expected a stack of slices 'hu' (N, H, W) in Hounsfield units.")
+                raise FileError(
+                    f"{path}: expected a stack of slices 'hu' (N, H, W) in Hounsfield units."
+                )
             slices = torch.from_numpy(file["hu"][::every].astype(np.float32))
         return list(((slices - HU[0]) / (HU[1] - HU[0])).clamp(0, 1)[:, None])
     if path.suffix == ".npy":
@@ -108,8 +156,14 @@ def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Te
         return [((kappa - KAPPA[0]) / (KAPPA[1] - KAPPA[0])).reshape(1, *kappa.shape[-2:])]
     if not path.is_dir():
         raise FileError(f"{path}: no folder of pictures, .npz stack or .npy map.")
-    images = [read_image(file, gray=channels == 1)[0] for file in sorted(path.iterdir()) if file.suffix.lower() in READABLE]
-    if channels is None and all(bool((image == image[:1]).all()) for image in images):  # grey, though perhaps stored as colour
+    images = [
+        read_image(file, gray=channels == 1)[0]
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() in READABLE
+    ]
+    if channels is None and all(
+        bool((image == image[:1]).all()) for image in images
+    ):  # grey, though perhaps stored as colour
         images = [image[:1] for image in images]
     images = [image for image in images if image.shape[0] == (channels or images[0].shape[0])]
     if not images:

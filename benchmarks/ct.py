@@ -16,12 +16,12 @@ from common import arguments, parse, publish
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, samples
-from pnp_mlpatch.errors import require
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.linalg import CGInfo, pcg
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon, simulate
+from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.solvers.admm import ADMM
-from pnp_mlpatch.solvers.base import make_problem
 
 PARTS = ("counts", "pair", "step", "admm", "exactness")
 TOL = 1e-5
@@ -83,15 +83,30 @@ def counts(args) -> dict:
             row = {"views": views, "alpha / L": f"1e{decade}"}
             for start, name in ((z, "FBP"), (flat, "constant")):
                 b = Aty + alpha * start
-                for label, precondition in (("CG", None), ("PCG", A._precondition(torch.full((1, 1, 1, 1), alpha)))):
-                    reached = [solve(A, alpha, b, start, precondition, tol).iterations for tol in (1e-3, TOL, 1e-6)]
+                for label, precondition in (
+                    ("CG", None),
+                    ("PCG", A._precondition(torch.full((1, 1, 1, 1), alpha))),
+                ):
+                    reached = [
+                        solve(A, alpha, b, start, precondition, tol).iterations
+                        for tol in (1e-3, TOL, 1e-6)
+                    ]
                     row[f"{label} from {name}"] = "/".join(map(str, reached))
             rows.append(row)
     return {f"Iterations to a residual of 1e-3 / 1e-5 / 1e-6, {args.size} x {args.size}": rows}
 
 
-def solve(A: Radon, alpha: float, b: Tensor, start: Tensor, precondition, tol: float, steps: int = 300) -> CGInfo:
-    return pcg(lambda x: A._normal(x) + alpha * x, b, start, precondition=precondition, tol=tol, max_iter=steps)[1]
+def solve(
+    A: Radon, alpha: float, b: Tensor, start: Tensor, precondition, tol: float, steps: int = 300
+) -> CGInfo:
+    return pcg(
+        lambda x: A._normal(x) + alpha * x,
+        b,
+        start,
+        precondition=precondition,
+        tol=tol,
+        max_iter=steps,
+    )[1]
 
 
 # ---- the projector pair
@@ -99,10 +114,16 @@ def solve(A: Radon, alpha: float, b: Tensor, start: Tensor, precondition, tol: f
 
 def pairs(args) -> dict:
     rows = []
-    for size, views in ((args.size, args.views), (args.size, 3 * args.views), (2 * args.size, args.views)):
+    for size, views in (
+        (args.size, args.views),
+        (args.size, 3 * args.views),
+        (2 * args.size, args.views),
+    ):
         A, B = Radon((size, size), views), Radon((size, size), views, backend="astra_cpu")
         one, eight = torch.rand(1, 1, size, size), torch.rand(8, 1, size, size)
-        ours, theirs, batch = (best(lambda A=A, x=x: A.adjoint(A(x))) for A, x in ((A, one), (B, one), (A, eight)))
+        ours, theirs, batch = (
+            best(lambda A=A, x=x: A.adjoint(A(x))) for A, x in ((A, one), (B, one), (A, eight))
+        )
         rows.append(
             {
                 "size": size,
@@ -128,29 +149,44 @@ def data_step(args) -> dict:
         A, q, _, z, L = problem(args.size, args.views)
         Aty, alpha = A.adjoint(q), ratio * L
         timings["ours (PCG)"] = timed_until(
-            lambda n, A=A, z=z, alpha=alpha, Aty=Aty: A.data_step(z, alpha, Aty=Aty, tol=0.1 * TOL, max_iter=n),
+            lambda n, A=A, z=z, alpha=alpha, Aty=Aty: A.data_step(
+                z, alpha, Aty=Aty, tol=0.1 * TOL, max_iter=n
+            ),
             lambda f, A=A, z=z, alpha=alpha, Aty=Aty: residual(A.normal, f, z, Aty, alpha),
         )
         b = Aty + alpha * z
         timings["our operator, plain CG"] = timed_until(
-            lambda n, A=A, z=z, alpha=alpha, b=b: pcg(lambda x: A._normal(x) + alpha * x, b, z, tol=0.1 * TOL, max_iter=n)[0],
+            lambda n, A=A, z=z, alpha=alpha, b=b: pcg(
+                lambda x: A._normal(x) + alpha * x, b, z, tol=0.1 * TOL, max_iter=n
+            )[0],
             lambda f, A=A, z=z, alpha=alpha, Aty=Aty: residual(A.normal, f, z, Aty, alpha),
         )
         timings["deepinv Tomography.prox_l2"] = deepinv_step(args, ratio)
         timings["ODL RayTransform (ASTRA) + CG"] = odl_step(args, ratio)
         ours = timings["ours (PCG)"][0]
         for name, (seconds, steps, reached) in timings.items():
-            row = {"alpha / L": f"{ratio:g}", "data step": name, "iterations": steps, "residual": f"{reached:.1e}"}
+            row = {
+                "alpha / L": f"{ratio:g}",
+                "data step": name,
+                "iterations": steps,
+                "residual": f"{reached:.1e}",
+            }
             rows.append(row | {"ms": 1e3 * seconds, "times ours": seconds / ours})
-    return {f"One data step, {args.size} x {args.size}, {args.views} views, to a residual of 1e-5": rows}
+    return {
+        f"One data step, {args.size} x {args.size}, {args.views} views, to a residual of 1e-5": rows
+    }
 
 
-def residual(normal: Callable[[Tensor], Tensor], f: Tensor, z: Tensor, Aty: Tensor, alpha: float) -> float:
+def residual(
+    normal: Callable[[Tensor], Tensor], f: Tensor, z: Tensor, Aty: Tensor, alpha: float
+) -> float:
     b = Aty + alpha * z
     return float((normal(f) + alpha * f - b).norm() / b.norm())
 
 
-def timed_until(step: Callable[[int], Tensor], measure: Callable[[Tensor], float]) -> tuple[float, int, float]:
+def timed_until(
+    step: Callable[[int], Tensor], measure: Callable[[Tensor], float]
+) -> tuple[float, int, float]:
     """Seconds, number and residual of the fewest iterations that reach the tolerance."""
     n, reached = 0, np.inf
     while n < 60 and reached > TOL:
@@ -161,13 +197,17 @@ def timed_until(step: Callable[[int], Tensor], measure: Callable[[Tensor], float
 
 def deepinv_physics(args):
     physics = require("deepinv.physics", "This benchmark")
-    return physics.Tomography(angles=args.views, img_width=args.size, normalize=False, adjoint_via_backprop=True)
+    return physics.Tomography(
+        angles=args.views, img_width=args.size, normalize=False, adjoint_via_backprop=True
+    )
 
 
 def deepinv_step(args, ratio: float) -> tuple[float, int, float]:
     T = deepinv_physics(args)
     q = T.A(photo(args.size))
-    q = q + 0.01 * q.square().mean().sqrt() * torch.randn(q.shape, generator=torch.Generator().manual_seed(0))
+    q = q + 0.01 * q.square().mean().sqrt() * torch.randn(
+        q.shape, generator=torch.Generator().manual_seed(0)
+    )
     Aty = T.A_adjoint(q)
     x = torch.rand(1, 1, args.size, args.size, generator=torch.Generator().manual_seed(0))
     for _ in range(10):
@@ -176,7 +216,8 @@ def deepinv_step(args, ratio: float) -> tuple[float, int, float]:
     z = (
         T.A_dagger(q, max_iter=1)
         if args.quick
-        else photo(args.size) + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        else photo(args.size)
+        + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     )
     return timed_until(
         lambda n: T.prox_l2(z, q, gamma=1 / alpha, solver="CG", max_iter=n, tol=1e-12).detach(),
@@ -189,7 +230,8 @@ def odl_step(args, ratio: float) -> tuple[float, int, float]:
     n, detectors = args.size, int(np.ceil(args.size * 2**0.5))
     space = odl.uniform_discr([-n / 2, -n / 2], [n / 2, n / 2], [n, n], dtype="float32")
     geometry = tomo.Parallel2dGeometry(
-        odl.uniform_partition(0, np.pi, args.views), odl.uniform_partition(-detectors / 2, detectors / 2, detectors)
+        odl.uniform_partition(0, np.pi, args.views),
+        odl.uniform_partition(-detectors / 2, detectors / 2, detectors),
     )
     T = tomo.RayTransform(space, geometry, impl="astra_cpu")
     truth = space.element(photo(n)[0, 0].numpy())
@@ -197,7 +239,9 @@ def odl_step(args, ratio: float) -> tuple[float, int, float]:
     normal = T.adjoint * T  # self-adjoint in the weighted inner product of the space
     L = float(odl.power_method_opnorm(T, maxiter=10) ** 2)
     alpha = ratio * L
-    z = space.element(truth.asarray() + 0.05 * np.random.default_rng(0).standard_normal((n, n)).astype("float32"))
+    z = space.element(
+        truth.asarray() + 0.05 * np.random.default_rng(0).standard_normal((n, n)).astype("float32")
+    )
     b = T.adjoint(q) + alpha * z
     system = normal + alpha * odl.IdentityOperator(space)
     solver = require("odl.solvers", "This benchmark").conjugate_gradient
@@ -224,11 +268,22 @@ def whole_iteration(args) -> dict:
         alone = best(lambda: D(z, 20 / 255), 3)
         for name, solver in (
             ("ours, 2 PCG steps", ADMM(sigma=20 / 255, alpha=alpha)),
-            ("ours, to a residual of 1e-5", ADMM(sigma=20 / 255, alpha=alpha, data_iterations=100, data_tol=TOL)),
+            (
+                "ours, to a residual of 1e-5",
+                ADMM(sigma=20 / 255, alpha=alpha, data_iterations=100, data_tol=TOL),
+            ),
         ):
-            state = replace(solver.step(state_problem, D, solver.init(state_problem, z)), iteration=3)  # the first ones take a step more
+            state = replace(
+                solver.step(state_problem, D, solver.init(state_problem, z)), iteration=3
+            )  # the first ones take a step more
             rows.append(
-                {"ADMM iteration": name, "ms": 1e3 * best(lambda solver=solver, state=state: solver.step(state_problem, D, state), 3)}
+                {
+                    "ADMM iteration": name,
+                    "ms": 1e3
+                    * best(
+                        lambda solver=solver, state=state: solver.step(state_problem, D, state), 3
+                    ),
+                }
             )
         optim, T = require("deepinv.optim", "This benchmark"), deepinv_physics(args)
         T.max_iter, T.tol = 100, TOL
@@ -239,7 +294,13 @@ def whole_iteration(args) -> dict:
         stepsize = 1 / (1e-2 * float(x.norm()))
 
         def theirs(iterations: int) -> float:
-            settings = {"g_param": 20 / 255, "stepsize": stepsize, "beta": 1.0, "max_iter": iterations, "early_stop": False}
+            settings = {
+                "g_param": 20 / 255,
+                "stepsize": stepsize,
+                "beta": 1.0,
+                "max_iter": iterations,
+                "early_stop": False,
+            }
             model = optim.ADMM(data_fidelity=optim.L2(), prior=optim.PnP(denoiser=D), **settings)
             init = (photo(args.size), torch.zeros_like(x))
             return best(lambda: model(data, T, init=init), 1)
@@ -249,9 +310,14 @@ def whole_iteration(args) -> dict:
     rows.append({"ADMM iteration": "(the denoiser alone, in each of them)", "ms": 1e3 * alone})
     base = rows[0]["ms"] - 1e3 * alone
     for row in rows[:3]:
-        row |= {"without the denoiser (ms)": row["ms"] - 1e3 * alone, "times ours": (row["ms"] - 1e3 * alone) / base}
+        row |= {
+            "without the denoiser (ms)": row["ms"] - 1e3 * alone,
+            "times ours": (row["ms"] - 1e3 * alone) / base,
+        }
     rows[3] |= {"without the denoiser (ms)": 0.0, "times ours": 0.0}
-    return {f"One ADMM iteration with MLPatch, {args.size} x {args.size}, {args.views} views, alpha = 0.01 L": rows}
+    return {
+        f"One ADMM iteration with MLPatch, {args.size} x {args.size}, {args.views} views, alpha = 0.01 L": rows
+    }
 
 
 # ---- two steps against the exact one
@@ -265,8 +331,21 @@ def exactness(args) -> dict:
         runs = {}
         for steps, tol in ((1, 0.0), (2, 0.0), (5, 0.0), (300, 1e-6)):
             estimates: list[Tensor] = []
-            solver = ADMM(sigma=sigma, iterations=iterations, tol=0, data_iterations=steps, data_tol=max(tol, 1e-12))
-            solver.run(q, A, D, noise=noise, callbacks=[lambda state, keep=estimates: keep.append(state.x)], progress=False)
+            solver = ADMM(
+                sigma=sigma,
+                iterations=iterations,
+                tol=0,
+                data_iterations=steps,
+                data_tol=max(tol, 1e-12),
+            )
+            solver.run(
+                q,
+                A,
+                D,
+                noise=noise,
+                callbacks=[lambda state, keep=estimates: keep.append(state.x)],
+                progress=False,
+            )
             runs[steps] = estimates
         for k in sorted({1, 2, 5, 10, 15, 20, 30} & set(range(1, iterations + 1))):
             exact = runs[300][k - 1]
@@ -276,7 +355,9 @@ def exactness(args) -> dict:
                 row[f"{steps} steps: dB"] = float(psnr(x, truth) - psnr(exact, truth))
                 row[f"{steps} steps: distance"] = f"{float((x - exact).norm() / exact.norm()):.1e}"
             rows.append(row)
-    return {f"Warm-started PCG steps against the exact data step, {args.size} x {args.size}, {args.views} views, 40 dB": rows}
+    return {
+        f"Warm-started PCG steps against the exact data step, {args.size} x {args.size}, {args.views} views, 40 dB": rows
+    }
 
 
 if __name__ == "__main__":

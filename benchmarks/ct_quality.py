@@ -25,13 +25,13 @@ from pnp_mlpatch import denoisers, reconstruct, rescaled, samples
 from pnp_mlpatch.ct import FanBeam, ParallelBeam
 from pnp_mlpatch.ct.counts import line_integrals, simulate_counts
 from pnp_mlpatch.ct.units import hounsfield_range
-from pnp_mlpatch.imageio import read_image
+from pnp_mlpatch.io.images import read_image
 from pnp_mlpatch.linalg import dot
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon, simulate
-from pnp_mlpatch.report import panel
 from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.tuning import recipe
+from pnp_mlpatch.viz.panels import panel
 
 FIELD = 400.0  # mm, the side of the image where attenuation has a unit
 MU_WATER = 0.0193  # 1/mm
@@ -48,11 +48,15 @@ class Case:
 
 
 def parallel(views: int, degrees: float = 180.0) -> Callable[[int, float], ParallelBeam]:
-    return lambda n, pixel: ParallelBeam((n, n), torch.arange(views) * math.radians(degrees / views), pixel=pixel)
+    return lambda n, pixel: ParallelBeam(
+        (n, n), torch.arange(views) * math.radians(degrees / views), pixel=pixel
+    )
 
 
 def fan(views: int) -> Callable[[int, float], FanBeam]:
-    return lambda n, pixel: FanBeam((n, n), views, source_origin=1.4 * n * pixel, origin_detector=1.2 * n * pixel, pixel=pixel)
+    return lambda n, pixel: FanBeam(
+        (n, n), views, source_origin=1.4 * n * pixel, origin_detector=1.2 * n * pixel, pixel=pixel
+    )
 
 
 CASES = {
@@ -74,15 +78,23 @@ CASES = {
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--chest", type=Path, help="an .npz with slices 'hu' of a patient in no training set")
+    parser.add_argument(
+        "--chest", type=Path, help="an .npz with slices 'hu' of a patient in no training set"
+    )
     parser.add_argument("--head", type=Path, help="a folder of pictures of heads")
-    parser.add_argument("--pictures", type=Path, help="write a panel of each case there (not of heads)")
+    parser.add_argument(
+        "--pictures", type=Path, help="write a panel of each case there (not of heads)"
+    )
     parser.add_argument("--only", nargs="+", help="parts of the names of cases")
     parser.add_argument("--slices", type=int, default=2, help="images of each case (default: 2)")
-    parser.add_argument("--lowest", type=float, default=0.25, help="of the discrepancy; 1 leaves it out")
+    parser.add_argument(
+        "--lowest", type=float, default=0.25, help="of the discrepancy; 1 leaves it out"
+    )
     args = parse(parser)
     size = 64 if args.quick else 512
-    networks = {name: denoisers.make("mlpatch", weights=name) for name in ("mlpatch-grey", "mlpatch-ct")}
+    networks = {
+        name: denoisers.make("mlpatch", weights=name) for name in ("mlpatch-grey", "mlpatch-ct")
+    }
     rows = []
     for name, case in CASES.items():
         if args.only and not any(part in name for part in args.only):
@@ -97,11 +109,16 @@ def main():
             factors.append(factor)
             if args.pictures and index == 0 and case.images != "head":
                 draw(args.pictures, name, case, truth, pictures, found)
-        mean = {method: sum(score[method] for score in scores) / len(scores) for method in scores[0]}
+        mean = {
+            method: sum(score[method] for score in scores) / len(scores) for method in scores[0]
+        }
         best = max(mean["TV"], -math.inf)
         row = {"case": name, "images": len(truths), **mean}
         row |= {f"{network} - TV": mean[network] - best for network in networks}
-        row |= {f"alpha, {network}": sum(factor[network] for factor in factors) / len(factors) for network in networks}
+        row |= {
+            f"alpha, {network}": sum(factor[network] for factor in factors) / len(factors)
+            for network in networks
+        }
         rows.append(row)
         print(row, flush=True)
     publish(args, {"PSNR (dB), mean over the images": rows})
@@ -117,10 +134,15 @@ def images(kind: str, args, size: int) -> list[Tensor]:
         found = [image[None] for image in read_heads(args.head)] if args.head else []
     elif args.chest:
         stack = read_set(args.chest, every=1)
-        found = [stack[round((k + 0.5) * len(stack) / args.slices)][None] for k in range(args.slices)]
+        found = [
+            stack[round((k + 0.5) * len(stack) / args.slices)][None] for k in range(args.slices)
+        ]
     else:
         found = [((samples.chest_ct() + 1024) / 2048).clamp(0, 1)]
-    return [image if image.shape[-1] == size else F.interpolate(image, size=(size, size), mode="area") for image in found[: args.slices]]
+    return [
+        image if image.shape[-1] == size else F.interpolate(image, size=(size, size), mode="area")
+        for image in found[: args.slices]
+    ]
 
 
 def read_heads(folder: Path) -> list[Tensor]:
@@ -176,7 +198,15 @@ def solve(case: Case, truth: Tensor, networks, quick: bool, lowest: float):
     results["TV"] = best_tv(A, q, settings, score, quick)
     factors = {}
     for name, network in networks.items():
-        found = recipe(q, A, rescaled(network, scale, offset), noise=noise, sigma=sigma, lowest=lowest, progress=False)
+        found = recipe(
+            q,
+            A,
+            rescaled(network, scale, offset),
+            noise=noise,
+            sigma=sigma,
+            lowest=lowest,
+            progress=False,
+        )
         results[name], factors[name] = found.x, float(found.factor)
     scores = {name: score(x) for name, x in results.items()}
     return scores, {name: (x - offset) / scale for name, x in results.items()}, factors
@@ -189,7 +219,10 @@ def best_of(iterates, score: Callable[[Tensor], float]) -> Tensor:
 def sirt(A: Radon, q: Tensor, iterations: int):
     """Iterates x += C A^T R (q - A x), with R and C the inverses of the row and column sums (Gilbert 1972)."""
     rows, columns = A(torch.ones(1, *A.image_shape)), A.adjoint(torch.ones(1, *A.data_shape))
-    R, C = (torch.where(s > 1e-3 * s.max(), 1 / s.clamp_min(1e-12), torch.zeros_like(s)) for s in (rows, columns))
+    R, C = (
+        torch.where(s > 1e-3 * s.max(), 1 / s.clamp_min(1e-12), torch.zeros_like(s))
+        for s in (rows, columns)
+    )
     x = torch.zeros(1, *A.image_shape)
     for k in range(iterations):
         x = x + C * A.adjoint(R * (q - A(x)))
@@ -235,13 +268,36 @@ def best_tv(A: Radon, q: Tensor, settings, score: Callable[[Tensor], float], qui
     return runs[best][1]
 
 
-def draw(folder: Path, name: str, case: Case, truth: Tensor, pictures: dict[str, Tensor], scores: dict[str, float]) -> None:
+def draw(
+    folder: Path,
+    name: str,
+    case: Case,
+    truth: Tensor,
+    pictures: dict[str, Tensor],
+    scores: dict[str, float],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     size = truth.shape[-1]
-    zoom = (260 * size // 512, 90 * size // 512, 110 * size // 512, 110 * size // 512) if case.images == "chest" else None
-    shown = {"truth": truth} | {f"{key}: {scores[key]:.2f} dB": pictures[key] for key in ("FBP", "TV", "mlpatch-grey", "mlpatch-ct")}
-    path = folder / ("-".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) + ".png")
-    panel(path, shown, truth=truth, zoom=zoom, window=(0.0, 0.75) if case.images == "chest" else (0.0, 1.0), title=name)
+    zoom = (
+        (260 * size // 512, 90 * size // 512, 110 * size // 512, 110 * size // 512)
+        if case.images == "chest"
+        else None
+    )
+    shown = {"truth": truth} | {
+        f"{key}: {scores[key]:.2f} dB": pictures[key]
+        for key in ("FBP", "TV", "mlpatch-grey", "mlpatch-ct")
+    }
+    path = folder / (
+        "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split()) + ".png"
+    )
+    panel(
+        path,
+        shown,
+        truth=truth,
+        zoom=zoom,
+        window=(0.0, 0.75) if case.images == "chest" else (0.0, 1.0),
+        title=name,
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ from pnp_mlpatch.metrics import psnr, ssim
 
 LEVELS = (15, 25, 50)
 PER_CHANNEL = " per channel"
-TV = {15: 0.65, 25: 0.75, 50: 0.9}  # the best strengths on Set12, of 0.65 to 1.1 in steps of at most 0.1
+TV = {
+    15: 0.65,
+    25: 0.75,
+    50: 0.9,
+}  # the best strengths on Set12, of 0.65 to 1.1 in steps of at most 0.1
 
 
 def tv(x: Tensor, sigma: float) -> Tensor:
@@ -44,7 +48,9 @@ def scores(D: Any, images: list[Tensor], level: int, name: str) -> tuple[float, 
     return statistics.mean(a for a, _ in found), statistics.mean(b for _, b in found)
 
 
-def measure(name: str, D: Any, images: list[Tensor], levels: Sequence[int]) -> dict[str, Any] | None:
+def measure(
+    name: str, D: Any, images: list[Tensor], levels: Sequence[int]
+) -> dict[str, Any] | None:
     """A row of scores: of D, or of D on every channel by itself; None where D cannot take these images."""
     if D.info.channels not in (None, images[0].shape[0]):
         if D.info.channels != 1:
@@ -54,7 +60,9 @@ def measure(name: str, D: Any, images: list[Tensor], levels: Sequence[int]) -> d
     start = time.perf_counter()
     for level in levels:
         beyond = D.info.sigma_range and level / 255 > D.info.sigma_range[1] * (1 + 1e-4)
-        row[f"PSNR {level}"], row[f"SSIM {level}"] = ("-", "-") if beyond else scores(D, images, level, name)
+        row[f"PSNR {level}"], row[f"SSIM {level}"] = (
+            ("-", "-") if beyond else scores(D, images, level, name)
+        )
     pixels = len(levels) * sum(image.shape[-1] * image.shape[-2] for image in images)
     return row | {"us per pixel": 1e6 * (time.perf_counter() - start) / pixels}
 
@@ -63,12 +71,19 @@ def generalisation(rows: list[dict[str, Any]], levels: Sequence[int]) -> list[di
     """Per denoiser that took sets of both groups, the mean over the sets of each group, and their difference."""
     found = []
     for name in dict.fromkeys(row["denoiser"] for row in rows):
-        groups = [[row for row in rows if row["denoiser"] == name and row["distribution"] == group] for group in ("in", "out")]
+        groups = [
+            [row for row in rows if row["denoiser"] == name and row["distribution"] == group]
+            for group in ("in", "out")
+        ]
         result: dict[str, Any] = {"denoiser": name}
         for score in (f"PSNR {level}" for level in levels):
             if all(groups) and all(row[score] != "-" for group in groups for row in group):
                 inside, outside = (statistics.mean(row[score] for row in group) for group in groups)
-                result |= {f"{score} in": inside, f"{score} out": outside, f"{score} out - in": outside - inside}
+                result |= {
+                    f"{score} in": inside,
+                    f"{score} out": outside,
+                    f"{score} out - in": outside - inside,
+                }
         found += [result] if len(result) == 1 + 3 * len(levels) else []
     return found
 
@@ -81,12 +96,20 @@ def colour(rows: list[dict[str, Any]], kinds: dict[str, str], level: int) -> lis
         others = [
             r
             for r in rows
-            if r["set"] == row["set"] and r["denoiser"] in {n + PER_CHANNEL for n, k in kinds.items() if k == kind} and r[score] != "-"
+            if r["set"] == row["set"]
+            and r["denoiser"] in {n + PER_CHANNEL for n, k in kinds.items() if k == kind}
+            and r[score] != "-"
         ]
         if others and row[score] != "-":
             best = max(others, key=lambda r: r[score])
             found.append(
-                {"set": row["set"], "in colour": row["denoiser"], "PSNR": row[score], "beside": best["denoiser"], "its PSNR": best[score]}
+                {
+                    "set": row["set"],
+                    "in colour": row["denoiser"],
+                    "PSNR": row[score],
+                    "beside": best["denoiser"],
+                    "its PSNR": best[score],
+                }
             )
             found[-1]["gain (wanted: 0.8)"] = row[score] - best[score]
     return found
@@ -95,10 +118,25 @@ def colour(rows: list[dict[str, Any]], kinds: dict[str, str], level: int) -> lis
 def main():
     parser = arguments(__doc__)
     parser.add_argument("sets", type=Path, nargs="*", metavar="SET")
-    parser.add_argument("--out-of-distribution", type=Path, nargs="+", default=[], metavar="SET", help="sets of another kind")
-    parser.add_argument("--weights", nargs="+", help="names or paths of weights of any kind; all shipped ones if not given")
-    parser.add_argument("--dncnn", type=Path, nargs="*", default=[], help="state dicts of published DnCNNs")
-    parser.add_argument("--levels", type=int, nargs="+", default=LEVELS, choices=LEVELS, help="of 255")
+    parser.add_argument(
+        "--out-of-distribution",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="sets of another kind",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        help="names or paths of weights of any kind; all shipped ones if not given",
+    )
+    parser.add_argument(
+        "--dncnn", type=Path, nargs="*", default=[], help="state dicts of published DnCNNs"
+    )
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=LEVELS, choices=LEVELS, help="of 255"
+    )
     parser.add_argument("--only", nargs="*", help="only these of the table")
     parser.add_argument("--limit", type=int, help="only the first images of each set")
     parser.add_argument("--every", type=int, default=4, help="every so many slices of a CT stack")
@@ -107,22 +145,40 @@ def main():
     if not args.sets + args.out_of_distribution:
         parser.error("no set of test images")
     networks = {label(name): network(name) for name in args.weights or shipped()}
-    candidates = {"TV": as_denoiser(tv)} | networks | {path.stem: denoisers.make("dncnn", weights=path) for path in args.dncnn}
+    candidates = (
+        {"TV": as_denoiser(tv)}
+        | networks
+        | {path.stem: denoisers.make("dncnn", weights=path) for path in args.dncnn}
+    )
     kinds = {name: D.kind for name, D in networks.items()}
     rows = []
     with torch.no_grad():
         for path in [*args.sets, *args.out_of_distribution]:
-            images = read_set(path, 1 if args.gray else None, args.every)[: 2 if args.quick else args.limit]
+            images = read_set(path, 1 if args.gray else None, args.every)[
+                : 2 if args.quick else args.limit
+            ]
             images = [image[:, :48, :48] for image in images] if args.quick else images
-            where = {"set": path.stem, "images": len(images), "distribution": "out" if path in args.out_of_distribution else "in"}
+            where = {
+                "set": path.stem,
+                "images": len(images),
+                "distribution": "out" if path in args.out_of_distribution else "in",
+            }
             for name, D in candidates.items():
-                row = measure(name, D, images, args.levels) if not args.only or name in args.only else None
+                row = (
+                    measure(name, D, images, args.levels)
+                    if not args.only or name in args.only
+                    else None
+                )
                 rows += [] if row is None else [where | row]
     tables = {"Denoising, mean PSNR (dB) and SSIM": rows}
     if args.out_of_distribution and args.sets:
-        tables["In and out of distribution, mean PSNR (dB) of the sets"] = generalisation(rows, args.levels)
+        tables["In and out of distribution, mean PSNR (dB) of the sets"] = generalisation(
+            rows, args.levels
+        )
     level = 25 if 25 in args.levels else args.levels[0]
-    tables[f"Colour against grey on every channel, PSNR (dB) at {level}"] = colour(rows, kinds, level)
+    tables[f"Colour against grey on every channel, PSNR (dB) at {level}"] = colour(
+        rows, kinds, level
+    )
     publish(args, tables)
 
 

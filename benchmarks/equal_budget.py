@@ -33,12 +33,19 @@ def seconds_per_step(config):
     def run(steps):
         with tempfile.TemporaryDirectory() as folder:
             start = time.process_time()
-            train(replace(config, out=folder, steps=steps, checkpoint_every=10**9, validate_every=10**9), progress=False)
+            train(
+                replace(
+                    config, out=folder, steps=steps, checkpoint_every=10**9, validate_every=10**9
+                ),
+                progress=False,
+            )
             return time.process_time() - start
 
     run(2)
     few, more = 5, 25
-    while (spent := run(more) - run(few)) < 5 and more < 2000:  # long enough for the clock and the noise of two set-ups
+    while (
+        spent := run(more) - run(few)
+    ) < 5 and more < 2000:  # long enough for the clock and the noise of two set-ups
         more *= 2
     return max(1e-3, spent / (more - few))
 
@@ -53,7 +60,11 @@ def main():
     args = parse(parser)
     rows = []
     for name in args.only or NAMES:
-        values = {**read_toml(RECIPES / f"{NAMES[name]}.toml"), "data": str(args.data), "out": str(args.out / name)}
+        values = {
+            **read_toml(RECIPES / f"{NAMES[name]}.toml"),
+            "data": str(args.data),
+            "out": str(args.out / name),
+        }
         values.pop("validation", None)
         config = TrainConfig.from_dict(values)
         if args.size:
@@ -62,15 +73,37 @@ def main():
         if not path.exists():
             seconds = seconds_per_step(config)
             steps = 2 if args.quick else max(20, round(60 * args.minutes / seconds))
-            config = replace(config, steps=steps, warmup=min(config.warmup, steps // 10), checkpoint_every=max(1, steps // 10))
+            config = replace(
+                config,
+                steps=steps,
+                warmup=min(config.warmup, steps // 10),
+                checkpoint_every=max(1, steps // 10),
+            )
             start = time.process_time()
-            train(replace(config, validate_every=10**9, card={**config.card, "CPU seconds per step": round(seconds, 4)}))
+            train(
+                replace(
+                    config,
+                    validate_every=10**9,
+                    card={**config.card, "CPU seconds per step": round(seconds, 4)},
+                )
+            )
             spent = f"{(time.process_time() - start) / 60:.2f}"
         else:
             spent = "-"
         card = load(path, kind=config.denoiser)[2]
-        row = {"network": name, "parameters": card["parameters"], "steps": card["steps"], "Mpx": card["pixels"] / 1e6}
-        rows.append(row | {"CPU minutes planned": card["steps"] * card["CPU seconds per step"] / 60, "spent": spent})
+        row = {
+            "network": name,
+            "parameters": card["parameters"],
+            "steps": card["steps"],
+            "Mpx": card["pixels"] / 1e6,
+        }
+        rows.append(
+            row
+            | {
+                "CPU minutes planned": card["steps"] * card["CPU seconds per step"] / 60,
+                "spent": spent,
+            }
+        )
     publish(args, {f"Training on {args.data.name}": rows})
 
 

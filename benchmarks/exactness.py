@@ -15,8 +15,8 @@ from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import PROJECTORS, Radon
-from pnp_mlpatch.report import table
 from pnp_mlpatch.testing import adjoint_mismatch, optimality
+from pnp_mlpatch.viz.panels import table
 
 
 def operators(size):
@@ -24,16 +24,24 @@ def operators(size):
     yield "identity", Identity((1, size, size))
     yield "mask", Mask(random_mask((size, size), keep=0.3))
     yield "blur", Blur(gaussian_psf(2.0), (1, size, size))
-    yield "lensing, mask and noise over two decades", Lensing(weight=random_mask((size, size), keep=0.7) / noise)
+    yield (
+        "lensing, mask and noise over two decades",
+        Lensing(weight=random_mask((size, size), keep=0.7) / noise),
+    )
     for projector in PROJECTORS:
         for backend in ("sparse", "astra_cpu"):
-            yield f"radon {projector} {backend}", Radon((size, size), 60, projector=projector, backend=backend, cache=False)
+            yield (
+                f"radon {projector} {backend}",
+                Radon((size, size), 60, projector=projector, backend=backend, cache=False),
+            )
     if torch.cuda.is_available():
         yield "radon astra_cuda (unmatched)", Radon((size, size), 60, backend="astra_cuda")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64)
     args = parser.parse_args()
     rows = []

@@ -24,13 +24,14 @@ from pydicom.data import get_testdata_file
 from torch import Tensor, nn
 
 from pnp_mlpatch import cli, denoisers, operators, reconstruct, samples
-from pnp_mlpatch.ct.scans import read_dicom, read_scan
+from pnp_mlpatch.ct.scan import read_dicom, read_scan
 from pnp_mlpatch.denoisers.dncnn import DnCNN
-from pnp_mlpatch.imageio import read_array, read_image, write_image
+from pnp_mlpatch.io.arrays import read_array
+from pnp_mlpatch.io.images import read_image, write_image
 from pnp_mlpatch.lensing.catalogue import read_catalogue
-from pnp_mlpatch.lensing.maps import read_shear
+from pnp_mlpatch.lensing.fits import read_shear
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers.base import Result
+from pnp_mlpatch.solvers import Result
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.sources import open_sources, whole_images
 
@@ -63,7 +64,9 @@ COMMANDS = {
         ("v.h5", "v.json"),
     ),
     "massmap": Command(
-        "massmap {data}/shear.npy --pixel '0.4 arcmin' --n-gal 30 --out k.fits --quiet --iterations 6", "--seed 5", ("k.fits",)
+        "massmap {data}/shear.npy --pixel '0.4 arcmin' --n-gal 30 --out k.fits --quiet --iterations 6",
+        "--seed 5",
+        ("k.fits",),
     ),
     "train": Command(
         "train --data {data}/train --out run --steps 6 --set checkpoint_every=2 --set validate_every=6 --set batch=2 --set size=32 "
@@ -80,7 +83,9 @@ def make_data() -> None:
     for path in ("photo.png", "train/a.png", "train/b.png"):
         write_image(path, PHOTO if "a" not in path else PHOTO.flip(-1))
     rng = np.random.default_rng(0)
-    slices = torch.cat([samples.chest_ct()[..., 200 + 8 * k : 232 + 8 * k, 200:232] for k in range(3)])
+    slices = torch.cat(
+        [samples.chest_ct()[..., 200 + 8 * k : 232 + 8 * k, 200:232] for k in range(3)]
+    )
     integrals = Radon((32, 32), 24, cache=False)((slices + 1024) * 1e-5)[:, 0].numpy()
     np.save("scan.npy", integrals + 0.005 * rng.normal(size=integrals.shape).astype(np.float32))
     np.save("shear.npy", 0.12 * rng.normal(size=(2, 24, 24)).astype(np.float32))
@@ -101,13 +106,18 @@ def make_arrays(values: np.ndarray) -> None:
     """Inputs of arrays, each in a folder with the name of its kind; ``values`` (3, 16, 16) are in [0, 1]."""
     np.save("npy/a.npy", values[0])
     np.savez("npz/a.npz", a=values)
-    zarr.open_array("zarr/a.zarr", mode="w", shape=values.shape, chunks=(1, 16, 16), dtype="f4")[:] = values
+    zarr.open_array("zarr/a.zarr", mode="w", shape=values.shape, chunks=(1, 16, 16), dtype="f4")[
+        :
+    ] = values
     with h5py.File("hdf5/a.h5", "w") as file:
         file["exchange/data"] = (1e4 * np.exp(-values)).astype(np.uint16).transpose(1, 0, 2)
         file["exchange/data_white"] = np.full((2, 3, 16), 10000, np.uint16)
         file["exchange/data_dark"] = np.zeros((2, 3, 16), np.uint16)
         file["exchange/theta"] = np.arange(16) * 11.25
-    images = [fits.ImageHDU(0.1 * value, name=name) for name, value in zip(("GAMMA1", "GAMMA2", "NOISE"), values, strict=True)]
+    images = [
+        fits.ImageHDU(0.1 * value, name=name)
+        for name, value in zip(("GAMMA1", "GAMMA2", "NOISE"), values, strict=True)
+    ]
     fits.HDUList([fits.PrimaryHDU(), *images]).writeto("fits/a.fits")
     Path("fits.gz/a.fits.gz").write_bytes(gzip.compress(Path("fits/a.fits").read_bytes()))
     galaxies = values.reshape(-1)[:200].reshape(40, 5) * [0.1, 0.1, 0.2, 0.2, 1] + [150, 2, 0, 0, 0]
@@ -118,17 +128,25 @@ def make_others() -> None:
     """The other inputs."""
     for kind in ("png", "tiff"):
         write_image(f"{kind}/a.{kind}", PHOTO)
-    Path("toml/a.toml").write_text('data = "x"\nout = "y"\nsteps = 100\nlr = 0.001\n[model]\nwidth = 32\n')
+    Path("toml/a.toml").write_text(
+        'data = "x"\nout = "y"\nsteps = 100\nlr = 0.001\n[model]\nwidth = 32\n'
+    )
     one = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     for k in range(3):
-        one.InstanceNumber, one.ImagePositionPatient, one.SOPInstanceUID = k + 1, [0, 0, 5.0 * k], f"1.2.3.{k}"
+        one.InstanceNumber, one.ImagePositionPatient, one.SOPInstanceUID = (
+            k + 1,
+            [0, 0, 5.0 * k],
+            f"1.2.3.{k}",
+        )
         one.save_as(f"dicom/{k}.dcm")
     torch.manual_seed(0)
     DnCNN(1, depth=3, width=4).save("safetensors/a.safetensors", {})
     layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3)]
     torch.save(nn.Sequential(*layers).state_dict(), "pth/a.pth")
     A = operators.make("mask", mask=(PHOTO[0, 0] > PHOTO.mean()).float())
-    reconstruct(A(PHOTO), A, "tv", noise=0.05, sigma=0.05, iterations=3, progress=False).save("result (.pt)/a.pt")
+    reconstruct(A(PHOTO), A, "tv", noise=0.05, sigma=0.05, iterations=3, progress=False).save(
+        "result (.pt)/a.pt"
+    )
     project("cached matrix")
 
 
@@ -174,7 +192,14 @@ READERS: dict[str, Callable[[], Any]] = {
     "result (.pt)": partial(read_result, "a.pt"),
     "cached matrix": partial(project, "."),
 }
-CHECKSUM = ("png", "npz", "fits.gz", "pth", "result (.pt)", "cached matrix")  # the formats that have one
+CHECKSUM = (
+    "png",
+    "npz",
+    "fits.gz",
+    "pth",
+    "result (.pt)",
+    "cached matrix",
+)  # the formats that have one
 
 
 def make_inputs() -> None:

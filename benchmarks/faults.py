@@ -44,7 +44,7 @@ from common import arguments, parse, publish
 from fault_inputs import CHECKSUM, COMMANDS, READERS, digest, make_data, make_inputs, resume
 from tqdm.auto import tqdm
 
-import pnp_mlpatch.massmap
+import pnp_mlpatch.pipelines.mass_map
 from pnp_mlpatch.errors import PnPError
 
 LIMIT = 120  # seconds until a process counts as hanging
@@ -71,9 +71,21 @@ class Ended:
             return "traceback"
         if self.status < 0:
             killed = -self.status in (signal.SIGKILL, signal.SIGPROF, signal.SIGXFSZ)
-            return "killed" if killed else "hang" if -self.status == signal.SIGALRM else f"crash by signal {-self.status}"
+            return (
+                "killed"
+                if killed
+                else "hang"
+                if -self.status == signal.SIGALRM
+                else f"crash by signal {-self.status}"
+            )
         sentences = sum(line.startswith("pnp-mlpatch: ") for line in self.said.splitlines())
-        return "done" if self.status == 0 else "refused" if (self.status, sentences) == (2, 1) else "no sentence"
+        return (
+            "done"
+            if self.status == 0
+            else "refused"
+            if (self.status, sentences) == (2, 1)
+            else "no sentence"
+        )
 
     def must(self, *verdicts: str) -> str:
         """The verdict; raise :class:`Fault` if it is none of these."""
@@ -86,7 +98,9 @@ class Ended:
             raise Fault(fault, self.said)
 
 
-def start(job: Callable[[], int], folder: Path, before: Callable[[], object] | None = None) -> Callable[[], Ended]:
+def start(
+    job: Callable[[], int], folder: Path, before: Callable[[], object] | None = None
+) -> Callable[[], Ended]:
     """Fork a process that calls ``before()`` and ``job()`` in a folder; what is returned waits for its end."""
     read, write = os.pipe()
 
@@ -144,7 +158,11 @@ def here(job: Callable[[], object], folder: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files in a folder and below."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @dataclass(frozen=True)
@@ -175,9 +193,17 @@ class Whole:
     def differs(self, folder: Path) -> str:
         """What is wrong with the files of another run; empty where nothing is."""
         files = contents(folder)
-        wrong = [final for final in COMMANDS[self.name].finals if files.get(final) != self.files[final]]
+        wrong = [
+            final for final in COMMANDS[self.name].finals if files.get(final) != self.files[final]
+        ]
         more = sorted(files.keys() - self.files.keys())
-        return f"other bits in {', '.join(wrong)}" if wrong else f"left over: {', '.join(more)}" if more else ""
+        return (
+            f"other bits in {', '.join(wrong)}"
+            if wrong
+            else f"left over: {', '.join(more)}"
+            if more
+            else ""
+        )
 
 
 @cache
@@ -187,7 +213,12 @@ def undisturbed(name: str, other: bool = False) -> Whole:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start(run(name, other), folder, partial(stop_at, None))().must("done")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Whole(name, contents(folder), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, COUNT.value)
+    return Whole(
+        name,
+        contents(folder),
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        COUNT.value,
+    )
 
 
 # ---- kills, disks, races
@@ -197,7 +228,9 @@ def stop_at(operation: int | None) -> None:
     """Count what this process opens for writing, moves and removes; kill it before operation number ``operation``."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if event in ("os.rename", "os.remove") or (writes and not str(args[0]).startswith("/dev/")):
             COUNT.value += 1
             if COUNT.value == operation:
@@ -260,7 +293,12 @@ def disk(name: str, rng: Numbers, folder: Path) -> str:
 
 def mount(options: str, folder: Path) -> bool:
     """Mount a disk in memory; whether that is allowed."""
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def race(name: str, rng: Numbers, folder: Path) -> str:
@@ -271,12 +309,18 @@ def race(name: str, rng: Numbers, folder: Path) -> str:
     ends = [wait() for wait in waits]
     verdicts = [end.must("done", "refused") for end in ends]
     ends[0].check("done" in verdicts, "both refused")
-    faults = [whole.differs(folder) for whole, verdict in zip(runs, verdicts, strict=True) if verdict == "done"]
+    faults = [
+        whole.differs(folder)
+        for whole, verdict in zip(runs, verdicts, strict=True)
+        if verdict == "done"
+    ]
     ends[0].check("" in faults, faults[0])
     if "refused" not in verdicts:
         return "one after the other"
     end = ends[verdicts.index("refused")]
-    end.check(any(Path(file).parts[0] in end.said for file in runs[0].files), "refused without a name")
+    end.check(
+        any(Path(file).parts[0] in end.said for file in runs[0].files), "refused without a name"
+    )
     return "one refused"
 
 
@@ -317,7 +361,11 @@ def damaged(content: bytes, rng: Numbers) -> bytes:
 
 def reader(name: str) -> Callable[[], Any]:
     """What reads an input; "killed NAME" is what a command leaves that is killed after six tenths of its operations."""
-    return READERS[name] if name in READERS else partial(resume, name.removeprefix("killed "), workplace() / "data")
+    return (
+        READERS[name]
+        if name in READERS
+        else partial(resume, name.removeprefix("killed "), workplace() / "data")
+    )
 
 
 @cache
@@ -326,7 +374,9 @@ def intact(name: str) -> tuple[Path, Ended]:
     folder, again = workplace() / "inputs" / name, new_folder()
     if name not in READERS:
         folder, command = new_folder(), name.removeprefix("killed ")
-        start(run(command), folder, partial(stop_at, int(0.6 * undisturbed(command).operations)))().must("killed")
+        start(
+            run(command), folder, partial(stop_at, int(0.6 * undisturbed(command).operations))
+        )().must("killed")
     shutil.copytree(folder, again, dirs_exist_ok=True)
     here(partial(reading, reader(name)), again)
     whole = start(partial(reading, reader(name)), again)()
@@ -347,7 +397,10 @@ def damage(name: str, rng: Numbers, folder: Path) -> str:
         return "same values"
     if "Warning" in end.said and "Warning" not in whole.said:
         return "other values, warned of"
-    end.check(name in READERS and name not in CHECKSUM, f"other values in spite of a checksum ({path.name})")
+    end.check(
+        name in READERS and name not in CHECKSUM,
+        f"other values in spite of a checksum ({path.name})",
+    )
     return "other values"
 
 
@@ -378,7 +431,11 @@ def trials(part: str, seeds: range, notes: list[str]) -> list[dict[str, Any]]:
         shutil.rmtree(folder)
     outcomes = [*sorted(set().union(*counts.values()) - {"wrong"}), "wrong"]
     counts["all"] = sum(counts.values(), Counter())
-    return [{part: kind, "trials": n.total(), **{outcome: n[outcome] for outcome in outcomes}} for kind, n in counts.items() if n]
+    return [
+        {part: kind, "trials": n.total(), **{outcome: n[outcome] for outcome in outcomes}}
+        for kind, n in counts.items()
+        if n
+    ]
 
 
 def main():
@@ -390,14 +447,18 @@ def main():
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # forked processes with threads may hang
     sys.dont_write_bytecode = True
-    pnp_mlpatch.massmap.SAVED = 0.0  # a checkpoint after every iteration
+    pnp_mlpatch.pipelines.mass_map.SAVED = 0.0  # a checkpoint after every iteration
     notes: list[str] = []
     try:
         for name in COMMANDS:
             here(run(name), new_folder())
         tables = {}
         for part, (_, _, quick) in PARTS.items():
-            seeds = range(args.first, args.first + (min(quick, getattr(args, part)) if args.quick else getattr(args, part)))
+            seeds = range(
+                args.first,
+                args.first
+                + (min(quick, getattr(args, part)) if args.quick else getattr(args, part)),
+            )
             tables[part] = trials(part, seeds, notes)
     finally:
         shutil.rmtree(workplace())

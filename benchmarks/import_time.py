@@ -17,7 +17,14 @@ OURS = TORCH + (
 
 def main():
     runs = [
-        tuple(map(float, subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True).stdout.split()))
+        tuple(
+            map(
+                float,
+                subprocess.run(
+                    [sys.executable, "-c", OURS], capture_output=True, text=True, check=True
+                ).stdout.split(),
+            )
+        )
         for _ in range(7)
     ]
     torch_s, ours_s = (statistics.median(column) for column in zip(*runs, strict=True))

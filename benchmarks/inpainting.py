@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnp_mlpatch import denoisers, operators, reconstruct, samples
-from pnp_mlpatch.errors import require
-from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.mask import random_mask
 
@@ -45,10 +45,14 @@ def middle(image: Tensor, side: int) -> Tensor:
 
 def restore(A: Any, q: Tensor, D: Any, sigma: float, alpha: float, iterations: int) -> Tensor:
     """ADMM from the biharmonic interpolation; ``sigma`` of 255."""
-    return reconstruct(q, A, D, sigma=sigma / 255, alpha=alpha, iterations=iterations, tol=0, progress=False).x
+    return reconstruct(
+        q, A, D, sigma=sigma / 255, alpha=alpha, iterations=iterations, tol=0, progress=False
+    ).x
 
 
-def choose(name: str, D: Any, images: list[Tensor], args: Any) -> tuple[tuple[float, float], list[dict[str, Any]]]:
+def choose(
+    name: str, D: Any, images: list[Tensor], args: Any
+) -> tuple[tuple[float, float], list[dict[str, Any]]]:
     """The sigma (of 255) and alpha of the best mean PSNR over ``images``, and the sweep."""
     rows, means = [], {}
     for sigma in tqdm(args.sigmas, desc=f"choose for {name}", disable=None):
@@ -74,14 +78,32 @@ def training_images(folder: Path, side: int, most: int = 6) -> list[Tensor]:
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="of test pictures; those of another size than 512 x 512 are left out")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="of test pictures; those of another size than 512 x 512 are left out",
+    )
     parser.add_argument("--published", type=Path, help=f"folder of {FDNCNN}")
     parser.add_argument("--weights", nargs="+", default=["mlpatch-grey"], help="names or paths")
-    parser.add_argument("--choose", type=Path, metavar="FOLDER", help="of training pictures, on which sigma and alpha are chosen")
+    parser.add_argument(
+        "--choose",
+        type=Path,
+        metavar="FOLDER",
+        help="of training pictures, on which sigma and alpha are chosen",
+    )
     parser.add_argument("--sigma", type=float, default=12.0, help="of 255")
     parser.add_argument("--alpha", type=float, default=0.05)
-    parser.add_argument("--sigmas", type=float, nargs="+", default=[8.0, 12.0, 16.0, 20.0], help="of the sweep, of 255")
-    parser.add_argument("--alphas", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2], help="of the sweep")
+    parser.add_argument(
+        "--sigmas",
+        type=float,
+        nargs="+",
+        default=[8.0, 12.0, 16.0, 20.0],
+        help="of the sweep, of 255",
+    )
+    parser.add_argument(
+        "--alphas", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2], help="of the sweep"
+    )
     parser.add_argument("--iterations", type=int, default=20)
     args = parse(parser)
     if args.quick:
@@ -90,7 +112,11 @@ def main():
     from skimage.restoration import inpaint_biharmonic
 
     tests = {"camera": samples.camera()}
-    for path in sorted(p for p in args.folder.iterdir() if p.suffix.lower() in READABLE) if args.folder else ():
+    for path in (
+        sorted(p for p in args.folder.iterdir() if p.suffix.lower() in READABLE)
+        if args.folder
+        else ()
+    ):
         image = read_image(path, gray=True)
         if tuple(image.shape[-2:]) == (512, 512):
             tests[path.stem] = image
@@ -113,15 +139,27 @@ def main():
         rows, seconds = [], dict.fromkeys(candidates, 0.0)
         for k, (image, truth) in enumerate(tqdm(tests.items(), desc="test", disable=None)):
             A, q = problem(truth, k)
-            theirs = torch.from_numpy(inpaint_biharmonic(q[0, 0].double().numpy(), (A.mask[0] == 0).numpy())).float()[None, None]
-            row = {"image": image, "biharmonic": float(psnr(A.initial(q), truth)), "scikit-image": float(psnr(theirs, truth))}
+            theirs = torch.from_numpy(
+                inpaint_biharmonic(q[0, 0].double().numpy(), (A.mask[0] == 0).numpy())
+            ).float()[None, None]
+            row = {
+                "image": image,
+                "biharmonic": float(psnr(A.initial(q), truth)),
+                "scikit-image": float(psnr(theirs, truth)),
+            }
             for name, D in candidates.items():
                 start = time.perf_counter()
                 x = restore(A, q, D, *settings[name], args.iterations)
                 seconds[name] += time.perf_counter() - start
-                row |= {name: float(psnr(x, truth)), f"{name}, kept": float(psnr(torch.where(A.mask > 0, q, x), truth))}
+                row |= {
+                    name: float(psnr(x, truth)),
+                    f"{name}, kept": float(psnr(torch.where(A.mask > 0, q, x), truth)),
+                }
             rows.append(row)
-    mean = {"image": "mean", **{key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "image"}}
+    mean = {
+        "image": "mean",
+        **{key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "image"},
+    }
     summary = []
     for name in candidates:
         baseline = max(mean["biharmonic"], mean["scikit-image"])
@@ -131,14 +169,28 @@ def main():
             "alpha": f"{settings[name][1]:g}",
             "seconds": seconds[name] / len(rows),
         }
-        row |= {"less the better biharmonic": mean[name] - baseline, "kept": mean[f"{name}, kept"] - baseline}
+        row |= {
+            "less the better biharmonic": mean[name] - baseline,
+            "kept": mean[f"{name}, kept"] - baseline,
+        }
         if args.published:
             row["less FDnCNN"] = mean[name] - mean["FDnCNN, published"]
         summary.append(row)
     size = " x ".join(str(n) for n in truth.shape[-2:])
-    tables = {f"Choice of sigma and alpha on {len(images)} pictures, mean PSNR (dB)": sweeps} if args.choose else {}
-    tables |= {f"Inpainting {size}, {100 * KEEP:.0f} % of the pixels, {args.iterations} iterations, PSNR (dB)": [*rows, mean]}
-    tables |= {"Mean differences (dB); wanted: MLPatch 2 above biharmonic and at most 0.5 below FDnCNN": summary}
+    tables = (
+        {f"Choice of sigma and alpha on {len(images)} pictures, mean PSNR (dB)": sweeps}
+        if args.choose
+        else {}
+    )
+    tables |= {
+        f"Inpainting {size}, {100 * KEEP:.0f} % of the pixels, {args.iterations} iterations, PSNR (dB)": [
+            *rows,
+            mean,
+        ]
+    }
+    tables |= {
+        "Mean differences (dB); wanted: MLPatch 2 above biharmonic and at most 0.5 below FDnCNN": summary
+    }
     publish(args, tables)
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnp_mlpatch.denoisers.base import check_image, sigma_column
-from pnp_mlpatch.denoisers.networks import Network
-from pnp_mlpatch.errors import InputError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Network, check_image, sigma_column
+from pnp_mlpatch.errors import InputError
 
 
 class Block(nn.Module):
@@ -71,13 +71,19 @@ class LIIF(Network):
         super().__init__(channels, float(sigma_max), config)
         self.factor, self.skip = factor, skip
         self.head = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1))
-        self.code = nn.Conv2d(width, hidden[0], 3, padding=1)  # this and place: one layer, on 9 width + 4 numbers
+        self.blocks = nn.Sequential(
+            *(Block(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1)
+        )
+        self.code = nn.Conv2d(
+            width, hidden[0], 3, padding=1
+        )  # this and place: one layer, on 9 width + 4 numbers
         self.place = nn.Linear(4, hidden[0], bias=False)
         bound = 1 / math.sqrt(9 * width + 4)
         for values in (self.code.weight, self.code.bias, self.place.weight):
             nn.init.uniform_(values, -bound, bound)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden, (*hidden[1:], channels), strict=True))
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(hidden, (*hidden[1:], channels), strict=True)
+        )
 
     @classmethod
     def example(cls) -> LIIF:
@@ -86,17 +92,36 @@ class LIIF(Network):
     def forward(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         return self.upscale(x, 1, sigma)
 
-    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, factor: float | None = None, chunk: int = 16384) -> Tensor:
+    def at(
+        self,
+        x: Tensor,
+        coords: Tensor,
+        sigma: float | Tensor = 0.0,
+        factor: float | None = None,
+        chunk: int = 16384,
+    ) -> Tensor:
         """The values (B, C, Q) at ``coords`` (Q, 2) or (B, Q, 2): (row, column) in pixels of ``x``, pixel centres at the integers.
 
         ``factor`` sets the cell, the size of an output pixel: 1 / factor pixels of ``x``.
         """
         check_image(x, "LIIF.at", self.channels)
         sigma_column(sigma, x, "LIIF.at", self.sigma_max)
-        if coords.shape[-1] != 2 or coords.ndim not in (2, 3) or (coords.ndim == 3 and len(coords) not in (1, len(x))):
-            raise InputError(f"LIIF.at: coords must have shape (Q, 2) or ({len(x)}, Q, 2), got {tuple(coords.shape)}.")
-        coords, codes = coords.reshape(-1, coords.shape[-2], 2).expand(len(x), -1, -1), self.encode(x)
-        parts = [self.decode(x, codes, part, factor or self.factor) for part in coords.split(chunk, dim=1)]
+        if (
+            coords.shape[-1] != 2
+            or coords.ndim not in (2, 3)
+            or (coords.ndim == 3 and len(coords) not in (1, len(x)))
+        ):
+            raise InputError(
+                f"LIIF.at: coords must have shape (Q, 2) or ({len(x)}, Q, 2), got {tuple(coords.shape)}."
+            )
+        coords, codes = (
+            coords.reshape(-1, coords.shape[-2], 2).expand(len(x), -1, -1),
+            self.encode(x),
+        )
+        parts = [
+            self.decode(x, codes, part, factor or self.factor)
+            for part in coords.split(chunk, dim=1)
+        ]
         return torch.cat(parts, dim=2).to(x.dtype)
 
     def upscale(self, x: Tensor, factor: float, sigma: float | Tensor = 0.0) -> Tensor:
@@ -105,7 +130,10 @@ class LIIF(Network):
         if not finite_number(factor) or factor < 1:
             raise InputError(f"LIIF.upscale: factor must be a number >= 1, got {factor!r}.")
         size = [math.floor(n * factor + 1e-9) for n in x.shape[-2:]]
-        axes = [(torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5 for n in size]
+        axes = [
+            (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5
+            for n in size
+        ]
         coords = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2)
         return self.at(x, coords, sigma).reshape(*x.shape[:2], *size)
 
@@ -121,7 +149,9 @@ class LIIF(Network):
         for corner, area in neighbours(coords):
             row, col = (corner[..., k].long().clamp(0, x.shape[2 + k] - 1) for k in range(2))
             distance = 2 * (coords - corner)
-            place = torch.cat([distance, torch.full_like(distance, 2 / factor)], dim=-1).to(self.place.weight.dtype)
+            place = torch.cat([distance, torch.full_like(distance, 2 / factor)], dim=-1).to(
+                self.place.weight.dtype
+            )
             h = codes[images, row, col] + self.place(place)
             for layer in self.layers:
                 h = layer(F.relu(h))

@@ -18,10 +18,10 @@ from ct_quality import shepp_logan
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, e_mode, rescaled, samples
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.lensing.fields import lognormal_convergence
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators.blur import Blur
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -53,10 +53,14 @@ class Case:
             return denoisers.make(name)
         if name == "mlpatch":
             return e_mode(denoisers.make(name, weights="mlpatch-kappa"))
-        return e_mode(denoisers.make(name) if name == "tv" else rescaled(denoisers.make(name), 0.4, -0.1))
+        return e_mode(
+            denoisers.make(name) if name == "tv" else rescaled(denoisers.make(name), 0.4, -0.1)
+        )
 
 
-def cases(size: int = SIZE, *, pictures: Path | None = None, slices: Path | None = None) -> Iterator[Case]:
+def cases(
+    size: int = SIZE, *, pictures: Path | None = None, slices: Path | None = None
+) -> Iterator[Case]:
     """All cases, image by image; with ``pictures`` and ``slices`` those on which settings are chosen."""
     images = settling(size, pictures, slices) if pictures and slices else shipped(size)
     for index, (name, truth) in enumerate(images.items()):
@@ -77,17 +81,26 @@ def shipped(size: int) -> dict[str, Tensor]:
         "lung": chest[..., 200 : 200 + size, 100 : 100 + size],
         "phantom": shepp_logan(size),
         "leaves": dead_leaves(size, generator),
-        "waves": (0.5 + 0.4 * torch.sin(2 * math.pi * (2 + 10 * waves[:, None]) * waves) * waves[:, None])[None, None],
+        "waves": (
+            0.5 + 0.4 * torch.sin(2 * math.pi * (2 + 10 * waves[:, None]) * waves) * waves[:, None]
+        )[None, None],
     }
 
 
 def settling(size: int, pictures: Path, slices: Path) -> dict[str, Tensor]:
     """Other images, on which settings are chosen: four pictures, three CT slices, leaves of another draw, and what is drawn."""
     photos, scans = read_set(pictures, 1), read_set(slices)
-    found = {f"picture {k}": photos[k][None] for k in (7, 101, 203, 302)} | {f"slice {k}": scans[k][None] for k in (8, 14)}
-    found = {name: x[..., (x.shape[-2] - size) // 2 :, (x.shape[-1] - size) // 2 :][..., :size, :size] for name, x in found.items()}
+    found = {f"picture {k}": photos[k][None] for k in (7, 101, 203, 302)} | {
+        f"slice {k}": scans[k][None] for k in (8, 14)
+    }
+    found = {
+        name: x[..., (x.shape[-2] - size) // 2 :, (x.shape[-1] - size) // 2 :][..., :size, :size]
+        for name, x in found.items()
+    }
     found |= {"small slice": F.interpolate(scans[3][None], size=(size, size), mode="area")}
-    return found | {"other leaves": dead_leaves(size, torch.Generator().manual_seed(5))} | drawn(size)
+    return (
+        found | {"other leaves": dead_leaves(size, torch.Generator().manual_seed(5))} | drawn(size)
+    )
 
 
 def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
@@ -115,7 +128,11 @@ def drawn(size: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     for _ in range(12):
         a, b, c, d, turn, gray = torch.rand(6, generator=generator).tolist()
-        ellipses[inside((a - 0.5) * 0.7, (b - 0.5) * 0.7, math.pi * turn, 0.05 + 0.3 * c, 0.03 + 0.15 * d)] = gray
+        ellipses[
+            inside(
+                (a - 0.5) * 0.7, (b - 0.5) * 0.7, math.pi * turn, 0.05 + 0.3 * c, 0.03 + 0.15 * d
+            )
+        ] = gray
     generator = torch.Generator().manual_seed(11)
     for _ in range(4):
         a, b, c, d, turn, gray = torch.rand(6, generator=generator).tolist()
@@ -129,7 +146,15 @@ def drawn(size: int) -> dict[str, Tensor]:
     edge[low:, right:] = 0.45 + 0.02 * torch.rand(size - low, size - right, generator=generator)
     edge[: size * 5 // 16, size * 25 // 48 :] -= 0.06
     ring = 0.5 + 0.4 * torch.cos(2 * math.pi * (3 * r + 22 * r * r))
-    return {name: x[None, None] for name, x in {"ring": ring, "ellipses": ellipses, "shells": shells, "edge": edge.clamp(0, 1)}.items()}
+    return {
+        name: x[None, None]
+        for name, x in {
+            "ring": ring,
+            "ellipses": ellipses,
+            "shells": shells,
+            "edge": edge.clamp(0, 1),
+        }.items()
+    }
 
 
 def of_picture(name: str, truth: Tensor) -> Iterator[Case]:
@@ -171,5 +196,15 @@ def of_sky(index: int, size: int, *, settle: bool) -> Iterator[Case]:
 
     for galaxies in (8, 30, 66):
         noise = 0.26 / math.sqrt(galaxies * 0.293**2)
-        e = torch.randn(1, 2, size, size, generator=torch.Generator().manual_seed(galaxies + 1000 * index))
-        yield Case(f"sky {index}", "lensing", f"{galaxies} galaxies", (shear + noise * e) * seen, A, noise, score)
+        e = torch.randn(
+            1, 2, size, size, generator=torch.Generator().manual_seed(galaxies + 1000 * index)
+        )
+        yield Case(
+            f"sky {index}",
+            "lensing",
+            f"{galaxies} galaxies",
+            (shear + noise * e) * seen,
+            A,
+            noise,
+            score,
+        )

@@ -24,8 +24,18 @@ FOLDED = {"square": 3, "features": 16, "width": 32, "depth": 2, "fold": 2, "resi
 ROWS = {
     "grid, 64 x 8 (present)": {**GRID, "features": 64, "dilations": (1, 1, 1, 1, 1, 2, 2, 1)},
     "folded 2, 96 x 10": {**FOLDED, "stem_width": 96, "dilations": (1,) * 10},
-    "folded 2, 96 x 10, not residual": {**FOLDED, "stem_width": 96, "dilations": (1,) * 10, "residual": False},
-    "folded 2, 96 x 10, ReLU": {**FOLDED, "stem_width": 96, "dilations": (1,) * 10, "activation": "relu"},
+    "folded 2, 96 x 10, not residual": {
+        **FOLDED,
+        "stem_width": 96,
+        "dilations": (1,) * 10,
+        "residual": False,
+    },
+    "folded 2, 96 x 10, ReLU": {
+        **FOLDED,
+        "stem_width": 96,
+        "dilations": (1,) * 10,
+        "activation": "relu",
+    },
     "folded 2, 128 x 8": {**FOLDED, "stem_width": 128, "dilations": (1,) * 8},
     "folded 2, 80 x 14": {**FOLDED, "stem_width": 80, "dilations": (1,) * 14},
     "folded 4, 256 x 6": {**FOLDED, "fold": 4, "stem_width": 256, "dilations": (1,) * 6},
@@ -85,7 +95,10 @@ def main():
                 "CPU s": seconds_of_use(model, 64 if args.quick else 512),
                 "Mpx": config.batch * config.crop**2 * steps / 1e6,
                 "CPU minutes": f"{spent:.1f}",
-                **{f"PSNR {level}": value for level, value in zip(LEVELS, validate(model, images).values(), strict=True)},
+                **{
+                    f"PSNR {level}": value
+                    for level, value in zip(LEVELS, validate(model, images).values(), strict=True)
+                },
             }
         )
         publish(args, {f"Members, {args.validation.name}": rows})

@@ -37,13 +37,18 @@ from torch import Tensor
 
 import pnp_mlpatch
 from pnp_mlpatch import denoisers
-from pnp_mlpatch.denoisers.base import registry
-from pnp_mlpatch.denoisers.networks import Network
+from pnp_mlpatch.denoisers import Network, registry
 from pnp_mlpatch.weights import read_toml
 
 MB, GB, CARD_GB = 2**20, 2**30, 80
 POINTS = 512  # of each image, in a step of MLPatch
-RECIPES = {"DnCNN": "dncnn-17", "IRCNN": "ircnn-64", "U-Net": "unet-8m", "DRU-Net": "drunet-8m", "MLPatch": "mlpatch-samples-grey"}
+RECIPES = {
+    "DnCNN": "dncnn-17",
+    "IRCNN": "ircnn-64",
+    "U-Net": "unet-8m",
+    "DRU-Net": "drunet-8m",
+    "MLPatch": "mlpatch-samples-grey",
+}
 TALK = {  # memory and time of an epoch at 128, 256, 512, 1024, as printed there; its DnCNN, IRCNN and MLPatch have 3M parameters
     "DnCNN": ("23GB/200s", "78GB/1680s", "> 80GB", "> 80GB"),
     "IRCNN": ("16GB/120s", "55GB/500s", "> 80GB", "> 80GB"),
@@ -66,7 +71,9 @@ def peak_mb() -> float:
 
 def untrained(name: str) -> Network:
     """The network of a recipe with random weights."""
-    recipe = read_toml(Path(pnp_mlpatch.__file__).parent / "training" / "recipes" / f"{RECIPES[name]}.toml")
+    recipe = read_toml(
+        Path(pnp_mlpatch.__file__).parent / "training" / "recipes" / f"{RECIPES[name]}.toml"
+    )
     torch.manual_seed(0)
     return registry.network(recipe.get("denoiser", "mlpatch"))(**recipe["model"])
 
@@ -81,7 +88,9 @@ def step_of(net: Network, images: Tensor, points: int = POINTS) -> Callable[[], 
         if at is None:
             loss = net(images, sigma).square().mean()
         else:
-            places = torch.randint(images.shape[-1], (len(images), points, 2), device=images.device).to(images)
+            places = torch.randint(
+                images.shape[-1], (len(images), points, 2), device=images.device
+            ).to(images)
             loss = at(images, places, sigma).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -98,7 +107,9 @@ def saved_bytes(net: Network, f: Callable[[], object]) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()  # autograd holds them, so no address is used twice
+            kept[storage.data_ptr()] = (
+                storage.nbytes()
+            )  # autograd holds them, so no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -112,7 +123,9 @@ def saved_bytes(net: Network, f: Callable[[], object]) -> int:
 def denoising(size: int) -> dict[str, float]:
     D = denoisers.make("mlpatch")
     with torch.no_grad():
-        D(torch.rand(1, 1, D.tile, D.tile), 0.1)  # one tile: the libraries and their buffers are there
+        D(
+            torch.rand(1, 1, D.tile, D.tile), 0.1
+        )  # one tile: the libraries and their buffers are there
         before = peak_mb()
         D(torch.rand(1, 1, size, size), 0.1)
     return {"before": before, "peak": peak_mb()}
@@ -171,17 +184,29 @@ def mlpatch_table(sizes: list[int], batch: int, steps: int, threads: int) -> lis
         found = in_process("training", "MLPatch", size, batch, steps, threads=threads)
         beyond = found["peak"] - found["before"] - found["images"]
         first = first or beyond
-        row = {"size": size, "images (MB)": found["images"], "peak (MB)": found["peak"], "beyond the images (MB)": beyond}
-        row |= {"saved for backward (MB)": found["saved"], "growth (%, wanted: < 10)": 100 * (beyond / first - 1)}
+        row = {
+            "size": size,
+            "images (MB)": found["images"],
+            "peak (MB)": found["peak"],
+            "beyond the images (MB)": beyond,
+        }
+        row |= {
+            "saved for backward (MB)": found["saved"],
+            "growth (%, wanted: < 10)": 100 * (beyond / first - 1),
+        }
         rows.append(row | {"the talk (3M, on a GPU)": talk("MLPatch", size)})
     return rows
 
 
-def full_image_tables(names: Iterable[str], small: int, threads: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def full_image_tables(
+    names: Iterable[str], small: int, threads: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measured at ``small`` and twice that, one image; and extrapolated to 64 images at the sizes of the talk."""
     measured, extrapolated = [], []
     for name in names:
-        a, b = (in_process("training", name, size, 1, 2, threads=threads) for size in (small, 2 * small))
+        a, b = (
+            in_process("training", name, size, 1, 2, threads=threads) for size in (small, 2 * small)
+        )
         row: dict[str, Any] = {"network": f"{name} ({1e-6 * a['parameters']:.2f}M)"}
         far: dict[str, Any] = dict(row)
         for size, found in ((small, a), (2 * small, b)):
@@ -190,21 +215,30 @@ def full_image_tables(names: Iterable[str], small: int, threads: int) -> tuple[l
         measured.append(row | {"saved, ratio": b["saved"] / a["saved"]})
         for size in TALK_SIZES:
             gb = 64 * b["saved"] * MB / GB * (size / (2 * small)) ** 2
-            far |= {f"{size}": f"{gb:.0f} GB (ext.)" if gb <= CARD_GB else f"> {CARD_GB} GB (ext.)", f"talk {size}": talk(name, size)}
+            far |= {
+                f"{size}": f"{gb:.0f} GB (ext.)" if gb <= CARD_GB else f"> {CARD_GB} GB (ext.)",
+                f"talk {size}": talk(name, size),
+            }
         extrapolated.append(far)
     return measured, extrapolated
 
 
-def gpu_table(names: Iterable[str], device: str, sizes: list[int], batch: int, steps: int) -> list[dict[str, Any]]:
+def gpu_table(
+    names: Iterable[str], device: str, sizes: list[int], batch: int, steps: int
+) -> list[dict[str, Any]]:
     """Memory and seconds a step of every network at every size, up to the memory of the talk's card."""
     cuda = device.startswith("cuda")
     if cuda:
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_GB * GB / total), torch.device(device).index)  # None: the current one
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, CARD_GB * GB / total), torch.device(device).index
+        )  # None: the current one
     rows = []
     for name in names:
         net = untrained(name).to(device)
-        row: dict[str, Any] = {"network": f"{name} ({1e-6 * sum(p.numel() for p in net.parameters()):.2f}M)"}
+        row: dict[str, Any] = {
+            "network": f"{name} ({1e-6 * sum(p.numel() for p in net.parameters()):.2f}M)"
+        }
         for size in sizes:
             row |= {f"{size}": _gpu_cell(net, device, size, batch, steps)}
             row |= {f"talk {size}": talk(name, size)}
@@ -235,12 +269,23 @@ def _gpu_cell(net: Network, device: str, size: int, batch: int, steps: int) -> s
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="of denoising")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="of denoising"
+    )
     parser.add_argument("--training-sizes", type=int, nargs="+", default=list(TALK_SIZES))
-    parser.add_argument("--only", nargs="+", choices=("denoising", "training"), default=("denoising", "training"))
-    parser.add_argument("--batch", type=int, default=64, help="images in a step of MLPatch; with --cuda, of all networks")
+    parser.add_argument(
+        "--only", nargs="+", choices=("denoising", "training"), default=("denoising", "training")
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=64,
+        help="images in a step of MLPatch; with --cuda, of all networks",
+    )
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--cuda", "--gpu", action="store_true", help="the talk's table on a GPU, and nothing else")
+    parser.add_argument(
+        "--cuda", "--gpu", action="store_true", help="the talk's table on a GPU, and nothing else"
+    )
     parser.add_argument("--device", default="cuda", help="of --cuda")
     parser.add_argument("--one", help="(internal) a function and its arguments as JSON")
     args = parse(parser)
@@ -264,11 +309,15 @@ def main():
     if "training" in args.only:
         rows = mlpatch_table(args.training_sizes, args.batch, args.steps, threads)
         tables[f"Training MLPatch, {batch}, {POINTS} random pixels of each"] = rows
-        measured, extrapolated = full_image_tables(("DnCNN",) if args.quick else list(RECIPES)[:-1], 32 if args.quick else 128, threads)
-        tables["Training on whole images, 1 image, measured: peak beyond image, network and libraries, and saved for backward"] = measured
-        tables["The same for 64 images, extrapolated by the number of pixels from what is saved for backward; beside the talk's"] = (
-            extrapolated
+        measured, extrapolated = full_image_tables(
+            ("DnCNN",) if args.quick else list(RECIPES)[:-1], 32 if args.quick else 128, threads
         )
+        tables[
+            "Training on whole images, 1 image, measured: peak beyond image, network and libraries, and saved for backward"
+        ] = measured
+        tables[
+            "The same for 64 images, extrapolated by the number of pixels from what is saved for backward; beside the talk's"
+        ] = extrapolated
     publish(args, tables)
 
 

@@ -33,7 +33,14 @@ from pnp_mlpatch import denoisers, samples
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 
 SIGMA = 25 / 255
-PUBLISHED: dict[str, Any] = {"rings": 9, "angles": 9, "sectors": (370, 370, 370, 100), "width": 370, "depth": 3, "activation": "relu"}
+PUBLISHED: dict[str, Any] = {
+    "rings": 9,
+    "angles": 9,
+    "sectors": (370, 370, 370, 100),
+    "width": 370,
+    "depth": 3,
+    "activation": "relu",
+}
 SMALL: dict[str, Any] = {"width": 352, "depth": 3}  # 0.3M parameters
 CHUNKS, LIMIT_S, TILES = (1024, 4096, 16384), 30.0, (32, 64, 128, 256, 512)
 
@@ -45,9 +52,17 @@ class PerPixel:
         first = net.layers[0]
         level = SIGMA / net.sigma_max
         self.net, self.split, self.offsets = net, split, net.patch_offsets()
-        weights = [first.weight - first.weight.mean(dim=(1, 2, 3), keepdim=True), *(layer.weight for layer in net.layers[1:])]
-        groups = [layer.groups for layer in net.layers]  # groups of one network: 9 for those of the angles, 1 for the mixer
-        biases = [layer.bias if layer.slope is None else layer.bias + level * layer.slope for layer in net.layers]
+        weights = [
+            first.weight - first.weight.mean(dim=(1, 2, 3), keepdim=True),
+            *(layer.weight for layer in net.layers[1:]),
+        ]
+        groups = [
+            layer.groups for layer in net.layers
+        ]  # groups of one network: 9 for those of the angles, 1 for the mixer
+        biases = [
+            layer.bias if layer.slope is None else layer.bias + level * layer.slope
+            for layer in net.layers
+        ]
         self.layers = [  # (groups, inputs, outputs) and (groups, 1, outputs)
             (w.flatten(1).unflatten(0, (g, -1)).mT.contiguous(), b.reshape(g, 1, -1))
             for w, g, b in zip(weights, groups, biases, strict=True)
@@ -58,10 +73,22 @@ class PerPixel:
 
     def points(self, x: Tensor, coords: Tensor) -> Tensor:
         """The denoised values at pixels (Q, 2): (Q,)."""
-        where = (coords[:, None] + self.offsets) * (2 / (self.size - 1)) - 1  # row, column from -1 to 1
-        grid = where.flip(-1).reshape(self.split, -1, len(self.offsets), 2)  # grid_sample wants (x, y)
-        s = F.grid_sample(x.expand(self.split, -1, -1, -1), grid, mode="bicubic", padding_mode="reflection", align_corners=True)
-        h = s.reshape(len(coords), self.layers[0][0].shape[0], -1).transpose(0, 1)  # groups, Q, samples
+        where = (coords[:, None] + self.offsets) * (
+            2 / (self.size - 1)
+        ) - 1  # row, column from -1 to 1
+        grid = where.flip(-1).reshape(
+            self.split, -1, len(self.offsets), 2
+        )  # grid_sample wants (x, y)
+        s = F.grid_sample(
+            x.expand(self.split, -1, -1, -1),
+            grid,
+            mode="bicubic",
+            padding_mode="reflection",
+            align_corners=True,
+        )
+        h = s.reshape(len(coords), self.layers[0][0].shape[0], -1).transpose(
+            0, 1
+        )  # groups, Q, samples
         for weight, bias in self.layers:
             if h.shape[0] != len(weight):  # from the angles to the mixer
                 h = h.transpose(0, 1).reshape(1, len(coords), -1)
@@ -120,18 +147,34 @@ def agreement(net: MLPatch, split: int) -> dict[str, Any]:
     worst = max(float((a - b).abs().max()), float((a - c).abs().max()))
     if worst > 1e-4:
         raise SystemExit(f"the per-pixel evaluation differs from the network by {worst:.1e}")
-    return {"largest difference": f"{worst:.1e}", "rms of the residual": float((x.flatten() - b).square().mean().sqrt())}
+    return {
+        "largest difference": f"{worst:.1e}",
+        "rms of the residual": float((x.flatten() - b).square().mean().sqrt()),
+    }
 
 
 def products(net: MLPatch) -> list[tuple[int, int, int]]:
     """The matrix products of the grid form for each pixel: (groups, inputs, outputs)."""
-    found = [(layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups) for layer in net.stem]
-    channels, window, first = net.config["features"] or net.channels, (2 * net.reach + 1) ** 2, net.layers[0]
+    found = [
+        (layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups)
+        for layer in net.stem
+    ]
+    channels, window, first = (
+        net.config["features"] or net.channels,
+        (2 * net.reach + 1) ** 2,
+        net.layers[0],
+    )
     if net.groups > 1:  # the sampling, then the first layer; else both in one
-        found += [(channels, window, len(net.patch_offsets())), (first.groups, first.weight[0].numel(), len(first.weight) // first.groups)]
+        found += [
+            (channels, window, len(net.patch_offsets())),
+            (first.groups, first.weight[0].numel(), len(first.weight) // first.groups),
+        ]
     else:
         found.append((1, channels * window, len(first.weight)))
-    found += [(layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups) for layer in net.layers[1:]]
+    found += [
+        (layer.groups, layer.weight[0].numel(), layer.weight.shape[0] // layer.groups)
+        for layer in net.layers[1:]
+    ]
     return [*found, (1, net.last.shape[1], net.channels)]
 
 
@@ -167,20 +210,27 @@ def main():
     published, small = random_net(PUBLISHED), random_net(SMALL)
     with torch.no_grad():
         checks = [
-            {"network": name, **agreement(net, part)} for name, net in (("published", published), ("0.3M", small)) for part in {1, split}
+            {"network": name, **agreement(net, part)}
+            for name, net in (("published", published), ("0.3M", small))
+            for part in {1, split}
         ]
 
         # what is timed: name -> (a call, the share of the image that it does, the network)
         runs: dict[str, tuple[Callable[[], object], float, Any]] = {}
         for name, net in (("published", published), ("0.3M on image samples", small)):
-            for how, part in (("per pixel, as published", 1), ("per pixel, sampling on all threads", split)):
+            for how, part in (
+                ("per pixel, as published", 1),
+                ("per pixel, sampling on all threads", split),
+            ):
                 form = PerPixel(net, size, part)
                 share = form.prepare(x)
                 runs[f"{name}: {how}"] = (lambda form=form, share=share: form(x, share)), share, net
             net.tile = fastest_tile(net, x)
             runs[f"{name}: grid form"] = (lambda net=net: net(x, SIGMA)), 1.0, net
         ours = [name for name in shipped("mlpatch", channels=1) if not network(name).deform]
-        others = [name for name in ("dncnn", "ircnn", "unet", "drunet") if name in denoisers.names()]
+        others = [
+            name for name in ("dncnn", "ircnn", "unet", "drunet") if name in denoisers.names()
+        ]
         context = {f"{name}-grey": denoisers.make(name) for name in others}
         for name, D in ({name: network(name) for name in ours} | context).items():
             runs[name] = (lambda D=D: D(x, SIGMA)), 1.0, D
@@ -215,41 +265,90 @@ def main():
         for name, (_, share, D) in runs.items()
     ]
     spread = "published: per pixel, sampling on all threads"
-    ratios = [{"gain": "folding, published network", "times": median[base] / median[grid], "wanted": ""}]
-    ratios += [{"gain": "the same, sampling on all threads", "times": median[spread] / median[grid], "wanted": ""}]
+    ratios = [
+        {"gain": "folding, published network", "times": median[base] / median[grid], "wanted": ""}
+    ]
+    ratios += [
+        {
+            "gain": "the same, sampling on all threads",
+            "times": median[spread] / median[grid],
+            "wanted": "",
+        }
+    ]
     name = "0.3M on image samples"
     for how, wanted in (("as published", "2"), ("sampling on all threads", "")):
         gain = median[f"{name}: per pixel, {how}"] / median[f"{name}: grid form"]
         ratios.append({"gain": f"folding, {name}, {how}", "times": gain, "wanted": wanted})
     for name in ours:
         ratios.append(
-            {"gain": f"architecture, {name} against the published in grid form", "times": median[grid] / median[name], "wanted": ""}
+            {
+                "gain": f"architecture, {name} against the published in grid form",
+                "times": median[grid] / median[name],
+                "wanted": "",
+            }
         )
         wanted = "18, better 25" if name == "mlpatch-grey" else ""
-        ratios.append({"gain": f"both, {name} against the published per pixel", "times": median[base] / median[name], "wanted": wanted})
-        ratios.append({"gain": "the same, sampling on all threads", "times": median[spread] / median[name], "wanted": ""})
+        ratios.append(
+            {
+                "gain": f"both, {name} against the published per pixel",
+                "times": median[base] / median[name],
+                "wanted": wanted,
+            }
+        )
+        ratios.append(
+            {
+                "gain": "the same, sampling on all threads",
+                "times": median[spread] / median[name],
+                "wanted": "",
+            }
+        )
 
     pixels = min(main_net.tile, size) ** 2
     layer_s = [statistics.median(column) for column in zip(*mm, strict=True)]
     limit = [
         {
-            "product": f"{groups} x " * (groups > 1) + f"({pixels} x {inputs}) ({inputs} x {outputs})",
+            "product": f"{groups} x " * (groups > 1)
+            + f"({pixels} x {inputs}) ({inputs} x {outputs})",
             "share of the operations (%)": 200 * groups * inputs * outputs / flops(main_net),
             "GFLOP/s": 2e-9 * pixels * groups * inputs * outputs / spent,
         }
         for (groups, inputs, outputs), spent in zip(products(main_net), layer_s, strict=True)
     ]
-    best, achieved = 1e-9 * flops(main_net) * pixels / sum(layer_s), 1e-9 * flops(main_net) * size**2 / median["mlpatch-grey"]
+    best, achieved = (
+        1e-9 * flops(main_net) * pixels / sum(layer_s),
+        1e-9 * flops(main_net) * size**2 / median["mlpatch-grey"],
+    )
     limit.append({"product": "all", "share of the operations (%)": 100.0, "GFLOP/s": best})
-    limit.append({"product": "achieved by the grid form", "share of the operations (%)": 100.0, "GFLOP/s": achieved})
+    limit.append(
+        {
+            "product": "achieved by the grid form",
+            "share of the operations (%)": 100.0,
+            "GFLOP/s": achieved,
+        }
+    )
     sweep = [
-        {"tile": tile, "seconds": (spent_s := statistics.median(spent)), "us per pixel": 1e6 * spent_s / size**2}
+        {
+            "tile": tile,
+            "seconds": (spent_s := statistics.median(spent)),
+            "us per pixel": 1e6 * spent_s / size**2,
+        }
         for tile, (_, spent) in tiles.items()
     ]
-    notes = [f"mlpatch-grey: {1e-6 * flops(main_net):.2f} MFLOP per pixel, at {100 * achieved / best:.0f} % of torch.mm (wanted: 80 %)."]
-    notes.append(f"The published network: {1e-6 * flops(published):.2f} MFLOP per pixel in the grid form. Medians of {repeats} repeats.")
-    tables = {f"Denoising {size} x {size}": rows, "Gains": ratios, "The limit of mlpatch-grey": limit, "Tiles of mlpatch-grey": sweep}
-    publish(args, tables | {"Per pixel against grid form and MLPatch.at, random weights": checks}, notes)
+    notes = [
+        f"mlpatch-grey: {1e-6 * flops(main_net):.2f} MFLOP per pixel, at {100 * achieved / best:.0f} % of torch.mm (wanted: 80 %)."
+    ]
+    notes.append(
+        f"The published network: {1e-6 * flops(published):.2f} MFLOP per pixel in the grid form. Medians of {repeats} repeats."
+    )
+    tables = {
+        f"Denoising {size} x {size}": rows,
+        "Gains": ratios,
+        "The limit of mlpatch-grey": limit,
+        "Tiles of mlpatch-grey": sweep,
+    }
+    publish(
+        args, tables | {"Per pixel against grid form and MLPatch.at, random weights": checks}, notes
+    )
 
 
 if __name__ == "__main__":

@@ -36,18 +36,27 @@ def main():
         seen, D = reached(case.A).expand_as(case.q), case.denoiser(denoiser)
 
         def fit(q: Tensor, case=case, D=D, sigma=sigma) -> Tensor:
-            x = reconstruct(q, case.A, D, noise=case.noise, sigma=sigma, iterations=15, tol=0.0, progress=False).x
+            x = reconstruct(
+                q, case.A, D, noise=case.noise, sigma=sigma, iterations=15, tol=0.0, progress=False
+            ).x
             return case.A(x) / case.noise
 
-        def deviation(draw: Callable[[torch.Generator], Tensor], case=case, fit=fit, seen=seen) -> tuple[float, float]:
+        def deviation(
+            draw: Callable[[torch.Generator], Tensor], case=case, fit=fit, seen=seen
+        ) -> tuple[float, float]:
             generator, base = torch.Generator().manual_seed(0), fit(case.q)
             told = []
             for _ in range(2 if args.quick else args.draws):
                 b = torch.where(seen, draw(generator), 0.0)
-                told.append(float(((fit(case.q + 0.1 * case.noise * b) - base) * b).sum()) / (0.1 * int(seen.sum())))
+                told.append(
+                    float(((fit(case.q + 0.1 * case.noise * b) - base) * b).sum())
+                    / (0.1 * int(seen.sum()))
+                )
             return float(torch.tensor(told).mean()), float(torch.tensor(told).std())
 
-        _, signs = deviation(lambda g, q=case.q: 2.0 * torch.randint(0, 2, q.shape, generator=g) - 1)
+        _, signs = deviation(
+            lambda g, q=case.q: 2.0 * torch.randint(0, 2, q.shape, generator=g) - 1
+        )
         mean, flat = deviation(lambda g, q=case.q, seen=seen: probe(q, seen, g))
         rows.append(
             {

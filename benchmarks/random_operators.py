@@ -26,7 +26,10 @@ from pnp_mlpatch import operators
 from pnp_mlpatch.ct import FanBeam, ParallelBeam
 from pnp_mlpatch.operators import LinearOperator
 
-FLOAT32, FLOAT64 = 2e-5, 1e-8  # relative errors allowed: of projectors, which compute in float32, and of the others
+FLOAT32, FLOAT64 = (
+    2e-5,
+    1e-8,
+)  # relative errors allowed: of projectors, which compute in float32, and of the others
 NORM = 2e-3  # of norm(), as its docstring says
 STEP = 1e-4  # of the data step, which stops at a relative residual of 1e-9
 
@@ -54,18 +57,32 @@ def mask(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
 
 def radon(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
     """A parallel or fan beam with random angles, elements and offset."""
-    angles = tuple(float(v) for v in np.sort(rng.random(int(rng.integers(1, 9))) * (np.pi if rng.random() < 0.5 else 2 * np.pi)))
+    angles = tuple(
+        float(v)
+        for v in np.sort(
+            rng.random(int(rng.integers(1, 9))) * (np.pi if rng.random() < 0.5 else 2 * np.pi)
+        )
+    )
     detectors, width = int(rng.integers(2, 14)), float(rng.uniform(0.6, 1.6))
     backend = "sparse" if rng.random() < 0.7 else "astra_cpu"
     if rng.random() < 0.5:
-        geometry = ParallelBeam(shape[1:], angles, detectors, spacing=width, offset=float(rng.uniform(-1, 1)))
+        geometry = ParallelBeam(
+            shape[1:], angles, detectors, spacing=width, offset=float(rng.uniform(-1, 1))
+        )
         projector = str(rng.choice(["linear", "line", "strip"]))
     else:
         far = float(rng.uniform(20, 60))
         distances = {"source_origin": far, "origin_detector": float(rng.uniform(0, 40))}
         geometry = FanBeam(shape[1:], angles, detectors, spacing=width, **distances)
         projector = str(rng.choice(["line", "strip"]))
-    return operators.make("radon", shape=geometry, channels=shape[0], projector=projector, backend=backend, cache=False)
+    return operators.make(
+        "radon",
+        shape=geometry,
+        channels=shape[0],
+        projector=projector,
+        backend=backend,
+        cache=False,
+    )
 
 
 def matrix(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
@@ -75,7 +92,10 @@ def matrix(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
     from pnp_mlpatch.interop import from_scipy
 
     columns = int(np.prod(shape))
-    return from_scipy(aslinearoperator(rng.normal(size=(int(rng.integers(1, 2 * columns)), columns))), image_shape=shape)
+    return from_scipy(
+        aslinearoperator(rng.normal(size=(int(rng.integers(1, 2 * columns)), columns))),
+        image_shape=shape,
+    )
 
 
 def lensing(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
@@ -101,14 +121,21 @@ def draw(seed: int) -> tuple[str, LinearOperator, float]:
     shape = (int(rng.integers(1, 4)), int(rng.integers(1, 8)), int(rng.integers(1, 8)))
     name = str(rng.choice([*KINDS, "stack"]))
     if name == "stack":
-        parts = [str(part) for part in rng.choice(["blur", "identity", "mask", "matrix", "radon"], size=2)]
-        A: LinearOperator = operators.make("stack", blocks=[KINDS[part](rng, shape) for part in parts])
+        parts = [
+            str(part)
+            for part in rng.choice(["blur", "identity", "mask", "matrix", "radon"], size=2)
+        ]
+        A: LinearOperator = operators.make(
+            "stack", blocks=[KINDS[part](rng, shape) for part in parts]
+        )
         name = f"stack of {parts[0]} and {parts[1]}"
     else:
         A = KINDS[name](rng, shape)
     if rng.random() < 0.4:
         images = (2,) if rng.random() < 0.5 else ()
-        weight = torch.from_numpy(rng.random((*images, *A.data_shape)) * (rng.random(A.data_shape) < 0.8))
+        weight = torch.from_numpy(
+            rng.random((*images, *A.data_shape)) * (rng.random(A.data_shape) < 0.8)
+        )
         weight[..., -1] += 0.1
         A = A.weighted(weight)
         name += ", a weight for each image" if images else ", weighted"
@@ -118,7 +145,10 @@ def draw(seed: int) -> tuple[str, LinearOperator, float]:
 def dense(A: LinearOperator, images: int) -> Tensor:
     """The matrix of each image of a batch, (images, data, pixels), float64, one unit vector after the other."""
     pixels = int(np.prod(A.image_shape))
-    columns = [A(e.reshape(1, *A.image_shape).expand(images, -1, -1, -1)).flatten(1) for e in torch.eye(pixels, dtype=torch.float64)]
+    columns = [
+        A(e.reshape(1, *A.image_shape).expand(images, -1, -1, -1)).flatten(1)
+        for e in torch.eye(pixels, dtype=torch.float64)
+    ]
     return torch.stack(columns, dim=2)
 
 
@@ -154,9 +184,21 @@ def trial(seed: int) -> tuple[str, list[str]]:
     expected = torch.linalg.solve(H, M.mT @ flat_y + alpha * z.flatten(1)[..., None]) * units
     for dtype, tolerance in ((torch.float64, STEP), (torch.float32, 20 * STEP)):
         q, start = (units * y).to(dtype), (units * z).to(dtype)
-        f = A.data_step(start, alpha, Aty=A.adjoint(q), tol=1e-9 if dtype is torch.float64 else 1e-6, max_iter=3000)
+        f = A.data_step(
+            start,
+            alpha,
+            Aty=A.adjoint(q),
+            tol=1e-9 if dtype is torch.float64 else 1e-6,
+            max_iter=3000,
+        )
         f = f[0] if isinstance(f, tuple) else f
-        compare(f"data step, {dtype}, units {units:.1e}", f.double(), expected, tolerance, float(expected.norm()))
+        compare(
+            f"data step, {dtype}, units {units:.1e}",
+            f.double(),
+            expected,
+            tolerance,
+            float(expected.norm()),
+        )
     return name, wrong
 
 
@@ -166,13 +208,17 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="the seed of the first trial")
     args = parse(parser)
     tried, failed, notes = Counter(), Counter(), []
-    for seed in tqdm(range(args.first, args.first + (14 if args.quick else args.trials)), disable=None):
+    for seed in tqdm(
+        range(args.first, args.first + (14 if args.quick else args.trials)), disable=None
+    ):
         name, wrong = trial(seed)
         kind = name.split()[0].rstrip(",")
         tried[kind] += 1
         failed[kind] += bool(wrong)
         notes += [f"seed {seed}, {name}: {'; '.join(wrong)}"] if wrong else []
-    rows = [{"operator": kind, "trials": tried[kind], "wrong": failed[kind]} for kind in sorted(tried)]
+    rows = [
+        {"operator": kind, "trials": tried[kind], "wrong": failed[kind]} for kind in sorted(tried)
+    ]
     rows.append({"operator": "all", "trials": sum(tried.values()), "wrong": sum(failed.values())})
     publish(args, {"Random operators against dense float64 algebra": rows}, notes)
 

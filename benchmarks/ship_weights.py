@@ -43,7 +43,9 @@ def score_convergence(model, count: int) -> dict[str, float]:
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("name", help="shipped name: the kind of network, a hyphen, and what it was trained on")
+    parser.add_argument(
+        "name", help="shipped name: the kind of network, a hyphen, and what it was trained on"
+    )
     parser.add_argument("path", type=Path)
     parser.add_argument("sets", type=Path, nargs="*", metavar="SET")
     parser.add_argument("--every", type=int, default=4, help="every so many slices of a CT stack")
@@ -63,21 +65,35 @@ def main():
             found = (validate_upscale if upscale else validate)(model, images)
         scores[path.stem] = {key: round(value, 2) for key, value in found.items()}
         rows.append({"set": path.stem, "images": len(images), **found})
-    publish(args, {f"{args.name}, a {model.kind} of {sum(p.numel() for p in model.parameters())} parameters": rows})
+    publish(
+        args,
+        {
+            f"{args.name}, a {model.kind} of {sum(p.numel() for p in model.parameters())} parameters": rows
+        },
+    )
     if args.quick:
         return
-    recipe = weights.read_toml(Path(weights.__file__).parent / "training" / "recipes" / f"{args.name}.toml")
+    recipe = weights.read_toml(
+        Path(weights.__file__).parent / "training" / "recipes" / f"{args.name}.toml"
+    )
     card = {**model.card, **recipe.get("card", {}), "recipe": f"{args.name}.toml", "scores": scores}
     if "convergence" not in scores:
         card |= {"factors": list(FACTORS)} if upscale else {"levels": list(LEVELS)}
-    card["command"] = f"python benchmarks/ship_weights.py {args.name} weights.safetensors {' '.join(path.name for path in args.sets)}"
+    card["command"] = (
+        f"python benchmarks/ship_weights.py {args.name} weights.safetensors {' '.join(path.name for path in args.sets)}"
+    )
     target = weights.DIRECTORY / f"{args.name}.safetensors"
     model.save(target, card)
-    entries = weights.manifest() | {args.name: {"kind": model.kind, "file": target.name, "sha256": weights.sha256(target)}}
+    entries = weights.manifest() | {
+        args.name: {"kind": model.kind, "file": target.name, "sha256": weights.sha256(target)}
+    }
     lines = ["# Weights that ship with the package; written by benchmarks/ship_weights.py."]
     for name, entry in sorted(entries.items()):
         lines += ["", f"[{name}]", *(f'{key} = "{value}"' for key, value in entry.items())]
-    write_whole(weights.DIRECTORY / "manifest.toml", lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_whole(
+        weights.DIRECTORY / "manifest.toml",
+        lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"),
+    )
     print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
 
 

@@ -29,17 +29,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import pnp_mlpatch
-from pnp_mlpatch.denoisers.base import registry
-from pnp_mlpatch.denoisers.networks import Network
+from pnp_mlpatch.denoisers import Network, registry
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.report import panel
 from pnp_mlpatch.training import TrainConfig, train
+from pnp_mlpatch.viz.panels import panel
 
 FACTORS = (2, 4, 8)
 RECIPE = Path(pnp_mlpatch.__file__).parent / "training" / "recipes" / "mlpatch-sr.toml"
 # where LIIF departs from the recipe: its encoder costs the same for any number of queries, so there are as many as in the paper, of fewer
 # windows; the bilinear image is added to what it gives, which is not in the paper: without, it spends a short training on the identity
-LIIF_SETTINGS: dict[str, Any] = {"denoiser": "liif", "batch": 4, "queries": 2304, "lr": 4e-4, "model": {"skip": True}}
+LIIF_SETTINGS: dict[str, Any] = {
+    "denoiser": "liif",
+    "batch": 4,
+    "queries": 2304,
+    "lr": 4e-4,
+    "model": {"skip": True},
+}
 QUICK: dict[str, Any] = {"size": 32, "batch": 2, "queries": 64}
 QUICK_MODELS: dict[str, dict[str, Any]] = {
     "LIIF": {"width": 8, "blocks": 1, "hidden": [16, 16], "skip": True},
@@ -51,7 +56,12 @@ Upscale = Callable[[Tensor, int], Tensor]
 
 def settings(name: str, args: argparse.Namespace) -> TrainConfig:
     """The settings of a training, of a length that is not yet known."""
-    config = replace(TrainConfig.from_toml(RECIPE), data=str(args.train), validation=None, out=str(args.out / name.lower()))
+    config = replace(
+        TrainConfig.from_toml(RECIPE),
+        data=str(args.train),
+        validation=None,
+        out=str(args.out / name.lower()),
+    )
     config = replace(config, **LIIF_SETTINGS) if name == "LIIF" else config
     return replace(config, **QUICK, model=QUICK_MODELS[name]) if args.quick else config
 
@@ -74,21 +84,39 @@ def trained(name: str, args: argparse.Namespace) -> Path:
         config = settings(name, args)
         seconds = seconds_per_step(config, more=1 if args.quick else 10)
         steps = 4 if args.quick else max(1, round(60 * args.minutes / seconds))
-        print(f"{name}: {seconds:.3f} s a step, {steps} steps in {args.minutes:g} minutes", flush=True)
-        often = {"checkpoint_every": max(1, round(300 / seconds)), "validate_every": max(1, steps // 4)}
+        print(
+            f"{name}: {seconds:.3f} s a step, {steps} steps in {args.minutes:g} minutes", flush=True
+        )
+        often = {
+            "checkpoint_every": max(1, round(300 / seconds)),
+            "validate_every": max(1, steps // 4),
+        }
         config = replace(config, steps=steps, warmup=min(config.warmup, steps // 10), **often)
         config = replace(config, card={**config.card, "minutes": args.minutes})
         plan.parent.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return train(TrainConfig.from_dict(json.loads(plan.read_text(encoding="utf-8")), source=str(plan)))
+    return train(
+        TrainConfig.from_dict(json.loads(plan.read_text(encoding="utf-8")), source=str(plan))
+    )
 
 
 def networks(args: argparse.Namespace) -> dict[str, Network]:
     """Those there are weights for: given, in --out, trained now; of MLPatch else the ones that ship."""
     found = {}
     for name in ("LIIF", "MLPatch"):
-        given, own = getattr(args, f"weights_{name.lower()}"), args.out / name.lower() / "weights.safetensors"
-        weights = given or (own if own.exists() else trained(name, args) if args.train else "mlpatch-sr" if name == "MLPatch" else None)
+        given, own = (
+            getattr(args, f"weights_{name.lower()}"),
+            args.out / name.lower() / "weights.safetensors",
+        )
+        weights = given or (
+            own
+            if own.exists()
+            else trained(name, args)
+            if args.train
+            else "mlpatch-sr"
+            if name == "MLPatch"
+            else None
+        )
         if weights:
             found[name] = network(weights)
     return found
@@ -104,7 +132,9 @@ def interpolation(mode: str) -> Upscale:
     return lambda x, factor: F.interpolate(x, scale_factor=factor, mode=mode, align_corners=False)
 
 
-def measure(name: str, method: Upscale, net: Network | None, images: list[Tensor]) -> dict[str, Any]:
+def measure(
+    name: str, method: Upscale, net: Network | None, images: list[Tensor]
+) -> dict[str, Any]:
     """A row of the table."""
     row: dict[str, Any] = {"": name}
     speeds = {}
@@ -128,7 +158,10 @@ def measure(name: str, method: Upscale, net: Network | None, images: list[Tensor
 def draw(path: Path, methods: dict[str, Upscale], truth: Tensor) -> None:
     """One picture by all methods at x4, its middle magnified, and the errors."""
     low = shrunk(truth, 4)
-    shown = {"truth": truth, "low resolution": low.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2)}
+    shown = {
+        "truth": truth,
+        "low resolution": low.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2),
+    }
     for name, method in methods.items():
         high = method(low, 4).clamp(0, 1)
         shown[f"{name}: {float(psnr(high, truth)):.2f} dB"] = high
@@ -147,7 +180,9 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--test", type=Path, nargs="+", required=True, help="folders of pictures")
     parser.add_argument("--train", type=Path, help="folder of pictures to learn from")
-    parser.add_argument("--minutes", type=float, default=60.0, help="processor time of the training of each network")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="processor time of the training of each network"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/superres"))
     parser.add_argument("--weights-mlpatch", help="a shipped name or a path")
     parser.add_argument("--weights-liif", help="a path")
@@ -158,20 +193,36 @@ def main():
     nets = networks(args)
     channels = {net.channels for net in nets.values()}
     if len(channels) != 1:
-        parser.error(f"LIIF and MLPatch must have one number of channels, they have {' and '.join(map(str, sorted(channels)))}.")
+        parser.error(
+            f"LIIF and MLPatch must have one number of channels, they have {' and '.join(map(str, sorted(channels)))}."
+        )
     methods = {"bilinear": interpolation("bilinear"), "bicubic": interpolation("bicubic")} | {
         name: net.upscale for name, net in nets.items()
     }
     tables = {}
     with torch.no_grad():
         for folder in args.test:
-            images = [image[None] for image in read_set(folder, *channels)[: 1 if args.quick else args.limit]]
+            images = [
+                image[None]
+                for image in read_set(folder, *channels)[: 1 if args.quick else args.limit]
+            ]
             images = [image[..., :64, :64] for image in images] if args.quick else images
-            images = [image[..., : image.shape[-2] // 8 * 8, : image.shape[-1] // 8 * 8] for image in images]
-            rows = [measure(name, method, nets.get(name), images) for name, method in methods.items()]
+            images = [
+                image[..., : image.shape[-2] // 8 * 8, : image.shape[-1] // 8 * 8]
+                for image in images
+            ]
+            rows = [
+                measure(name, method, nets.get(name), images) for name, method in methods.items()
+            ]
             tables[f"{folder.name}, {len(images)} pictures"] = rows
             draw(args.out / f"superres_{folder.name}.png", methods, images[0])
-    publish(args, tables, [] if "LIIF" in nets else ["LIIF: no weights; give --weights-liif, or --train to make them."])
+    publish(
+        args,
+        tables,
+        []
+        if "LIIF" in nets
+        else ["LIIF: no weights; give --weights-liif, or --train to make them."],
+    )
 
 
 if __name__ == "__main__":

@@ -21,23 +21,33 @@ import torch
 import torch.nn.functional as F
 
 from pnp_mlpatch import as_denoiser, denoisers, operators, reconstruct, rescaled, samples
-from pnp_mlpatch.errors import require
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.operators.radon import simulate
-from pnp_mlpatch.report import panel, table
+from pnp_mlpatch.viz.panels import panel, table
 
 LEVELS = {"ct": 20 / 255, "inpainting": 12 / 255}
-TV_STRENGTHS = {"ct": 1.0, "inpainting": 0.02}  # the best of the sweeps in examples/, chosen with the truth
+TV_STRENGTHS = {
+    "ct": 1.0,
+    "inpainting": 0.02,
+}  # the best of the sweeps in examples/, chosen with the truth
 
 
 def candidates(published):
-    names = {name: name for name in ("mlpatch", "drunet", "unet", "dncnn", "ircnn", "tv") if name in denoisers.names()}
+    names = {
+        name: name
+        for name in ("mlpatch", "drunet", "unet", "dncnn", "ircnn", "tv")
+        if name in denoisers.names()
+    }
     names |= {"deepinv TV": "deepinv", "scikit-image NLM": "nlm"}
     if importlib.util.find_spec("bm3d"):
         names["BM3D"] = "bm3d"
     if published:
-        names |= {"DnCNN-25, published": "KAIR_dncnn_25.pth", "FDnCNN, published": "cszn_FDnCNN_gray.pth"}
+        names |= {
+            "DnCNN-25, published": "KAIR_dncnn_25.pth",
+            "FDnCNN, published": "cszn_FDnCNN_gray.pth",
+        }
     return names
 
 
@@ -50,10 +60,15 @@ def make(key, name, published):
         return denoisers.make("tv", strength=strength)
     if key == "deepinv":
         TV = require("deepinv.models", "This benchmark").TVDenoiser
-        return as_denoiser(lambda x, sigma: TV(n_it_max=100)(x, strength * sigma))  # a fresh one each call: it keeps its last solution
+        return as_denoiser(
+            lambda x, sigma: TV(n_it_max=100)(x, strength * sigma)
+        )  # a fresh one each call: it keeps its last solution
     if key == "nlm":
         nlm = require("skimage.restoration", "This benchmark").denoise_nl_means
-        return as_denoiser(lambda image, s: nlm(image, h=0.8 * s, sigma=s, patch_size=5, patch_distance=6), array="numpy")
+        return as_denoiser(
+            lambda image, s: nlm(image, h=0.8 * s, sigma=s, patch_size=5, patch_distance=6),
+            array="numpy",
+        )
     if key == "bm3d":
         bm3d = require("bm3d", "This benchmark").bm3d
         return as_denoiser(lambda image, s: bm3d(image, s), array="numpy")
@@ -63,7 +78,9 @@ def make(key, name, published):
 def problem(name, quick):
     size = 64 if quick else 512
     if name == "ct":
-        truth = F.interpolate(((samples.chest_ct() + 1024) / 2048).clamp(0, 1), size=(size, size), mode="area")
+        truth = F.interpolate(
+            ((samples.chest_ct() + 1024) / 2048).clamp(0, 1), size=(size, size), mode="area"
+        )
         A = operators.make("radon", shape=(size, size), angles=60, cache=not quick)
         q, noise = simulate(A, truth, snr_db=40)
         return truth, A, q, {"noise": noise}
@@ -78,15 +95,29 @@ def run_one(key, args):
         truth, A, q, settings = problem(name, args.quick)
         D = make(key, name, args.published)
         start = time.perf_counter()
-        result = reconstruct(q, A, D, sigma=sigma, iterations=3 if args.quick else 20, tol=0, progress=False, **settings)
-        scores[name] = {"psnr": float(psnr(result.x, truth)), "seconds": time.perf_counter() - start}
+        result = reconstruct(
+            q,
+            A,
+            D,
+            sigma=sigma,
+            iterations=3 if args.quick else 20,
+            tol=0,
+            progress=False,
+            **settings,
+        )
+        scores[name] = {
+            "psnr": float(psnr(result.x, truth)),
+            "seconds": time.perf_counter() - start,
+        }
         torch.save(result.x, args.out / f"{key}-{name}.pt")
     scores["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(scores))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--published", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/swap"))
     parser.add_argument("--quick", action="store_true")
@@ -110,7 +141,9 @@ def main():
         row = {"denoiser": label}
         for name in LEVELS:
             row |= {f"{name} (dB)": scores[name]["psnr"], f"{name} (s)": scores[name]["seconds"]}
-            images[name][f"{label}: {scores[name]['psnr']:.2f} dB"] = torch.load(args.out / f"{key}-{name}.pt")
+            images[name][f"{label}: {scores[name]['psnr']:.2f} dB"] = torch.load(
+                args.out / f"{key}-{name}.pt"
+            )
             (args.out / f"{key}-{name}.pt").unlink()
         rows.append(row | {"peak memory (MB)": round(scores["peak_mb"])})
     print(
@@ -120,7 +153,10 @@ def main():
     for name in LEVELS:
         truth = problem(name, args.quick)[0]
         panel(
-            args.out / f"swap_{name}.png", {"truth": truth, **images[name]}, truth=truth, window=(0.0, 0.75) if name == "ct" else (0.0, 1.0)
+            args.out / f"swap_{name}.png",
+            {"truth": truth, **images[name]},
+            truth=truth,
+            window=(0.0, 0.75) if name == "ct" else (0.0, 1.0),
         )
 
 

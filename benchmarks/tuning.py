@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, reconstruct, samples, solvers
-from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -28,7 +28,12 @@ SIGMAS = tuple(level / 255 for level in (6, 10, 16, 26, 42))
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--denoiser", nargs="+", default=["mlpatch", "tv"], help="names of denoisers (default: mlpatch tv)")
+    parser.add_argument(
+        "--denoiser",
+        nargs="+",
+        default=["mlpatch", "tv"],
+        help="names of denoisers (default: mlpatch tv)",
+    )
     parser.add_argument("--images", type=Path, help="a folder of pictures")
     parser.add_argument("--count", type=int, default=3, help="images at most (default: 3)")
     args = parse(parser)
@@ -45,7 +50,14 @@ def main():
     for name in dict.fromkeys(name for name, *_ in losses):
         columns = list(zip(*[found[1:] for found in losses if found[0] == name], strict=True))
         for rule, values in zip(("cross-validated", "from noise"), columns, strict=True):
-            summary.append({"denoiser": name, "level": rule, "median loss (dB)": statistics.median(values), "worst": max(values)})
+            summary.append(
+                {
+                    "denoiser": name,
+                    "level": rule,
+                    "median loss (dB)": statistics.median(values),
+                    "worst": max(values),
+                }
+            )
     publish(args, {"each": rows, "loss against the best level": summary})
 
 
@@ -53,8 +65,14 @@ def images(args):
     """(1, 1, 128, 128) each, in [0, 1]."""
     if args.images:
         paths = sorted(p for p in args.images.iterdir() if p.suffix.lower() in READABLE)
-        found = [read_image(path, gray=True) for path in paths[:: max(1, len(paths) // args.count)][: args.count]]
-        found = [x[..., (x.shape[-2] - 128) // 2 :, (x.shape[-1] - 128) // 2 :][..., :128, :128] for x in found]
+        found = [
+            read_image(path, gray=True)
+            for path in paths[:: max(1, len(paths) // args.count)][: args.count]
+        ]
+        found = [
+            x[..., (x.shape[-2] - 128) // 2 :, (x.shape[-1] - 128) // 2 :][..., :128, :128]
+            for x in found
+        ]
     else:
         photo, chest = samples.camera(), ((samples.chest_ct() + 1024) / 2048).clamp(0, 1)
         found = [photo[..., 100:228, 180:308], F.avg_pool2d(photo, 4), F.avg_pool2d(chest, 4)]
@@ -66,7 +84,10 @@ def problems(truth, quick):
     shape = truth.shape[1:]
     taps = torch.exp(-(torch.arange(-6, 7.0) ** 2) / (2 * 1.6**2))
     kernel = taps[:, None] * taps
-    mask, blur = Mask(random_mask(tuple(shape[1:]), keep=0.3, seed=1)), Blur(kernel / kernel.sum(), tuple(shape))
+    mask, blur = (
+        Mask(random_mask(tuple(shape[1:]), keep=0.3, seed=1)),
+        Blur(kernel / kernel.sum(), tuple(shape)),
+    )
     for A, name, levels in ((mask, "inpainting, 30 %", (2, 10, 25)), (blur, "blur", (1, 4, 12))):
         for level in levels[: 1 if quick else None]:
             e = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(level))
@@ -80,9 +101,14 @@ def problems(truth, quick):
 
 def compare(A, q, noise, D, truth, iterations):
     settings = {"noise": noise, "iterations": iterations, "progress": False}
-    scores = [float(psnr(reconstruct(q, A, D, "admm", sigma=sigma, **settings).x, truth)) for sigma in SIGMAS]
+    scores = [
+        float(psnr(reconstruct(q, A, D, "admm", sigma=sigma, **settings).x, truth))
+        for sigma in SIGMAS
+    ]
     solver = solvers.make("admm", iterations=iterations, data_iterations=6)
-    chosen = float(cross_validate(q, A, D, solver, noise=noise, sigmas=SIGMAS, progress=False).sigma)
+    chosen = float(
+        cross_validate(q, A, D, solver, noise=noise, sigmas=SIGMAS, progress=False).sigma
+    )
     guess = float(schedules.from_noise(A, noise))
     best = max(scores)
     by_noise = float(psnr(reconstruct(q, A, D, "admm", sigma=guess, **settings).x, truth))

@@ -18,13 +18,14 @@ import torch
 from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, reconstruct, samples, solvers
-from pnp_mlpatch.errors import require
-from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.solvers import make_problem, streaming
+from pnp_mlpatch.solvers import _langevin as streaming
+from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.solvers.skrock import chebyshev
 from pnp_mlpatch.uncertainty import calibrate, coverage
 
@@ -33,11 +34,25 @@ SIZE, NOISE = 64, 5 / 255
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, help="a folder of pictures of at least 64 x 64 pixels")
+    parser.add_argument(
+        "--images", type=Path, help="a folder of pictures of at least 64 x 64 pixels"
+    )
     parser.add_argument("--count", type=int, default=32, help="photographs (default: 32)")
-    parser.add_argument("--folds", type=int, default=4, help="parts of them that are held out in turn (default: 4)")
-    parser.add_argument("--iterations", type=int, default=80, help="of SK-ROCK on photographs, each of five denoisers (default: 80)")
-    parser.add_argument("--calls", type=int, default=20000, help="denoisers for each Gaussian chain (default: 20000)")
+    parser.add_argument(
+        "--folds", type=int, default=4, help="parts of them that are held out in turn (default: 4)"
+    )
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=80,
+        help="of SK-ROCK on photographs, each of five denoisers (default: 80)",
+    )
+    parser.add_argument(
+        "--calls",
+        type=int,
+        default=20000,
+        help="denoisers for each Gaussian chain (default: 20000)",
+    )
     parser.add_argument("--picture", type=Path, help="draw the first image that is held out there")
     args = parse(parser)
     if args.quick:
@@ -47,7 +62,14 @@ def main():
     D = denoisers.make("mlpatch")
     for name, A, q in problems(truth):
         state, mode, seconds = sample(q, A, D, args)
-        rows.append({"problem": name, "denoiser": "mlpatch", **judge(state, mode, truth, args.folds), "seconds": seconds})
+        rows.append(
+            {
+                "problem": name,
+                "denoiser": "mlpatch",
+                **judge(state, mode, truth, args.folds),
+                "seconds": seconds,
+            }
+        )
         print(rows[-1], flush=True)
         drawn[name] = (q, state)
     publish(args, {"Gaussian posterior": gaussian(args), "photographs": rows})
@@ -67,19 +89,39 @@ def gaussian(args, size=12, chains=16, noise=0.5, sigma=0.6):
         return torch.fft.ifft2(torch.fft.fft2(x) * (prior / (prior + s**2)).to(x.dtype)).real
 
     A = Mask(random_mask((size, size), keep=0.5, seed=1), channels=chains)
-    q = A(2 * torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).repeat(1, chains, 1, 1))
+    q = A(
+        2
+        * torch.randn(
+            1, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        ).repeat(1, chains, 1, 1)
+    )
     eye = torch.eye(size**2, dtype=torch.float64)
-    P = torch.diag(A.mask[0].flatten()) / noise**2 + (eye - D(eye.reshape(-1, 1, size, size), sigma).flatten(1)) / sigma**2
+    P = (
+        torch.diag(A.mask[0].flatten()) / noise**2
+        + (eye - D(eye.reshape(-1, 1, size, size), sigma).flatten(1)) / sigma**2
+    )
     mean = torch.linalg.solve(P, q[0, 0].flatten() / noise**2)
     L = 1 / noise**2 + 1 / sigma**2
-    settings = [("ula", 1, None), ("ula", 1, 0.05 / L), *(("skrock", stages, None) for stages in (3, 5, 10)), ("skrock", 5, 1 / L)]
+    settings = [
+        ("ula", 1, None),
+        ("ula", 1, 0.05 / L),
+        *(("skrock", stages, None) for stages in (3, 5, 10)),
+        ("skrock", 5, 1 / L),
+    ]
     rows = []
     for name, stages, delta in settings:
         iterations = args.calls // stages
-        own = {"iterations": iterations, "burn_in": iterations // 5, "delta": delta} | ({"stages": stages} if name == "skrock" else {})
-        result, squares, seconds = chain(q.float(), A, D, name, own | {"noise": noise, "sigma": sigma}, mean.float())
+        own = {"iterations": iterations, "burn_in": iterations // 5, "delta": delta} | (
+            {"stages": stages} if name == "skrock" else {}
+        )
+        result, squares, seconds = chain(
+            q.float(), A, D, name, own | {"noise": noise, "sigma": sigma}, mean.float()
+        )
         state, step = result.state, result.history["delta"][0]
-        of_mean, of_variance = errors(state, mean), errors(squares, covariance(P, step, stages).diagonal())
+        of_mean, of_variance = (
+            errors(state, mean),
+            errors(squares, covariance(P, step, stages).diagonal()),
+        )
         ratio = (squares.x.mean(1).flatten() / torch.linalg.inv(P).diagonal()).sqrt()
         independent = float(state.effective_samples.mean())
         rows.append(
@@ -103,7 +145,9 @@ def chain(q, A, D, name, settings, mean):
     def square(state):
         begin = time.perf_counter()
         if state.count:
-            squares[0] = streaming.follow(squares[0], (state.sample - mean.reshape(q.shape[-2:])).square(), 0, 32)
+            squares[0] = streaming.follow(
+                squares[0], (state.sample - mean.reshape(q.shape[-2:])).square(), 0, 32
+            )
         spent[0] += time.perf_counter() - begin
 
     start = time.perf_counter()
@@ -113,7 +157,9 @@ def chain(q, A, D, name, settings, mean):
 
 def errors(state, exact):
     """Of the mean over the chains, in standard errors, at each pixel."""
-    width = (state.std.square() / state.effective_samples).double().sum(1).flatten().sqrt() / state.x.shape[1]
+    width = (state.std.square() / state.effective_samples).double().sum(
+        1
+    ).flatten().sqrt() / state.x.shape[1]
     return (state.x.double().mean(1).flatten() - exact) / width
 
 
@@ -142,11 +188,18 @@ def crops(args):
     wanted = args.count
     if args.images:
         paths = sorted(p for p in args.images.iterdir() if p.suffix.lower() in READABLE)
-        found = [read_image(path, gray=True) for path in paths[:: max(1, len(paths) // wanted)][:wanted]]
-        found = [x[..., (x.shape[-2] - SIZE) // 2 :, (x.shape[-1] - SIZE) // 2 :][..., :SIZE, :SIZE] for x in found]
+        found = [
+            read_image(path, gray=True) for path in paths[:: max(1, len(paths) // wanted)][:wanted]
+        ]
+        found = [
+            x[..., (x.shape[-2] - SIZE) // 2 :, (x.shape[-1] - SIZE) // 2 :][..., :SIZE, :SIZE]
+            for x in found
+        ]
         parts = torch.cat(found)
     else:
-        parts = samples.camera().unfold(2, SIZE, SIZE).unfold(3, SIZE, SIZE).reshape(-1, 1, SIZE, SIZE)
+        parts = (
+            samples.camera().unfold(2, SIZE, SIZE).unfold(3, SIZE, SIZE).reshape(-1, 1, SIZE, SIZE)
+        )
     parts = parts[torch.randperm(len(parts), generator=torch.Generator().manual_seed(0))][:wanted]
     return parts[..., :32, :32].contiguous() if args.quick else parts.contiguous()
 
@@ -157,13 +210,25 @@ def problems(truth):
     mask, blur = Mask(random_mask(shape, keep=0.3, seed=1)), Blur(gaussian_psf(1.6), (1, *shape))
     for seed, (name, A) in enumerate((("inpainting, 30 %", mask), ("blur", blur))):
         e = torch.randn(truth.shape, generator=torch.Generator().manual_seed(seed))
-        yield f"{name}, noise 5/255", A, A(truth) + NOISE * e * (A(torch.ones_like(truth)).abs() > 0)
+        yield (
+            f"{name}, noise 5/255",
+            A,
+            A(truth) + NOISE * e * (A(torch.ones_like(truth)).abs() > 0),
+        )
 
 
 def sample(q, A, D, args):
     """The state of the chains, the result of ADMM, the seconds of sampling."""
-    mode = reconstruct(q, A, D, "admm", noise=NOISE, sigma=16 / 255, iterations=30, progress=False).x
-    settings = {"sigma": 10 / 255, "stages": 5, "box": (0.0, 1.0), "iterations": args.iterations, "burn_in": args.iterations // 4}
+    mode = reconstruct(
+        q, A, D, "admm", noise=NOISE, sigma=16 / 255, iterations=30, progress=False
+    ).x
+    settings = {
+        "sigma": 10 / 255,
+        "stages": 5,
+        "box": (0.0, 1.0),
+        "iterations": args.iterations,
+        "burn_in": args.iterations // 4,
+    }
     start = time.perf_counter()
     result = solvers.make("skrock", **settings).run(q, A, D, noise=NOISE, x0=mode, progress=False)
     return result.state, mode, time.perf_counter() - start
@@ -227,7 +292,10 @@ def picture(path, truth, drawn, folds):
         found = calibrate(state.x[others], state.std[others], truth[others])
         f, data, x, std = (image[:1] for image in (truth, q, state.x, state.std))
         low, high = found.interval(x, std)
-        inside, top = (low <= f) & (f <= high), 255 * float(torch.quantile(std, 0.99)) * found.factor
+        inside, top = (
+            (low <= f) & (f <= high),
+            255 * float(torch.quantile(std, 0.99)) * found.factor,
+        )
         share = 100 * float(coverage(low, high, f))
         panels = (
             ("truth", f, "gray", 1.0),
@@ -238,7 +306,9 @@ def picture(path, truth, drawn, folds):
             (f"outside of 90 %: {100 - share:.1f} %", 1.0 - inside.float(), "gray_r", 1.0),
         )
         for axis, (title, image, colours, highest) in zip(row, panels, strict=True):
-            shown = axis.imshow(image[0, 0].numpy(), cmap=colours, vmin=0, vmax=highest, interpolation="nearest")
+            shown = axis.imshow(
+                image[0, 0].numpy(), cmap=colours, vmin=0, vmax=highest, interpolation="nearest"
+            )
             axis.set_title(title, fontsize=8)
             axis.set_xticks([])
             axis.set_yticks([])

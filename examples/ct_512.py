@@ -16,13 +16,19 @@ import torch.nn.functional as F
 from pnp_mlpatch import denoisers, reconstruct, samples
 from pnp_mlpatch.metrics import psnr, ssim
 from pnp_mlpatch.operators.radon import Radon, simulate
-from pnp_mlpatch.report import curves, panel, table
+from pnp_mlpatch.viz.panels import curves, panel, table
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)")
-    parser.add_argument("--quick", action="store_true", help="128 x 128 pixels and few iterations, for testing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="128 x 128 pixels and few iterations, for testing"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -41,32 +47,61 @@ def main():
     strengths = (0.1,) if args.quick else (0.5, 0.7, 1.0, 1.4, 2.0)
     tv_runs = {
         s: reconstruct(
-            q, A, denoisers.make("tv", strength=s), noise=noise, sigma=20 / 255, iterations=5 if args.quick else 50, tol=0, record=score
+            q,
+            A,
+            denoisers.make("tv", strength=s),
+            noise=noise,
+            sigma=20 / 255,
+            iterations=5 if args.quick else 50,
+            tol=0,
+            record=score,
         )
         for s in strengths
     }
     best = max(tv_runs, key=lambda s: tv_runs[s].history["psnr"][-1])
     tv = tv_runs[best]
-    print("TV sweep, PSNR by strength:", {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()})
+    print(
+        "TV sweep, PSNR by strength:",
+        {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
+    )
 
     mlpatch = denoisers.make("mlpatch")
-    ours = reconstruct(q, A, mlpatch, noise=noise, sigma=20 / 255, iterations=4 if args.quick else 30, record=score)
+    ours = reconstruct(
+        q, A, mlpatch, noise=noise, sigma=20 / 255, iterations=4 if args.quick else 30, record=score
+    )
 
-    results = {"FBP (Hann)": (fbp, fbp_seconds), "TV, best of a sweep": (tv.x, tv.seconds), "ADMM + MLPatch": (ours.x, ours.seconds)}
+    results = {
+        "FBP (Hann)": (fbp, fbp_seconds),
+        "TV, best of a sweep": (tv.x, tv.seconds),
+        "ADMM + MLPatch": (ours.x, ours.seconds),
+    }
     rows = [
-        {"method": name, "PSNR (dB)": float(psnr(x, truth)), "SSIM": float(ssim(x, truth)), "seconds": seconds}
+        {
+            "method": name,
+            "PSNR (dB)": float(psnr(x, truth)),
+            "SSIM": float(ssim(x, truth)),
+            "seconds": seconds,
+        }
         for name, (x, seconds) in results.items()
     ]
-    print(f"\nChest CT {size} x {size}, 60 views, 40 dB; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}")
+    print(
+        f"\nChest CT {size} x {size}, 60 views, 40 dB; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}"
+    )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")
 
     captions = {"truth": truth} | {
-        f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x for row, (x, _) in zip(rows, results.values(), strict=True)
+        f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x
+        for row, (x, _) in zip(rows, results.values(), strict=True)
     }
     zoom = (260 * size // 512, 90 * size // 512, 110 * size // 512, 110 * size // 512)
     panel(
-        args.out / "ct_512.png", captions, truth=truth, zoom=zoom, window=(0.0, 0.75), title=f"Chest CT, {size} x {size}, 60 views, 40 dB"
+        args.out / "ct_512.png",
+        captions,
+        truth=truth,
+        zoom=zoom,
+        window=(0.0, 0.75),
+        title=f"Chest CT, {size} x {size}, 60 views, 40 dB",
     )
     curves(args.out / "ct_512_convergence.png", {"TV": tv.history, "MLPatch": ours.history})
     print(f"pictures: {args.out / 'ct_512.png'}, {args.out / 'ct_512_convergence.png'}")

@@ -16,13 +16,19 @@ from skimage.restoration import inpaint_biharmonic
 from pnp_mlpatch import denoisers, reconstruct, samples
 from pnp_mlpatch.metrics import psnr, ssim
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.report import curves, panel, table
+from pnp_mlpatch.viz.panels import curves, panel, table
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)")
-    parser.add_argument("--quick", action="store_true", help="96 x 96 pixels and few iterations, for testing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="96 x 96 pixels and few iterations, for testing"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -39,22 +45,39 @@ def main():
     fill = A.initial(q)
     fill_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    filled = inpaint_biharmonic(q[0, 0].double().numpy(), (mask == 0).numpy(), split_into_regions=False)
-    biharmonic, biharmonic_seconds = torch.from_numpy(filled)[None, None].float(), time.perf_counter() - start
+    filled = inpaint_biharmonic(
+        q[0, 0].double().numpy(), (mask == 0).numpy(), split_into_regions=False
+    )
+    biharmonic, biharmonic_seconds = (
+        torch.from_numpy(filled)[None, None].float(),
+        time.perf_counter() - start,
+    )
 
     strengths = (0.8,) if args.quick else (0.003, 0.01, 0.02, 0.05, 0.1)
     tv_runs = {
         s: reconstruct(
-            q, A, denoisers.make("tv", strength=s), alpha=0.05, sigma=12 / 255, iterations=5 if args.quick else 60, tol=0, record=score
+            q,
+            A,
+            denoisers.make("tv", strength=s),
+            alpha=0.05,
+            sigma=12 / 255,
+            iterations=5 if args.quick else 60,
+            tol=0,
+            record=score,
         )
         for s in strengths
     }
     best = max(tv_runs, key=lambda s: tv_runs[s].history["psnr"][-1])
     tv = tv_runs[best]
-    print("TV sweep, PSNR by strength:", {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()})
+    print(
+        "TV sweep, PSNR by strength:",
+        {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
+    )
 
     mlpatch = denoisers.make("mlpatch")
-    ours = reconstruct(q, A, mlpatch, alpha=0.02, sigma=20 / 255, iterations=4 if args.quick else 20, record=score)
+    ours = reconstruct(
+        q, A, mlpatch, alpha=0.02, sigma=20 / 255, iterations=4 if args.quick else 20, record=score
+    )
 
     results = {
         "our start (biharmonic by CG)": (fill, fill_seconds),
@@ -63,19 +86,37 @@ def main():
         "ADMM + MLPatch": (ours.x, ours.seconds),
     }
     rows = [
-        {"method": name, "PSNR (dB)": float(psnr(x, truth)), "SSIM": float(ssim(x, truth)), "seconds": seconds}
+        {
+            "method": name,
+            "PSNR (dB)": float(psnr(x, truth)),
+            "SSIM": float(ssim(x, truth)),
+            "seconds": seconds,
+        }
         for name, (x, seconds) in results.items()
     ]
-    print(f"\nInpainting {size} x {size}, 30 % of the pixels; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}")
+    print(
+        f"\nInpainting {size} x {size}, 30 % of the pixels; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}"
+    )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")
 
     captions = {"truth": truth, "data": q}
-    captions |= {f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x for row, (x, _) in zip(rows, results.values(), strict=True)}
+    captions |= {
+        f"{row['method']}: {row['PSNR (dB)']:.2f} dB": x
+        for row, (x, _) in zip(rows, results.values(), strict=True)
+    }
     zoom = (100 * size // 512, 190 * size // 512, 110 * size // 512, 110 * size // 512)
-    panel(args.out / "inpainting_512.png", captions, truth=truth, zoom=zoom, title=f"Inpainting, {size} x {size}, 30 % of the pixels")
+    panel(
+        args.out / "inpainting_512.png",
+        captions,
+        truth=truth,
+        zoom=zoom,
+        title=f"Inpainting, {size} x {size}, 30 % of the pixels",
+    )
     curves(args.out / "inpainting_512_convergence.png", {"TV": tv.history, "MLPatch": ours.history})
-    print(f"pictures: {args.out / 'inpainting_512.png'}, {args.out / 'inpainting_512_convergence.png'}")
+    print(
+        f"pictures: {args.out / 'inpainting_512.png'}, {args.out / 'inpainting_512_convergence.png'}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,13 +13,19 @@ import torch
 from pnp_mlpatch import denoisers, reconstruct, samples, viz
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
-from pnp_mlpatch.report import panel, table
+from pnp_mlpatch.viz.panels import panel, table
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)")
-    parser.add_argument("--quick", action="store_true", help="48 x 48 pixels and few iterations, for testing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of the pictures (default: demo)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="48 x 48 pixels and few iterations, for testing"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -34,7 +40,9 @@ def main():
     print(result.tuned)
     noise = float(result.tuned.noise)
     steps = {"iterations": 8, "burn_in": 2} if args.quick else {"iterations": 80, "burn_in": 20}
-    chain = reconstruct(q, A, D, "skrock", noise=noise, sigma=10 / 255, x0=result.x, box=(0.0, 1.0), **steps)
+    chain = reconstruct(
+        q, A, D, "skrock", noise=noise, sigma=10 / 255, x0=result.x, box=(0.0, 1.0), **steps
+    )
     std = chain.state.std
 
     rows = [
@@ -58,7 +66,11 @@ def main():
         "|error| (same scale)": scale * error,
         "truth": truth,
     }
-    panel(args.out / "nothing_to_choose.png", images, title="Blur and noise, of which nothing was told")
+    panel(
+        args.out / "nothing_to_choose.png",
+        images,
+        title="Blur and noise, of which nothing was told",
+    )
     viz.save(result.plot(), args.out / "nothing_to_choose_run.png")
 
 

@@ -13,20 +13,25 @@ import torch.nn.functional as F
 from skimage.restoration import denoise_nl_means
 
 from pnp_mlpatch import as_denoiser, denoisers, reconstruct, samples
-from pnp_mlpatch.errors import require
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.metrics import psnr, ssim
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.report import panel, table
+from pnp_mlpatch.viz.panels import panel, table
 
 
 class Smooth(torch.nn.Module):  # three lines: a binomial filter, blind to sigma
     def forward(self, x):
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), torch.tensor([[[[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]]]) / 16)
+        return F.conv2d(
+            F.pad(x, (1, 1, 1, 1), mode="replicate"),
+            torch.tensor([[[[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]]]) / 16,
+        )
 
 
 def nl_means(image, sigma):
     """A numpy function of one image, as scikit-image has it."""
-    return denoise_nl_means(image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, fast_mode=True)
+    return denoise_nl_means(
+        image, h=0.8 * sigma, sigma=sigma, patch_size=5, patch_distance=6, fast_mode=True
+    )
 
 
 def deepinv_tv(x, sigma):
@@ -35,9 +40,15 @@ def deepinv_tv(x, sigma):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the picture (default: demo)")
-    parser.add_argument("--quick", action="store_true", help="64 x 64 pixels and few iterations, for testing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of the picture (default: demo)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="64 x 64 pixels and few iterations, for testing"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -57,8 +68,15 @@ def main():
     }
     images, rows = {"truth": truth, "data": q}, []
     for name, D in candidates.items():
-        result = reconstruct(q, A, D, noise=noise, sigma=12 / 255, iterations=3 if args.quick else 20)
-        row = {"denoiser": name, "PSNR (dB)": float(psnr(result.x, truth)), "SSIM": float(ssim(result.x, truth)), "seconds": result.seconds}
+        result = reconstruct(
+            q, A, D, noise=noise, sigma=12 / 255, iterations=3 if args.quick else 20
+        )
+        row = {
+            "denoiser": name,
+            "PSNR (dB)": float(psnr(result.x, truth)),
+            "SSIM": float(ssim(result.x, truth)),
+            "seconds": result.seconds,
+        }
         rows.append(row)
         images[f"{name}: {row['PSNR (dB)']:.2f} dB"] = result.x
     print(
@@ -67,7 +85,10 @@ def main():
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")
     panel(
-        args.out / "third_party_denoiser.png", images, truth=truth, title="One solver, five denoisers: inpainting with 30 % of the pixels"
+        args.out / "third_party_denoiser.png",
+        images,
+        truth=truth,
+        title="One solver, five denoisers: inpainting with 30 % of the pixels",
     )
     print(f"picture: {args.out / 'third_party_denoiser.png'}")
 

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pnp_mlpatch import denoisers, operators, samples, solvers
     from pnp_mlpatch.api import reconstruct
-    from pnp_mlpatch.denoisers.wrap import as_denoiser, averaged, contracted, e_mode, equivariant, per_channel, rescaled
+    from pnp_mlpatch.denoisers import (
+        as_denoiser,
+        averaged,
+        contracted,
+        e_mode,
+        equivariant,
+        per_channel,
+        rescaled,
+    )
 
 __version__ = "0.1.0"
 
@@ -42,7 +50,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
-    found = getattr(importlib.import_module(f"{__name__}.{'api' if name == 'reconstruct' else 'denoisers.wrap'}"), name)
+    found = getattr(
+        importlib.import_module(f"{__name__}.{'api' if name == 'reconstruct' else 'denoisers'}"),
+        name,
+    )
     globals()[name] = found
     return found
 

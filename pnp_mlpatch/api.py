@@ -11,10 +11,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, operators, solvers
-from pnp_mlpatch.denoisers.wrap import as_denoiser
+from pnp_mlpatch.denoisers import as_denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.noise import noise_level
-from pnp_mlpatch.solvers.base import Callback, Result, Solver, State, Tuned
+from pnp_mlpatch.solvers import Callback, Result, Solver, State, Tuned
 from pnp_mlpatch.testing import adjoint_mismatch
 from pnp_mlpatch.tuning import auto, tunable
 
@@ -52,7 +52,7 @@ def reconstruct(
     for pgd and fista, too. A ``state`` to go on from is never tuned.
 
     ``check`` measures first whether the adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other
-    arguments are those of :meth:`~pnp_mlpatch.solvers.base.Solver.run`.
+    arguments are those of :meth:`~pnp_mlpatch.solvers._base.Solver.run`.
 
     >>> import torch
     >>> from pnp_mlpatch import operators, reconstruct
@@ -66,10 +66,18 @@ def reconstruct(
     True
     """
     if tune not in (None, "auto", "off"):
-        raise InputError(f"reconstruct: tune must be 'auto', 'off' or None (auto where neither sigma nor alpha is given), got {tune!r}.")
+        raise InputError(
+            f"reconstruct: tune must be 'auto', 'off' or None (auto where neither sigma nor alpha is given), got {tune!r}."
+        )
     # a setting that is None is one that was left out
-    settings = {name: value for name, value in settings.items() if value is not None or name not in ("sigma", "alpha")}
-    left_open = state is None and isinstance(solver, str) and not {"sigma", "alpha"} & settings.keys()
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if value is not None or name not in ("sigma", "alpha")
+    }
+    left_open = (
+        state is None and isinstance(solver, str) and not {"sigma", "alpha"} & settings.keys()
+    )
     enough = isinstance(q, Tensor) and math.prod(q.shape[1:]) >= FEWEST and len(q) > 0
     chosen = tune == "auto" or (tune is None and left_open and enough)
     if isinstance(solver, str):
@@ -79,7 +87,9 @@ def reconstruct(
             f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; set them on the solver object instead."
         )
     if not isinstance(solver, Solver):
-        raise InputTypeError(f"reconstruct: solver must be a name or a Solver object, got {solver!r}.")
+        raise InputTypeError(
+            f"reconstruct: solver must be a name or a Solver object, got {solver!r}."
+        )
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
     if check and isinstance(A, operators.LinearOperator):
@@ -95,10 +105,37 @@ def reconstruct(
             raise InputError(
                 "reconstruct: tune='auto' chooses before the first step, and cannot go on from a state. Leave one of them out."
             )
-        return auto(q, A, D, solver, noise=noise, x0=x0, callbacks=callbacks, record=record, progress=progress)
+        return auto(
+            q,
+            A,
+            D,
+            solver,
+            noise=noise,
+            x0=x0,
+            callbacks=callbacks,
+            record=record,
+            progress=progress,
+        )
     tuned = None
     if chosen and noise is None:
         noise = noise_level(q, A)
-        tuned = Tuned({}, noise, True, {}, f"{type(solver).__name__} takes its levels from the noise, or has its own.")
-    result = solver.run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, history=history, progress=progress)
+        tuned = Tuned(
+            {},
+            noise,
+            True,
+            {},
+            f"{type(solver).__name__} takes its levels from the noise, or has its own.",
+        )
+    result = solver.run(
+        q,
+        A,
+        D,
+        noise=noise,
+        x0=x0,
+        state=state,
+        callbacks=callbacks,
+        record=record,
+        history=history,
+        progress=progress,
+    )
     return replace(result, tuned=tuned)

@@ -1,6 +1,6 @@
 """Watching a run: pictures on the way, PSNR against the truth, stopping early, checkpoints.
 
-A callback gets the :class:`~pnp_mlpatch.solvers.base.State` after every step, and stops the run by returning True. Any function will do;
+A callback gets the :class:`~pnp_mlpatch.solvers._base.State` after every step, and stops the run by returning True. Any function will do;
 these are four that are often wanted::
 
     reconstruct(q, A, D, noise=noise, callbacks=[save_frames("frames", every=5), live_psnr(truth)])
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number, require
-from pnp_mlpatch.imageio import write_image
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError
+from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.solvers.base import State
+from pnp_mlpatch.solvers import State
 
 
 class save_frames:
@@ -36,7 +38,14 @@ class save_frames:
     and an image that the batch does not have.
     """
 
-    def __init__(self, folder: str | PathLike[str], *, every: int = 1, window: tuple[float, float] = (0.0, 1.0), image: int = 0):
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        every: int = 1,
+        window: tuple[float, float] = (0.0, 1.0),
+        image: int = 0,
+    ):
         _check_every(every, "save_frames")
         if (
             not isinstance(window, (tuple, list))
@@ -44,9 +53,13 @@ class save_frames:
             or not all(finite_number(v) for v in window)
             or not window[0] < window[1]
         ):
-            raise InputError(f"save_frames: window must be two numbers (low, high), low < high, got {window!r}.")
+            raise InputError(
+                f"save_frames: window must be two numbers (low, high), low < high, got {window!r}."
+            )
         if isinstance(image, bool) or not isinstance(image, int) or image < 0:
-            raise InputError(f"save_frames: image must be the number of an image in the batch, an integer >= 0, got {image!r}.")
+            raise InputError(
+                f"save_frames: image must be the number of an image in the batch, an integer >= 0, got {image!r}."
+            )
         self.folder, self.every, self.window, self.image = Path(folder), every, window, image
         self.paths: list[Path] = []
         require("PIL.Image", "Writing frames")
@@ -62,7 +75,9 @@ class save_frames:
         if state.iteration % self.every:
             return
         if self.image >= len(state.x):
-            raise InputError(f"save_frames: the batch has {len(state.x)} images, there is no number {self.image}; the first is 0.")
+            raise InputError(
+                f"save_frames: the batch has {len(state.x)} images, there is no number {self.image}; the first is 0."
+            )
         low, high = self.window
         x = state.x[self.image].detach()
         path = self.folder / f"frame_{state.iteration:04d}.png"
@@ -81,14 +96,25 @@ class live_psnr:
     Raises :class:`InputError` for ``data_range`` not > 0, ``every`` < 1, and a truth of another shape than the estimate.
     """
 
-    def __init__(self, truth: Tensor, *, every: int = 1, data_range: float = 1.0, write: Callable[[str], object] = tqdm.write):
+    def __init__(
+        self,
+        truth: Tensor,
+        *,
+        every: int = 1,
+        data_range: float = 1.0,
+        write: Callable[[str], object] = tqdm.write,
+    ):
         _check_every(every, "live_psnr")
         if not isinstance(truth, Tensor):
-            raise InputTypeError(f"live_psnr: the truth must be a torch tensor (B, C, H, W), got {type(truth).__name__}.")
+            raise InputTypeError(
+                f"live_psnr: the truth must be a torch tensor (B, C, H, W), got {type(truth).__name__}."
+            )
         if not finite_number(data_range) or not data_range > 0:
             raise InputError(f"live_psnr: data_range must be finite and > 0, got {data_range!r}.")
         if not callable(write):
-            raise InputTypeError(f"live_psnr: write must be a function of one line, such as print, got {type(write).__name__}.")
+            raise InputTypeError(
+                f"live_psnr: write must be a function of one line, such as print, got {type(write).__name__}."
+            )
         self.truth, self.every, self.data_range, self.write = truth, every, data_range, write
         self.iterations: list[int] = []
         self.values: list[Tensor] = []
@@ -116,9 +142,13 @@ class early_stop:
 
     def __init__(self, *, patience: int, quantity: Callable[[Tensor], float | Tensor]):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise InputError(f"early_stop: patience is a number of steps, an integer >= 1, got {patience!r}.")
+            raise InputError(
+                f"early_stop: patience is a number of steps, an integer >= 1, got {patience!r}."
+            )
         if not callable(quantity):
-            raise InputTypeError(f"early_stop: quantity must be a function of the estimate x, got {type(quantity).__name__}.")
+            raise InputTypeError(
+                f"early_stop: quantity must be a function of the estimate x, got {type(quantity).__name__}."
+            )
         self.patience, self.quantity = patience, quantity
         self.best: Any = None
         self.iteration = torch.zeros(0, dtype=torch.int64)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser, check_image
+from pnp_mlpatch.denoisers import Denoiser, check_image
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.solvers.base import checked
+from pnp_mlpatch.solvers._base import checked
 
 Map = Callable[[Tensor], Tensor]
 
@@ -45,12 +45,16 @@ class Expansion:
         theta = f"averaged(D, {math.floor(1e3 / self.residual) / 1e3:g})"
         if self.denoiser <= slack:
             return f"{figures}. D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. {theta} makes it firm, if J is symmetric."
-        if self.denoiser <= self.residual - 1 / slack:  # a symmetric J has eigenvalues >= 1 - |I - J|, so what is large is negative
+        if (
+            self.denoiser <= self.residual - 1 / slack
+        ):  # a symmetric J has eigenvalues >= 1 - |I - J|, so what is large is negative
             return f"{figures}. D is expansive here, as it overshoots: any solver may diverge. {theta} mends it, if J is symmetric."
         return f"{figures}. D is expansive here, as it amplifies: no theorem promises convergence, and averaged does not change it. Watch the residual."
 
 
-def lipschitz(D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0) -> float:
+def lipschitz(
+    D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0
+) -> float:
     r"""The local Lipschitz constant of D at x, |J| = max_v |J v| / |v| with J = dD(x, sigma)/dx: above 1, D is expansive there.
 
     ``x`` (B, C, H, W) is what D is given, so noisy, and ``sigma`` as D takes it; the largest of the batch is returned. Memory is that
@@ -66,7 +70,9 @@ def lipschitz(D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int 
     return _norms(D, x, sigma, iterations, seed, ((0.0, 1.0),))[0][0]
 
 
-def expansion(D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0) -> Expansion:
+def expansion(
+    D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0
+) -> Expansion:
     """|J|, |I - J| and |2 J - I| of D at x, and what they mean for the solvers; arguments and method as for :func:`lipschitz`.
 
     |I - J| < 1 with data that determine the image is the condition of Ryu et al. 2019; |2 J - I| <= 1 that of ADMM and DRS.
@@ -76,7 +82,12 @@ def expansion(D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int 
 
 
 def _norms(
-    D: Denoiser, x: Tensor, sigma: float | Tensor, iterations: int, seed: int, pairs: tuple[tuple[float, float], ...]
+    D: Denoiser,
+    x: Tensor,
+    sigma: float | Tensor,
+    iterations: int,
+    seed: int,
+    pairs: tuple[tuple[float, float], ...],
 ) -> tuple[list[float], str]:
     """|a I + b J| for each (a, b), and how J was had."""
     if not callable(D):
@@ -98,7 +109,9 @@ def _norms(
         squares = [_lanczos(_normal(forward, backward, a, b), start, iterations) for a, b in pairs]
         return [math.sqrt(max(0.0, value)) for value in squares], "autograd"
     differences = _by_differences(D, x, sigma)
-    return [_power(lambda v, a=a, b=b: a * v + b * differences(v), start, iterations) for a, b in pairs], "finite differences"
+    return [
+        _power(lambda v, a=a, b=b: a * v + b * differences(v), start, iterations) for a, b in pairs
+    ], "finite differences"
 
 
 def _normal(forward: Map, backward: Map, a: float, b: float) -> Map:
@@ -111,7 +124,9 @@ def _normal(forward: Map, backward: Map, a: float, b: float) -> Map:
     return normal
 
 
-def _by_autograd(D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor) -> tuple[Map, Map] | None:
+def _by_autograd(
+    D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor
+) -> tuple[Map, Map] | None:
     """v -> J v and w -> J^T w, or None where autograd does not follow D. J v is the derivative of <J^T w, v> with respect to w.
 
     One pass of D serves them all, and functions that torch.func cannot take are no hindrance.
@@ -133,7 +148,9 @@ def _by_autograd(D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor) -
             (out,) = torch.autograd.grad(y, point, v, retain_graph=True)
             return out
 
-        sound = bool(torch.isfinite(forward(trial)).all()) and bool(torch.isfinite(backward(trial)).all())
+        sound = bool(torch.isfinite(forward(trial)).all()) and bool(
+            torch.isfinite(backward(trial)).all()
+        )
         return (forward, backward) if sound else None
     except RuntimeError:
         return None
@@ -141,14 +158,20 @@ def _by_autograd(D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor) -
 
 def _by_differences(D: Denoiser, x: Tensor, sigma: float | Tensor) -> Map:
     """v -> (D(x + h v) - D(x - h v)) / (2 h), h v of root mean square sigma / 100."""
-    size = float(torch.as_tensor(sigma).double().mean()) or float(x.double().square().mean().sqrt()) or 1.0
+    size = (
+        float(torch.as_tensor(sigma).double().mean())
+        or float(x.double().square().mean().sqrt())
+        or 1.0
+    )
 
     def forward(v: Tensor) -> Tensor:
         h = 0.01 * size / max(float(v.double().square().mean().sqrt()), 1e-30)
         with torch.no_grad():
             out = (D(x + h * v, sigma) - D(x - h * v, sigma)) / (2 * h)
         if not bool(torch.isfinite(out).all()):
-            raise InputError("lipschitz: the denoiser returns values that are not finite for this image and sigma.")
+            raise InputError(
+                "lipschitz: the denoiser returns values that are not finite for this image and sigma."
+            )
         return out
 
     return forward
@@ -180,7 +203,11 @@ def _lanczos(normal: Map, start: Tensor, iterations: int) -> float:
         beside.append(size)
         basis.append(w / size)
     off = torch.tensor(beside[: len(diagonal) - 1], dtype=torch.float64)
-    ladder = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    ladder = (
+        torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        + torch.diag(off, 1)
+        + torch.diag(off, -1)
+    )
     return float(torch.linalg.eigvalsh(ladder)[-1])
 
 

@@ -12,19 +12,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.loss import CHANCE, Loss, stacked, toward
 from pnp_mlpatch.noise import probe
-from pnp_mlpatch.operators.base import LinearOperator
-from pnp_mlpatch.solvers.base import Solver, State, make_problem
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.solvers import Solver, State, make_problem
 
 LONG = 2  # how many times ``iterations`` a walk of a constant level goes on while its error falls
 FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
 RACE = 3.0  # how many standard errors a walk may lag behind the best after the first change or part
 PROBES = 3  # random changes of the data, where all are used
 STEP = 0.1  # by how much of the noise data are changed
-ERRORS = (0.5, 1.0)  # how many a smoother estimate may be where parts are held out: the second where noise is nearly all
+ERRORS = (
+    0.5,
+    1.0,
+)  # how many a smoother estimate may be where parts are held out: the second where noise is nearly all
 NOISE = 1.05  # which it is where the error expected of new data, in units of the noise, is below this; more parts are held out then
 
 
@@ -107,8 +110,12 @@ class Task:
     def at(self, walk: Walk, settings: dict[str, Any] | None = None) -> Solver:
         """The solver for a walk, to its end."""
         self.ran()
-        chosen: Any = {"tol": 0.0, "sigma": walk.sigma, "iterations": len(walk.sigma)} | (settings or {})
-        return replace(cast(Any, self.solver), **chosen, **({"factor": walk.factor} if self.balances else {}))
+        chosen: Any = {"tol": 0.0, "sigma": walk.sigma, "iterations": len(walk.sigma)} | (
+            settings or {}
+        )
+        return replace(
+            cast(Any, self.solver), **chosen, **({"factor": walk.factor} if self.balances else {})
+        )
 
 
 class OnAll:
@@ -122,18 +129,34 @@ class OnAll:
     def __init__(self, task: Task):
         problem = make_problem(task.q, task.A, task.noise)
         self.task, self.paths = task, list[_Path]()
-        self.loss = Loss(problem, task.deviation, task.seen, task.level if problem.A.closed_form else None)
-        generator, size = torch.Generator().manual_seed(task.seed), torch.where(task.seen, task.deviation, 0.0)
-        self.changes = [size * probe(task.q, task.seen.expand_as(task.q), generator) for _ in range(PROBES)]
+        self.loss = Loss(
+            problem, task.deviation, task.seen, task.level if problem.A.closed_form else None
+        )
+        generator, size = (
+            torch.Generator().manual_seed(task.seed),
+            torch.where(task.seen, task.deviation, 0.0),
+        )
+        self.changes = [
+            size * probe(task.q, task.seen.expand_as(task.q), generator) for _ in range(PROBES)
+        ]
         self.size, self.count = self.loss.size(self.changes)
 
     def judge(self, walks: list[Walk]) -> Choice:
         """Follow the walks that are new, as long as their errors fall, and choose; ``walks`` that go on are replaced by longer ones."""
         task, N = self.task, self.task.solver.iterations
         for k in range(len(self.paths), len(walks)):
-            least = torch.stack([path.error.min(0).values for path in self.paths]).min(0).values if self.paths else None
+            least = (
+                torch.stack([path.error.min(0).values for path in self.paths]).min(0).values
+                if self.paths
+                else None
+            )
             path = self._follow(task.at(walks[k]), least)
-            while walks[k].constant and len(walks[k].sigma) < LONG * N and path.whole and _fell(path.error):
+            while (
+                walks[k].constant
+                and len(walks[k].sigma) < LONG * N
+                and path.whole
+                and _fell(path.error)
+            ):
                 walks[k] = walks[k].longer(N)
                 path = self._follow(task.at(walks[k]), least, path)
             self.paths.append(replace(path, states=()))
@@ -149,19 +172,37 @@ class OnAll:
         """For each image the walk of least error, and of what all walks stand for the mean whose error is least, as near to what that one stands for as chance allows."""
         task, errors = self.task, torch.cat([path.error for path in self.paths])
         given = self.loss.see(task.q)
-        rows, share = torch.stack([path.row for path in self.paths]), torch.zeros(len(walks), len(task.q), dtype=torch.float64)
-        least = torch.stack([path.error.min(0).values if path.judged else torch.full_like(path.error[0], torch.inf) for path in self.paths])
+        rows, share = (
+            torch.stack([path.row for path in self.paths]),
+            torch.zeros(len(walks), len(task.q), dtype=torch.float64),
+        )
+        least = torch.stack(
+            [
+                path.error.min(0).values
+                if path.judged
+                else torch.full_like(path.error[0], torch.inf)
+                for path in self.paths
+            ]
+        )
         for b in range(len(task.q)):
-            mine = [k for k, path in enumerate(self.paths) if path.judged and bool(torch.isfinite(path.error[:, b]).any())]
+            mine = [
+                k
+                for k, path in enumerate(self.paths)
+                if path.judged and bool(torch.isfinite(path.error[:, b]).any())
+            ]
             if mine:
                 fits, size = torch.stack([self.paths[k].fit[b] for k in mine]), float(self.size[b])
                 residuals = (fits - given[b]).flatten(1).double()
-                moved = torch.stack([self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine])
+                moved = torch.stack(
+                    [self.paths[k].divergence[:, rows[k, b], b].mean() for k in mine]
+                )
                 noise = float(errors[:, b].min()) if task.estimated else 1.0
                 products, moved = (residuals @ residuals.T / size).cpu(), (noise * moved).cpu()
                 best = int(least[mine, b].argmin())
 
-                def deviation(z: Tensor, b: int = b, fits: Tensor = fits, scale: float = noise**0.5 / size) -> float:
+                def deviation(
+                    z: Tensor, b: int = b, fits: Tensor = fits, scale: float = noise**0.5 / size
+                ) -> float:
                     apart = torch.zeros_like(given)
                     apart[b] = (z.to(fits).reshape(-1, *[1] * (fits.ndim - 1)) * fits).sum(0)
                     return float(self.loss.deviation(apart)[b]) * scale
@@ -170,9 +211,21 @@ class OnAll:
         share = share.to(errors.device)
         x, part = torch.stack([path.x for path in self.paths]), share.reshape(*share.shape, 1, 1, 1)
         x = torch.where(part > 0, part.to(x.dtype) * x, 0.0).sum(0)
-        shares = [torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1]) for k, path in enumerate(self.paths)]
-        best, begins = least.argmin(0), torch.tensor([0, *(len(path.error) for path in self.paths)]).to(rows).cumsum(0)
-        return _chosen(walks, (begins[best] + rows.gather(0, best[None])[0]).cpu(), errors, torch.cat(shares), x)
+        shares = [
+            torch.zeros_like(path.error).scatter(0, rows[k : k + 1], share[k : k + 1])
+            for k, path in enumerate(self.paths)
+        ]
+        best, begins = (
+            least.argmin(0),
+            torch.tensor([0, *(len(path.error) for path in self.paths)]).to(rows).cumsum(0),
+        )
+        return _chosen(
+            walks,
+            (begins[best] + rows.gather(0, best[None])[0]).cpu(),
+            errors,
+            torch.cat(shares),
+            x,
+        )
 
     def _follow(self, solver: Solver, least: Tensor | None, before: _Path | None = None) -> _Path:
         """Run on all data, or go on from the path ``before``; then on changed ones, as long as the error is not far above ``least``."""
@@ -184,7 +237,16 @@ class OnAll:
             state = None if before is None else before.states[which]
             start = task.x0 if state is None else None
             try:
-                return solver._run(data, A, task.D, noise=task.noise, x0=start, state=state, callbacks=[look], progress=False).state
+                return solver._run(
+                    data,
+                    A,
+                    task.D,
+                    noise=task.noise,
+                    x0=start,
+                    state=state,
+                    callbacks=[look],
+                    progress=False,
+                ).state
             except Diverged:
                 return None
 
@@ -199,23 +261,39 @@ class OnAll:
             fits.append(see(A(state.x)))
 
         end = run(q, 0, keep)
-        misfit = column([(mine - given).flatten(1).square().sum(1).double() / size for mine in fits])
-        divergence, states = [torch.zeros_like(misfit)], [end]  # no less, for an estimate that is of use
+        misfit = column(
+            [(mine - given).flatten(1).square().sum(1).double() / size for mine in fits]
+        )
+        divergence, states = (
+            [torch.zeros_like(misfit)],
+            [end],
+        )  # no less, for an estimate that is of use
         for k, change in enumerate(self.changes):
             far = _error(misfit, torch.stack(divergence), task.estimated).min(0).values
-            if before is None and least is not None and bool((far > least * (1 + RACE * (2 / self.count).sqrt())).all()):
+            if (
+                before is None
+                and least is not None
+                and bool((far > least * (1 + RACE * (2 / self.count).sqrt())).all())
+            ):
                 break
             moved, b = list[Tensor](), see(change)
 
             def compare(state: State, b: Tensor = b, moved: list[Tensor] = moved) -> None:
                 if len(moved) < len(fits):
-                    moved.append(((see(A(state.x)) - fits[len(moved)]) * b).flatten(1).sum(1).double() / (STEP * size))
+                    moved.append(
+                        ((see(A(state.x)) - fits[len(moved)]) * b).flatten(1).sum(1).double()
+                        / (STEP * size)
+                    )
 
             states.append(run(q + STEP * change, 1 + k, compare))
             divergence = [*divergence[k == 0 :], column(moved)]
         begun, trace = 0, torch.stack(divergence)
         if before is not None:
-            begun, misfit, trace = len(before.misfit), torch.cat([before.misfit, misfit]), torch.cat([before.divergence, trace], dim=1)
+            begun, misfit, trace = (
+                len(before.misfit),
+                torch.cat([before.misfit, misfit]),
+                torch.cat([before.divergence, trace], dim=1),
+            )
         error = _error(misfit, trace, task.estimated)
 
         def pick(row: Tensor, new: list[Tensor], old: Tensor | None, nothing: Tensor) -> Tensor:
@@ -230,14 +308,22 @@ class OnAll:
 
         none = torch.zeros_like(given)
         low = pick(error.argmin(0), fits, None if before is None else before.low, none)
-        row = error.argmin(0) if before is None else torch.where(error.argmin(0) < begun, before.row, error.argmin(0))
+        row = (
+            error.argmin(0)
+            if before is None
+            else torch.where(error.argmin(0) < begun, before.row, error.argmin(0))
+        )
         unit = (error.min(0).values if task.estimated else torch.ones_like(size)).sqrt() / size
         for k, fit in enumerate(fits):
-            near = error[begun + k] - error.min(0).values <= CHANCE * unit * self.loss.deviation(fit - low)
+            near = error[begun + k] - error.min(0).values <= CHANCE * unit * self.loss.deviation(
+                fit - low
+            )
             row = torch.where(near, torch.maximum(row, torch.full_like(row, begun + k)), row)
         x = pick(row, xs, None if before is None else before.x, q.new_zeros(B, *A.image_shape))
         fit = pick(row, fits, None if before is None else before.fit, none)
-        return _Path(misfit, trace, error, tuple(states), row, x, fit, low, len(states) == 1 + PROBES)
+        return _Path(
+            misfit, trace, error, tuple(states), row, x, fit, low, len(states) == 1 + PROBES
+        )
 
 
 class HeldOut:
@@ -250,15 +336,23 @@ class HeldOut:
     prefers = "the smoother"
 
     def __init__(self, task: Task, part: float, few: int, most: int):
-        draw = torch.rand(task.A.data_shape, generator=torch.Generator().manual_seed(task.seed)).to(task.q.device)
-        self.parts = [(draw >= fold * part) & (draw < (fold + 1) * part) & task.seen for fold in range(most)]
+        draw = torch.rand(task.A.data_shape, generator=torch.Generator().manual_seed(task.seed)).to(
+            task.q.device
+        )
+        self.parts = [
+            (draw >= fold * part) & (draw < (fold + 1) * part) & task.seen for fold in range(most)
+        ]
         self.task, self.part, self.few, self.looks = task, part, few, list[list[_Look]]()
 
     def judge(self, walks: list[Walk]) -> Choice:
         """Look at the walks that are new, then at all that do not lag, and choose; ``walks`` that go on are replaced by longer ones."""
         first = not self.looks
         choice = self._look_at(walks)
-        if first and self.few < len(self.parts) and bool((choice.errors.min(0).values < NOISE).any()):
+        if (
+            first
+            and self.few < len(self.parts)
+            and bool((choice.errors.min(0).values < NOISE).any())
+        ):
             self.few = len(self.parts)
             choice = self._look_at(walks)
         return choice
@@ -277,11 +371,18 @@ class HeldOut:
         self.looks += [[look(walk, 0)] for walk in walks[len(self.looks) :]]
         for k, mine in enumerate(self.looks):
             if not _lags(mine, self.looks, share):
-                while len(mine) == 1 and walks[k].constant and len(walks[k].sigma) < LONG * N and _falls(mine[0], share):
+                while (
+                    len(mine) == 1
+                    and walks[k].constant
+                    and len(walks[k].sigma) < LONG * N
+                    and _falls(mine[0], share)
+                ):
                     walks[k] = walks[k].longer(N)
                     mine[0] = look(walks[k], 0, mine[0])
                 mine[:] = [replace(one, state=None) for one in mine]
-                mine += [replace(look(walks[k], part), state=None) for part in range(len(mine), self.few)]
+                mine += [
+                    replace(look(walks[k], part), state=None) for part in range(len(mine), self.few)
+                ]
         return _smoother(walks, self.looks, share)
 
 
@@ -338,23 +439,36 @@ def _look(solver: Solver, task: Task, held: Tensor, before: _Look | None = None)
     rest = seen & ~held
 
     def look(state: State) -> None:
-        r = torch.where(seen, (A(state.x) - torch.where(seen, q, 0.0)) / torch.where(seen, deviation, 1.0), 0.0).square()
+        r = torch.where(
+            seen, (A(state.x) - torch.where(seen, q, 0.0)) / torch.where(seen, deviation, 1.0), 0.0
+        ).square()
         errors.append(torch.where(held, r, 0.0)[:, place].double())
-        misfits.append(torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.flatten(1).sum(1))
+        misfits.append(
+            torch.where(rest, r, 0.0).flatten(1).sum(1).double() / rest.flatten(1).sum(1)
+        )
 
     try:
         known = torch.where(held, torch.inf, deviation)
-        state = solver._run(q, A, task.D, noise=known, state=state, callbacks=[look], progress=False).state
+        state = solver._run(
+            q, A, task.D, noise=known, state=state, callbacks=[look], progress=False
+        ).state
     except Diverged:
         state = None
-    e = torch.full((solver.iterations, len(q), int(place.sum())), torch.inf, dtype=torch.float64, device=q.device)
+    e = torch.full(
+        (solver.iterations, len(q), int(place.sum())),
+        torch.inf,
+        dtype=torch.float64,
+        device=q.device,
+    )
     m = torch.zeros(solver.iterations, len(q), dtype=torch.float64, device=q.device)
     if errors:
         e[: len(errors)], m[: len(errors)] = torch.stack(errors), torch.stack(misfits)
     return _Look(e, m, held[:, place], state)
 
 
-def _expected(looks: Sequence[Sequence[_Look]], parts: int, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _expected(
+    looks: Sequence[Sequence[_Look]], parts: int, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The error expected of new data in units of the noise, each iteration of each walk a row: as the first ``parts`` tell (R, B); by each datum,
     less a constant (R, B, n); and the misfits (R, B).
 
@@ -369,13 +483,22 @@ def _expected(looks: Sequence[Sequence[_Look]], parts: int, share: Tensor) -> tu
         for mine in looks
     ]
     errors = torch.cat(told)
-    misfit = torch.cat([torch.stack([look.misfit for look in mine[:parts]]).mean(0) for mine in looks])
+    misfit = torch.cat(
+        [torch.stack([look.misfit for look in mine[:parts]]).mean(0) for mine in looks]
+    )
     mean = errors.sum(2) / held.sum(1)
     finite = torch.isfinite(mean)
-    noise = mean.min(0).values.clamp(torch.finfo(torch.float32).tiny, 1.0)  # it can be no more than the least error
-    kept = torch.where(finite, (misfit / mean.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1), 1.0)
+    noise = mean.min(0).values.clamp(
+        torch.finfo(torch.float32).tiny, 1.0
+    )  # it can be no more than the least error
+    kept = torch.where(
+        finite, (misfit / mean.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1), 1.0
+    )
     taken = share * (1 - kept.sqrt()).square()
-    errors = ((share * kept + 1 - share)[..., None] * (errors - noise[:, None]) / noise[:, None] + taken[..., None]) * held
+    errors = (
+        (share * kept + 1 - share)[..., None] * (errors - noise[:, None]) / noise[:, None]
+        + taken[..., None]
+    ) * held
     return torch.where(finite, 1 + errors.sum(2) / held.sum(1), torch.inf), errors, misfit
 
 
@@ -411,13 +534,21 @@ def _falls(look: _Look, share: Tensor) -> bool:
     return look.state is not None and _fell(_expected([[look]], 1, share)[0])
 
 
-def _chosen(walks: Sequence[Walk], row: Tensor, errors: Tensor, shares: Tensor, x: Tensor | None = None) -> Choice:
+def _chosen(
+    walks: Sequence[Walk], row: Tensor, errors: Tensor, shares: Tensor, x: Tensor | None = None
+) -> Choice:
     """What the ``row`` (B,) of the table of ``errors`` (R, B) stands for."""
     walk = torch.cat([torch.full((len(walk.sigma),), k) for k, walk in enumerate(walks)])[row]
     start = torch.tensor([0, *(len(walk.sigma) for walk in walks)]).cumsum(0)[walk]
     its = [walks[k] for k in walk.tolist()]
     N = max(len(walk.sigma) for walk in its)
-    sigma = torch.stack([walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b] for b, walk in enumerate(its)], dim=1)
+    sigma = torch.stack(
+        [
+            walk.sigma[torch.arange(N).clamp_max(len(walk.sigma) - 1), b]
+            for b, walk in enumerate(its)
+        ],
+        dim=1,
+    )
     factor = torch.stack([walk.factor[b] for b, walk in enumerate(its)])
     least = bool((row == errors.argmin(0).cpu()).all())
     return Choice(walk, sigma, factor, row - start + 1, least, shares, errors, x)

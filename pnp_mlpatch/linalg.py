@@ -34,7 +34,13 @@ def sizes(x: Tensor) -> Tensor:
 
 
 def pcg(
-    normal: Map, b: Tensor, x0: Tensor, *, precondition: Map | None = None, tol: float = 1e-6, max_iter: int = 100
+    normal: Map,
+    b: Tensor,
+    x0: Tensor,
+    *,
+    precondition: Map | None = None,
+    tol: float = 1e-6,
+    max_iter: int = 100,
 ) -> tuple[Tensor, CGInfo]:
     """Preconditioned conjugate gradients for ``normal(x) = b``, symmetric positive definite, on a batch (B, ...).
 
@@ -47,7 +53,9 @@ def pcg(
     residual = b - normal(x0)
     with torch.no_grad():  # a power of two changes no digit
         largest = torch.stack([v.detach().flatten(1).abs().amax(1) for v in (b, residual)])
-        unit = power_of_two(torch.where(largest[0] > 0, largest[0], largest[1])).reshape(-1, *[1] * (b.ndim - 1))
+        unit = power_of_two(torch.where(largest[0] > 0, largest[0], largest[1])).reshape(
+            -1, *[1] * (b.ndim - 1)
+        )
     x, info = _pcg(normal, b / unit, x0 / unit, residual / unit, precondition, tol, max_iter)
     return x * unit, info
 
@@ -59,7 +67,15 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), exponent.clamp(-120, 120))
 
 
-def _pcg(normal: Map, b: Tensor, x: Tensor, r: Tensor, precondition: Map | None, tol: float, max_iter: int) -> tuple[Tensor, CGInfo]:
+def _pcg(
+    normal: Map,
+    b: Tensor,
+    x: Tensor,
+    r: Tensor,
+    precondition: Map | None,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, CGInfo]:
     """:func:`pcg` from ``x`` with the residual ``r``, where b is about 1."""
     z = precondition(r) if precondition else r
     p, rz = z, dot(r, z)
@@ -91,7 +107,9 @@ def _pcg(normal: Map, b: Tensor, x: Tensor, r: Tensor, precondition: Map | None,
     return x, CGInfo(steps, (dot(r, r).sqrt() / norm).flatten())
 
 
-def largest_eigenvalue(normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-3) -> float:
+def largest_eigenvalue(
+    normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-3
+) -> float:
     r"""An upper bound of the largest eigenvalue of a symmetric positive semidefinite map, at most ``tol`` too high, relative.
 
     By the method of Lanczos from the start ``x`` (1, ...), which should be random. With theta the largest eigenvalue of the
@@ -116,7 +134,11 @@ def largest_eigenvalue(normal: Map, x: Tensor, *, iterations: int = 100, tol: fl
         values, vectors = torch.linalg.eigh(T)
         beta = float(sizes(w))
         theta, rho = float(values[-1]), beta * abs(float(vectors[-1, -1]))
-        if not math.isfinite(beta) or beta <= 10 * torch.finfo(x.dtype).eps * theta or (step >= 9 and rho <= 0.1 * tol * theta):
+        if (
+            not math.isfinite(beta)
+            or beta <= 10 * torch.finfo(x.dtype).eps * theta
+            or (step >= 9 and rho <= 0.1 * tol * theta)
+        ):
             break
         before, v = v, w / beta
         beside.append(beta)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.solvers.base import Problem
+from pnp_mlpatch.solvers import Problem
 
 RIDGE = 1e-6  # what is added to the products of residuals, so that estimates that are the same have the same part
 CHANCE = 1.0  # standard errors that errors may be apart and be taken for the same
@@ -38,7 +38,11 @@ class Loss:
     def see(self, r: Tensor) -> Tensor:
         r"""B r for a residual (B, \*data_shape) in the units of the data; nothing is seen where nothing was measured."""
         r = torch.where(self.seen, r / torch.where(self.seen, self.noise, 1.0), 0.0)
-        return r if self.level is None else self._step(self.problem.A.adjoint(self._unit(r) * r), self.level)
+        return (
+            r
+            if self.level is None
+            else self._step(self.problem.A.adjoint(self._unit(r) * r), self.level)
+        )
 
     def size(self, changes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """E|B e|^2 (B,) from ``changes`` drawn like the noise; and of how many data, without a level, the loss varies as much.
@@ -47,7 +51,9 @@ class Loss:
         """
         seen = [self.see(change) for change in changes]
         size = torch.stack([_square(mine) for mine in seen]).mean(0)
-        return size, size.square() / torch.stack([_square(self._again(mine)) for mine in seen]).mean(0)
+        return size, size.square() / torch.stack(
+            [_square(self._again(mine)) for mine in seen]
+        ).mean(0)
 
     def deviation(self, difference: Tensor) -> Tensor:
         """The standard error 2 |B^T B A (x - y)| of how much the estimated |B A (x - f)|^2 of x is above that of y, (B,), from ``difference`` = B A (x - y)."""
@@ -62,7 +68,9 @@ class Loss:
 
     def _step(self, v: Tensor, level: Tensor) -> Tensor:
         """(A^H A + c)^-1 v."""
-        return self.problem.A.data_step(torch.zeros_like(v), (self._unit(v).flatten() / level).square(), Aty=v)
+        return self.problem.A.data_step(
+            torch.zeros_like(v), (self._unit(v).flatten() / level).square(), Aty=v
+        )
 
     def _unit(self, like: Tensor) -> Tensor:
         """The noise that is left when a map is divided out, a column with a number for each image."""
@@ -84,7 +92,9 @@ def stacked(products: Tensor, moved: Tensor) -> Tensor:
     w[some] = 1.0
     for _ in range(20 * len(t)):
         inner = torch.linalg.solve(H[some][:, some], torch.stack([one[some], t[some]], dim=1))
-        aim = inner[:, 0] * (1 + inner[:, 1].sum()) / inner[:, 0].sum() - inner[:, 1]  # the least of these alone, with the sum 1
+        aim = (
+            inner[:, 0] * (1 + inner[:, 1].sum()) / inner[:, 0].sum() - inner[:, 1]
+        )  # the least of these alone, with the sum 1
         if bool((aim > 0).all()):
             w[some] = aim
             gradient = H @ w + t
@@ -93,13 +103,21 @@ def stacked(products: Tensor, moved: Tensor) -> Tensor:
             some.append(int(gradient.argmin()))
         else:
             shrinks = aim <= 0
-            part = (w[some] / (w[some] - aim).clamp_min(torch.finfo(torch.float64).tiny))[shrinks].min()
-            w[some] = torch.where(shrinks & (w[some] <= part * (w[some] - aim) * (1 + 1e-12)), 0.0, w[some] + part * (aim - w[some]))
+            part = (w[some] / (w[some] - aim).clamp_min(torch.finfo(torch.float64).tiny))[
+                shrinks
+            ].min()
+            w[some] = torch.where(
+                shrinks & (w[some] <= part * (w[some] - aim) * (1 + 1e-12)),
+                0.0,
+                w[some] + part * (aim - w[some]),
+            )
             some = w.nonzero()[:, 0].tolist()
     return w / w.sum()
 
 
-def toward(best: int, w: Tensor, products: Tensor, moved: Tensor, deviation: Callable[[Tensor], float]) -> Tensor:
+def toward(
+    best: int, w: Tensor, products: Tensor, moved: Tensor, deviation: Callable[[Tensor], float]
+) -> Tensor:
     r"""Of the means between the estimate ``best`` and that of the weights ``w`` (K,) of :func:`stacked`, the nearest to ``best`` that data do not tell from w.
 
         w + s z,  z = e_best - w,  0 <= s <= 1        SURE(w + s z) - SURE(w) = s g + s^2 d^2 <= CHANCE s deviation(z)

@@ -11,13 +11,19 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 
 def _pair(x: Tensor, truth: Tensor, who: str, data_range: float = 1.0) -> None:
     if not (isinstance(x, Tensor) and isinstance(truth, Tensor)):
-        raise InputTypeError(f"{who}: both images must be torch tensors, got {type(x).__name__} and {type(truth).__name__}.")
+        raise InputTypeError(
+            f"{who}: both images must be torch tensors, got {type(x).__name__} and {type(truth).__name__}."
+        )
     if not (x.is_floating_point() and truth.is_floating_point()):
-        raise InputTypeError(f"{who}: both images must hold real floats, got {x.dtype} and {truth.dtype}. Give x.float() / 255 for 8 bit.")
+        raise InputTypeError(
+            f"{who}: both images must hold real floats, got {x.dtype} and {truth.dtype}. Give x.float() / 255 for 8 bit."
+        )
     if not data_range > 0:
         raise InputError(f"{who}: data_range must be > 0, got {data_range}.")
     if x.shape != truth.shape or x.ndim != 4:
-        raise InputError(f"{who}: both images must have one shape (B, C, H, W), got {tuple(x.shape)} and {tuple(truth.shape)}.")
+        raise InputError(
+            f"{who}: both images must have one shape (B, C, H, W), got {tuple(x.shape)} and {tuple(truth.shape)}."
+        )
 
 
 def mse(x: Tensor, truth: Tensor) -> Tensor:
@@ -40,7 +46,9 @@ def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
     """
     _pair(x, truth, "ssim", data_range)
     if min(x.shape[-2:]) < 11:
-        raise InputError(f"ssim: its window is 11 x 11, the images have {x.shape[-2]} x {x.shape[-1]} pixels.")
+        raise InputError(
+            f"ssim: its window is 11 x 11, the images have {x.shape[-2]} x {x.shape[-1]} pixels."
+        )
     a, b = x.double().flatten(0, 1)[:, None], truth.double().flatten(0, 1)[:, None]
     t = torch.arange(-5, 6, dtype=torch.float64, device=x.device)
     g = torch.exp(-(t**2) / (2 * 1.5**2))

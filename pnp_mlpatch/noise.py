@@ -7,11 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.operators.base import LinearOperator, reached
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.operators._base import reached
+from pnp_mlpatch.solvers import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane
-PARTS, SPREAD = 4, 1.4  # parts of the plane each way; the standard error of a median of n values that overlap is that over sqrt(n)
+PARTS, SPREAD = (
+    4,
+    1.4,
+)  # parts of the plane each way; the standard error of a median of n values that overlap is that over sqrt(n)
 ROUNDS = 5  # of making a probe all 1 or -1, and flat
 
 
@@ -35,11 +39,22 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
         make_problem(q, A, None)
         blocks, split = getattr(A, "blocks", None), getattr(A, "split", None)
         if blocks is not None and split is not None:
-            levels = [noise_level(part, block) for part, block in zip(split(q), blocks, strict=True)]
+            levels = [
+                noise_level(part, block) for part, block in zip(split(q), blocks, strict=True)
+            ]
             return torch.cat(
-                [level[:, None].expand(-1, part.flatten(1).shape[1]) for level, part in zip(levels, split(q), strict=True)], dim=1
+                [
+                    level[:, None].expand(-1, part.flatten(1).shape[1])
+                    for level, part in zip(levels, split(q), strict=True)
+                ],
+                dim=1,
             )
-        return torch.stack([_level(one, seen, A) for one, seen in zip(q.double(), reached(A).expand_as(q), strict=True)]).to(q)
+        return torch.stack(
+            [
+                _level(one, seen, A)
+                for one, seen in zip(q.double(), reached(A).expand_as(q), strict=True)
+            ]
+        ).to(q)
 
 
 def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
@@ -58,13 +73,17 @@ def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
 
     def flat(b: Tensor) -> Tensor:
         wave = torch.fft.fftn(b, dim=axes, norm="ortho")
-        return torch.fft.ifftn(wave / wave.abs().clamp_min(torch.finfo(b.dtype).tiny), dim=axes, norm="ortho").real
+        return torch.fft.ifftn(
+            wave / wave.abs().clamp_min(torch.finfo(b.dtype).tiny), dim=axes, norm="ortho"
+        ).real
 
     b = flat(torch.randn(q.shape, generator=generator, dtype=torch.float64))
     for _ in range(ROUNDS):
         b = flat(b.sign())
     b = torch.where(seen, b.to(q.device), 0.0)
-    square = b.square().sum(axes, keepdim=True) / seen.expand_as(q).sum(axes, keepdim=True).clamp_min(1)
+    square = b.square().sum(axes, keepdim=True) / seen.expand_as(q).sum(
+        axes, keepdim=True
+    ).clamp_min(1)
     return (b / square.sqrt().clamp_min(torch.finfo(b.dtype).tiny)).to(q)
 
 
@@ -74,7 +93,11 @@ def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
     q, seen = q.reshape(shape), (seen & (q != 0)).reshape(shape)
     d = q.new_tensor([1.0, -2.0, 1.0])
     stencils = []  # what they find, where all data that they need are seen
-    for kernel, least in ((d[None] / 6**0.5, FEW), (d[:, None] / 6**0.5, FEW), (d[:, None] * d / 6, ENOUGH)):
+    for kernel, least in (
+        (d[None] / 6**0.5, FEW),
+        (d[:, None] / 6**0.5, FEW),
+        (d[:, None] * d / 6, ENOUGH),
+    ):
         if any(n < k for n, k in zip(q.shape[-2:], kernel.shape, strict=True)):
             continue
         whole = F.conv2d(seen.double(), torch.ones_like(kernel)[None, None]) > kernel.numel() - 0.5

@@ -54,14 +54,15 @@ def _full_name(plugin: Callable[..., Any]) -> str:
 class Registry:
     """The plugins of one family: ``names``, ``get``, ``make``, ``info``; ``register`` is the decorator for plugin files."""
 
-    def __init__(self, family: str, package: str, not_plugins: tuple[str, ...]):
+    def __init__(self, family: str, package: str):
         self.family, self.package, self.group = family, package, package
-        self._not_plugins = not_plugins
         self._made: dict[str, Callable[..., Any]] = {}
         self._needs: dict[str, tuple[str, ...]] = {}
         self._networks: dict[str, type] = {}
 
-    def register(self, name: str, *, needs: tuple[str, ...] = (), network: type | None = None) -> Callable[[T], T]:
+    def register(
+        self, name: str, *, needs: tuple[str, ...] = (), network: type | None = None
+    ) -> Callable[[T], T]:
         """Decorator: make a class or factory known as ``name``.
 
         ``needs`` are the import names of optional packages; ``network`` is the class that training makes, if it can be trained.
@@ -83,7 +84,7 @@ class Registry:
     def _modules(self) -> list[str]:
         spec = importlib.util.find_spec(self.package)
         places = list(spec.submodule_search_locations or []) if spec else []
-        return [m.name for m in pkgutil.iter_modules(places) if m.name not in self._not_plugins and not m.name.startswith("_")]
+        return [m.name for m in pkgutil.iter_modules(places) if not m.name.startswith("_")]
 
     def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         found: dict[str, list[importlib.metadata.EntryPoint]] = {}
@@ -102,22 +103,31 @@ class Registry:
         reason if its module does not import.
         """
         if not isinstance(name, str):
-            raise InputTypeError(f"The name of a plugin ({self.family}) is a string; got {type(name).__name__}.")
+            raise InputTypeError(
+                f"The name of a plugin ({self.family}) is a string; got {type(name).__name__}."
+            )
         if name in self._made:
             return self._made[name]
         points = self._entry_points().get(name, [])
-        distinct = {f"{point.value} of package {point.dist.name}" if point.dist else point.value for point in points}
+        distinct = {
+            f"{point.value} of package {point.dist.name}" if point.dist else point.value
+            for point in points
+        }
         if name in self._modules():
             distinct.add(f"{self.package}.{name}")
         if len(distinct) > 1:
-            raise InputError(f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. Uninstall or rename one of them.")
+            raise InputError(
+                f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. Uninstall or rename one of them."
+            )
         if not distinct:
             names, shipped = self.names(), manifest() if self.family == "denoiser" else {}
             if name in shipped:
                 raise UnknownPlugin(
                     f"'{name}' are weights, not a denoiser. Take the denoiser '{shipped[name].get('kind', 'mlpatch')}' with weights='{name}'."
                 )
-            raise UnknownPlugin(f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}.")
+            raise UnknownPlugin(
+                f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}."
+            )
         try:
             if points:
                 plugin = points[0].load()
@@ -135,7 +145,9 @@ class Registry:
                 "The other plugins are not affected."
             ) from error
         if name not in self._made:
-            raise BrokenPlugin(f"The module {self.package}.{name} registers no {self.family} called '{name}'.")
+            raise BrokenPlugin(
+                f"The module {self.package}.{name} registers no {self.family} called '{name}'."
+            )
         return self._made[name]
 
     def make(self, name: str, **config: Any) -> Any:
@@ -145,23 +157,39 @@ class Registry:
         """
         plugin = self.get(name)
         signature = _signature(plugin, f"The {self.family} '{name}'")
-        known = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        known = [
+            p.name
+            for p in signature.parameters.values()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
         for key in config:
             if key not in known:
                 raise InputTypeError(
                     f"The {self.family} '{name}' has no setting '{key}'. {did_you_mean(key, known)}It takes: {', '.join(known) or 'none'}."
                 )
-        absent = [p.name for p in signature.parameters.values() if p.name in known and p.default is p.empty and p.name not in config]
+        absent = [
+            p.name
+            for p in signature.parameters.values()
+            if p.name in known and p.default is p.empty and p.name not in config
+        ]
         if absent:
-            hint = " A denoiser is registered as a class or factory that returns D(x, sigma)." if absent[0] == "x" else ""
-            raise InputTypeError(f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.{hint}")
+            hint = (
+                " A denoiser is registered as a class or factory that returns D(x, sigma)."
+                if absent[0] == "x"
+                else ""
+            )
+            raise InputTypeError(
+                f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.{hint}"
+            )
         return plugin(**config)
 
     def network(self, name: str) -> type:
         """The class that training makes for the plugin ``name``; raise :class:`InputError` if it cannot be trained."""
         self.get(name)
         if name not in self._networks:
-            raise InputError(f"The {self.family} '{name}' cannot be trained. Trainable: {', '.join(sorted(self._networks)) or 'none'}.")
+            raise InputError(
+                f"The {self.family} '{name}' cannot be trained. Trainable: {', '.join(sorted(self._networks)) or 'none'}."
+            )
         return self._networks[name]
 
     def info(self, name: str) -> PluginInfo:
@@ -189,7 +217,9 @@ class Registry:
         except PnPError as error:  # its module does not import, or two have its name
             return PluginInfo(name, self.family, source="", broken=str(error))
         except BaseException as error:  # a name, signature or docstring that runs code of its own
-            reason = f"The {self.family} '{name}' cannot be described: {type(error).__name__}: {error}."
+            reason = (
+                f"The {self.family} '{name}' cannot be described: {type(error).__name__}: {error}."
+            )
             return PluginInfo(name, self.family, source="", broken=reason)
 
     def _described(self, name: str, plugin: Callable[..., Any]) -> PluginInfo:
@@ -211,11 +241,17 @@ def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
     try:
         return inspect.signature(plugin)
     except (ValueError, TypeError) as error:
-        raise BrokenPlugin(f"{who} has no signature ({error}). Register a function or class written in Python.") from error
+        raise BrokenPlugin(
+            f"{who} has no signature ({error}). Register a function or class written in Python."
+        ) from error
 
 
 def _absent(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is None
-    except (ImportError, ValueError, AttributeError):  # of a dotted name, whose parent is absent or no package
+    except (
+        ImportError,
+        ValueError,
+        AttributeError,
+    ):  # of a dotted name, whose parent is absent or no package
         return True

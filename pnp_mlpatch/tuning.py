@@ -12,28 +12,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pnp_mlpatch.denoisers import base as denoisers
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.wrap import describe
+from pnp_mlpatch.denoisers import Denoiser, describe
+from pnp_mlpatch.denoisers import _base as denoisers
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.judging import STEP, HeldOut, OnAll, Task, Walk
 from pnp_mlpatch.loss import Loss
 from pnp_mlpatch.noise import noise_level, probe, reached
-from pnp_mlpatch.operators.base import LinearOperator
-from pnp_mlpatch.solvers import base as solvers
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import (
-    Callback,
-    Problem,
-    Result,
-    Solver,
-    Tuned,
-    make_problem,
-    mark_outside,
-    noise_in_start,
-    warn_outside,
-    worst,
-)
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.solvers import Callback, Problem, Result, Solver, Tuned, make_problem, schedules
+from pnp_mlpatch.solvers import _base as solvers
+from pnp_mlpatch.solvers._base import mark_outside, noise_in_start, warn_outside, worst
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ def chi2(q: Tensor, A: LinearOperator, x: Tensor, noise: float | Tensor) -> Tens
 
     It is 1 for the truth, to sqrt(2 / m) with m data; more where x misses what the data show, less where it follows their noise. ``q`` is
     (B, \*A.data_shape), ``x`` (B, C, H, W), ``noise`` the standard deviation in the units of q: a number, a tensor (B,), or a map, infinite
-    where nothing was measured. Raises what :func:`~pnp_mlpatch.solvers.base.make_problem` raises.
+    where nothing was measured. Raises what :func:`~pnp_mlpatch.solvers._base.make_problem` raises.
     """
     with torch.no_grad():
         problem = make_problem(q, A, noise)
@@ -91,7 +79,9 @@ def discrepancy(
     Raises :class:`InputError` for a solver without alpha, and for ``lowest`` outside of (0, 1]. Morozov 1966.
     """
     if not isinstance(solver, Solver):
-        raise InputTypeError(f"discrepancy: solver must be a Solver object, such as solvers.make('fast_admm'), got {solver!r}.")
+        raise InputTypeError(
+            f"discrepancy: solver must be a Solver object, such as solvers.make('fast_admm'), got {solver!r}."
+        )
     settings = {f.name for f in fields(cast(Any, solver))}
     if "alpha" not in settings:
         raise InputError(
@@ -112,8 +102,15 @@ def discrepancy(
     factor = torch.ones_like(found)
     while bool((misses := (found > 1) & (factor / 2 >= lowest)).any()):
         factor = torch.where(misses, factor / 2, factor)
-        again: Any = held | {"alpha": factor * last["alpha"] / problem.unit**2, "iterations": iterations}
-        runs.append(replace(cast(Any, solver), **again).run(q, A, D, noise=noise, x0=x, callbacks=callbacks, progress=progress))
+        again: Any = held | {
+            "alpha": factor * last["alpha"] / problem.unit**2,
+            "iterations": iterations,
+        }
+        runs.append(
+            replace(cast(Any, solver), **again).run(
+                q, A, D, noise=noise, x0=x, callbacks=callbacks, progress=progress
+            )
+        )
         x = torch.where(misses.reshape(-1, 1, 1, 1), runs[-1].x, x)
         found = torch.where(misses, _chi2(problem, x, measured), found)
     return Discrepancy(x, factor, found, tuple(runs))
@@ -187,8 +184,12 @@ def _probe(
         )
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise InputError(f"{who}: probes must be an integer >= 1, got {probes!r}.")
-    if level is not None and (isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < math.inf):
-        raise InputError(f"{who}: level is a deviation of images, a number > 0, or None for the error of the data; got {level!r}.")
+    if level is not None and (
+        isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < math.inf
+    ):
+        raise InputError(
+            f"{who}: level is a deviation of images, a number > 0, or None for the error of the data; got {level!r}."
+        )
     with torch.no_grad():
         problem = make_problem(q, A, noise)
         problem.known_noise(who)
@@ -197,16 +198,26 @@ def _probe(
         clean, generator = torch.where(seen, q, 0.0), torch.Generator().manual_seed(seed)
         size = torch.where(seen, deviation, 0.0)
         changes = [size * probe(q, seen.expand_as(q), generator) for _ in range(probes)]
-        loss = Loss(problem, deviation, seen, None if level is None else torch.full((len(q),), float(level)).to(q))
+        loss = Loss(
+            problem,
+            deviation,
+            seen,
+            None if level is None else torch.full((len(q),), float(level)).to(q),
+        )
         fit, (expected, _) = A(estimate(clean)), loss.size(changes)
         divergence = torch.zeros_like(expected)
         for b in changes:
             moved = loss.see(A(estimate(clean + STEP * b)) - fit)
             divergence += (loss.see(b) * moved).flatten(1).sum(1).double() / STEP / probes
-        return loss.see(fit - clean).flatten(1).square().sum(1).double() / expected, divergence / expected
+        return loss.see(fit - clean).flatten(1).square().sum(
+            1
+        ).double() / expected, divergence / expected
 
 
-RANGE = (1 / 15, 4)  # levels: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
+RANGE = (
+    1 / 15,
+    4,
+)  # levels: from 1/15 of the denoiser's top, so many, each twice the one before; on all data one more, the top
 STEPS = 3  # how often the factor of the best is multiplied and divided by 4, at most
 PRIOR = 2.0  # times the top of the denoiser's range: the deviation of images by which their errors are judged
 WHOLE = 0.5  # of an image that is measured as far as this nothing is held out
@@ -278,7 +289,7 @@ def auto(
     Runs that lag behind in the first part, or by their misfit or the first change, are left out of the others; the error that is told of them on all data is
     then a lower bound. Each image of a batch has its own sigma, factor and K.
 
-    ``noise`` is that of :func:`~pnp_mlpatch.solvers.base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
+    ``noise`` is that of :func:`~pnp_mlpatch.solvers._base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
     ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds``, which always holds out,
     is by default 3 where that is done, 2 above 30000 data an image and 1 above 60000; where nearly nothing but noise is left, as many as hold out 30000
     data, or all of them. All of it costs about 20 to 30 runs; 8 with masks and many data, 60 with masks and little but noise.
@@ -291,7 +302,9 @@ def auto(
     over, Craven and Wahba 1979; the standard error, Breiman et al. 1984.
     """
     if not isinstance(solver, Solver):
-        raise InputTypeError(f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
+        raise InputTypeError(
+            f"auto: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}."
+        )
     start = time.perf_counter()
     if not tunable(solver):
         raise InputError(
@@ -311,13 +324,36 @@ def auto(
         share = (measured / problem.A.initial(problem.q)[0].numel()).clamp_max(1).expand(B)
         whole = folds is None and bool((share >= WHOLE).all())
         few, most = _folds(int(measured.min()), part, folds)
-        bar = tqdm(total=None, desc="auto", unit="run", disable=None if progress is None else not progress)
-        task = Task(solver, q, A, D, level, deviation, noise is None, seen, share, PRIOR * high, x0, seed, bar.update)
+        bar = tqdm(
+            total=None, desc="auto", unit="run", disable=None if progress is None else not progress
+        )
+        task = Task(
+            solver,
+            q,
+            A,
+            D,
+            level,
+            deviation,
+            noise is None,
+            seen,
+            share,
+            PRIOR * high,
+            x0,
+            seed,
+            bar.update,
+        )
         judge = OnAll(task) if whole else HeldOut(task, part, few, most)
         one = torch.ones(B, dtype=q.dtype, device=q.device)
         first, along = _first(problem, high), torch.linspace(0, 1, N).to(high)[:, None]
-        levels = schedules.geometric(RANGE[0], 1.0, RANGE[1] + 1) if whole else [RANGE[0] * 2**k for k in range(RANGE[1])]
-        walks = [Walk(first * (high / first) ** along, one), *(Walk((high * s).expand(N, B), one) for s in levels)]
+        levels = (
+            schedules.geometric(RANGE[0], 1.0, RANGE[1] + 1)
+            if whole
+            else [RANGE[0] * 2**k for k in range(RANGE[1])]
+        )
+        walks = [
+            Walk(first * (high / first) ** along, one),
+            *(Walk((high * s).expand(N, B), one) for s in levels),
+        ]
         with bar:
             best = judge.judge(walks)
             for step in (4.0, 0.25) if task.balances else ():
@@ -329,30 +365,63 @@ def auto(
 
         sigma, K = best.sigma, best.iterations.to(q.device)
         rises = ~(sigma == sigma[0]).all(0)
-        settings: dict[str, Any] = {"sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]} | (
-            {"factor": best.factor} if task.balances else {}
-        )
+        settings: dict[str, Any] = {
+            "sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]
+        } | ({"factor": best.factor} if task.balances else {})
         begun = torch.where(rises, 0, K // 2) * (x0 is None and not whole)
 
         def until(many: Tensor) -> Callback:
             return lambda state: state.iteration >= many
 
-        if isinstance(judge, HeldOut) and bool((begun > 0).any()):  # from where the data that were shown lead
+        if isinstance(judge, HeldOut) and bool(
+            (begun > 0).any()
+        ):  # from where the data that were shown lead
             without: Any = {"tol": 0.0} | task.exact | settings | {"iterations": int(begun.max())}
             walk, starts = replace(cast(Any, solver), **without), []
             for held in judge.parts[:HALVES]:
                 known = torch.where(held, torch.inf, deviation)
-                starts.append(walk._run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x)
-            x0 = torch.where((begun > 0).reshape(-1, 1, 1, 1), torch.stack(starts).mean(0), problem.A.initial(problem.q))
+                starts.append(
+                    walk._run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x
+                )
+            x0 = torch.where(
+                (begun > 0).reshape(-1, 1, 1, 1),
+                torch.stack(starts).mean(0),
+                problem.A.initial(problem.q),
+            )
     rest = K - begun
     last: Any = settings | {"tol": 0.0, "iterations": int(rest.max())}
     result = replace(cast(Any, solver), **last)._run(
-        q, A, D, noise=level, x0=x0, callbacks=[*callbacks, until(rest)], record=record, progress=progress
+        q,
+        A,
+        D,
+        noise=level,
+        x0=x0,
+        callbacks=[*callbacks, until(rest)],
+        record=record,
+        progress=progress,
     )
-    kind = "a level that rises" if bool(rises.all()) else "a level that rises for some" if bool(rises.any()) else "a constant level"
-    x = result.x if best.x is None else torch.where((best.many > 0).reshape(-1, 1, 1, 1), best.x, result.x)
-    half = ", the second half of them from the mean of runs without a part," if bool((begun > 0).any()) else ""
-    mean = f" The estimate is a mean of {_span(best.many, '')} of them." if bool((best.many > 1).any()) else ""
+    kind = (
+        "a level that rises"
+        if bool(rises.all())
+        else "a level that rises for some"
+        if bool(rises.any())
+        else "a constant level"
+    )
+    x = (
+        result.x
+        if best.x is None
+        else torch.where((best.many > 0).reshape(-1, 1, 1, 1), best.x, result.x)
+    )
+    half = (
+        ", the second half of them from the mean of runs without a part,"
+        if bool((begun > 0).any())
+        else ""
+    )
+    mean = (
+        f" The estimate is a mean of {_span(best.many, '')} of them."
+        if bool((best.many > 1).any())
+        else ""
+    )
     why = (
         f"{len(walks)} ways of {_span(torch.tensor([len(walk.sigma) for walk in walks]))} were tried {judge.how}, {kind} is "
         f"{'best' if best.least else 'as good as the best, to within chance, and ' + judge.prefers}, with "
@@ -361,13 +430,24 @@ def auto(
     columns = {
         "sigma": torch.cat([walk.sigma for walk in walks]).double(),
         "factor": torch.cat([walk.factor.expand_as(walk.sigma) for walk in walks]).double(),
-        "iteration": torch.cat([torch.arange(1.0, len(walk.sigma) + 1, dtype=torch.float64) for walk in walks]),
+        "iteration": torch.cat(
+            [torch.arange(1.0, len(walk.sigma) + 1, dtype=torch.float64) for walk in walks]
+        ),
         "error": best.errors,
         "share": best.shares,
     }
     tuned = Tuned(settings | {"iterations": K}, level, noise is None, columns, why)
-    statuses = mark_outside(["stopped" if name == "outside" else name for name in result.statuses], problem, x0, x)
-    result = replace(result, x=x, tuned=tuned, statuses=statuses, status=worst(statuses), seconds=time.perf_counter() - start)
+    statuses = mark_outside(
+        ["stopped" if name == "outside" else name for name in result.statuses], problem, x0, x
+    )
+    result = replace(
+        result,
+        x=x,
+        tuned=tuned,
+        statuses=statuses,
+        status=worst(statuses),
+        seconds=time.perf_counter() - start,
+    )
     warn_outside(result, f"auto ({type(solver).__name__})")
     return result
 
@@ -383,7 +463,9 @@ def _top(problem: Problem, D: Denoiser) -> Tensor:
     high = problem.A.initial(problem.q).flatten(1).std(1)
     high = high if known is None else torch.full_like(high, known[1])
     if not bool((high > 0).all()):
-        raise InputError("auto: the start is constant, and the denoiser tells no range of sigma. Give sigma=.")
+        raise InputError(
+            "auto: the start is constant, and the denoiser tells no range of sigma. Give sigma=."
+        )
     return high
 
 
@@ -398,10 +480,16 @@ def _folds(measured: int, part: float, folds: int | None) -> tuple[int, int]:
     if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
         raise InputError(f"auto: part must be a number between 0 and 1, got {part!r}.")
     parts = max(1, int(1 / part + 1e-9))
-    if folds is not None and (isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= parts):
-        raise InputError(f"auto: folds must be an integer from 1 to {parts}, parts of {part:g} do not overlap; got {folds!r}.")
+    if folds is not None and (
+        isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= parts
+    ):
+        raise InputError(
+            f"auto: folds must be an integer from 1 to {parts}, parts of {part:g} do not overlap; got {folds!r}."
+        )
     if measured * part < 8:
-        raise InputError(f"auto: {measured} data are too few to hold out a part of {part:g}. Give sigma=.")
+        raise InputError(
+            f"auto: {measured} data are too few to hold out a part of {part:g}. Give sigma=."
+        )
     if folds is not None:
         return folds, folds
     few = min(3 if measured < HELD else 2 if measured < 2 * HELD else 1, parts)
@@ -411,8 +499,14 @@ def _folds(measured: int, part: float, folds: int | None) -> tuple[int, int]:
 def _map_of(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
     """The noise as a map of the data, (1 or B, *data_shape)."""
     level = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
-    level = level.reshape(-1, *[1] * (q.ndim - 1)) if level.ndim == 1 and len(A.data_shape) > 1 else level
-    return level.expand(level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape)  # one map for all images, if it is the same
+    level = (
+        level.reshape(-1, *[1] * (q.ndim - 1))
+        if level.ndim == 1 and len(A.data_shape) > 1
+        else level
+    )
+    return level.expand(
+        level.shape[0] if level.ndim == q.ndim else 1, *A.data_shape
+    )  # one map for all images, if it is the same
 
 
 def _span(many: Tensor, what: str = " iterations") -> str:
@@ -457,7 +551,9 @@ def cross_validate(
     Stone 1974; Golub, Heath and Wahba 1979 for its generalised form.
     """
     if not isinstance(solver, Solver):
-        raise InputTypeError(f"cross_validate: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}.")
+        raise InputTypeError(
+            f"cross_validate: solver must be a Solver object, such as solvers.make('admm'), got {solver!r}."
+        )
     if "sigma" not in {f.name for f in fields(cast(Any, solver))}:
         raise InputError(f"cross_validate: {type(solver).__name__} has no setting sigma to choose.")
     if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 < part < 1:
@@ -488,8 +584,14 @@ def cross_validate(
             known = torch.where(held, torch.inf, level)
             for row, sigma in zip(table, sigmas, strict=True):
                 again: Any = {"sigma": sigma}
-                x = replace(cast(Any, solver), **again)._run(q, A, D, noise=known, progress=progress).x
-                missed = torch.where(held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0)
+                x = (
+                    replace(cast(Any, solver), **again)
+                    ._run(q, A, D, noise=known, progress=progress)
+                    .x
+                )
+                missed = torch.where(
+                    held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0
+                )
                 row += missed.flatten(1).square().sum(1) / count / folds
     levels = torch.tensor(list(sigmas), dtype=q.dtype, device=q.device)
     return CrossValidation(levels[table.argmin(dim=0)], levels, table)
@@ -517,9 +619,21 @@ def recipe(
     """
     make = solvers.registry.make
     smooth = denoisers.registry.make("tv", strength=2.0)
-    start = make("fast_admm", iterations=150, sigma=sigma, tol=5e-4).run(q, A, smooth, noise=noise, progress=progress)
+    start = make("fast_admm", iterations=150, sigma=sigma, tol=5e-4).run(
+        q, A, smooth, noise=noise, progress=progress
+    )
     solver = make("fast_admm", iterations=40, sigma=sigma, tol=3e-4)
-    return discrepancy(q, A, D, solver, noise=noise, x0=start.x, lowest=lowest, callbacks=callbacks, progress=progress)
+    return discrepancy(
+        q,
+        A,
+        D,
+        solver,
+        noise=noise,
+        x0=start.x,
+        lowest=lowest,
+        callbacks=callbacks,
+        progress=progress,
+    )
 
 
 def _chi2(problem: Problem, x: Tensor, measured: Tensor) -> Tensor:
@@ -538,4 +652,15 @@ def _measured(q: Tensor, noise: float | Tensor) -> Tensor:
     return seen.flatten(1).sum(1)
 
 
-__all__ = ["CrossValidation", "Discrepancy", "auto", "chi2", "cross_validate", "discrepancy", "gcv", "recipe", "sure", "tunable"]
+__all__ = [
+    "CrossValidation",
+    "Discrepancy",
+    "auto",
+    "chi2",
+    "cross_validate",
+    "discrepancy",
+    "gcv",
+    "recipe",
+    "sure",
+    "tunable",
+]

@@ -20,9 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, finite_number, require
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.reading import refuse_special
+from pnp_mlpatch.io.reading import refuse_special
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ class Intervals:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the three numbers as JSON, whole or not at all."""
-        write_whole(path, lambda temporary: temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8"))
+        write_whole(
+            path,
+            lambda temporary: temporary.write_text(
+                json.dumps(asdict(self)) + "\n", encoding="utf-8"
+            ),
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Intervals:
@@ -55,7 +62,9 @@ class Intervals:
             if not all(finite_number(value) and value >= 0 for value in asdict(found).values()):
                 raise ValueError("factor, level and floor must be numbers >= 0")
         except (OSError, TypeError, ValueError) as error:
-            raise FileError(f"{path}: not saved intervals ({error}). Calibrate again, or check the path.") from error
+            raise FileError(
+                f"{path}: not saved intervals ({error}). Calibrate again, or check the path."
+            ) from error
         return found
 
 
@@ -71,17 +80,23 @@ def calibrate(x: Tensor, std: Tensor, truth: Tensor, level: float = 0.9) -> Inte
     """
     _images("calibrate", x=x, std=std, truth=truth)
     if not finite_number(level) or not 0 < level < 1:
-        raise InputError(f"calibrate: level must be a number between 0 and 1, such as 0.9, got {level!r}.")
+        raise InputError(
+            f"calibrate: level must be a number between 0 and 1, such as 0.9, got {level!r}."
+        )
     size = float(std.double().square().mean().sqrt())
     if size == 0:
-        raise InputError("calibrate: std is 0 everywhere, so it says nothing of the errors. Give that of samples, two or more.")
+        raise InputError(
+            "calibrate: std is 0 everywhere, so it says nothing of the errors. Give that of samples, two or more."
+        )
     floor, rank = 0.01 * size, math.ceil((x.numel() + 1) * level - 1e-9)
     if rank > x.numel():
         raise InputError(
             f"calibrate: for the level {level:g}, {math.ceil(level / (1 - level) - 1e-9)} pixels or more are needed, got {x.numel()}."
         )
     scores = (truth.double() - x.double()).abs() / std.double().clamp_min(floor)
-    return Intervals(factor=float(scores.flatten().kthvalue(rank).values), level=float(level), floor=floor)
+    return Intervals(
+        factor=float(scores.flatten().kthvalue(rank).values), level=float(level), floor=floor
+    )
 
 
 def coverage(low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
@@ -91,7 +106,9 @@ def coverage(low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
     """
     _images("coverage", low=low, high=high, truth=truth)
     if bool((low > high).any()):
-        raise InputError(f"coverage: low must be <= high; it is not at {int((low > high).sum())} pixels. Are they exchanged?")
+        raise InputError(
+            f"coverage: low must be <= high; it is not at {int((low > high).sum())} pixels. Are they exchanged?"
+        )
     return ((low <= truth) & (truth <= high)).double().mean(dim=(1, 2, 3))
 
 
@@ -105,7 +122,9 @@ def ranks(samples: Tensor, truth: Tensor) -> Tensor:
     for name, value in (("samples", samples), ("truth", truth)):
         _values("ranks", name, value)
     if samples.shape[1:] != truth.shape or not len(samples):
-        raise InputError(f"ranks: samples must be (K, ...) of a truth (...), got {tuple(samples.shape)} and {tuple(truth.shape)}.")
+        raise InputError(
+            f"ranks: samples must be (K, ...) of a truth (...), got {tuple(samples.shape)} and {tuple(truth.shape)}."
+        )
     return (samples < truth).sum(0)
 
 
@@ -116,20 +135,33 @@ def chi2_uniform(ranks: Tensor, samples: int, bins: int = 10) -> float:
     chain. They are counted in ``bins``, of which each holds samples + 1 ranks over bins, or one more. A value below 1e-3 says that they are not uniform.
     Raises :class:`InputError` for ranks outside, more bins than ranks, and where fewer than 5 are expected in a bin. Pearson 1900.
     """
-    if not isinstance(ranks, Tensor) or ranks.is_floating_point() or ranks.is_complex() or ranks.dtype == torch.bool:
+    if (
+        not isinstance(ranks, Tensor)
+        or ranks.is_floating_point()
+        or ranks.is_complex()
+        or ranks.dtype == torch.bool
+    ):
         got = ranks.dtype if isinstance(ranks, Tensor) else type(ranks).__name__
-        raise InputTypeError(f"chi2_uniform: the ranks must be a tensor of integers, as ranks(samples, truth) makes them, got {got}.")
+        raise InputTypeError(
+            f"chi2_uniform: the ranks must be a tensor of integers, as ranks(samples, truth) makes them, got {got}."
+        )
     for name, value, least in (("samples", samples, 1), ("bins", bins, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"chi2_uniform: {name} must be an integer >= {least}, got {value!r}.")
     if bins > samples + 1:
-        raise InputError(f"chi2_uniform: {samples} samples have {samples + 1} ranks, too few for {bins} bins. Use fewer bins.")
+        raise InputError(
+            f"chi2_uniform: {samples} samples have {samples + 1} ranks, too few for {bins} bins. Use fewer bins."
+        )
     if ranks.numel() == 0 or int(ranks.min()) < 0 or int(ranks.max()) > samples:
-        raise InputError(f"chi2_uniform: ranks must be from 0 to samples = {samples}, one or more. Give the K of ranks(samples, truth).")
+        raise InputError(
+            f"chi2_uniform: ranks must be from 0 to samples = {samples}, one or more. Give the K of ranks(samples, truth)."
+        )
     place = torch.arange(samples + 1) * bins // (samples + 1)
     expected = place.bincount(minlength=bins).double() * ranks.numel() / (samples + 1)
     if float(expected.min()) < 5:
-        raise InputError(f"chi2_uniform: 5 ranks or more are expected in each bin, here {float(expected.min()):.2g}. Use fewer bins.")
+        raise InputError(
+            f"chi2_uniform: 5 ranks or more are expected in each bin, here {float(expected.min()):.2g}. Use fewer bins."
+        )
     counts = place[ranks.flatten().cpu()].bincount(minlength=bins).double()
     chi2 = float(((counts - expected).square() / expected).sum())
     return float(require("scipy.stats", "chi2_uniform").chi2.sf(chi2, bins - 1))
@@ -138,9 +170,13 @@ def chi2_uniform(ranks: Tensor, samples: int, bins: int = 10) -> float:
 def _values(who: str, name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise InputTypeError(f"{who}: {name} must be a torch tensor of floating numbers, got {got}.")
+        raise InputTypeError(
+            f"{who}: {name} must be a torch tensor of floating numbers, got {got}."
+        )
     if not bool(torch.isfinite(value).all()):
-        raise InputError(f"{who}: {name} holds {int((~torch.isfinite(value)).sum())} values that are NaN or infinite.")
+        raise InputError(
+            f"{who}: {name} holds {int((~torch.isfinite(value)).sum())} values that are NaN or infinite."
+        )
 
 
 def _images(who: str, **images: Tensor) -> None:
@@ -148,7 +184,9 @@ def _images(who: str, **images: Tensor) -> None:
     for name, value in images.items():
         _values(who, name, value)
         if name == "std" and bool((value < 0).any()):
-            raise InputError(f"{who}: std is a standard deviation, >= 0; got {float(value.min()):g}.")
+            raise InputError(
+                f"{who}: std is a standard deviation, >= 0; got {float(value.min()):g}."
+            )
     shapes = [tuple(value.shape) for value in images.values()]
     if len(set(shapes)) > 1 or len(shapes[0]) != 4 or 0 in shapes[0]:
         raise InputError(

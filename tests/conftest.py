@@ -8,7 +8,14 @@ import torch
 from pnp_mlpatch import denoisers, samples
 
 LAST = (  # they solve whole problems, train, or start programs
-    *("test_agreement", "test_ct_agreement", "test_parity", "test_training_engine", "test_sampling", "test_auto"),
+    *(
+        "test_agreement",
+        "test_ct_agreement",
+        "test_parity",
+        "test_training_engine",
+        "test_sampling",
+        "test_auto",
+    ),
     *("test_examples", "test_docs", "test_plugin_package", "test_benchmarks"),
 )
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from pnp_mlpatch import as_denoiser, operators, per_channel
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.errors import require
 from pnp_mlpatch.interop import to_deepinv, to_odl, to_scipy
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
@@ -33,7 +33,9 @@ COLOUR, GREY = (3, 37, 31), (1, 37, 31)
 
 
 def psf():
-    return gaussian_psf(1.0, 5) + 0.02 * torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
+    return gaussian_psf(1.0, 5) + 0.02 * torch.rand(
+        5, 5, generator=torch.Generator().manual_seed(0)
+    )
 
 
 OPERATORS = {
@@ -58,7 +60,9 @@ def smooth(x, sigma=None):
     """A mean over three columns and rows: no denoiser to be proud of, but a function."""
     kernel = torch.tensor([0.25, 0.5, 0.25]).to(x)
     kernel = (kernel[:, None] * kernel).expand(x.shape[1], 1, 3, 3)
-    return torch.nn.functional.conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
+    return torch.nn.functional.conv2d(
+        torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1]
+    )
 
 
 DENOISERS = {
@@ -66,8 +70,12 @@ DENOISERS = {
     "mlpatch": net,
     "per_channel_mlpatch": lambda channels: per_channel(net()),
     "torch_function": lambda channels: as_denoiser(smooth, sigma="input"),
-    "blind_module": lambda channels: as_denoiser(torch.nn.AvgPool2d(3, stride=1, padding=1), sigma="ignored"),
-    "numpy_function": lambda channels: as_denoiser(lambda image, sigma: image / (1 + sigma**2), array="numpy"),
+    "blind_module": lambda channels: as_denoiser(
+        torch.nn.AvgPool2d(3, stride=1, padding=1), sigma="ignored"
+    ),
+    "numpy_function": lambda channels: as_denoiser(
+        lambda image, sigma: image / (1 + sigma**2), array="numpy"
+    ),
 }
 
 
@@ -80,11 +88,16 @@ def theirs():
         pytest.skip("this deepinv comes without its tests")
     sys.path.insert(0, str(folder))  # they import a module 'dummy' from there
     try:
-        parts = {name: importlib.import_module(f"deepinv.tests.test_{name}") for name in ("physics", "optim", "models", "unfolded")}
+        parts = {
+            name: importlib.import_module(f"deepinv.tests.test_{name}")
+            for name in ("physics", "optim", "models", "unfolded")
+        }
         dummy = importlib.import_module("dummy")
     finally:
         sys.path.remove(str(folder))
-    yield SimpleNamespace(deepinv=deepinv, circles=dummy.DummyCircles(samples=2, imsize=COLOUR), **parts)
+    yield SimpleNamespace(
+        deepinv=deepinv, circles=dummy.DummyCircles(samples=2, imsize=COLOUR), **parts
+    )
     sys.modules.pop("dummy")
 
 
@@ -112,7 +125,12 @@ def ours(norm):
 
     def find_operator(name, device, imsize=None, get_physics_param=False):
         A = OPERATORS[name](*((16, 14) if imsize is None else imsize[-2:]))
-        found = to_deepinv(A).to(device), A.image_shape, squared_norm(A) if norm else None, torch.float32
+        found = (
+            to_deepinv(A).to(device),
+            A.image_shape,
+            squared_norm(A) if norm else None,
+            torch.float32,
+        )
         return (*found, []) if get_physics_param else found
 
     return find_operator
@@ -134,7 +152,11 @@ PHYSICS = [  # deepinv's function, its other arguments, the operators
     ("test_adjoint_autograd", {}, ALL),
     ("test_physics_state_dict", {}, ALL),
     ("test_device_consistency", {}, ALL),
-    ("test_clone", {}, ("mask", "lensing", "radon_sparse")),  # it walks through all objects that there are: 3 s an operator
+    (
+        "test_clone",
+        {},
+        ("mask", "lensing", "radon_sparse"),
+    ),  # it walks through all objects that there are: 3 s an operator
 ]
 
 
@@ -144,8 +166,14 @@ def cases(table, cannot=()):
     for function, options, several in table:
         for what in several:
             key = (function, *options.values(), what)
-            marks = [pytest.mark.xfail(reason=reasons[key], raises=AssertionError, strict=True)] if key in reasons else []
-            out.append(pytest.param(function, options, what, marks=marks, id="-".join(map(str, key))))
+            marks = (
+                [pytest.mark.xfail(reason=reasons[key], raises=AssertionError, strict=True)]
+                if key in reasons
+                else []
+            )
+            out.append(
+                pytest.param(function, options, what, marks=marks, id="-".join(map(str, key)))
+            )
     return out
 
 
@@ -156,18 +184,36 @@ def run(function, **arguments):
 
 @pytest.mark.parametrize(("function", "options", "operator"), cases(PHYSICS))
 def test_deepinv_physics(function, options, operator, theirs, monkeypatch):
-    monkeypatch.setattr(theirs.physics, "find_operator", ours(norm=function == "test_operators_norm"))
+    monkeypatch.setattr(
+        theirs.physics, "find_operator", ours(norm=function == "test_operators_norm")
+    )
     monkeypatch.setattr(theirs.physics, "OPERATORS", list(OPERATORS))
-    run(getattr(theirs.physics, function), name=operator, device=CPU, rng=torch.Generator().manual_seed(0), **options)
+    run(
+        getattr(theirs.physics, function),
+        name=operator,
+        device=CPU,
+        rng=torch.Generator().manual_seed(0),
+        **options,
+    )
 
 
 # ---- deepinv's least squares: A_dagger and prox_l2, and their gradients
 
 LEAST_SQUARES = [
-    ("test_least_square_solvers", {"solver": solver, "gamma_scalar": scalar, "implicit_backward_solver": True}, ALL)
+    (
+        "test_least_square_solvers",
+        {"solver": solver, "gamma_scalar": scalar, "implicit_backward_solver": True},
+        ALL,
+    )
     for solver in ("CG", "lsqr", "minres")
     for scalar in (True, False)
-] + [("test_least_square_solvers", {"solver": "CG", "gamma_scalar": True, "implicit_backward_solver": False}, ALL)]
+] + [
+    (
+        "test_least_square_solvers",
+        {"solver": "CG", "gamma_scalar": True, "implicit_backward_solver": False},
+        ALL,
+    )
+]
 NOT_NORMAL = "deepinv's minres solves A x = q itself where data and image have one shape, and this A is neither symmetric nor regular"
 NO_TRANSPOSE = "deepinv's CG solves A A^T u = q where data and image have one shape, and returns u in place of A^T u"
 LEAST_SQUARES_CANNOT = [
@@ -178,7 +224,9 @@ LEAST_SQUARES_CANNOT = [
 ]
 
 
-@pytest.mark.parametrize(("function", "options", "operator"), cases(LEAST_SQUARES, LEAST_SQUARES_CANNOT))
+@pytest.mark.parametrize(
+    ("function", "options", "operator"), cases(LEAST_SQUARES, LEAST_SQUARES_CANNOT)
+)
 def test_deepinv_least_squares(function, options, operator, theirs, monkeypatch):
     monkeypatch.setattr(theirs.optim, "find_operator", ours(norm=False))
     run(getattr(theirs.optim, function), physics_name=operator, device=CPU, **options)
@@ -190,7 +238,10 @@ ALGORITHMS = ("PGD", "HQS", "DRS", "ADMM", "PDCP", "FISTA")
 SOLVED = [
     *(("test_pnp_algo", {"pnp_algo": name}, ("tv", "torch_function")) for name in ALGORITHMS),
     *(("test_priors_algo", {"pnp_algo": name}, ("L1Prior", "Tikhonov")) for name in ALGORITHMS),
-    *(("test_red_algo", {"red_algo": name}, ("tv", "torch_function")) for name in ("PGD", "FISTA", "GD")),
+    *(
+        ("test_red_algo", {"red_algo": name}, ("tv", "torch_function"))
+        for name in ("PGD", "FISTA", "GD")
+    ),
     ("test_pnp_algo", {"pnp_algo": "ADMM"}, ("per_channel_mlpatch",)),
 ]
 NO_DESCENT = "at fine stripes both terms have curvature 1, so that its step, 1, is 2 / L, where gradient descent oscillates"
@@ -212,8 +263,17 @@ def test_deepinv_algorithms(function, options, prior, theirs, monkeypatch):
     monkeypatch.setitem(sys.modules, "ptwt", ModuleType("ptwt"))  # what their wavelets need
     monkeypatch.setattr(theirs.deepinv.physics, "Blur", blur)
     if prior in DENOISERS:
-        monkeypatch.setattr(theirs.deepinv.models, "WaveletDenoiser", lambda wv, level, device: DENOISERS[prior](3))
-    run(getattr(theirs.optim, function), imsize=COLOUR, dummy_dataset=theirs.circles, device=CPU, prior_name=prior, **options)
+        monkeypatch.setattr(
+            theirs.deepinv.models, "WaveletDenoiser", lambda wv, level, device: DENOISERS[prior](3)
+        )
+    run(
+        getattr(theirs.optim, function),
+        imsize=COLOUR,
+        dummy_dataset=theirs.circles,
+        device=CPU,
+        prior_name=prior,
+        **options,
+    )
 
 
 def test_deepinv_sirt(theirs, monkeypatch):
@@ -248,7 +308,11 @@ def test_deepinv_unfolded(algorithm, anderson, full_backprop, theirs, monkeypatc
 
     monkeypatch.setitem(sys.modules, "ptwt", ModuleType("ptwt"))
     monkeypatch.setattr(theirs.deepinv.physics, "BlurFFT", blur)
-    monkeypatch.setattr(theirs.deepinv.models, "WaveletDenoiser", lambda wv, level, device: DENOISERS["torch_function"](3))
+    monkeypatch.setattr(
+        theirs.deepinv.models,
+        "WaveletDenoiser",
+        lambda wv, level, device: DENOISERS["torch_function"](3),
+    )
     theirs.unfolded.test_unfolded(algorithm, anderson, full_backprop, COLOUR, theirs.circles, CPU)
 
 
@@ -271,14 +335,29 @@ MODELS = [
 
 @pytest.mark.parametrize(("function", "options", "denoiser"), cases(MODELS))
 def test_deepinv_models(function, options, denoiser, theirs, monkeypatch):
-    monkeypatch.setattr(theirs.models, "choose_denoiser", lambda name, imsize: DENOISERS[name](imsize[0]))
-    monkeypatch.setattr(theirs.deepinv.models, "DRUNet", lambda in_channels, out_channels: DENOISERS[denoiser](in_channels))
-    run(getattr(theirs.models, function), imsize=COLOUR, imsize_1_channel=GREY, device=CPU, denoiser=denoiser, **options)
+    monkeypatch.setattr(
+        theirs.models, "choose_denoiser", lambda name, imsize: DENOISERS[name](imsize[0])
+    )
+    monkeypatch.setattr(
+        theirs.deepinv.models,
+        "DRUNet",
+        lambda in_channels, out_channels: DENOISERS[denoiser](in_channels),
+    )
+    run(
+        getattr(theirs.models, function),
+        imsize=COLOUR,
+        imsize_1_channel=GREY,
+        device=CPU,
+        denoiser=denoiser,
+        **options,
+    )
 
 
 def test_deepinv_tv_identity(theirs, monkeypatch):
     """At sigma 0 our total variation does nothing."""
-    monkeypatch.setattr(theirs.deepinv.models, "TVDenoiser", lambda n_it_max: TV(iterations=n_it_max))
+    monkeypatch.setattr(
+        theirs.deepinv.models, "TVDenoiser", lambda n_it_max: TV(iterations=n_it_max)
+    )
     theirs.models.test_TV_models_identity()
 
 
@@ -292,7 +371,14 @@ def test_odl_operator_test(operator, capsys):
     diagnostics.OperatorTest(to_odl(OPERATORS[operator](16, 14))).run_tests()
     report = capsys.readouterr().out
     assert report.count("Completed all test cases") == 4, report
-    for complaint in ("FAILED", "ERROR", "not OK", "has no adjoint", "is not linear", "Should be 0"):
+    for complaint in (
+        "FAILED",
+        "ERROR",
+        "not OK",
+        "has no adjoint",
+        "is not linear",
+        "Should be 0",
+    ):
         assert complaint not in report
     assert abs(float(report.split("(x, A^T y) / (Ax, y) = ")[1].split(". Should")[0]) - 1) < 1e-5
 
@@ -309,7 +395,13 @@ def test_torch_gradcheck(operator):
     batched = not operator.startswith("radon")
     for function, point in ((A, x), (A.adjoint, y), (A.normal, x)):
         assert torch.autograd.gradcheck(
-            function, point, eps=0.5, atol=1e-4, check_forward_ad=True, check_batched_grad=batched, nondet_tol=1e-5
+            function,
+            point,
+            eps=0.5,
+            atol=1e-4,
+            check_forward_ad=True,
+            check_batched_grad=batched,
+            nondet_tol=1e-5,
         )
 
 

@@ -9,7 +9,7 @@ from pnp_mlpatch import denoisers, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
-from pnp_mlpatch.solvers import anderson
+from pnp_mlpatch.solvers import _anderson as anderson
 
 SHAPE = (1, 8, 6)
 SOLVERS = ["admm", "drs", "hqs", "pgd", "red"]
@@ -57,13 +57,17 @@ def test_a_point_that_is_worse_is_taken_back():
     worse = anderson.mix(first.point, first.point + 7.0, first.memory, first.mixing)
     assert torch.allclose(worse.point, z + 0.1)
     assert worse.mixing[0].tolist() == [0.0, float("inf"), 3.0, 6.0]
-    assert anderson.mix(first.point, first.point + 0.15, first.memory, first.mixing).mixing[0, 0] == 2
+    assert (
+        anderson.mix(first.point, first.point + 0.15, first.memory, first.mixing).mixing[0, 0] == 2
+    )
     point, memory, mixing = worse.point, worse.memory, worse.mixing
     for step in range(3):
         plain = anderson.mix(point, point + 0.1 + 0.01 * step, memory, mixing)
         assert torch.equal(plain.point, point + 0.1 + 0.01 * step), "it waits"
         point, memory, mixing = plain.point, plain.memory, plain.mixing
-    assert not torch.equal(anderson.mix(point, 0.9 * point, memory, mixing).point, 0.9 * point), "and mixes again"
+    assert not torch.equal(anderson.mix(point, 0.9 * point, memory, mixing).point, 0.9 * point), (
+        "and mixes again"
+    )
 
 
 def test_where_nothing_contracts_it_ends_with_the_plain_iteration():
@@ -79,7 +83,9 @@ def test_where_nothing_contracts_it_ends_with_the_plain_iteration():
 def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
     A = Blur(gaussian_psf(1.0), (1, 16, 14))
     truth = samples.camera()[..., 100:116, 200:214].double()
-    q = A(truth) + 0.02 * torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q = A(truth) + 0.02 * torch.randn(
+        truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     D = denoisers.make("tv", iterations=100, tol=1e-9)
     settings = {"noise": 0.02, "sigma": 0.06, "iterations": 400, "tol": 1e-6}
     plain = reconstruct(q, A, D, name, **settings)
@@ -94,7 +100,14 @@ def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
 def test_it_resumes_bit_for_bit(name, tmp_path):
     A = Blur(gaussian_psf(0.7), SHAPE)
     q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    settings = {"noise": 0.1, "sigma": 0.3, "iterations": 14, "tol": 0.0, "anderson": 3, "tune": "off"}
+    settings = {
+        "noise": 0.1,
+        "sigma": 0.3,
+        "iterations": 14,
+        "tol": 0.0,
+        "anderson": 3,
+        "tune": "off",
+    }
     D = denoisers.make("tv")
     whole = reconstruct(q, A, D, name, **settings)
     half = reconstruct(q, A, D, name, callbacks=[lambda s: s.iteration == 6], **settings)
@@ -105,7 +118,7 @@ def test_it_resumes_bit_for_bit(name, tmp_path):
 
 def test_gradients_flow():
     A, q = Identity(SHAPE), torch.rand(1, *SHAPE, dtype=torch.float64, requires_grad=True)
-    from pnp_mlpatch.solvers.base import make_problem
+    from pnp_mlpatch.solvers import make_problem
 
     solver = solvers.make("admm", sigma=0.3, anderson=2)
     problem = make_problem(q, A, 0.1)
@@ -120,5 +133,8 @@ def test_gradients_flow():
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("depth", [-1, 1.5, 51, True])
 def test_depths_that_are_none(name, depth):
-    with pytest.raises(InputError, match=r"anderson is how many points are mixed, an integer from 0 .none. to 50, got"):
+    with pytest.raises(
+        InputError,
+        match=r"anderson is how many points are mixed, an integer from 0 .none. to 50, got",
+    ):
         solvers.make(name, anderson=depth)

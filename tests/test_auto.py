@@ -19,7 +19,7 @@ from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
-from pnp_mlpatch.solvers.base import Result, make_problem
+from pnp_mlpatch.solvers import Result, make_problem
 from pnp_mlpatch.tuning import auto, sure
 
 SIZE = 40
@@ -51,7 +51,12 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     q = clean + noise * white(*clean.shape) * (clean != 0)
     result = reconstruct(q, A, D, noise=noise)
     best = max(
-        float(psnr(reconstruct(q, A, D, noise=noise, sigma=sigma, alpha=f * (noise / sigma) ** 2).x, photo))
+        float(
+            psnr(
+                reconstruct(q, A, D, noise=noise, sigma=sigma, alpha=f * (noise / sigma) ** 2).x,
+                photo,
+            )
+        )
         for sigma in (4 / 255, 10 / 255, 25 / 255, 60 / 255)
         for f in (0.25, 1.0)
     )
@@ -60,9 +65,15 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     found = result.tuned
     assert not found.estimated
     assert found.noise == noise
-    K, sigma, factor = int(found.settings["iterations"]), found.settings["sigma"], float(found.settings["factor"])
+    K, sigma, factor = (
+        int(found.settings["iterations"]),
+        found.settings["sigma"],
+        float(found.settings["factor"]),
+    )
     held = name == "mask"  # with all of an image measured nothing is held out
-    assert result.state.iteration == (K - K // 2 if held and sigma.ndim == 1 else K), "the first half of a constant level is of the parts"
+    assert result.state.iteration == (K - K // 2 if held and sigma.ndim == 1 else K), (
+        "the first half of a constant level is of the parts"
+    )
     last = float(sigma.flatten()[-1])
     assert last == pytest.approx(result.history["sigma"][-1])
     assert result.history["alpha"][-1] == pytest.approx(factor * (noise / last) ** 2, rel=1e-5)
@@ -70,11 +81,20 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     assert A.closed_form == (name != "radon")
     of = "image" if A.closed_form else "data"
     assert (
-        "without some of the data (3 x 10%)" if held else f"on all of the data; as SURE of the {of} with 3 random changes tells"
+        "without some of the data (3 x 10%)"
+        if held
+        else f"on all of the data; as SURE of the {of} with 3 random changes tells"
     ) in str(found)
     if not held:
-        last = {"sigma": sigma[:, 0].tolist() if sigma.ndim == 2 else float(sigma), "factor": factor, "iterations": K, "tol": 0.0}
-        assert torch.allclose(reconstruct(q, A, D, noise=noise, **last).x, result.state.x, atol=1e-4), "the estimate that was judged"
+        last = {
+            "sigma": sigma[:, 0].tolist() if sigma.ndim == 2 else float(sigma),
+            "factor": factor,
+            "iterations": K,
+            "tol": 0.0,
+        }
+        assert torch.allclose(
+            reconstruct(q, A, D, noise=noise, **last).x, result.state.x, atol=1e-4
+        ), "the estimate that was judged"
     assert "noise given" in str(found)
 
 
@@ -87,14 +107,28 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
     A = Mask(random_mask((size, size), keep=0.4)) if name == "mask" else Identity((1, size, size))
     truth = F.interpolate(samples.camera(), size=(size, size), mode="area")
     q = A(truth) + noise * white(*truth.shape) * (A(torch.ones_like(truth)) != 0)
-    k = sum((2 - 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(size))).reshape(shape) for shape in ((-1, 1), (1, -1)))
+    k = sum(
+        (2 - 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(size))).reshape(shape)
+        for shape in ((-1, 1), (1, -1))
+    )
 
     def smooth(x, sigma):
-        return torch.fft.ifft2(torch.fft.fft2(x) / (1 + 10 * float(torch.as_tensor(sigma).max()) * k)).real
+        return torch.fft.ifft2(
+            torch.fft.fft2(x) / (1 + 10 * float(torch.as_tensor(sigma).max()) * k)
+        ).real
 
-    result = auto(q, A, smooth, solvers.make("admm"), noise=noise, folds=None if name == "nothing held out" else 10)
+    result = auto(
+        q,
+        A,
+        smooth,
+        solvers.make("admm"),
+        noise=noise,
+        folds=None if name == "nothing held out" else 10,
+    )
     tried, made, told = result.tuned.tried, [], []
-    for row in range(39, 100, 20):  # the ends of four constant levels, after that of the one that rises
+    for row in range(
+        39, 100, 20
+    ):  # the ends of four constant levels, after that of the one that rises
         sigma = float(tried["sigma"][row, 0])
         x = reconstruct(q, A, smooth, noise=noise, sigma=sigma, iterations=20, tol=0.0).x
         made.append(float((x - truth).square().mean()) / noise**2)
@@ -106,33 +140,58 @@ def test_the_error_that_is_expected_is_the_one_that_is_made(name, monkeypatch):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo, monkeypatch):
-    for module in ("loss", "judging"):  # of all means of what is best of each way, not of what is as good to within chance
+    for module in (
+        "loss",
+        "judging",
+    ):  # of all means of what is best of each way, not of what is as good to within chance
         monkeypatch.setattr(f"pnp_mlpatch.{module}.CHANCE", 0.0)
     A, noise = MAKE["blur"](), 0.01
     q = A(photo) + noise * white(*photo.shape)
     result = reconstruct(q, A, TV, noise=noise if known else None)
     level = float(result.tuned.noise)
-    tried = {name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()}
+    tried = {
+        name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()
+    }
     starts = [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])]
     ways = [begin + int(tried["error"][begin:end].argmin()) for begin, end in pairwise(starts)]
-    assert set(tried["share"].nonzero()[:, 0].tolist()) <= set(ways), "of each way the best estimate has a part, or none"
+    assert set(tried["share"].nonzero()[:, 0].tolist()) <= set(ways), (
+        "of each way the best estimate has a part, or none"
+    )
     assert float(tried["share"].sum()) == pytest.approx(1)
     count = int((tried["share"] > 0).sum())
     assert count > 1
-    assert f"a constant level is best, with {int(result.tuned.settings['iterations'])} iterations" in str(result.tuned)
+    assert (
+        f"a constant level is best, with {int(result.tuned.settings['iterations'])} iterations"
+        in str(result.tuned)
+    )
     assert f"a mean of {count} of them" in str(result.tuned)
 
     def way(begin, row):
         sigma = tried["sigma"][begin : row + 1].float()
         sigma = float(sigma[0]) if bool((sigma == sigma[0]).all()) else sigma[:, None]
-        settings = {"sigma": sigma, "factor": float(tried["factor"][row]), "iterations": int(tried["iteration"][row]), "tol": 0.0}
+        settings = {
+            "sigma": sigma,
+            "factor": float(tried["factor"][row]),
+            "iterations": int(tried["iteration"][row]),
+            "tol": 0.0,
+        }
         return lambda data: reconstruct(data, A, TV, noise=level, **settings).x
 
     estimates = {row: way(begin, row) for begin, row in zip(starts, ways, strict=False)}
-    taken = [(float(tried["share"][row]), estimates[row]) for row in ways if tried["share"][row] > 0]
-    torch.testing.assert_close(sum(w * estimate(q) for w, estimate in taken), result.x, atol=1e-4, rtol=0)
-    torch.testing.assert_close(estimates[int(tried["error"].argmin())](q), result.state.x, atol=1e-4, rtol=0)
-    judge = {"noise": level if known else level * float(tried["error"].min()) ** 0.5, "level": 2 * float(A.initial(q).std()), "probes": 3}
+    taken = [
+        (float(tried["share"][row]), estimates[row]) for row in ways if tried["share"][row] > 0
+    ]
+    torch.testing.assert_close(
+        sum(w * estimate(q) for w, estimate in taken), result.x, atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        estimates[int(tried["error"].argmin())](q), result.state.x, atol=1e-4, rtol=0
+    )
+    judge = {
+        "noise": level if known else level * float(tried["error"].min()) ** 0.5,
+        "level": 2 * float(A.initial(q).std()),
+        "probes": 3,
+    }
     mean = float(sure(q, A, lambda data: sum(w * estimate(data) for w, estimate in taken), **judge))
     assert all(mean <= float(sure(q, A, estimate, **judge)) + 1e-3 for _, estimate in taken)
 
@@ -143,18 +202,37 @@ def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, p
     A, noise = MAKE[name](), 2 * NOISE[name]
     q = A(photo) + noise * white(*A(photo).shape)
     result = reconstruct(q, A, TV, noise=noise)
-    tried = {name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()}
+    tried = {
+        name: column.reshape(len(column), -1)[:, 0] for name, column in result.tuned.tried.items()
+    }
     loss = loss_of(A, q, noise, 2 * float(A.initial(q).std()) if A.closed_form else None)
     size = float(loss.size([noise * white(*q.shape, seed=s) for s in range(60)])[0])
-    starts, later = [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])], 0
+    starts, later = (
+        [*(tried["iteration"] == 1).nonzero()[:, 0].tolist(), len(tried["iteration"])],
+        0,
+    )
     for begin, end in pairwise(starts):
         error, sigma = tried["error"][begin:end], tried["sigma"][begin:end].float()
         if not bool(torch.isfinite(error).all()) or not float(tried["share"][begin:end].sum()):
             continue
-        settings = {"sigma": sigma[:, None], "factor": float(tried["factor"][begin]), "iterations": end - begin, "tol": 0.0}
+        settings = {
+            "sigma": sigma[:, None],
+            "factor": float(tried["factor"][begin]),
+            "iterations": end - begin,
+            "tol": 0.0,
+        }
         fits = []
-        reconstruct(q, A, TV, noise=noise, callbacks=[lambda state, fits=fits: fits.append(loss.see(A(state.x)))], **settings)
-        apart = torch.stack([loss.deviation(fit - fits[int(error.argmin())])[0] for fit in fits]) / size
+        reconstruct(
+            q,
+            A,
+            TV,
+            noise=noise,
+            callbacks=[lambda state, fits=fits: fits.append(loss.see(A(state.x)))],
+            **settings,
+        )
+        apart = (
+            torch.stack([loss.deviation(fit - fits[int(error.argmin())])[0] for fit in fits]) / size
+        )
         row, worse = int(tried["share"][begin:end].argmax()), error - error.min()
         assert float(worse[row]) <= 1.03 * float(apart[row])
         assert bool((worse[row + 1 :] > 0.97 * apart[row + 1 :]).all())
@@ -162,16 +240,23 @@ def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, p
     assert later > 0 or name == "radon", "some way where that is not the one of least error"
     best = int(tried["error"].argmin())
     begin = max(start for start in starts[:-1] if start <= best)
-    assert float(tried["factor"][best]) == float(result.tuned.settings["factor"]), "of the way that has the least error"
+    assert float(tried["factor"][best]) == float(result.tuned.settings["factor"]), (
+        "of the way that has the least error"
+    )
     row = begin + int(result.tuned.settings["iterations"]) - 1
     assert row >= best
-    assert float(tried["sigma"][row]) == pytest.approx(float(result.tuned.settings["sigma"].reshape(-1)[-1]))
+    assert float(tried["sigma"][row]) == pytest.approx(
+        float(result.tuned.settings["sigma"].reshape(-1)[-1])
+    )
 
 
 def test_means_of_which_the_error_is_least():
     """Against all means of three estimates, in steps of a hundredth; with one that is twice there, and one that is best alone."""
     generator = torch.Generator().manual_seed(1)
-    residuals = torch.randn(3, 50, generator=generator).double() + torch.randn(50, generator=generator).double()
+    residuals = (
+        torch.randn(3, 50, generator=generator).double()
+        + torch.randn(50, generator=generator).double()
+    )
     products, moved = residuals @ residuals.T / 50, torch.tensor([0.3, 0.1, 0.2]).double()
 
     def error(w):
@@ -186,7 +271,9 @@ def test_means_of_which_the_error_is_least():
     double = [0, 1, 2, 0]
     twice = stacked(products[double][:, double], moved[double])
     assert float(twice[0]) == pytest.approx(float(twice[3]), abs=1e-4)
-    torch.testing.assert_close(torch.stack([twice[0] + twice[3], twice[1], twice[2]]), w, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.stack([twice[0] + twice[3], twice[1], twice[2]]), w, atol=1e-4, rtol=0
+    )
     alone = stacked(products, torch.tensor([9.0, 0.0, 9.0]))
     torch.testing.assert_close(alone, torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(stacked(products[:1, :1], moved[:1]), torch.ones(1).double())
@@ -196,7 +283,10 @@ def test_means_of_which_the_error_is_least():
 def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
     """Against all means between the two, in steps of a thousandth; the noise of the difference of two estimates d apart is here 2 d / sqrt(m)."""
     generator = torch.Generator().manual_seed(2)
-    residuals = torch.randn(4, 50, generator=generator).double() + 3 * torch.randn(50, generator=generator).double()
+    residuals = (
+        torch.randn(4, 50, generator=generator).double()
+        + 3 * torch.randn(50, generator=generator).double()
+    )
     products, moved = residuals @ residuals.T / 50, torch.tensor([0.3, 0.1, 0.2, 0.15]).double()
 
     def error(w):
@@ -206,7 +296,11 @@ def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
     w, one = stacked(products, moved), torch.eye(4).double()[best]
     assert int((w > 0).sum()) > 1, "a problem whose answer is a mean"
     apart = float((one - w) @ products @ (one - w)) ** 0.5
-    told = [s / 1000 for s in range(1001) if error(w + s / 1000 * (one - w)) - error(w) <= CHANCE * 2 * s / 1000 * apart / m**0.5]
+    told = [
+        s / 1000
+        for s in range(1001)
+        if error(w + s / 1000 * (one - w)) - error(w) <= CHANCE * 2 * s / 1000 * apart / m**0.5
+    ]
 
     def deviation(z):
         return 2 * float(z @ products @ z) ** 0.5 / m**0.5
@@ -221,7 +315,10 @@ def test_no_mean_is_further_from_the_best_estimate_than_the_data_tell(m):
 def loss_of(A, q, noise, level):
     seen = torch.ones(1, *A.data_shape, dtype=torch.bool)
     return Loss(
-        make_problem(q, A, noise), torch.full((1, *A.data_shape), noise), seen, None if level is None else torch.full((len(q),), level)
+        make_problem(q, A, noise),
+        torch.full((1, *A.data_shape), noise),
+        seen,
+        None if level is None else torch.full((len(q),), level),
     )
 
 
@@ -237,18 +334,34 @@ def test_stein_s_estimate_of_what_a_smoothing_misses(level):
     impulse = torch.zeros(1, 1, 32, 32)
     impulse[..., 0, 0] = 1
     h = torch.fft.fft2(A(impulse))
-    b = torch.ones_like(h) / noise if level is None else h.conj() / (h.abs().square() + (noise / level) ** 2)
-    missed = (b * h * torch.fft.fft2(wide(q) - truth)).abs().square().mean((1, 2, 3)) / (noise**2 * b.abs().square().mean() * 32 * 32)
-    assert float(first.mean()) == pytest.approx(float(missed.mean()), abs=3 * float((first - missed).std()) / many**0.5)
-    assert float(missed.mean()) > 3 * float((first - missed).std()) / many**0.5, "a difference that is seen"
+    b = (
+        torch.ones_like(h) / noise
+        if level is None
+        else h.conj() / (h.abs().square() + (noise / level) ** 2)
+    )
+    missed = (b * h * torch.fft.fft2(wide(q) - truth)).abs().square().mean((1, 2, 3)) / (
+        noise**2 * b.abs().square().mean() * 32 * 32
+    )
+    assert float(first.mean()) == pytest.approx(
+        float(missed.mean()), abs=3 * float((first - missed).std()) / many**0.5
+    )
+    assert float(missed.mean()) > 3 * float((first - missed).std()) / many**0.5, (
+        "a difference that is seen"
+    )
 
     loss = loss_of(A, q, noise, level)
     size, count = loss.size([noise * white(many, 1, 32, 32, seed=s) for s in range(4)])
     told = loss.deviation(loss.see(A(wide(q) - narrow(q)))) / size
     assert float((first - second).std()) == pytest.approx(float(told.mean()), rel=0.35)
     noisy = loss.see(noise * white(many, 1, 32, 32, seed=9)).flatten(1).square().sum(1) / size
-    assert float(noisy.std()) == pytest.approx(float((2 / count).sqrt().mean()), rel=0.25), "as that many data vary"
-    assert float(count.mean()) == pytest.approx(1024, rel=0.05) if level is None else float(count.mean()) < 800
+    assert float(noisy.std()) == pytest.approx(float((2 / count).sqrt().mean()), rel=0.25), (
+        "as that many data vary"
+    )
+    assert (
+        float(count.mean()) == pytest.approx(1024, rel=0.05)
+        if level is None
+        else float(count.mean()) < 800
+    )
 
 
 def test_where_nothing_is_hidden_both_losses_are_the_same():
@@ -257,9 +370,15 @@ def test_where_nothing_is_hidden_both_losses_are_the_same():
     a, b = (sure(q, A, lambda q: 0.7 * q, noise=0.5, level=level) for level in (None, 0.3))
     torch.testing.assert_close(a, b)
     noise = torch.where(torch.arange(16) < 8, 0.5, torch.inf).expand(1, 16, 16)
-    shear, seen = 0.3 * white(1, 2, 16, 16), torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.8
+    shear, seen = (
+        0.3 * white(1, 2, 16, 16),
+        torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.8,
+    )
     A, noise = Lensing(shape=(16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
-    a, b = (float(sure(shear, A, lambda q: 0.5 * A.adjoint(q), noise=noise, level=level)) for level in (None, 0.1))
+    a, b = (
+        float(sure(shear, A, lambda q: 0.5 * A.adjoint(q), noise=noise, level=level))
+        for level in (None, 0.1)
+    )
     assert a == pytest.approx(b, abs=0.15), "a unitary operator with holes"
     with pytest.raises(InputError, match=r"sure: level is a deviation of images, a number > 0"):
         sure(q, Identity((1, 16, 16)), lambda q: q, noise=0.5, level=0.0)
@@ -274,7 +393,10 @@ def test_a_noise_that_is_not_given_is_estimated_and_said(photo):
     assert "noise estimated: 0.0" in str(result.tuned)
     known = reconstruct(q, A, TV, noise=0.02)
     assert float(psnr(result.x, photo)) > float(psnr(known.x, photo)) - 0.3
-    assert "noise estimated" in "".join(text.get_text() for text in result.plot().texts) + result.plot().get_suptitle()
+    assert (
+        "noise estimated"
+        in "".join(text.get_text() for text in result.plot().texts) + result.plot().get_suptitle()
+    )
 
 
 def test_images_of_a_batch_are_chosen_by_themselves(photo):
@@ -292,7 +414,10 @@ def test_images_of_a_batch_are_chosen_by_themselves(photo):
     for k in range(3):
         assert 1 <= stops[k] <= path
         own = auto(q[k : k + 1], A, TV, solvers.make("admm"), noise=float(noise[k]))
-        assert float(psnr(together.x[k : k + 1], truth[k : k + 1])) > float(psnr(own.x, truth[k : k + 1])) - 0.4
+        assert (
+            float(psnr(together.x[k : k + 1], truth[k : k + 1]))
+            > float(psnr(own.x, truth[k : k + 1])) - 0.4
+        )
 
 
 def test_from_a_start_that_is_given_the_settings_are_settings(photo):
@@ -301,7 +426,12 @@ def test_from_a_start_that_is_given_the_settings_are_settings(photo):
     result = reconstruct(q, A, TV, noise=0.03, x0=x0, iterations=10)
     found = result.tuned.settings
     assert result.state.iteration == int(found["iterations"])
-    own = {"sigma": found["sigma"], "factor": found["factor"], "iterations": int(found["iterations"]), "tol": 0.0}
+    own = {
+        "sigma": found["sigma"],
+        "factor": found["factor"],
+        "iterations": int(found["iterations"]),
+        "tol": 0.0,
+    }
     assert torch.equal(reconstruct(q, A, TV, noise=0.03, x0=x0, **own).x, result.x)
 
 
@@ -325,9 +455,13 @@ def test_maps_of_the_noise_with_pixels_that_were_not_measured(photo):
     q = photo + torch.where(torch.isfinite(noise), noise, 0.0) * white(*photo.shape)
     broken = torch.where(torch.isfinite(noise), q, torch.nan)
     result = reconstruct(broken, A, TV, noise=noise)
-    assert torch.equal(result.x, reconstruct(torch.where(torch.isfinite(noise), q, 9.0), A, TV, noise=noise).x)
+    assert torch.equal(
+        result.x, reconstruct(torch.where(torch.isfinite(noise), q, 9.0), A, TV, noise=noise).x
+    )
     seen = torch.isfinite(noise).expand_as(q)
-    assert float((result.x - photo)[seen].square().mean()) < 0.4 * float((q - photo)[seen].square().mean())
+    assert float((result.x - photo)[seen].square().mean()) < 0.4 * float(
+        (q - photo)[seen].square().mean()
+    )
 
 
 def test_low_signal_is_not_taken_for_structure():
@@ -383,9 +517,14 @@ def test_where_it_does_not_choose(photo):
     assert reconstruct(q, A, TV, alpha=0.1, **settings).tuned is None
     assert reconstruct(q, A, TV, tune="off", **settings).tuned is None
     assert reconstruct(q, A, TV, solvers.make("admm", iterations=2), noise=0.02).tuned is None
-    assert reconstruct(q, A, TV, "pgd", **settings).tuned is None, "its level follows from the noise"
+    assert reconstruct(q, A, TV, "pgd", **settings).tuned is None, (
+        "its level follows from the noise"
+    )
     assert reconstruct(q, A, TV, "pgd", tune="auto", **settings).tuned is not None
-    assert reconstruct(q, A, TV, solvers.make("admm", iterations=2), noise=0.02, tune="auto").tuned is not None
+    assert (
+        reconstruct(q, A, TV, solvers.make("admm", iterations=2), noise=0.02, tune="auto").tuned
+        is not None
+    )
     by_noise = reconstruct(q + 0.02 * white(*q.shape) * (q != 0), A, TV, "hqs", iterations=2).tuned
     assert by_noise.estimated
     assert by_noise.settings == {}
@@ -403,7 +542,9 @@ def test_errors_of_auto(photo):
         reconstruct(q, A, D, noise=0.1, tune="auto", state=half.state)
     with pytest.raises(InputTypeError, match="auto: solver must be a Solver object"):
         auto(q, A, D, "admm", noise=0.1)
-    with pytest.raises(InputError, match="auto: HQS has no level of the denoiser that may be chosen so"):
+    with pytest.raises(
+        InputError, match="auto: HQS has no level of the denoiser that may be chosen so"
+    ):
         auto(q, A, D, solvers.make("hqs"), noise=0.1)
     with pytest.raises(InputError, match="auto: part must be a number between 0 and 1"):
         auto(q, A, D, solvers.make("admm"), noise=0.1, part=1.0)
@@ -428,23 +569,32 @@ def test_noise_levels(name, level, photo):
     q = clean + noise.reshape(-1, *[1] * (clean.ndim - 1)) * white(*clean.shape) * (clean != 0)
     found = noise_level(q, A)
     assert found.shape == (2,)
-    texture = {"mask": 1.7, "radon": 2.0}.get(name, 1.25)  # few triples of neighbours; few rays through each pixel
+    texture = {"mask": 1.7, "radon": 2.0}.get(
+        name, 1.25
+    )  # few triples of neighbours; few rays through each pixel
     assert bool((found < texture * noise).all()), found / noise
     assert bool((found > 0.85 * noise).all()), found / noise
 
 
 def test_noise_of_shear_and_of_joined_data(photo):
-    A = Lensing(weight=(torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.9).float())
+    A = Lensing(
+        weight=(torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.9).float()
+    )
     q = 0.2 * white(1, 2, SIZE, SIZE) * A.weight.float()
     assert float(noise_level(q, A)) == pytest.approx(0.2, rel=0.06)
     both = Stack([MAKE["mask"](), MAKE["blur"]()])
     ys = [block(photo) for block in both.blocks]
-    ys = [y + s * white(*y.shape, seed=k) * (y != 0) for k, (y, s) in enumerate(zip(ys, (0.2, 0.02), strict=True))]
+    ys = [
+        y + s * white(*y.shape, seed=k) * (y != 0)
+        for k, (y, s) in enumerate(zip(ys, (0.2, 0.02), strict=True))
+    ]
     found = both.split(noise_level(both.join(ys), both))
     assert float(found[0].mean()) == pytest.approx(0.2, rel=0.15)
     assert float(found[1].mean()) == pytest.approx(0.02, rel=0.1)
 
 
 def test_noise_that_cannot_be_told():
-    with pytest.raises(InputError, match=r"fewer than 30 triples of neighbours that were measured. Pass noise="):
+    with pytest.raises(
+        InputError, match=r"fewer than 30 triples of neighbours that were measured. Pass noise="
+    ):
         noise_level(torch.rand(1, 1, 5, 5), Identity((1, 5, 5)))

@@ -9,10 +9,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from pnp_mlpatch import as_denoiser, denoisers, e_mode, equivariant, operators, per_channel, reconstruct, rescaled, solvers
+from pnp_mlpatch import (
+    as_denoiser,
+    denoisers,
+    e_mode,
+    equivariant,
+    operators,
+    per_channel,
+    reconstruct,
+    rescaled,
+    solvers,
+)
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin, WeightsError
+from pnp_mlpatch.errors import (
+    Diverged,
+    InputError,
+    InputTypeError,
+    MissingPackage,
+    PnPError,
+    UnknownPlugin,
+    WeightsError,
+)
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.metrics import mse, psnr, ssim
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -20,7 +38,7 @@ from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import adjoint_mismatch, optimality
 
 nan, inf = math.nan, math.inf
@@ -70,20 +88,36 @@ def run(q=None, A=None, D="tv", solver="admm", **settings):
 # ---- operators
 
 WRONG_TENSORS = {
-    "numpy": (lambda x: x.numpy(), InputTypeError, "torch tensor of .*, got ndarray. Convert with torch.as_tensor"),
+    "numpy": (
+        lambda x: x.numpy(),
+        InputTypeError,
+        "torch tensor of .*, got ndarray. Convert with torch.as_tensor",
+    ),
     "list": (lambda x: x.tolist(), InputTypeError, "torch tensor of .*, got list"),
     "None": (lambda x: None, InputTypeError, "torch tensor of .*, got NoneType"),
     "int": (lambda x: x.int(), InputTypeError, r"float32 or float64, got torch.int32.*\.float\(\)"),
     "bool": (lambda x: x > 0, InputTypeError, "float32 or float64, got torch.bool"),
-    "complex": (lambda x: x.to(torch.complex64), InputTypeError, "got torch.complex64.*two channels"),
+    "complex": (
+        lambda x: x.to(torch.complex64),
+        InputTypeError,
+        "got torch.complex64.*two channels",
+    ),
     "float16": (lambda x: x.half(), InputTypeError, "got torch.float16"),
     "bfloat16": (lambda x: x.bfloat16(), InputTypeError, "got torch.bfloat16"),
     "no batch axis": (lambda x: x[0], InputError, r"of shape \(B, .*Add the batch axis: x\[None\]"),
     "transposed": (lambda x: x.transpose(-1, -2), InputError, "The last two axes look transposed"),
     "one row less": (lambda x: x[..., 1:, :], InputError, r"of shape \(B, .*got \(2, "),
-    "one channel more": (lambda x: torch.cat([x, x[:, :1]], 1), InputError, r"of shape \(B, .*got \(2, "),
+    "one channel more": (
+        lambda x: torch.cat([x, x[:, :1]], 1),
+        InputError,
+        r"of shape \(B, .*got \(2, ",
+    ),
     "empty batch": (lambda x: x[:0], InputError, "empty batch"),
-    "another device": (lambda x: x.to("meta"), InputError, r"the tensor is on meta, the operator on cpu. Move one with \.to\(device\)"),
+    "another device": (
+        lambda x: x.to("meta"),
+        InputError,
+        r"the tensor is on meta, the operator on cpu. Move one with \.to\(device\)",
+    ),
 }
 
 
@@ -102,7 +136,11 @@ def test_operators_refuse(name, wrong):
         "A.data_step(Aty=)": lambda: A.data_step(x, 1.0, Aty=spoil(x)),
     }
     if len(A.data_shape) == 1 and wrong in ("transposed", "one row less"):  # the data have no rows
-        calls = {label: call for label, call in calls.items() if label not in ("A.adjoint(y)", "A.initial(q)")}
+        calls = {
+            label: call
+            for label, call in calls.items()
+            if label not in ("A.adjoint(y)", "A.initial(q)")
+        }
     for label, call in calls.items():
         with pytest.raises(error, match=words) as caught:
             call()
@@ -124,9 +162,15 @@ def test_image_and_data_are_not_confused():
     for A in (operators.get(name).example() for name in OPERATORS):
         if A.image_shape != A.data_shape:
             told += 1
-            with pytest.raises(InputError, match=r"A\(x\) takes image .* This is the shape of the data; use A.adjoint"):
+            with pytest.raises(
+                InputError,
+                match=r"A\(x\) takes image .* This is the shape of the data; use A.adjoint",
+            ):
                 A(rand(1, *A.data_shape))
-            with pytest.raises(InputError, match=r"A.adjoint\(y\) takes data .* This is the shape of the image; use A\(x\)"):
+            with pytest.raises(
+                InputError,
+                match=r"A.adjoint\(y\) takes data .* This is the shape of the image; use A\(x\)",
+            ):
                 A.adjoint(rand(1, *A.image_shape))
     assert told
 
@@ -134,7 +178,10 @@ def test_image_and_data_are_not_confused():
 @pytest.mark.parametrize(
     ("alpha", "error", "words"),
     [
-        *((value, InputError, "finite and > 0") for value in (0.0, -1.0, nan, inf, torch.tensor([1.0, -1.0]), torch.tensor([1.0, nan]))),
+        *(
+            (value, InputError, "finite and > 0")
+            for value in (0.0, -1.0, nan, inf, torch.tensor([1.0, -1.0]), torch.tensor([1.0, nan]))
+        ),
         (torch.ones(3), InputError, r"a number or of shape \(2,\), got \(3,\)"),
         ("much", InputTypeError, "number"),
         (None, InputTypeError, "number"),
@@ -249,11 +296,16 @@ def test_constructors_of_operators(case):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_radon_without_a_gpu():
-    with pytest.raises(MissingPackage, match=r"backend 'astra_cuda' needs a CUDA device.*Use 'auto'"):
+    with pytest.raises(
+        MissingPackage, match=r"backend 'astra_cuda' needs a CUDA device.*Use 'auto'"
+    ):
         Radon((8, 9), 3, backend="astra_cuda")
 
 
-@pytest.mark.parametrize("change", [lambda q: torch.cat([q, q], -1), lambda q: q[..., 1:], lambda q: q[0], lambda q: q.numpy()])
+@pytest.mark.parametrize(
+    "change",
+    [lambda q: torch.cat([q, q], -1), lambda q: q[..., 1:], lambda q: q[0], lambda q: q.numpy()],
+)
 def test_filtered_backprojection_refuses_other_data(change):
     A = Radon((8, 9), 5, cache=False)
     with pytest.raises(PnPError, match="Radon"):
@@ -272,9 +324,17 @@ def test_filtered_backprojection_refuses_an_unknown_window():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda q: with_value(q, nan), InputError, "solver: 1 of the data are NaN or infinite. Mask them out, or repair them"),
+        (
+            lambda q: with_value(q, nan),
+            InputError,
+            "solver: 1 of the data are NaN or infinite. Mask them out, or repair them",
+        ),
         (lambda q: with_value(q, inf), InputError, "solver: 1 of the data are NaN or infinite"),
-        (lambda q: q.numpy(), InputTypeError, "solver: the data q must be a torch tensor, got ndarray. Convert with torch.as_tensor"),
+        (
+            lambda q: q.numpy(),
+            InputTypeError,
+            "solver: the data q must be a torch tensor, got ndarray. Convert with torch.as_tensor",
+        ),
         (lambda q: q.int(), InputTypeError, "takes float32 or float64, got torch.int32"),
         (lambda q: q * 1j, InputTypeError, "takes float32 or float64, got torch.complex64"),
         (lambda q: q.half(), InputTypeError, "takes float32 or float64, got torch.float16"),
@@ -282,7 +342,17 @@ def test_filtered_backprojection_refuses_an_unknown_window():
         (lambda q: q.transpose(-1, -2), InputError, "The last two axes look transposed"),
         (lambda q: q[:0], InputError, "empty batch"),
     ],
-    ids=["NaN", "inf", "numpy", "int", "complex", "float16", "no batch axis", "transposed", "empty"],
+    ids=[
+        "NaN",
+        "inf",
+        "numpy",
+        "int",
+        "complex",
+        "float16",
+        "no batch axis",
+        "transposed",
+        "empty",
+    ],
 )
 def test_data(solver, change, error, words):
     A, q = square()
@@ -292,7 +362,10 @@ def test_data(solver, change, error, words):
 
 def test_an_image_where_data_are_expected():
     A = Radon.example()
-    with pytest.raises(InputError, match=r"Radon: A.adjoint\(y\) takes data .*This is the shape of the image; use A\(x\)"):
+    with pytest.raises(
+        InputError,
+        match=r"Radon: A.adjoint\(y\) takes data .*This is the shape of the image; use A\(x\)",
+    ):
         run(rand(1, *A.image_shape), A, noise=0.1)
 
 
@@ -302,11 +375,22 @@ MAP = torch.ones(5, 8)
 @pytest.mark.parametrize(
     ("noise", "error", "words"),
     [
-        *((value, InputError, "noise is a standard deviation, finite and > 0; got .*give a small one") for value in (0, -1.0, nan, inf)),
+        *(
+            (
+                value,
+                InputError,
+                "noise is a standard deviation, finite and > 0; got .*give a small one",
+            )
+            for value in (0, -1.0, nan, inf)
+        ),
         (torch.tensor(-1.0), InputError, "noise is a standard deviation, finite and > 0"),
         (MAP * 0, InputError, "noise is a standard deviation, finite and > 0"),
         (with_value(MAP, nan), InputError, "noise is a standard deviation, finite and > 0"),
-        (with_value(MAP, -1), InputError, "noise is a standard deviation, finite and > 0; got a tensor with values from -1 to 1"),
+        (
+            with_value(MAP, -1),
+            InputError,
+            "noise is a standard deviation, finite and > 0; got a tensor with values from -1 to 1",
+        ),
         (torch.ones(0), PnPError, "noise is a standard deviation"),
         (MAP[:, 1:], InputError, r"\(5, 7\) does not broadcast to data \(1, 5, 8\)"),
         (torch.ones(2), InputError, r"\(2,\) does not broadcast to data"),
@@ -325,26 +409,40 @@ def test_noise(noise, error, words):
 
 @pytest.mark.parametrize(
     ("solver", "settings", "words"),
-    [("admm", {}, "give alpha"), ("hqs", {}, "give sigma and alpha"), ("hqs", {"sigma": 0.1}, "give alpha"), ("pgd", {}, "give sigma")],
+    [
+        ("admm", {}, "give alpha"),
+        ("hqs", {}, "give sigma and alpha"),
+        ("hqs", {"sigma": 0.1}, "give alpha"),
+        ("pgd", {}, "give sigma"),
+    ],
 )
 def test_neither_noise_nor_alpha(solver, settings, words):
-    with pytest.raises(InputError, match=f"{words}.*: the noise level of the data is needed: pass noise="):
+    with pytest.raises(
+        InputError, match=f"{words}.*: the noise level of the data is needed: pass noise="
+    ):
         run(solver=solver, **settings)
 
 
-@pytest.mark.parametrize(("solver", "settings"), [("admm", {"alpha": 1.0}), ("hqs", {"sigma": 0.1, "alpha": 1.0}), ("pgd", {"sigma": 0.1})])
+@pytest.mark.parametrize(
+    ("solver", "settings"),
+    [("admm", {"alpha": 1.0}), ("hqs", {"sigma": 0.1, "alpha": 1.0}), ("pgd", {"sigma": 0.1})],
+)
 def test_noise_is_not_asked_for_where_it_is_not_used(solver, settings):
     assert torch.isfinite(run(solver=solver, iterations=2, **settings).x).all()
 
 
 @pytest.mark.parametrize(
-    "q", [rand(1, 1, 5, 7), rand(1, 1, 1, 8), rand(1, 5, 8), rand(1, 8), torch.tensor(1.0)], ids=lambda q: str(tuple(q.shape))
+    "q",
+    [rand(1, 1, 5, 7), rand(1, 1, 1, 8), rand(1, 5, 8), rand(1, 8), torch.tensor(1.0)],
+    ids=lambda q: str(tuple(q.shape)),
 )
 @pytest.mark.parametrize("noise", [0.1, MAP, torch.ones(1)], ids=["number", "map", "one an image"])
 def test_data_of_another_shape_are_refused_whatever_the_noise(q, noise):
     """A map must not stretch the data to its own shape."""
     with pytest.raises(
-        InputError, match=r"Identity: .*data of shape \(B, 1, 5, 8\), got " + str(tuple(q.shape)).replace("(", r"\(").replace(")", r"\)")
+        InputError,
+        match=r"Identity: .*data of shape \(B, 1, 5, 8\), got "
+        + str(tuple(q.shape)).replace("(", r"\(").replace(")", r"\)"),
     ):
         run(q, noise=noise)
 
@@ -352,7 +450,10 @@ def test_data_of_another_shape_are_refused_whatever_the_noise(q, noise):
 @pytest.mark.parametrize(
     ("x0", "words"),
     [
-        (rand(1, 1, 8, 5), r"ADMM: the start must be \(1, 1, 5, 8\) torch.float32 on cpu, got \(1, 1, 8, 5\)"),
+        (
+            rand(1, 1, 8, 5),
+            r"ADMM: the start must be \(1, 1, 5, 8\) torch.float32 on cpu, got \(1, 1, 8, 5\)",
+        ),
         (rand(2, 1, 5, 8), r"ADMM: the start must be .* got \(2, 1, 5, 8\)"),
         (rand(1, 1, 5, 8).double(), "ADMM: the start must be .* got .*torch.float64"),
         (rand(1, 1, 5, 8).numpy(), "ADMM: the start must be .* got ndarray"),
@@ -368,9 +469,13 @@ def test_start(x0, words):
 
 def test_state_of_another_solver_or_problem():
     done = run(noise=0.1, iterations=1).state
-    with pytest.raises(InputTypeError, match=r"HQS: state must be HQSState from an earlier run, got ADMMState"):
+    with pytest.raises(
+        InputTypeError, match=r"HQS: state must be HQSState from an earlier run, got ADMMState"
+    ):
         run(solver="hqs", noise=0.1, state=done)
-    with pytest.raises(InputTypeError, match=r"PGD: state must be PGDState from an earlier run, got Tensor"):
+    with pytest.raises(
+        InputTypeError, match=r"PGD: state must be PGDState from an earlier run, got Tensor"
+    ):
         run(solver="pgd", noise=0.1, state=done.x)
     with pytest.raises(InputError, match=r"ADMM: the start must be \(2, 1, 5, 8\)"):
         run(rand(2, 1, 5, 8), noise=0.1, state=done)
@@ -385,7 +490,10 @@ def test_saved_states_that_cannot_be_used(solver, tmp_path):
     with pytest.raises(WeightsError, match="none: not a saved solver state"):
         cls.load_state(tmp_path / "none")
     checkpoint.save(tmp_path / "other", {"kind": "OtherState", "x": rand(1), "iteration": 1})
-    with pytest.raises(WeightsError, match=r"other: a state of kind OtherState, expected .* Load it with the solver that made it"):
+    with pytest.raises(
+        WeightsError,
+        match=r"other: a state of kind OtherState, expected .* Load it with the solver that made it",
+    ):
         cls.load_state(tmp_path / "other")
     checkpoint.save(tmp_path / "part", {"kind": cls.state_type.__name__, "x": rand(1)})
     with pytest.raises(WeightsError, match="part"):
@@ -406,7 +514,10 @@ def test_saved_states_that_cannot_be_used(solver, tmp_path):
         ({"sigma": nan}, "sigma must be finite and > 0, got nan"),
         ({"sigma": []}, r"sigma must be finite and > 0, got \[\]"),
         ({"sigma": [0.2, -0.1]}, r"sigma must be finite and > 0, got \[0.2, -0.1\]"),
-        ({"sigma": "x"}, r"sigma must be a number, a sequence of numbers or a tensor \(B,\), got 'x'"),
+        (
+            {"sigma": "x"},
+            r"sigma must be a number, a sequence of numbers or a tensor \(B,\), got 'x'",
+        ),
         ({"sigma": [[0.1, 0.2]]}, "sigma"),
         ({"sigma": torch.ones(3)}, r"\(1,\), .*got .*\(3,\)|\(1,\), got \(3,\)"),
     ],
@@ -441,7 +552,10 @@ def test_settings_of_one_solver(solver, settings, words):
 
 def test_reconstruct_says_what_goes_together():
     admm = solvers.make("admm")
-    with pytest.raises(InputTypeError, match=r"settings \(sigma\) go with a solver given by name; set them on the solver object"):
+    with pytest.raises(
+        InputTypeError,
+        match=r"settings \(sigma\) go with a solver given by name; set them on the solver object",
+    ):
         run(solver=admm, noise=0.1, sigma=0.1)
     with pytest.raises(InputTypeError, match="solver must be a name or a Solver object"):
         run(solver=type(admm), noise=0.1)
@@ -449,9 +563,13 @@ def test_reconstruct_says_what_goes_together():
         run(A=np.eye(3), noise=0.1)
     with pytest.raises(InputTypeError, match="as_denoiser: expected a name or a callable, got int"):
         run(D=3, noise=0.1)
-    with pytest.raises(UnknownPlugin, match=r"No denoiser is called 'mlpatsch'. Did you mean 'mlpatch'\?"):
+    with pytest.raises(
+        UnknownPlugin, match=r"No denoiser is called 'mlpatsch'. Did you mean 'mlpatch'\?"
+    ):
         run(D="mlpatsch", noise=0.1)
-    with pytest.raises(InputTypeError, match=r"the denoiser must be callable as D.*got int. See as_denoiser"):
+    with pytest.raises(
+        InputTypeError, match=r"the denoiser must be callable as D.*got int. See as_denoiser"
+    ):
         admm.run(rand(1, 1, 5, 8), Identity((1, 5, 8)), 3, noise=0.1)
 
 
@@ -461,9 +579,17 @@ def test_reconstruct_says_what_goes_together():
 @pytest.mark.parametrize(
     ("D", "error", "words"),
     [
-        (lambda x, s: x[..., 1:], InputError, r"expected \(1, 1, 5, 8\) torch.float32 on cpu back, got \(1, 1, 5, 7\)"),
+        (
+            lambda x, s: x[..., 1:],
+            InputError,
+            r"expected \(1, 1, 5, 8\) torch.float32 on cpu back, got \(1, 1, 5, 7\)",
+        ),
         (lambda x, s: x.expand(1, 3, 5, 8), InputError, r"got \(1, 3, 5, 8\).*per_channel"),
-        (lambda x, s: x.numpy(), InputTypeError, r"expected a tensor back, got ndarray. Wrap it with as_denoiser"),
+        (
+            lambda x, s: x.numpy(),
+            InputTypeError,
+            r"expected a tensor back, got ndarray. Wrap it with as_denoiser",
+        ),
         (lambda x, s: (x, s), InputTypeError, "expected a tensor back, got tuple"),
         (lambda x, s: None, InputTypeError, "expected a tensor back, got NoneType"),
         (lambda x, s: x.double(), InputError, "torch.float64"),
@@ -488,13 +614,19 @@ def good(x: Tensor, sigma: float | Tensor) -> Tensor:
 def test_divergence_carries_the_last_finite_state_which_goes_on(solver, bad):
     A, q = square()
     settings = {"solver": solver, "noise": 0.1, "iterations": 6, "sigma": 0.2, "tol": 0.0}
-    calls, third = [], 2 * getattr(solvers.make(solver), "stages", 1) + 1  # the first call of the third step
+    calls, third = (
+        [],
+        2 * getattr(solvers.make(solver), "stages", 1) + 1,
+    )  # the first call of the third step
 
     def breaks(x: Tensor, sigma: float | Tensor) -> Tensor:
         calls.append(sigma)
         return with_value(good(x, sigma), bad) if len(calls) == third else good(x, sigma)
 
-    with pytest.raises(Diverged, match=r"not finite after iteration 3\. Likely causes: .*The last finite state is in \.state") as caught:
+    with pytest.raises(
+        Diverged,
+        match=r"not finite after iteration 3\. Likely causes: .*The last finite state is in \.state",
+    ) as caught:
         run(q, A, breaks, **settings)
     assert caught.value.state.iteration == 2
     assert torch.isfinite(caught.value.state.x).all()
@@ -516,20 +648,38 @@ DENOISERS = {
     "TV": TV,
     "DRUNet": lambda: drunet(None),
     "a function": lambda: as_denoiser(good),
-    "a numpy function": lambda: as_denoiser(lambda image, sigma: image / (1 + sigma), array="numpy"),
+    "a numpy function": lambda: as_denoiser(
+        lambda image, sigma: image / (1 + sigma), array="numpy"
+    ),
     "rescaled": lambda: rescaled(tiny(), 2.0, -0.5),
     "per_channel": lambda: per_channel(tiny()),
     "e_mode": lambda: e_mode(tiny()),
     "equivariant": lambda: equivariant(tiny()),
 }
 IMAGES = {
-    "numpy": (lambda x: x.numpy(), InputTypeError, r"torch tensor of shape \(B, C, H, W\), got ndarray"),
+    "numpy": (
+        lambda x: x.numpy(),
+        InputTypeError,
+        r"torch tensor of shape \(B, C, H, W\), got ndarray",
+    ),
     "None": (lambda x: None, InputTypeError, "torch tensor of shape .*, got NoneType"),
-    "int": (lambda x: (255 * x).int(), InputTypeError, r"float32 or float64, got torch.int32.*/ 255"),
-    "uint8": (lambda x: (255 * x).byte(), InputTypeError, r"float32 or float64, got torch.uint8.*/ 255"),
+    "int": (
+        lambda x: (255 * x).int(),
+        InputTypeError,
+        r"float32 or float64, got torch.int32.*/ 255",
+    ),
+    "uint8": (
+        lambda x: (255 * x).byte(),
+        InputTypeError,
+        r"float32 or float64, got torch.uint8.*/ 255",
+    ),
     "complex": (lambda x: x * 1j, InputTypeError, "float32 or float64, got torch.complex64"),
     "float16": (lambda x: x.half(), InputTypeError, "float32 or float64, got torch.float16"),
-    "no batch axis": (lambda x: x[0], InputError, r"shape \(B, C, H, W\) with no empty axis, got .*x\[None, None\]"),
+    "no batch axis": (
+        lambda x: x[0],
+        InputError,
+        r"shape \(B, C, H, W\) with no empty axis, got .*x\[None, None\]",
+    ),
     "empty": (lambda x: x[..., :0], InputError, "with no empty axis, got"),
 }
 
@@ -545,13 +695,17 @@ def test_denoisers_refuse_images(name, wrong):
 @pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("name", ["MLPatch", "DRUNet"])
 def test_denoisers_refuse_channels(name, channels):
-    words = rf"{name}: this denoiser has 1 channel\(s\), the image has {channels}. Use per_channel\(D\)"
+    words = (
+        rf"{name}: this denoiser has 1 channel\(s\), the image has {channels}. Use per_channel\(D\)"
+    )
     with pytest.raises(InputError, match=words):
         DENOISERS[name]()(rand(1, channels, 9, 7), 0.1)
 
 
 def test_e_mode_refuses_other_channels():
-    with pytest.raises(InputError, match=r"e_mode\(mlpatch\): this denoiser has 2 channel\(s\), the image has 1"):
+    with pytest.raises(
+        InputError, match=r"e_mode\(mlpatch\): this denoiser has 2 channel\(s\), the image has 1"
+    ):
         e_mode(tiny())(rand(1, 1, 9, 7), 0.1)
 
 
@@ -563,12 +717,24 @@ def test_e_mode_refuses_other_channels():
         (inf, InputError, "sigma must be finite and >= 0"),
         (torch.tensor([0.1, -0.1]), InputError, "sigma must be finite and >= 0, got -0.1"),
         (torch.tensor([0.1, nan]), InputError, "sigma must be finite and >= 0"),
-        (torch.full((3,), 0.1), InputError, r"a tensor of shape \(2,\), one level an image, got shape \(3,\)"),
-        (torch.full((2, 2), 0.1), InputError, r"a tensor of shape \(2,\), one level an image, got shape \(2, 2\)"),
+        (
+            torch.full((3,), 0.1),
+            InputError,
+            r"a tensor of shape \(2,\), one level an image, got shape \(3,\)",
+        ),
+        (
+            torch.full((2, 2), 0.1),
+            InputError,
+            r"a tensor of shape \(2,\), one level an image, got shape \(2, 2\)",
+        ),
         (torch.tensor(0.1j), InputTypeError, "sigma must be real, got torch.complex64"),
         ("x", InputTypeError, r"sigma must be a number or a tensor of shape \(B,\), got 'x'"),
         (None, InputTypeError, r"sigma must be a number or a tensor of shape \(B,\), got None"),
-        ([0.1, 0.1], InputTypeError, r"sigma must be a number or a tensor of shape \(B,\), got \[0.1, 0.1\]"),
+        (
+            [0.1, 0.1],
+            InputTypeError,
+            r"sigma must be a number or a tensor of shape \(B,\), got \[0.1, 0.1\]",
+        ),
     ],
     ids=str,
 )
@@ -580,7 +746,10 @@ def test_denoisers_refuse_sigma(name, sigma, error, words):
 
 @pytest.mark.parametrize("sigma", [0.3, torch.tensor([0.1, 0.3])])
 def test_mlpatch_refuses_levels_it_was_not_trained_for(sigma):
-    with pytest.raises(InputError, match=r"MLPatch: sigma = 0.3 is above the trained range 0 to 0.2353.*use rescaled\(D, scale, offset\)"):
+    with pytest.raises(
+        InputError,
+        match=r"MLPatch: sigma = 0.3 is above the trained range 0 to 0.2353.*use rescaled\(D, scale, offset\)",
+    ):
         tiny()(rand(2, 1, 9, 7), sigma)
 
 
@@ -599,8 +768,16 @@ def test_mlpatch_refuses_levels_it_was_not_trained_for(sigma):
         (torch.zeros(2), InputError, r"shape \(Q, 2\).*got \(2,\)"),
         (torch.zeros(4, 3), InputError, r"shape \(Q, 2\).*got \(4, 3\)"),
         (torch.zeros(3, 4, 2), InputError, r"shape \(Q, 2\) or \(1, Q, 2\).*got \(3, 4, 2\)"),
-        (torch.zeros(4, 2).long(), InputTypeError, r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels"),
-        (np.zeros((4, 2)), InputTypeError, r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels"),
+        (
+            torch.zeros(4, 2).long(),
+            InputTypeError,
+            r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels",
+        ),
+        (
+            np.zeros((4, 2)),
+            InputTypeError,
+            r"a floating tensor of shape \(Q, 2\) or \(B, Q, 2\): \(row, column\) in pixels",
+        ),
     ],
     ids=["above", "below", "right", "NaN", "inf", "one", "three columns", "batch", "int", "numpy"],
 )
@@ -610,7 +787,9 @@ def test_mlpatch_refuses_coordinates(coords, error, words):
 
 
 def test_mlpatch_at_checks_image_and_sigma():
-    with pytest.raises(InputError, match=r"MLPatch.at: this denoiser has 1 channel\(s\), the image has 3"):
+    with pytest.raises(
+        InputError, match=r"MLPatch.at: this denoiser has 1 channel\(s\), the image has 3"
+    ):
         tiny().at(rand(1, 3, 9, 7), torch.zeros(1, 2), 0.1)
     with pytest.raises(InputError, match=r"MLPatch.at: sigma = 1 is above the trained range"):
         tiny().at(rand(1, 1, 9, 7), torch.zeros(1, 2), 1.0)
@@ -626,20 +805,44 @@ DENOISER_SETTINGS = {
     "radius NaN": (lambda: MLPatch(radius=nan), "MLPatch: radius must be positive, got nan"),
     "radius text": (lambda: MLPatch(radius="wide"), "MLPatch: radius must be positive, got 'wide'"),
     "sigma_max inf": (lambda: MLPatch(sigma_max=inf), "MLPatch: sigma_max must be >= 0, got inf"),
-    "square even": (lambda: MLPatch(square=4, features=8, dilations=(1,)), "MLPatch: square must be odd"),
-    "square with sectors": (lambda: MLPatch(square=3, sectors=(8,)), "takes neither sectors nor deform"),
+    "square even": (
+        lambda: MLPatch(square=4, features=8, dilations=(1,)),
+        "MLPatch: square must be odd",
+    ),
+    "square with sectors": (
+        lambda: MLPatch(square=3, sectors=(8,)),
+        "takes neither sectors nor deform",
+    ),
     "features alone": (lambda: MLPatch(features=8), "MLPatch: features and dilations go together"),
-    "dilation 0": (lambda: MLPatch(features=8, dilations=(1, 0)), r"MLPatch: dilations must be a list of integers >= 1, got \[1, 0\]"),
-    "activation": (lambda: MLPatch(activation="swish"), "MLPatch: activation must be one of gelu, relu, got 'swish'"),
+    "dilation 0": (
+        lambda: MLPatch(features=8, dilations=(1, 0)),
+        r"MLPatch: dilations must be a list of integers >= 1, got \[1, 0\]",
+    ),
+    "activation": (
+        lambda: MLPatch(activation="swish"),
+        "MLPatch: activation must be one of gelu, relu, got 'swish'",
+    ),
     "deform -1": (lambda: MLPatch(deform=-1), "MLPatch: deform must be an integer >= 0, got -1"),
-    "upscale 0.5": (lambda: tiny().upscale(rand(1, 1, 9, 7), 0.5), "MLPatch.upscale: factor must be a number >= 1, got 0.5"),
-    "upscale text": (lambda: tiny().upscale(rand(1, 1, 9, 7), "2"), "MLPatch.upscale: factor must be a number >= 1, got '2'"),
+    "upscale 0.5": (
+        lambda: tiny().upscale(rand(1, 1, 9, 7), 0.5),
+        "MLPatch.upscale: factor must be a number >= 1, got 0.5",
+    ),
+    "upscale text": (
+        lambda: tiny().upscale(rand(1, 1, 9, 7), "2"),
+        "MLPatch.upscale: factor must be a number >= 1, got '2'",
+    ),
     "strength 0": (lambda: TV(0), "TV: strength must be finite and > 0, got 0"),
     "strength inf": (lambda: TV(inf), "TV: strength must be finite and > 0, got inf"),
     "strength NaN": (lambda: TV(nan), "TV: strength must be finite and > 0, got nan"),
     "strength text": (lambda: TV("strong"), "TV: strength must be finite and > 0, got 'strong'"),
-    "TV iterations": (lambda: TV(iterations=0), "TV: iterations must be an integer >= 1 and tol >= 0, got 0"),
-    "TV tol": (lambda: TV(tol=-1), "TV: iterations must be an integer >= 1 and tol >= 0, got 60 and -1"),
+    "TV iterations": (
+        lambda: TV(iterations=0),
+        "TV: iterations must be an integer >= 1 and tol >= 0, got 0",
+    ),
+    "TV tol": (
+        lambda: TV(tol=-1),
+        "TV: iterations must be an integer >= 1 and tol >= 0, got 60 and -1",
+    ),
     "DRUNet channels": (lambda: drunet(None, channels=2), "DRUNet: channels must be 1 or 3, got 2"),
 }
 
@@ -656,11 +859,16 @@ def test_drunet_weights(tmp_path, ending):
     from safetensors.torch import save_file
 
     write = save_file if ending == "safetensors" else torch.save
-    with pytest.raises(WeightsError, match=f"none.{ending}.*(no weights file|neither a weights file)|no weights file at .*none.{ending}"):
+    with pytest.raises(
+        WeightsError,
+        match=f"none.{ending}.*(no weights file|neither a weights file)|no weights file at .*none.{ending}",
+    ):
         drunet(tmp_path / f"none.{ending}")
     garbage = tmp_path / f"garbage.{ending}"
     garbage.write_bytes(b"\x07garbage" * 100)
-    with pytest.raises(WeightsError, match=f"garbage.{ending}.* not a (readable state dict|whole safetensors file)"):
+    with pytest.raises(
+        WeightsError, match=f"garbage.{ending}.* not a (readable state dict|whole safetensors file)"
+    ):
         drunet(garbage)
     other = tmp_path / f"other.{ending}"
     write({"m_head.weight": torch.ones(3, 3)}, other)
@@ -685,7 +893,10 @@ def test_operators_in_float64(name):
         "adjoint": (A.adjoint, q),
         "normal": (A.normal, x),
         "initial": (A.initial, q),
-        "data step": (lambda x: A.data_step(x, 0.3 * A.norm() ** 2, Aty=A.adjoint(q.to(x)), max_iter=1000), x),
+        "data step": (
+            lambda x: A.data_step(x, 0.3 * A.norm() ** 2, Aty=A.adjoint(q.to(x)), max_iter=1000),
+            x,
+        ),
         "weighted": (A.weighted(torch.full(A.data_shape, 0.5)), x),
     }
     for call, (function, argument) in calls.items():
@@ -700,7 +911,9 @@ def test_operators_in_float64(name):
 def test_solvers_in_float64(solver, D):
     A = Mask(random_mask((12, 9), keep=0.6))
     q = A(rand(2, 1, 12, 9))
-    single, double = (run(data, A, D, solver, noise=0.05, sigma=0.1, iterations=5).x for data in (q, q.double()))
+    single, double = (
+        run(data, A, D, solver, noise=0.05, sigma=0.1, iterations=5).x for data in (q, q.double())
+    )
     assert double.dtype == torch.float64
     assert relative(single, double) < 1e-4
 
@@ -716,7 +929,9 @@ def test_denoisers_in_float64_and_integer_sigma(name):
 
 STRIDES = {
     "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
+    "channels last": lambda x: (
+        x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    ),
     "every second": lambda x: torch.stack([x, 1 - x], -1).flatten(-2)[..., ::2],
     "flipped batch": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
 }
@@ -734,14 +949,25 @@ def test_strided_input(form):
         assert relative(A.adjoint(sq), A.adjoint(q)) < 1e-6
         assert relative(A.initial(sq), A.initial(q)) < 1e-5
         Aty = A.adjoint(q)
-        assert relative(A.data_step(sx, 1.0, Aty=stride(Aty), x0=sx), A.data_step(x, 1.0, Aty=Aty, x0=x)) < 1e-5
+        assert (
+            relative(
+                A.data_step(sx, 1.0, Aty=stride(Aty), x0=sx), A.data_step(x, 1.0, Aty=Aty, x0=x)
+            )
+            < 1e-5
+        )
     for name in DENOISERS:
         x = rand(3, 2 if name == "e_mode" else 1, 9, 7)
-        x = torch.cat([x, x], 1) if name in ("TV", "a function", "a numpy function", "per_channel") else x
+        x = (
+            torch.cat([x, x], 1)
+            if name in ("TV", "a function", "a numpy function", "per_channel")
+            else x
+        )
         D = DENOISERS[name]()
         assert relative(D(stride(x), 0.1), D(x, 0.1)) < 1e-6, name
     A, q = Mask(random_mask((9, 7), keep=0.6)), rand(2, 1, 9, 7)
-    assert relative(run(stride(q), A, noise=0.1, x0=stride(q)).x, run(q, A, noise=0.1, x0=q).x) < 1e-5
+    assert (
+        relative(run(stride(q), A, noise=0.1, x0=stride(q)).x, run(q, A, noise=0.1, x0=q).x) < 1e-5
+    )
 
 
 def test_integer_masks_weights_and_maps_are_converted():
@@ -749,14 +975,22 @@ def test_integer_masks_weights_and_maps_are_converted():
     x = rand(1, 1, 9, 7)
     for whole in (mask.int(), mask.bool(), mask.byte()):
         assert torch.equal(Mask(whole)(x), Mask(mask)(x))
-        assert torch.equal(Lensing(weight=whole)(x.expand(1, 2, 9, 7)), Lensing(weight=mask)(x.expand(1, 2, 9, 7)))
+        assert torch.equal(
+            Lensing(weight=whole)(x.expand(1, 2, 9, 7)), Lensing(weight=mask)(x.expand(1, 2, 9, 7))
+        )
         assert torch.equal(Blur(whole[:3, :3], (1, 9, 7))(x), Blur(mask[:3, :3], (1, 9, 7))(x))
         assert torch.equal(Identity((1, 9, 7)).weighted(whole)(x), mask * x)
     noise = torch.arange(1, 64).reshape(9, 7)
     A = Identity((1, 9, 7))
-    for whole in ((255 * mask).byte(), (255 * mask).long(), (65535 * mask).to(torch.uint16)):  # as pictures have them
+    for whole in (
+        (255 * mask).byte(),
+        (255 * mask).long(),
+        (65535 * mask).to(torch.uint16),
+    ):  # as pictures have them
         assert torch.equal(Mask(whole)(x), Mask(mask)(x))
-        assert torch.equal(Lensing(weight=whole)(x.expand(1, 2, 9, 7)), Lensing(weight=mask)(x.expand(1, 2, 9, 7)))
+        assert torch.equal(
+            Lensing(weight=whole)(x.expand(1, 2, 9, 7)), Lensing(weight=mask)(x.expand(1, 2, 9, 7))
+        )
         assert torch.equal(A.weighted(whole)(x), mask * x)
         assert torch.equal(Blur(whole[:3, :3], (1, 9, 7))(x), Blur(mask[:3, :3], (1, 9, 7))(x))
     assert torch.equal(make_problem(x, A, noise).q, make_problem(x, A, noise.float()).q)
@@ -765,23 +999,37 @@ def test_integer_masks_weights_and_maps_are_converted():
 def test_integers_that_are_no_mask_are_refused():
     grey = torch.arange(63, dtype=torch.uint8).reshape(9, 7)
     words = r"expected integers 0 and 1, or 0 and 255, got torch.uint8 from 0 to 62. Give weights as floats"
-    calls = (lambda: Mask(grey), lambda: Lensing(weight=grey), lambda: Identity((1, 9, 7)).weighted(grey), lambda: Blur(grey, (1, 9, 7)))
+    calls = (
+        lambda: Mask(grey),
+        lambda: Lensing(weight=grey),
+        lambda: Identity((1, 9, 7)).weighted(grey),
+        lambda: Blur(grey, (1, 9, 7)),
+    )
     for call in calls:
         with pytest.raises(InputError, match=words):
             call()
-    with pytest.raises(InputError, match=r"the mask holds floats 0 and 255, which would scale the image. Give mask / 255, or mask > 0"):
+    with pytest.raises(
+        InputError,
+        match=r"the mask holds floats 0 and 255, which would scale the image. Give mask / 255, or mask > 0",
+    ):
         Mask(255 * random_mask((9, 7), keep=0.6))
     x = rand(1, 1, 9, 7)
     mask = random_mask((9, 7), keep=0.6)
-    assert torch.equal(Mask(mask).weighted(torch.full((9, 7), 255.0))(x), 255 * mask * x)  # a noise of 1/255
+    assert torch.equal(
+        Mask(mask).weighted(torch.full((9, 7), 255.0))(x), 255 * mask * x
+    )  # a noise of 1/255
 
 
 def test_scores_of_integers_are_refused():
     for score in (mse, psnr, ssim):
         with pytest.raises(
-            InputTypeError, match=r"both images must hold real floats, got torch.uint8 and torch.uint8. Give x.float\(\) / 255"
+            InputTypeError,
+            match=r"both images must hold real floats, got torch.uint8 and torch.uint8. Give x.float\(\) / 255",
         ):
-            score(torch.ones(1, 1, 16, 16, dtype=torch.uint8), torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
+            score(
+                torch.ones(1, 1, 16, 16, dtype=torch.uint8),
+                torch.zeros(1, 1, 16, 16, dtype=torch.uint8),
+            )
 
 
 BUILDERS = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pnp_mlpatch import samples
-from pnp_mlpatch.imageio import write_image
+from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.weights import DIRECTORY, manifest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -25,20 +25,29 @@ def sets(tmp_path_factory):
     """Small test sets of every kind: grey and colour pictures, a CT stack, a convergence map."""
     folder = tmp_path_factory.mktemp("sets")
     photo = samples.camera()[..., 100:164, 190:254]
-    for name, image in (("grey", photo), ("colour", torch.cat([photo, photo.flip(-1), photo.flip(-2)], dim=1))):
+    for name, image in (
+        ("grey", photo),
+        ("colour", torch.cat([photo, photo.flip(-1), photo.flip(-2)], dim=1)),
+    ):
         (folder / name).mkdir()
         write_image(folder / name / "a.png", image)
         write_image(folder / name / "b.png", image.flip(-1))
     hu = samples.chest_ct()[..., 200:264, 200:264].short().expand(1, 8, -1, -1)[0].numpy()
     np.savez(folder / "slices.npz", hu=hu)
-    np.save(folder / "kappa.npy", 0.02 * np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    np.save(
+        folder / "kappa.npy",
+        0.02 * np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32),
+    )
     return folder
 
 
 def run(program, *arguments, out):
     """The tables of ``python benchmarks/PROGRAM.py --quick --json OUT ARGUMENTS``, run in this process."""
     path, threads = BENCHMARKS / f"{program}.py", torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
         patch.setattr(sys, "argv", [str(path), "--quick", "--json", str(out), *map(str, arguments)])
         patch.syspath_prepend(BENCHMARKS)
         runpy.run_path(str(path), run_name="__main__")
@@ -59,7 +68,11 @@ def test_mlpatch_speed(tmp_path):
     for row in tables["Per pixel against grid form and MLPatch.at, random weights"]:
         assert float(row["largest difference"]) < 1e-4
         assert row["rms of the residual"] > 0.1
-    assert {row["what"] for row in tables["Denoising 48 x 48"]} >= {"published: grid form", "mlpatch-grey", "dncnn-grey"}
+    assert {row["what"] for row in tables["Denoising 48 x 48"]} >= {
+        "published: grid form",
+        "mlpatch-grey",
+        "dncnn-grey",
+    }
     assert [row["tile"] for row in tables["Tiles of mlpatch-grey"]] == [32, 64, 128, 256, 512]
 
 
@@ -68,7 +81,9 @@ def test_memory(tmp_path):
     """Each size in a process of its own."""
     denoising, mlpatch, whole, far = run("memory", "--threads", 1, out=tmp_path / "m.json").values()
     assert len(denoising) == len(mlpatch) == 2
-    assert mlpatch[0]["saved for backward (MB)"] == pytest.approx(mlpatch[1]["saved for backward (MB)"], rel=0.01)
+    assert mlpatch[0]["saved for backward (MB)"] == pytest.approx(
+        mlpatch[1]["saved for backward (MB)"], rel=0.01
+    )
     assert whole[0]["saved, ratio"] == pytest.approx(4, abs=0.05)
     assert "(ext.)" in far[0]["1024"]
 
@@ -82,12 +97,23 @@ def test_denoising(sets, tmp_path):
     colour = tmp_path / "runs" / "colour" / "weights.safetensors"
     trained_in_colour(colour)
     found = run(
-        *("denoising", sets / "grey", sets / "colour", "--out-of-distribution", sets / "slices.npz", sets / "kappa.npy"),
+        *(
+            "denoising",
+            sets / "grey",
+            sets / "colour",
+            "--out-of-distribution",
+            sets / "slices.npz",
+            sets / "kappa.npy",
+        ),
         *("--weights", "dncnn-grey", colour, "--levels", 25),
         out=tmp_path / "d.json",
     )
     rows, groups, difference = found.values()
-    assert [row["denoiser"] for row in rows if row["set"] == "colour"] == ["TV", "dncnn-grey per channel", "colour"]
+    assert [row["denoiser"] for row in rows if row["set"] == "colour"] == [
+        "TV",
+        "dncnn-grey per channel",
+        "colour",
+    ]
     assert [row["images"] for row in rows if row["denoiser"] == "dncnn-grey"] == [2, 2, 1]
     assert all(row["PSNR 25"] > 21 for row in rows if row["denoiser"] == "dncnn-grey")
     assert [row["denoiser"] for row in groups] == ["TV", "dncnn-grey"]
@@ -102,7 +128,9 @@ def trained_in_colour(path):
 
 
 def test_inpainting(sets, tmp_path):
-    sweep, rows, summary = run("inpainting", "--choose", sets / "grey", out=tmp_path / "i.json").values()
+    sweep, rows, summary = run(
+        "inpainting", "--choose", sets / "grey", out=tmp_path / "i.json"
+    ).values()
     assert len(sweep) == 2
     assert [row["image"] for row in rows] == ["camera", "mean"]
     assert summary[0]["denoiser"] == "mlpatch-grey"
@@ -112,11 +140,22 @@ def test_inpainting(sets, tmp_path):
 def test_ship_weights_quick_writes_nothing(sets, tmp_path):
     path = tmp_path / "weights.safetensors"
     trained_in_colour(path)
-    (rows,) = run("ship_weights", "dncnn-colour", path, sets / "colour", out=tmp_path / "w.json").values()
+    (rows,) = run(
+        "ship_weights", "dncnn-colour", path, sets / "colour", out=tmp_path / "w.json"
+    ).values()
     assert rows[0]["images"] == 2
-    (rows,) = run("ship_weights", "any-name", DIRECTORY / "dncnn-grey.safetensors", sets / "slices.npz", out=tmp_path / "w.json").values()
+    (rows,) = run(
+        "ship_weights",
+        "any-name",
+        DIRECTORY / "dncnn-grey.safetensors",
+        sets / "slices.npz",
+        out=tmp_path / "w.json",
+    ).values()
     assert rows[0]["psnr_25"] > 21
-    assert not {"dncnn-colour", "any-name"} & {*manifest(), *(path.stem for path in DIRECTORY.iterdir())}
+    assert not {"dncnn-colour", "any-name"} & {
+        *manifest(),
+        *(path.stem for path in DIRECTORY.iterdir()),
+    }
 
 
 def test_ct(tmp_path):
@@ -134,7 +173,15 @@ def test_ct(tmp_path):
 
 @pytest.mark.slow
 def test_ct_quality(sets, tmp_path):
-    (rows,) = run("ct_quality", "--only", "120 degrees", "fan", "--pictures", tmp_path / "pictures", out=tmp_path / "q.json").values()
+    (rows,) = run(
+        "ct_quality",
+        "--only",
+        "120 degrees",
+        "fan",
+        "--pictures",
+        tmp_path / "pictures",
+        out=tmp_path / "q.json",
+    ).values()
     assert [row["images"] for row in rows] == [1, 1]
     assert all(row["mlpatch-ct"] > row["FBP"] + 3 for row in rows)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
@@ -152,7 +199,13 @@ def test_massmap(tmp_path):
     (rows,) = run("massmap", "--generator", tmp_path / "g.png", out=tmp_path / "g.json").values()
     assert {row["quantity"] for row in rows} >= {"rms", "skewness", "peaks > 0.1"}
     assert (tmp_path / "g.png").stat().st_size > 10_000
-    (rows,) = run("ship_weights", "any-name", DIRECTORY / "mlpatch-kappa.safetensors", "convergence", out=tmp_path / "w.json").values()
+    (rows,) = run(
+        "ship_weights",
+        "any-name",
+        DIRECTORY / "mlpatch-kappa.safetensors",
+        "convergence",
+        out=tmp_path / "w.json",
+    ).values()
     assert rows[0]["nrmse_0.3"] < 1
 
 
@@ -185,8 +238,22 @@ def test_blind(tmp_path):
 
 @pytest.mark.slow
 def test_uncertainty(sets, tmp_path):
-    known, photographs = run("uncertainty", "--images", sets / "grey", "--picture", tmp_path / "u.png", out=tmp_path / "u.json").values()
-    assert [row["solver"] for row in known] == ["ula", "ula", "skrock(3)", "skrock(5)", "skrock(10)", "skrock(5)"]
+    known, photographs = run(
+        "uncertainty",
+        "--images",
+        sets / "grey",
+        "--picture",
+        tmp_path / "u.png",
+        out=tmp_path / "u.json",
+    ).values()
+    assert [row["solver"] for row in known] == [
+        "ula",
+        "ula",
+        "skrock(3)",
+        "skrock(5)",
+        "skrock(10)",
+        "skrock(5)",
+    ]
     assert len(photographs) == 2
     assert (tmp_path / "u.png").stat().st_size > 10_000
 
@@ -194,9 +261,13 @@ def test_uncertainty(sets, tmp_path):
 @pytest.mark.slow
 def test_choosing(tmp_path):
     keep, drawn = tmp_path / "kept.jsonl", tmp_path / "c.png"
-    each, totals, ends, used = run("choosing", "--keep", keep, "--picture", drawn, out=tmp_path / "c.json").values()
+    each, totals, ends, used = run(
+        "choosing", "--keep", keep, "--picture", drawn, out=tmp_path / "c.json"
+    ).values()
     assert len(each) == len(used) == 2
     assert all(any(str(cell).startswith("1.0 x") for cell in row.values()) for row in each)
-    assert [row["solver"] for row in ends] == [row["solver"] for row in totals if row["solver"] != "hqs"]
+    assert [row["solver"] for row in ends] == [
+        row["solver"] for row in totals if row["solver"] != "hqs"
+    ]
     assert len(keep.read_text().splitlines()) == 2 * 3 * len(totals)  # swept, refined, timed
     assert drawn.stat().st_size > 10_000

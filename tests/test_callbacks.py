@@ -11,13 +11,14 @@ import time
 import pytest
 import torch
 
-from pnp_mlpatch import callbacks, imageio, reconstruct, solvers
+from pnp_mlpatch import callbacks, reconstruct, solvers
 from pnp_mlpatch.callbacks import checkpoint, early_stop, live_psnr, save_frames
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
-from pnp_mlpatch.imageio import read_image
+from pnp_mlpatch.io import images as imageio
+from pnp_mlpatch.io.images import read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.solvers.base import Result, State
+from pnp_mlpatch.solvers import Result, State
 
 SHAPE = (1, 10, 12)
 
@@ -27,14 +28,27 @@ def rand(*shape, seed=0):
 
 
 def smooth(x, sigma):
-    mean = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    mean = torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1
+    )
     return x + 0.3 * (mean - x)
 
 
 def solved(*watch, images=2, iterations=7, x0=None, **settings):
     A = Mask(random_mask(SHAPE[1:], keep=0.6))
     q = A(rand(images, *SHAPE))
-    return reconstruct(q, A, smooth, noise=0.1, sigma=0.2, iterations=iterations, tol=0, callbacks=list(watch), x0=x0, **settings)
+    return reconstruct(
+        q,
+        A,
+        smooth,
+        noise=0.1,
+        sigma=0.2,
+        iterations=iterations,
+        tol=0,
+        callbacks=list(watch),
+        x0=x0,
+        **settings,
+    )
 
 
 def state(value, iteration, images=1):
@@ -49,9 +63,15 @@ def test_frames_are_the_estimates(tmp_path):
     watch = save_frames(tmp_path / "new" / "frames", every=3, window=(-1.0, 2.0), image=1)
     result = solved(watch, lambda s: seen.append(s.x[1:]))
     assert result.status == "max_iter"
-    assert [p.name for p in watch.paths] == sorted(p.name for p in watch.folder.iterdir()) == ["frame_0003.png", "frame_0006.png"]
+    assert (
+        [p.name for p in watch.paths]
+        == sorted(p.name for p in watch.folder.iterdir())
+        == ["frame_0003.png", "frame_0006.png"]
+    )
     for path, k in zip(watch.paths, (2, 5), strict=True):
-        assert torch.allclose(read_image(path), ((seen[k] + 1) / 3).clamp(0, 1), atol=0.5 / 255 + 1e-6)
+        assert torch.allclose(
+            read_image(path), ((seen[k] + 1) / 3).clamp(0, 1), atol=0.5 / 255 + 1e-6
+        )
 
 
 @pytest.mark.parametrize(("channels", "drawn"), [(1, 1), (2, 1), (3, 3)])
@@ -59,13 +79,19 @@ def test_frames_of_several_channels(tmp_path, channels, drawn):
     x = rand(1, channels, 5, 4)
     watch = save_frames(tmp_path)
     assert watch(State(x=x, iteration=12)) is None
-    assert torch.allclose(read_image(tmp_path / "frame_0012.png"), x[:, :drawn], atol=0.5 / 255 + 1e-6)
+    assert torch.allclose(
+        read_image(tmp_path / "frame_0012.png"), x[:, :drawn], atol=0.5 / 255 + 1e-6
+    )
 
 
 def test_a_frame_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     watch = save_frames(tmp_path)
     watch(state(0.5, 1))
-    monkeypatch.setattr(imageio, "write_whole", lambda path, write: (_ for _ in ()).throw(FileError(f"{path}: disk full")))
+    monkeypatch.setattr(
+        imageio,
+        "write_whole",
+        lambda path, write: (_ for _ in ()).throw(FileError(f"{path}: disk full")),
+    )
     with pytest.raises(FileError, match="disk full"):
         watch(state(0.7, 1))
     assert [p.name for p in tmp_path.iterdir()] == ["frame_0001.png"]
@@ -74,7 +100,10 @@ def test_a_frame_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(FileError, match=r"save_frames: .*file: cannot write there \(.*\). Choose a folder that you may write to"):
+    with pytest.raises(
+        FileError,
+        match=r"save_frames: .*file: cannot write there \(.*\). Choose a folder that you may write to",
+    ):
         save_frames(tmp_path / "file")
     with pytest.raises(FileError, match="cannot write there"):
         save_frames(tmp_path / "file" / "below")
@@ -117,7 +146,9 @@ def test_psnr_is_printed_beside_the_bar():
 
 def test_it_stops_when_nothing_improves_and_keeps_the_best():
     watch = early_stop(patience=3, quantity=lambda x: -(x.mean() - 0.4).abs())
-    answers = [watch(state(value, k + 1)) for k, value in enumerate((0.1, 0.3, 0.5, 0.45, 0.6, 0.7, 0.8))]
+    answers = [
+        watch(state(value, k + 1)) for k, value in enumerate((0.1, 0.3, 0.5, 0.45, 0.6, 0.7, 0.8))
+    ]
     assert answers == [False] * 6 + [True]
     assert watch.iteration.tolist() == [4]
     assert float(watch.best.mean()) == pytest.approx(0.45)
@@ -127,14 +158,19 @@ def test_it_stops_when_nothing_improves_and_keeps_the_best():
 def test_images_are_judged_one_by_one():
     truth = torch.tensor([0.2, 0.6]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
     watch = early_stop(patience=2, quantity=lambda x: psnr(x, truth))
-    answers = [watch(state(value, k + 1, images=2)) for k, value in enumerate((0.0, 0.21, 0.4, 0.59, 0.8, 0.9))]
+    answers = [
+        watch(state(value, k + 1, images=2))
+        for k, value in enumerate((0.0, 0.21, 0.4, 0.59, 0.8, 0.9))
+    ]
     assert answers == [False] * 5 + [True]
     assert watch.iteration.tolist() == [2, 4]
     assert watch.best[:, 0, 0, 0].tolist() == pytest.approx([0.21, 0.59])
 
 
 def test_values_that_are_not_finite_are_no_improvement():
-    watch = early_stop(patience=2, quantity=lambda x: float("nan") if float(x.mean()) > 0.5 else float(x.mean()))
+    watch = early_stop(
+        patience=2, quantity=lambda x: float("nan") if float(x.mean()) > 0.5 else float(x.mean())
+    )
     assert [watch(state(v, k + 1)) for k, v in enumerate((0.2, 0.9, 0.9))] == [False, False, True]
     assert watch.iteration.tolist() == [1]
     never = early_stop(patience=2, quantity=lambda x: float("nan"))
@@ -162,22 +198,70 @@ def test_a_run_is_stopped_and_can_be_gone_on_from():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda path: save_frames(path, every=0), InputError, "save_frames: every is a number of steps, an integer >= 1, got 0"),
+        (
+            lambda path: save_frames(path, every=0),
+            InputError,
+            "save_frames: every is a number of steps, an integer >= 1, got 0",
+        ),
         (lambda path: save_frames(path, every=1.5), InputError, "save_frames: every"),
-        (lambda path: save_frames(path, window=(1, 0)), InputError, r"save_frames: window must be two numbers .*got \(1, 0\)"),
-        (lambda path: save_frames(path, window=(0, float("inf"))), InputError, "save_frames: window"),
+        (
+            lambda path: save_frames(path, window=(1, 0)),
+            InputError,
+            r"save_frames: window must be two numbers .*got \(1, 0\)",
+        ),
+        (
+            lambda path: save_frames(path, window=(0, float("inf"))),
+            InputError,
+            "save_frames: window",
+        ),
         (lambda path: save_frames(path, window=3), InputError, "save_frames: window"),
-        (lambda path: save_frames(path, image=-1), InputError, "save_frames: image must be the number of an image"),
-        (lambda path: save_frames(path, image=1)(state(0, 1)), InputError, "the batch has 1 images, there is no number 1; the first is 0"),
-        (lambda path: save_frames(path)(State(x=rand(1, 4, 3, 3), iteration=1)), InputError, "1 to 3 channels"),
-        (lambda path: live_psnr(3), InputTypeError, "live_psnr: the truth must be a torch tensor .*got int"),
-        (lambda path: live_psnr(rand(1, 1, 2, 2), data_range=0), InputError, "live_psnr: data_range must be finite and > 0, got 0"),
+        (
+            lambda path: save_frames(path, image=-1),
+            InputError,
+            "save_frames: image must be the number of an image",
+        ),
+        (
+            lambda path: save_frames(path, image=1)(state(0, 1)),
+            InputError,
+            "the batch has 1 images, there is no number 1; the first is 0",
+        ),
+        (
+            lambda path: save_frames(path)(State(x=rand(1, 4, 3, 3), iteration=1)),
+            InputError,
+            "1 to 3 channels",
+        ),
+        (
+            lambda path: live_psnr(3),
+            InputTypeError,
+            "live_psnr: the truth must be a torch tensor .*got int",
+        ),
+        (
+            lambda path: live_psnr(rand(1, 1, 2, 2), data_range=0),
+            InputError,
+            "live_psnr: data_range must be finite and > 0, got 0",
+        ),
         (lambda path: live_psnr(rand(1, 1, 2, 2), every=True), InputError, "live_psnr: every"),
-        (lambda path: live_psnr(rand(1, 1, 2, 2), write="x"), InputTypeError, "live_psnr: write must be a function of one line"),
-        (lambda path: live_psnr(rand(1, 1, 3, 2))(state(0, 1)), InputError, "both images must have one shape"),
-        (lambda path: early_stop(patience=0, quantity=float), InputError, "early_stop: patience is a number of steps, .*got 0"),
+        (
+            lambda path: live_psnr(rand(1, 1, 2, 2), write="x"),
+            InputTypeError,
+            "live_psnr: write must be a function of one line",
+        ),
+        (
+            lambda path: live_psnr(rand(1, 1, 3, 2))(state(0, 1)),
+            InputError,
+            "both images must have one shape",
+        ),
+        (
+            lambda path: early_stop(patience=0, quantity=float),
+            InputError,
+            "early_stop: patience is a number of steps, .*got 0",
+        ),
         (lambda path: early_stop(patience=2.0, quantity=float), InputError, "early_stop: patience"),
-        (lambda path: early_stop(patience=2, quantity="psnr"), InputTypeError, "early_stop: quantity must be a function .*got str"),
+        (
+            lambda path: early_stop(patience=2, quantity="psnr"),
+            InputTypeError,
+            "early_stop: quantity must be a function .*got str",
+        ),
         (
             lambda path: early_stop(patience=2, quantity=lambda x: x)(state(0, 1)),
             InputError,

@@ -19,7 +19,7 @@ from pnp_mlpatch.cli import common, demo
 from pnp_mlpatch.cli import solve as solving
 from pnp_mlpatch.cli.common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
-from pnp_mlpatch.imageio import write_image
+from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.operators.blur import gaussian_psf
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.registry import Registry
@@ -73,7 +73,10 @@ TV = "--denoiser tv --set denoiser.iterations=20 --set solver.iterations=4 --out
 
 
 def report(path="out.json") -> dict:
-    return json.loads(open(path, encoding="utf-8").read(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    return json.loads(
+        open(path, encoding="utf-8").read(),
+        parse_constant=lambda name: pytest.fail(f"{name} in JSON"),
+    )
 
 
 # ---- list, info, help
@@ -175,7 +178,10 @@ def test_version_no_command_and_module(run, capsys):
         cli.main(["--version"])
     assert pnp_mlpatch.__version__ in capsys.readouterr().out
     assert run("")[0] == 2
-    command, root = [sys.executable, "-m", "pnp_mlpatch.cli", "info", "nothing"], Path(pnp_mlpatch.__file__).parent.parent
+    command, root = (
+        [sys.executable, "-m", "pnp_mlpatch.cli", "info", "nothing"],
+        Path(pnp_mlpatch.__file__).parent.parent,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 2
     assert done.stderr.startswith("pnp-mlpatch: ")
@@ -208,8 +214,15 @@ def test_solve_mask_and_its_report(run, here):
     assert made["operator"] == {"name": "mask", "channels": 1, "keep": 0.5, "seed": 0}
     assert made["denoiser"] == {"name": "tv", "strength": 0.8, "iterations": 20, "tol": 1e-4}
     assert made["solver"]["sigma"] == 15 / 255
-    assert (made["noise"], made["seed"], made["status"], made["iterations"]) == (0.02, 3, "max_iter", 4)
-    assert made["sha256"] == {"grey.png": hashlib.sha256((here / "grey.png").read_bytes()).hexdigest()}
+    assert (made["noise"], made["seed"], made["status"], made["iterations"]) == (
+        0.02,
+        3,
+        "max_iter",
+        4,
+    )
+    assert made["sha256"] == {
+        "grey.png": hashlib.sha256((here / "grey.png").read_bytes()).hexdigest()
+    }
     assert made["history"]["iteration"] == [1, 2, 3, 4]
     assert made["history"]["psnr"][-1] == pytest.approx(made["psnr"])
     truth = np.asarray(Image.open("grey.png")) / 255
@@ -227,8 +240,16 @@ def test_solve_with_mask_of_a_file(run):
     np.save("mask.npy", mask.numpy())
     np.save("mask_u8.npy", (255 * mask).byte().numpy())
     found = []
-    for setting in ("operator.mask=mask.png", "operator.mask=mask.npy", "operator.keep=0.5", "operator.mask=mask_u8.npy"):
-        assert run(f"solve --simulate colour.png --operator mask --set {setting} --noise 0.02 {TV}")[0] == 0
+    for setting in (
+        "operator.mask=mask.png",
+        "operator.mask=mask.npy",
+        "operator.keep=0.5",
+        "operator.mask=mask_u8.npy",
+    ):
+        assert (
+            run(f"solve --simulate colour.png --operator mask --set {setting} --noise 0.02 {TV}")[0]
+            == 0
+        )
         found.append(np.load("out.npy"))
     assert found[0].shape == (3, HEIGHT, WIDTH)
     assert np.array_equal(found[0], found[1])
@@ -242,14 +263,29 @@ def test_counts_are_no_sinogram(run):
         "solve --data counts.npy --operator radon --set operator.shape=[20,20] --set operator.angles=5 --noise 1 --output o.npy"
     )
     assert code == 2
-    assert "counts.npy: expected data in floats, got torch.int64. Counts become line integrals by pnp-mlpatch ct" in err
+    assert (
+        "counts.npy: expected data in floats, got torch.int64. Counts become line integrals by pnp-mlpatch ct"
+        in err
+    )
 
 
 def test_noise_does_not_depend_on_the_mask(run):
     """Normal and uniform draws of one seed go together: with the same stream the noise of the seen pixels would be too small."""
     np.save("flat.npy", np.full((128, 128), 0.5))
     args = cli.build_parser().parse_args(
-        ["solve", "--simulate", "flat.npy", "--operator", "mask", "--set", "operator.keep=0.1", "--noise", "1", "--output", "x.npy"]
+        [
+            "solve",
+            "--simulate",
+            "flat.npy",
+            "--operator",
+            "mask",
+            "--set",
+            "operator.keep=0.1",
+            "--noise",
+            "1",
+            "--output",
+            "x.npy",
+        ]
     )
     A, _, q, _ = solving.make_problem(solving.read_run(args))
     assert float((q - 0.5)[A(torch.ones_like(q)) > 0].std()) == pytest.approx(1, abs=0.06)
@@ -265,7 +301,9 @@ def test_solve_radon_from_image_and_from_data(run):
     q = A(torch.from_numpy(scene()).float()[None, None])
     for data in (q[0, 0], q[0], q):
         np.save("sinogram.npy", data.numpy())
-        status, out, _ = run(f"solve --data sinogram.npy {simulated} --set operator.shape=[{HEIGHT},{WIDTH}] --noise 0.1 {TV}")
+        status, out, _ = run(
+            f"solve --data sinogram.npy {simulated} --set operator.shape=[{HEIGHT},{WIDTH}] --noise 0.1 {TV}"
+        )
         assert status == 0
         assert "PSNR" not in out
         assert "psnr" not in report()
@@ -273,7 +311,9 @@ def test_solve_radon_from_image_and_from_data(run):
     np.save("angles.npy", A.angles.numpy())
     once = np.load("out.npy")
     assert (
-        run(f"solve --data sinogram.npy --operator radon --set operator.angles=angles.npy --set operator.shape=[29,24] --noise 0.1 {TV}")[0]
+        run(
+            f"solve --data sinogram.npy --operator radon --set operator.angles=angles.npy --set operator.shape=[29,24] --noise 0.1 {TV}"
+        )[0]
         == 0
     )
     assert np.allclose(np.load("out.npy"), once, atol=1e-5)
@@ -287,12 +327,20 @@ def test_data_of_another_shape_is_refused(fails):
     assert "data of shape (1, 20, 5)" in err
     assert "(1, 20, 38)" in err
     assert "needs shape" in fails(radon)
-    assert "transposed" not in fails(f"{radon} --set operator.shape=7")  # a plain TypeError inside, named here
+    assert "transposed" not in fails(
+        f"{radon} --set operator.shape=7"
+    )  # a plain TypeError inside, named here
     np.save("batch.npy", np.zeros((2, 1, 20, 38)))
-    assert "(2, 1, 20, 38)" in fails(radon.replace("sinogram", "batch") + f" --set operator.shape=[{HEIGHT},{WIDTH}]")
+    assert "(2, 1, 20, 38)" in fails(
+        radon.replace("sinogram", "batch") + f" --set operator.shape=[{HEIGHT},{WIDTH}]"
+    )
     np.save("mask.npy", np.ones((4, 4)))
-    assert "takes images (1, 4, 4)" in fails(f"solve --simulate grey.png --operator mask --set operator.mask=mask.npy {TV}")
-    assert "data of shape (1, 29, 24)" in fails(f"solve --data grey.png --operator mask --set operator.mask=mask.npy {TV}")
+    assert "takes images (1, 4, 4)" in fails(
+        f"solve --simulate grey.png --operator mask --set operator.mask=mask.npy {TV}"
+    )
+    assert "data of shape (1, 29, 24)" in fails(
+        f"solve --data grey.png --operator mask --set operator.mask=mask.npy {TV}"
+    )
 
 
 def test_solve_blur_of_a_picture_and_of_data(run):
@@ -300,12 +348,25 @@ def test_solve_blur_of_a_picture_and_of_data(run):
     np.save("psf.npy", psf.numpy())
     write_image("psf.tiff", psf[None] * 7)
     for name in ("psf.npy", "psf.tiff"):
-        assert run(f"solve --simulate grey.png --operator blur --set operator.psf={name} --noise 0.01 {TV}")[0] == 0
+        assert (
+            run(
+                f"solve --simulate grey.png --operator blur --set operator.psf={name} --noise 0.01 {TV}"
+            )[0]
+            == 0
+        )
         assert report()["psnr"] > report()["psnr_initial"] > 15
     write_image(
-        "blurred.png", operators.make("blur", psf=psf, image_shape=(1, HEIGHT, WIDTH))(torch.from_numpy(scene()).float()[None, None])
+        "blurred.png",
+        operators.make("blur", psf=psf, image_shape=(1, HEIGHT, WIDTH))(
+            torch.from_numpy(scene()).float()[None, None]
+        ),
     )
-    assert run(f"solve --data blurred.png --operator blur --set operator.psf=[[0,1,0],[1,2,1],[0,1,0]] --noise 0.01 {TV}")[0] == 0
+    assert (
+        run(
+            f"solve --data blurred.png --operator blur --set operator.psf=[[0,1,0],[1,2,1],[0,1,0]] --noise 0.01 {TV}"
+        )[0]
+        == 0
+    )
     assert report()["operator"]["image_shape"] == [1, HEIGHT, WIDTH]
 
 
@@ -316,23 +377,35 @@ def test_solve_lensing(run, fails):
     assert not x[1].any()
     assert report()["psnr"] > report()["psnr_initial"]
     np.save("weight.npy", np.ones((HEIGHT, WIDTH)))
-    assert run(f"solve --simulate grey.png --operator lensing --set operator.weight=weight.npy --noise 0.1 {TV}")[0] == 0
+    assert (
+        run(
+            f"solve --simulate grey.png --operator lensing --set operator.weight=weight.npy --noise 0.1 {TV}"
+        )[0]
+        == 0
+    )
     assert np.allclose(np.load("out.npy").shape, x.shape)
     assert "--gray" in fails(f"solve --simulate colour.png --operator lensing --noise 0.1 {TV}")
-    assert "do not fit a .png" in fails("solve --simulate grey.png --operator lensing --noise 0.1 --denoiser tv --output out.png")
+    assert "do not fit a .png" in fails(
+        "solve --simulate grey.png --operator lensing --noise 0.1 --denoiser tv --output out.png"
+    )
 
 
 @pytest.mark.parametrize("solver", ["admm", "hqs", "pgd"])
 def test_solve_identity_on_odd_sizes_and_depths(run, here, solver):
     Image.fromarray((scene(13, 7) * 65535).astype(np.uint16)).save("deep.png")
-    assert run(f"solve --simulate deep.png --operator identity --noise 0.05 --solver {solver} {TV}")[0] == 0
+    assert (
+        run(f"solve --simulate deep.png --operator identity --noise 0.05 --solver {solver} {TV}")[0]
+        == 0
+    )
     made = report()
     assert made["psnr"] > made["psnr_initial"]
     assert made["ssim"] is None
     assert made["solver"]["name"] == solver
     for output in ("x.png", "x.tiff"):
         assert (
-            run(f"solve --simulate deep.png --operator identity --noise 0.05 --denoiser tv --set solver.iterations=1 --output {output}")[0]
+            run(
+                f"solve --simulate deep.png --operator identity --noise 0.05 --denoiser tv --set solver.iterations=1 --output {output}"
+            )[0]
             == 0
         )
         assert Image.open(output).size == (7, 13)
@@ -340,7 +413,12 @@ def test_solve_identity_on_odd_sizes_and_depths(run, here, solver):
 
 def test_picture_out_of_the_unit_range_has_its_own_data_range(run):
     np.save("hounsfield.npy", 2000 * scene() - 1000)
-    assert run(f"solve --simulate hounsfield.npy --operator identity --noise 50 --set solver.sigma=50 {TV}")[0] == 0
+    assert (
+        run(
+            f"solve --simulate hounsfield.npy --operator identity --noise 50 --set solver.sigma=50 {TV}"
+        )[0]
+        == 0
+    )
     assert report()["data_range"] == pytest.approx(2000 * np.ptp(scene()), rel=1e-4)
     assert report()["psnr"] > report()["psnr_initial"] > 20
 
@@ -361,7 +439,10 @@ def test_config_file_and_flags(run, fails):
     assert run(line)[0] == 0
     made = report("b.json")
     assert (made["data"], made["noise"], made["seed"]) == ("grey.png", 0.1, 6)
-    assert made["operator"] == {"name": "identity", "image_shape": [1, HEIGHT, WIDTH]}  # keep was for the mask
+    assert made["operator"] == {
+        "name": "identity",
+        "image_shape": [1, HEIGHT, WIDTH],
+    }  # keep was for the mask
     assert (made["solver"]["name"], made["solver"]["sigma"]) == ("hqs", 0.2)
     for text, message in {
         "noises = 1": "Did you mean 'noise'",
@@ -391,7 +472,11 @@ def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
     assert np.array_equal(np.load("rest.npy"), np.load("whole.npy"))
     assert not np.array_equal(np.load("part.npy"), np.load("whole.npy"))
     made = report("rest.json")
-    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (6, 9, [*range(1, 10)])  # the rows of both runs
+    assert (made["resumed_at"], made["iterations"], made["history"]["iteration"]) == (
+        6,
+        9,
+        [*range(1, 10)],
+    )  # the rows of both runs
     err = fails(f"{line} --seed 1 --output rest.npy --checkpoint state.pt")
     assert "the state of another run (seed differ)" in err
 
@@ -445,35 +530,68 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
         ("--simulate corrupt.png --operator identity", "corrupt.png: cannot be read as a picture"),
         ("--simulate clear.png --operator identity", "partly transparent"),
         ("--simulate nan.npy --operator identity", "NaN or infinite"),
-        ("--data none.npy --operator radon --set operator.angles=3 --set operator.shape=[4,4]", "not a readable .npy array"),
+        (
+            "--data none.npy --operator radon --set operator.angles=3 --set operator.shape=[4,4]",
+            "not a readable .npy array",
+        ),
         ("--simulate grey.png", "give --operator NAME. Known: blur, identity"),
         ("--simulate grey.png --operator maks", "Did you mean 'mask'"),
         ("--simulate grey.png --operator identity --solver adm", "Did you mean 'admm'"),
         ("--simulate grey.png --operator identity --denoiser tvv", "Did you mean 'tv'"),
-        ("--simulate grey.png --operator identity --set denoiser.strenght=1", "Did you mean 'strength'"),
+        (
+            "--simulate grey.png --operator identity --set denoiser.strenght=1",
+            "Did you mean 'strength'",
+        ),
         ("--simulate grey.png --operator identity --set denoiser.strength=x", "strength"),
         ("--simulate grey.png --operator radon", "needs angles"),
         ("--simulate grey.png --operator mask", "operator.keep=FRACTION"),
         ("--simulate grey.png --operator mask --set operator.keep=2", "keep must be in (0, 1]"),
-        ("--simulate grey.png --operator mask --set operator.keep=much", "operator.keep, operator.seed: a setting"),
-        ("--simulate grey.png --operator mask --set operator.mask=none.png", "none.png: cannot be read"),
-        ("--simulate grey.png --operator blur --set operator.psf=[[1,2],[3]]", "operator.psf: a setting has a wrong type"),
+        (
+            "--simulate grey.png --operator mask --set operator.keep=much",
+            "operator.keep, operator.seed: a setting",
+        ),
+        (
+            "--simulate grey.png --operator mask --set operator.mask=none.png",
+            "none.png: cannot be read",
+        ),
+        (
+            "--simulate grey.png --operator blur --set operator.psf=[[1,2],[3]]",
+            "operator.psf: a setting has a wrong type",
+        ),
         ("--simulate grey.png --operator identity --set sigma=1", "expected SECTION.KEY=VALUE"),
-        ("--simulate grey.png --operator identity --set solver.sigma", "expected SECTION.KEY=VALUE"),
-        ("--simulate grey.png --operator identity --set solver.name=hqs", "expected SECTION.KEY=VALUE"),
-        ("--simulate grey.png --data grey.png --operator identity", "exactly one of --simulate IMAGE and --data FILE; got both"),
+        (
+            "--simulate grey.png --operator identity --set solver.sigma",
+            "expected SECTION.KEY=VALUE",
+        ),
+        (
+            "--simulate grey.png --operator identity --set solver.name=hqs",
+            "expected SECTION.KEY=VALUE",
+        ),
+        (
+            "--simulate grey.png --data grey.png --operator identity",
+            "exactly one of --simulate IMAGE and --data FILE; got both",
+        ),
         ("--operator identity", "got neither"),
         ("--simulate grey.png --operator identity --output x.gif", "unknown ending '.gif'"),
         ("--simulate grey.png --operator identity --output none/x.png", "there is no folder none"),
         ("--simulate grey.png --operator identity --output grey.png", "this is the input"),
         ("--simulate grey.png --operator identity --output folder.npy", "cannot be written"),
-        ("--simulate grey.png --operator identity --checkpoint none/state.pt", "there is no folder none"),
-        ("--simulate colour.png --operator identity --output x.tiff", "3 channels do not fit a .tiff file"),
+        (
+            "--simulate grey.png --operator identity --checkpoint none/state.pt",
+            "there is no folder none",
+        ),
+        (
+            "--simulate colour.png --operator identity --output x.tiff",
+            "3 channels do not fit a .tiff file",
+        ),
         ("--simulate grey.png --operator identity --noise -1", "noise is a standard deviation"),
         ("--simulate grey.png --operator identity --noise nan", "noise is a standard deviation"),
         ("--simulate grey.png --operator identity --seed -1", "seed must be an integer"),
         ("--simulate grey.png --operator identity --threads 0", "--threads must be >= 1"),
-        ("--simulate grey.png --operator identity --device nowhere", "--device nowhere: cannot be used"),
+        (
+            "--simulate grey.png --operator identity --device nowhere",
+            "--device nowhere: cannot be used",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(fails, here, line, message):
@@ -489,12 +607,21 @@ def test_mistakes_are_told_in_one_line(fails, here, line, message):
 
 
 def test_missing_output_and_missing_noise(fails):
-    assert "give --output PATH" in fails("solve --simulate grey.png --operator identity --denoiser tv")
-    assert "noise level of the data is needed" in fails(f"solve --simulate grey.png --operator identity {TV}")
+    assert "give --output PATH" in fails(
+        "solve --simulate grey.png --operator identity --denoiser tv"
+    )
+    assert "noise level of the data is needed" in fails(
+        f"solve --simulate grey.png --operator identity {TV}"
+    )
 
 
 def test_without_noise_and_with_alpha(run):
-    assert run(f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --set solver.alpha=0.05 {TV}")[0] == 0
+    assert (
+        run(
+            f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --set solver.alpha=0.05 {TV}"
+        )[0]
+        == 0
+    )
     assert report()["noise"] is None
 
 
@@ -525,7 +652,9 @@ def test_literals(text, value):
 def training(here):
     (here / "train").mkdir()
     for k in range(4):
-        Image.fromarray((np.roll(scene(20 + k, 24), k) * 255).astype(np.uint8)).save(f"train/{k}.png")
+        Image.fromarray((np.roll(scene(20 + k, 24), k) * 255).astype(np.uint8)).save(
+            f"train/{k}.png"
+        )
     (here / "train.toml").write_text(
         'data = "train"\nout = "ignored"\nsize = 16\ncrop = 4\nbatch = 2\nsteps = 50\nwarmup = 1\n'
         "[model]\nwidth = 8\nrings = 1\nangles = 4\nradius = 2.0\ndepth = 2\n"
@@ -544,7 +673,11 @@ def test_train_then_solve(training, run):
     assert all(torch.equal(first[key], again[key]) for key in first)
     solve = "--set denoiser.weights=runs/weights.safetensors --denoiser mlpatch --set solver.iterations=2 --output out.npy"
     assert run(f"solve --simulate grey.png --operator identity --noise 0.05 {solve}")[0] == 0
-    assert report()["denoiser"] == {"name": "mlpatch", "weights": "runs/weights.safetensors", "tile": None}
+    assert report()["denoiser"] == {
+        "name": "mlpatch",
+        "weights": "runs/weights.safetensors",
+        "tile": None,
+    }
     assert set(report()["sha256"]) == {"grey.png", "runs/weights.safetensors"}
     assert run(f"solve --simulate colour.png --operator identity --noise 0.05 {solve}")[0] == 0
     assert np.load("out.npy").shape == (3, HEIGHT, WIDTH)
@@ -560,7 +693,9 @@ def test_train_mistakes(training, fails, here):
     assert "Did you mean 'steps'" in fails("train --config train.toml")
     (here / "train.toml").write_text('data = "train"\nout = "runs"\nlr = "fast"\n')
     assert "'fast'" in fails("train --config train.toml")
-    (here / "train.toml").write_text('data = "train"\nout = "runs"\nsize = 16\ncrop = 4\n[model]\nwidht = 8\n')
+    (here / "train.toml").write_text(
+        'data = "train"\nout = "runs"\nsize = 16\ncrop = 4\n[model]\nwidht = 8\n'
+    )
     assert "widht" in fails("train --config train.toml")
 
 
@@ -572,12 +707,17 @@ def test_demo_runs_every_example(here, monkeypatch, run, fails):
     folder.mkdir(parents=True)
     (here / "checkout" / "pyproject.toml").touch()
     for name in demo.EXAMPLES:
-        (folder / name).write_text(f"import sys; open(sys.argv[2] + '/{name}.txt', 'w').write(' '.join(sys.argv[3:]))\n")
+        (folder / name).write_text(
+            f"import sys; open(sys.argv[2] + '/{name}.txt', 'w').write(' '.join(sys.argv[3:]))\n"
+        )
     monkeypatch.setattr(demo, "find_examples", lambda: folder)
     status, out, _ = run("demo --out pictures --quick")
     assert status == 0
     assert str(here / "pictures") in out
-    assert [(here / "pictures" / f"{name}.txt").read_text() for name in demo.EXAMPLES] == ["--quick", "--quick"]
+    assert [(here / "pictures" / f"{name}.txt").read_text() for name in demo.EXAMPLES] == [
+        "--quick",
+        "--quick",
+    ]
     (folder / demo.EXAMPLES[0]).write_text("raise SystemExit(3)\n")
     status, _, err = run("demo --out pictures")
     assert status == 2
@@ -598,15 +738,31 @@ def test_demo_without_examples(here, monkeypatch, fails):
         ("solve", "pass noise= (a standard deviation).", "pass --noise (a standard deviation)."),
         ("solve", "Give sigma=.", "Give --set solver.sigma=VALUE."),
         ("solve", "as_denoiser(net, sigma='ignored')", "as_denoiser(net, sigma='ignored')"),
-        ("solve", "Take 'mlpatch' with weights='mlpatch-sr'.", "Take 'mlpatch' with --set denoiser.weights=mlpatch-sr."),
+        (
+            "solve",
+            "Take 'mlpatch' with weights='mlpatch-sr'.",
+            "Take 'mlpatch' with --set denoiser.weights=mlpatch-sr.",
+        ),
         (
             "ct x --out y",
             "or give flat= and dark= yourself, or say degrees=False",
             "or give --blank and --dark yourself, or say --no-degrees",
         ),
-        ("ct x --out y", "start anew with resume=False (--no-resume)", "start anew with --no-resume"),
-        ("massmap", "Give pixel='0.29 arcmin', and flip_ra=False.", "Give --pixel '0.29 arcmin', and --no-flip-ra."),
-        ("massmap", "Name one: e1='NAME'. Give shape= and centre=.", "Name one: --columns e1=NAME. Give --shape and --center."),
+        (
+            "ct x --out y",
+            "start anew with resume=False (--no-resume)",
+            "start anew with --no-resume",
+        ),
+        (
+            "massmap",
+            "Give pixel='0.29 arcmin', and flip_ra=False.",
+            "Give --pixel '0.29 arcmin', and --no-flip-ra.",
+        ),
+        (
+            "massmap",
+            "Name one: e1='NAME'. Give shape= and centre=.",
+            "Name one: --columns e1=NAME. Give --shape and --center.",
+        ),
     ],
 )
 def test_errors_in_the_shell_speak_of_flags(command, said, heard):
@@ -614,21 +770,33 @@ def test_errors_in_the_shell_speak_of_flags(command, said, heard):
 
 
 def test_the_shell_says_noise_as_a_flag(fails, here):
-    assert "pass --noise (" in fails("solve --simulate grey.png --operator identity --denoiser tv --output x.npy")
+    assert "pass --noise (" in fails(
+        "solve --simulate grey.png --operator identity --denoiser tv --output x.npy"
+    )
 
 
 def test_weights_given_as_a_denoiser(fails):
-    line = fails("solve --simulate grey.png --operator identity --denoiser mlpatch-sr --noise 0.1 --output x.npy")
-    assert "'mlpatch-sr' are weights, not a denoiser. Take the denoiser 'mlpatch' with --set denoiser.weights=mlpatch-sr." in line
+    line = fails(
+        "solve --simulate grey.png --operator identity --denoiser mlpatch-sr --noise 0.1 --output x.npy"
+    )
+    assert (
+        "'mlpatch-sr' are weights, not a denoiser. Take the denoiser 'mlpatch' with --set denoiser.weights=mlpatch-sr."
+        in line
+    )
 
 
 def test_warnings_in_the_shell_are_one_line(here):
     np.save("shear.npy", 0.2 * np.random.default_rng(0).standard_normal((2, 7, 7)))
     line = "massmap shear.npy --noise 0.2 --iterations 2 --burn-in 0 --threads 1 --quiet --out k.fits --pixel"
     done = subprocess.run(
-        [sys.executable, "-m", "pnp_mlpatch.cli", *line.split(), "0.3 arcmin"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pnp_mlpatch.cli", *line.split(), "0.3 arcmin"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stderr.startswith("pnp-mlpatch: warning: map_mass: a map of 7 x 7 pixels is too small")
+    assert done.stderr.startswith(
+        "pnp-mlpatch: warning: map_mass: a map of 7 x 7 pixels is too small"
+    )
     assert done.stderr.count("\n") == 1
 
 

@@ -19,7 +19,7 @@ import pnp_mlpatch
 from pnp_mlpatch import cli
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam, as_dict
-from pnp_mlpatch.imageio import read_image
+from pnp_mlpatch.io.images import read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon
 
@@ -35,7 +35,9 @@ def phantom(slices: int = SLICES, size: int = SIZE) -> torch.Tensor:
     rows, cols = np.mgrid[:size, :size] / size - 0.5
     images = []
     for k in range(slices):
-        image = 0.02 * (rows**2 + cols**2 < 0.17) + 0.01 * ((cols - 0.12) ** 2 + (rows - 0.2 * math.sin(k)) ** 2 < 0.01)
+        image = 0.02 * (rows**2 + cols**2 < 0.17) + 0.01 * (
+            (cols - 0.12) ** 2 + (rows - 0.2 * math.sin(k)) ** 2 < 0.01
+        )
         images.append(image - 0.02 * ((np.abs(cols + 0.2) < 0.07) & (np.abs(rows) < 0.1)))
     return torch.from_numpy(np.stack(images)).float()
 
@@ -125,7 +127,12 @@ def test_a_data_exchange_file(run):
     made = json.loads(Path("v.json").read_text())
     assert made["version"] == pnp_mlpatch.__version__
     assert made["source"] == "scan.h5"
-    assert made["meta"]["denoiser"] == {"name": "tv", "strength": 0.8, "iterations": 15, "tol": 1e-4}
+    assert made["meta"]["denoiser"] == {
+        "name": "tv",
+        "strength": 0.8,
+        "iterations": 15,
+        "tol": 1e-4,
+    }
     assert (made["sigma"], made["iterations"], made["batch"]) == (0.06, 4, 2)
     assert made["result"]["iterations"] == [4] * SLICES
     assert made["geometry"]["angles"] == pytest.approx(PARALLEL.theta.tolist())
@@ -140,7 +147,13 @@ def test_a_data_exchange_file(run):
 
 def test_mlpatch_is_the_default(run):
     line = "scan.h5 --out v.npy --spacing 1.5 --slices 1:3 --mu-water 0.02"
-    assert run(line, "--weights mlpatch-ct --iterations 3 --threads 1 --set denoiser.tile=64 --set solver.data_iterations=3")[0] == 0
+    assert (
+        run(
+            line,
+            "--weights mlpatch-ct --iterations 3 --threads 1 --set denoiser.tile=64 --set solver.data_iterations=3",
+        )[0]
+        == 0
+    )
     made = json.loads(Path("v.json").read_text())
     assert made["meta"]["denoiser"] == {"name": "mlpatch", "weights": "mlpatch-ct", "tile": 64}
     assert made["settings"] == {"data_iterations": 3}
@@ -161,7 +174,12 @@ def test_the_recipe_is_the_default(run):
     assert status == 0
     assert "2 max_iter" in out or "2 converged" in out
     made = json.loads(Path("v.json").read_text())
-    assert (made["solver"], made["sigma"], made["iterations"], made["settings"]) == (None, None, None, {})
+    assert (made["solver"], made["sigma"], made["iterations"], made["settings"]) == (
+        None,
+        None,
+        None,
+        {},
+    )
     assert all(factor in (1, 0.5, 0.25) for factor in made["result"]["factor"])
     assert score(volume(), TRUTH[1:3]) > 26
     assert run(f"{line} --solver admm", plain)[0] == 0
@@ -179,12 +197,27 @@ def test_counts_of_an_array(run):
     np.save("flat.npy", np.full((SLICES, SIZE), BLANK + DARK))
     np.save("dark.npy", np.full((2, SLICES, SIZE), DARK))
     np.savetxt("angles.txt", np.arange(30) * 6.0)
-    assert run("counts.npy --out v.npy --angles angles.txt --degrees --spacing 1.5 --blank flat.npy --dark dark.npy")[0] == 0
+    assert (
+        run(
+            "counts.npy --out v.npy --angles angles.txt --degrees --spacing 1.5 --blank flat.npy --dark dark.npy"
+        )[0]
+        == 0
+    )
     assert torch.allclose(volume(), first, atol=1e-5)
     np.save("turned.npy", COUNTS.transpose(2, 1, 0))
-    assert run(f"turned.npy --layout das --out v.npy --angles 30 --spacing 1.5 --blank {BLANK + DARK} --dark {DARK}")[0] == 0
+    assert (
+        run(
+            f"turned.npy --layout das --out v.npy --angles 30 --spacing 1.5 --blank {BLANK + DARK} --dark {DARK}"
+        )[0]
+        == 0
+    )
     assert torch.equal(volume(), first)
-    for settings in ("--likelihood poisson", "--electronic 5", "--solver hqs --set solver.lam=1", "--sigma 0.1 0.08 0.06"):
+    for settings in (
+        "--likelihood poisson",
+        "--electronic 5",
+        "--solver hqs --set solver.lam=1",
+        "--sigma 0.1 0.08 0.06",
+    ):
         assert run(f"{line} --blank {BLANK + DARK} --dark {DARK} {settings}")[0] == 0
         assert score(volume()) > score(first) - 3
 
@@ -203,15 +236,31 @@ def test_line_integrals(run):
         file["data"] = np.load("q.npy")
     first = volume()
     for scan in ("named.h5:data", "named.h5 --dataset data"):
-        assert run(f"{scan} --out v.npy --angles 30 --spacing 1.5 --noise 0.03 --window 0 0.04 --kind line-integrals")[0] == 0
+        assert (
+            run(
+                f"{scan} --out v.npy --angles 30 --spacing 1.5 --noise 0.03 --window 0 0.04 --kind line-integrals"
+            )[0]
+            == 0
+        )
         assert torch.equal(volume(), first)
 
 
 @pytest.mark.parametrize("arc", [False, True], ids=["flat", "arc"])
 def test_fan_beam(run, arc):
-    geometry = FanBeam((SIZE, SIZE), 48, 50, source_origin=150.0, origin_detector=80.0, spacing=2.0, pixel=PIXEL, arc=arc)
+    geometry = FanBeam(
+        (SIZE, SIZE),
+        48,
+        50,
+        source_origin=150.0,
+        origin_detector=80.0,
+        spacing=2.0,
+        pixel=PIXEL,
+        arc=arc,
+    )
     exchange("fan.h5", measured(geometry), geometry)
-    distances = f"--beam {'arc' if arc else 'fan'} --source-origin 150 --origin-detector 80 --spacing 2"
+    distances = (
+        f"--beam {'arc' if arc else 'fan'} --source-origin 150 --origin-detector 80 --spacing 2"
+    )
     assert run(f"fan.h5 --out v.npy --pixel 1.5 --shape 40 40 {distances}")[0] == 0
     assert score(volume()) > 27
     assert run(f"fan.h5 --out w.npy --angles 48 --pixel 1.5 --shape 40 40 {distances}")[0] == 0
@@ -219,7 +268,9 @@ def test_fan_beam(run, arc):
     assert run(f"fan.h5 --out small.npy {distances} --fbp")[0] == 0
     side = volume("small.npy").shape[-1]
     assert 45 <= side <= 50  # the field of view in pixels of a detector at the centre
-    assert json.loads(Path("small.json").read_text())["geometry"]["pixel"] == pytest.approx(2 * 150 / 230)
+    assert json.loads(Path("small.json").read_text())["geometry"]["pixel"] == pytest.approx(
+        2 * 150 / 230
+    )
 
 
 def test_centre_of_rotation(run):
@@ -244,13 +295,28 @@ def test_geometry_file(run, fails):
     for name in ("g.json", "g.toml", "old.json"):
         assert run(f"scan.h5 --out v.npy --geometry {name}")[0] == 0
         assert torch.allclose(volume(), first, atol=1e-5)
-    assert run(f"counts.npy --out v.npy --geometry g.toml --angles 30 --blank {BLANK + DARK} --dark {DARK}")[0] == 0
+    assert (
+        run(
+            f"counts.npy --out v.npy --geometry g.toml --angles 30 --blank {BLANK + DARK} --dark {DARK}"
+        )[0]
+        == 0
+    )
     assert torch.allclose(volume(), first, atol=1e-5)
-    assert "leave out --pixel, --source-origin" in fails("scan.h5 --out v.npy --geometry g.json --pixel 1 --source-origin 3")
-    assert "has the angles; leave out --angles" in fails("scan.h5 --out v.npy --geometry g.json --angles 30")
+    assert "leave out --pixel, --source-origin" in fails(
+        "scan.h5 --out v.npy --geometry g.json --pixel 1 --source-origin 3"
+    )
+    assert "has the angles; leave out --angles" in fails(
+        "scan.h5 --out v.npy --geometry g.json --angles 30"
+    )
     assert "would overwrite v.json" in fails("scan.h5 --out v.npy --geometry v.json")
-    assert "neither it nor the scan tells the angles" in fails("counts.npy --out v.npy --blank 2000 --geometry g.toml")
-    for text, words in (("{", "cannot be read as JSON"), ("[3]", "expected a table"), ('{"type": "ConeBeam"}', "must be one of")):
+    assert "neither it nor the scan tells the angles" in fails(
+        "counts.npy --out v.npy --blank 2000 --geometry g.toml"
+    )
+    for text, words in (
+        ("{", "cannot be read as JSON"),
+        ("[3]", "expected a table"),
+        ('{"type": "ConeBeam"}', "must be one of"),
+    ):
         Path("bad.json").write_text(text)
         assert words in fails("scan.h5 --out v.npy --geometry bad.json")
     Path("bad.json").write_text('{"type": "ParallelBeam", "shape": [40, 40], "angels": 3}')
@@ -376,7 +442,9 @@ def test_the_angles_of_lodopab_in_the_help():
     space = odl.uniform_discr([-0.13] * 2, [0.13] * 2, (40, 40))
     beam = tomo.parallel_beam_geometry(space, 20, 57)
     ours = (np.arange(20) + 0.5) * np.pi / 20 - np.pi / 2
-    x, y = beam.det_axis(beam.angles).T  # ODL's first axis runs down the rows, its second along them
+    x, y = beam.det_axis(
+        beam.angles
+    ).T  # ODL's first axis runs down the rows, its second along them
     assert np.allclose(np.stack([y, -x]), [np.cos(ours), np.sin(ours)])
     assert pytest.approx(7.1676e-4, rel=1e-4) == 0.26 * 2**0.5 / 513
     assert pytest.approx(7.1823e-4, rel=1e-4) == 0.26 / 362
@@ -395,8 +463,28 @@ def test_killed_and_run_again(here, ending, tmp_path_factory):
     """SIGKILL when the first batches are done; the same command goes on to the same bytes."""
     counts = np.concatenate([COUNTS, COUNTS[::-1]])
     exchange("many.h5", counts)
-    words = ["many.h5", "--spacing", "1.5", "--denoiser", "tv", "--set", "denoiser.iterations=30", "--set", "denoiser.tol=0.0"]
-    words += ["--iterations", "40", "--set", "solver.tol=0.0", "--batch", "2", "--threads", "1", "--quiet"]
+    words = [
+        "many.h5",
+        "--spacing",
+        "1.5",
+        "--denoiser",
+        "tv",
+        "--set",
+        "denoiser.iterations=30",
+        "--set",
+        "denoiser.tol=0.0",
+    ]
+    words += [
+        "--iterations",
+        "40",
+        "--set",
+        "solver.tol=0.0",
+        "--batch",
+        "2",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     root = Path(pnp_mlpatch.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root)}
     whole, out, journal = f"whole.{ending}", f"v.{ending}", Path(f".v.{ending}.partial.json")
@@ -411,12 +499,20 @@ def test_killed_and_run_again(here, ending, tmp_path_factory):
     assert running.returncode == -signal.SIGKILL
     assert 0 < len(json.loads(journal.read_text())["done"]) < 5
     assert not Path(out).exists()
-    other = subprocess.run(process(*words, "--out", out, "--sigma", "0.2"), env=environment, capture_output=True, text=True, check=False)
+    other = subprocess.run(
+        process(*words, "--out", out, "--sigma", "0.2"),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert other.returncode == 2
     assert "sigma: " in other.stderr
     assert "--no-resume" in other.stderr
     words.remove("--quiet")
-    done = subprocess.run(process(*words, "--out", out), env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        process(*words, "--out", out), env=environment, check=True, capture_output=True, text=True
+    )
     assert "of them from an earlier run" in done.stdout
     assert Path(out).read_bytes() == Path(whole).read_bytes()
     assert Path("v.json").read_bytes() == Path("whole.json").read_bytes()
@@ -436,13 +532,33 @@ def test_memory_does_not_grow_with_the_slices(here):
     peaks = []
     for name, counts in (("few", few), ("many", np.tile(few, (38, 1, 1)))):
         exchange(f"{name}.h5", counts, geometry)
-        words = ["ct", f"{name}.h5", "--out", f"{name}.out.h5", "--fbp", "--quiet", "--threads", "1"]
-        done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout) / 1024 if sys.platform != "darwin" else int(done.stdout) / 2**20)
+        words = [
+            "ct",
+            f"{name}.h5",
+            "--out",
+            f"{name}.out.h5",
+            "--fbp",
+            "--quiet",
+            "--threads",
+            "1",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(
+            int(done.stdout) / 1024 if sys.platform != "darwin" else int(done.stdout) / 2**20
+        )
     assert volume("many.out.h5").shape == (304, 160, 160)
     assert peaks[1] - peaks[0] < 16
 
 
 def test_the_centre_of_tomopy(run):
-    with pytest.warns(UserWarning, match=r"--center 20 is half an element right of the middle, 19.5.*tomopy.*subtract 0.5"):
+    with pytest.warns(
+        UserWarning,
+        match=r"--center 20 is half an element right of the middle, 19.5.*tomopy.*subtract 0.5",
+    ):
         assert run("scan.h5 --out v.npy --spacing 1.5 --slices 1:2 --fbp --center 20", "")[0] == 0

@@ -14,8 +14,7 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem, schedules
 from pnp_mlpatch.solvers.hqs import HQS, HQSState
 
 SHAPE = (1, 8, 6)
@@ -27,7 +26,9 @@ EXACT = {"data_iterations": 200, "data_tol": 1e-13}
 
 def gaussian(x, sigma):
     """(1 + sigma^2 L)^-1 x, L the five-point Laplacian with periodic borders: the proximal map of <x, L x> / 2 at eta = sigma^2."""
-    rows, cols = (2 - 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(n, dtype=x.dtype)) for n in x.shape[-2:])
+    rows, cols = (
+        2 - 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(n, dtype=x.dtype)) for n in x.shape[-2:]
+    )
     eta = torch.as_tensor(sigma, dtype=x.dtype).square().reshape(-1, 1, 1, 1)
     return torch.fft.ifft2(torch.fft.fft2(x) / (1 + eta * (rows[:, None] + cols))).real
 
@@ -37,16 +38,29 @@ def matrix_of(function):
 
 
 def dense():
-    matrix = torch.randn(30, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 8
-    return from_functions(lambda x: x.flatten(1) @ matrix.to(x).T, lambda y: (y @ matrix.to(y)).reshape(-1, *SHAPE), SHAPE, (30,))
+    matrix = (
+        torch.randn(30, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 8
+    )
+    return from_functions(
+        lambda x: x.flatten(1) @ matrix.to(x).T,
+        lambda y: (y @ matrix.to(y)).reshape(-1, *SHAPE),
+        SHAPE,
+        (30,),
+    )
 
 
-BLOCKS = {"mask": lambda: Mask(random_mask(SHAPE[1:], keep=0.5)), "blur": lambda: Blur(gaussian_psf(0.7), SHAPE), "dense": dense}
+BLOCKS = {
+    "mask": lambda: Mask(random_mask(SHAPE[1:], keep=0.5)),
+    "blur": lambda: Blur(gaussian_psf(0.7), SHAPE),
+    "dense": dense,
+}
 
 
 def stacked(names=("mask", "blur")):
     A = Stack([BLOCKS[name]() for name in names])
-    return A, torch.randn(2, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return A, torch.randn(
+        2, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def off(x, exact):
@@ -66,7 +80,14 @@ def most_probable(A, q, noise):
 
 
 def solve(name, A, q, noise, **settings):
-    return reconstruct(q, A, gaussian, name, noise=noise, **({"sigma": SIGMA, "iterations": 3000, "tol": 1e-13} | EXACT | settings))
+    return reconstruct(
+        q,
+        A,
+        gaussian,
+        name,
+        noise=noise,
+        **({"sigma": SIGMA, "iterations": 3000, "tol": 1e-13} | EXACT | settings),
+    )
 
 
 # ---- where it comes to rest
@@ -88,7 +109,10 @@ def test_rest_with_one_noise_for_all_does_not_depend_on_the_number_of_terms():
     """alpha_i = (noise / sigma)^2 / n: the mean of n terms is denoised at sigma, whatever n."""
     A, q = stacked()
     result = solve("consensus", A, q, 0.3)
-    assert off(result.x, most_probable(A, q, torch.full((1, *A.data_shape), 0.3, dtype=torch.float64))) < 1e-6
+    assert (
+        off(result.x, most_probable(A, q, torch.full((1, *A.data_shape), 0.3, dtype=torch.float64)))
+        < 1e-6
+    )
     assert result.history["alpha"][-1] == pytest.approx((0.3 / SIGMA) ** 2)
     B = BLOCKS["blur"]()
     twice, once = Stack([B, B]), Stack([B])  # the same data twice is half the variance
@@ -99,8 +123,13 @@ def test_rest_with_one_noise_for_all_does_not_depend_on_the_number_of_terms():
 
 def test_maps_within_blocks_and_for_each_image():
     A, q = stacked()
-    uneven = 0.2 + torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for noise in (A.noise([0.5, uneven[0]]), A.noise([torch.tensor([0.4, 0.7]).reshape(2, 1, 1, 1), uneven])):
+    uneven = 0.2 + torch.rand(
+        2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    for noise in (
+        A.noise([0.5, uneven[0]]),
+        A.noise([torch.tensor([0.4, 0.7]).reshape(2, 1, 1, 1), uneven]),
+    ):
         assert off(solve("consensus", A, q, noise).x, most_probable(A, q, noise)) < 1e-6
 
 
@@ -108,7 +137,9 @@ def test_maps_within_blocks_and_for_each_image():
 def test_the_fixed_points_are_those_of_admm_for_a_denoiser_that_is_not_linear(alpha, mlpatch):
     truth = samples.camera()[..., 100:110, 200:212].contiguous().double()
     A = Stack([Mask(random_mask((10, 12), keep=0.4)), Blur(gaussian_psf(1.2), (1, 10, 12))])
-    q = A(truth) + 0.02 * torch.randn(1, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q = A(truth) + 0.02 * torch.randn(
+        1, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     settings = {
         "noise": A.noise([0.02, 0.03]),
         "sigma": 0.05,
@@ -140,12 +171,15 @@ def test_one_term_is_admm(name, settings):
     for operator, data in ((A, q), (Stack([A]), q.flatten(1))):
         problems = make_problem(data, operator, 0.3), make_problem(q, A, 0.3)
         for one, other in zip(
-            iterates("consensus", problems[0], 12, **settings), iterates("admm", problems[1], 12, **settings), strict=True
+            iterates("consensus", problems[0], 12, **settings),
+            iterates("admm", problems[1], 12, **settings),
+            strict=True,
         ):
             assert off(one.x, other.x) < 1e-9
-            assert {k: pytest.approx(v.tolist(), abs=1e-9, nan_ok=True) for k, v in one.measures().items()} == {
-                k: v.tolist() for k, v in other.measures().items()
-            }
+            assert {
+                k: pytest.approx(v.tolist(), abs=1e-9, nan_ok=True)
+                for k, v in one.measures().items()
+            } == {k: v.tolist() for k, v in other.measures().items()}
 
 
 def test_a_step_is_its_equations():
@@ -156,7 +190,9 @@ def test_a_step_is_its_equations():
         f.append(block.data_step(state.x - u[k], (level / SIGMA) ** 2 / 2, Aty=block.adjoint(part)))
         v = v + (f[k] + u[k]) / 2
     v = gaussian(v, SIGMA)
-    new = solvers.make("consensus", sigma=SIGMA).step(make_problem(q, A, A.noise([0.5, 0.2])), gaussian, state)
+    new = solvers.make("consensus", sigma=SIGMA).step(
+        make_problem(q, A, A.noise([0.5, 0.2])), gaussian, state
+    )
     assert off(new.x, v) < 1e-12
     assert off(new.f, torch.cat(f, 1)) < 1e-12
     assert off(new.u, torch.cat([u[k] + f[k] - v for k in range(2)], 1)) < 1e-12
@@ -170,7 +206,15 @@ def test_levels_of_their_own_and_a_batch_that_is_its_images():
     )
     together = solve("consensus", A, q, noise, sigma=sigma, iterations=9, tol=0)
     for k in range(2):
-        alone = solve("consensus", A, q[k : k + 1], noise[k : k + 1], sigma=float(sigma[k]), iterations=9, tol=0)
+        alone = solve(
+            "consensus",
+            A,
+            q[k : k + 1],
+            noise[k : k + 1],
+            sigma=float(sigma[k]),
+            iterations=9,
+            tol=0,
+        )
         assert off(together.x[k : k + 1], alone.x) < 1e-9
 
 
@@ -181,7 +225,13 @@ def test_an_image_that_has_converged_rests():
     noise = A.noise([torch.tensor([0.5, 0.1]).reshape(2, 1, 1, 1), 0.2])
     together = solve("consensus", A, q, noise, **settings)
     for k in range(2):
-        assert off(together.x[k : k + 1], solve("consensus", A, q[k : k + 1], noise[k : k + 1], **settings).x) < 1e-8
+        assert (
+            off(
+                together.x[k : k + 1],
+                solve("consensus", A, q[k : k + 1], noise[k : k + 1], **settings).x,
+            )
+            < 1e-8
+        )
     assert together.statuses == ("converged", "converged")
 
 
@@ -194,7 +244,14 @@ def test_it_resumes_to_the_same_bits(tmp_path):
     half.state.save(tmp_path / "state.pt")
     rest = solver.run(q, A, gaussian, noise=noise, state=solver.load_state(tmp_path / "state.pt"))
     assert torch.equal(rest.x, whole.x)
-    assert {"primal", "dual", "fixed_point", "data_residual", "sigma", "alpha"} < whole.history.keys()
+    assert {
+        "primal",
+        "dual",
+        "fixed_point",
+        "data_residual",
+        "sigma",
+        "alpha",
+    } < whole.history.keys()
     assert whole.state.f.shape == (2, 2, 8, 6)
 
 
@@ -203,22 +260,37 @@ def test_two_data_sets_are_better_than_one_and_few_steps_are_enough(mlpatch):
     A = Stack([Mask(random_mask((64, 64), keep=0.3)), Blur(gaussian_psf(1.5), (1, 64, 64))])
     levels = (0.1, 0.01)
     generator = torch.Generator().manual_seed(0)
-    data = [q + s * torch.randn(q.shape, generator=generator) for q, s in zip(A.split(A(truth)), levels, strict=True)]
+    data = [
+        q + s * torch.randn(q.shape, generator=generator)
+        for q, s in zip(A.split(A(truth)), levels, strict=True)
+    ]
     q, settings = A.join(data), {"sigma": 15 / 255, "tol": 0}
     both = reconstruct(q, A, mlpatch, "consensus", noise=A.noise(levels), **settings).x
-    alone = [reconstruct(p, B, mlpatch, "admm", noise=s, **settings).x for p, B, s in zip(data, A.blocks, levels, strict=True)]
+    alone = [
+        reconstruct(p, B, mlpatch, "admm", noise=s, **settings).x
+        for p, B, s in zip(data, A.blocks, levels, strict=True)
+    ]
     assert float(psnr(both, truth)) > max(float(psnr(x, truth)) for x in alone) + 0.3
     admm = reconstruct(q, A, mlpatch, "admm", noise=A.noise(levels), **settings).x
-    rest = reconstruct(q, A, mlpatch, "consensus", noise=A.noise(levels), **(settings | {"iterations": 80})).x
+    rest = reconstruct(
+        q, A, mlpatch, "consensus", noise=A.noise(levels), **(settings | {"iterations": 80})
+    ).x
     assert off(both, rest) < 0.8 * off(admm, rest)
 
 
 def test_projections_and_pixels_of_one_image(mlpatch):
     truth = samples.camera()[..., 100:148, 200:248].contiguous()
-    A = operators.make("stack", blocks=[Radon((48, 48), 10, cache=False), Mask(random_mask((48, 48), keep=0.2))])
+    A = operators.make(
+        "stack", blocks=[Radon((48, 48), 10, cache=False), Mask(random_mask((48, 48), keep=0.2))]
+    )
     clean = A.split(A(truth))
     levels = (0.01 * float(clean[0].square().mean().sqrt()), 0.02)
-    q = A.join([p + s * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)) for p, s in zip(clean, levels, strict=True)])
+    q = A.join(
+        [
+            p + s * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
+            for p, s in zip(clean, levels, strict=True)
+        ]
+    )
     x = reconstruct(q, A, mlpatch, "consensus", noise=A.noise(levels), sigma=20 / 255).x
     assert float(psnr(x, truth)) > float(psnr(A.blocks[0].initial(A.split(q)[0]), truth)) + 3
 
@@ -245,14 +317,21 @@ def test_settings(settings, error, words):
 
 def test_other_errors():
     A, q = stacked()
-    with pytest.raises(InputError, match=r"Consensus \(or give alpha\): the noise level of the data is needed"):
+    with pytest.raises(
+        InputError, match=r"Consensus \(or give alpha\): the noise level of the data is needed"
+    ):
         reconstruct(q, A, gaussian, "consensus", tune="off")
     assert torch.isfinite(reconstruct(q, A, gaussian, "consensus", alpha=0.3).x).all()
     result = reconstruct(q, A, gaussian, "admm", noise=0.1, iterations=2)
-    with pytest.raises(InputTypeError, match="Consensus: state must be ConsensusState from an earlier run, got ADMMState"):
+    with pytest.raises(
+        InputTypeError,
+        match="Consensus: state must be ConsensusState from an earlier run, got ADMMState",
+    ):
         reconstruct(q, A, gaussian, "consensus", noise=0.1, state=result.state)
     unseen = torch.cat([torch.full((2, PIXELS), 0.1), torch.full((2, PIXELS), torch.inf)], 1)
-    with pytest.raises(PnPError, match=r"all weights of block 1, Blur, are zero. Leave the block out"):
+    with pytest.raises(
+        PnPError, match=r"all weights of block 1, Blur, are zero. Leave the block out"
+    ):
         reconstruct(q, A, gaussian, "consensus", noise=unseen)
 
 
@@ -285,12 +364,19 @@ def test_dpir_is_a_name_like_the_others(capsys):
     assert info.doc.startswith('The solver "hqs" with the settings of DPIR')
     assert "lam" in info.signature
     assert info.source == "built in"
-    with pytest.raises(InputTypeError, match=r"The solver 'dpir' has no setting 'lambda'. Did you mean 'lam'"):
+    with pytest.raises(
+        InputTypeError, match=r"The solver 'dpir' has no setting 'lambda'. Did you mean 'lam'"
+    ):
         solvers.make("dpir", **{"lambda": 1.0})
     with pytest.raises(InputError, match="HQS: lam must be finite and > 0"):
         solvers.make("dpir", lam=-1.0)
     code = "from pnp_mlpatch import solvers; print(type(solvers.make('dpir')).__name__)"  # before hqs was imported
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "HQS"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "HQS"
+    )
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
     assert "dpir" in listed

@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from pnp_mlpatch import denoisers, operators, reconstruct, solvers
-from pnp_mlpatch.denoisers.base import registry
-from pnp_mlpatch.denoisers.wrap import as_denoiser, e_mode, per_channel, rescaled
+from pnp_mlpatch.denoisers import as_denoiser, e_mode, per_channel, registry, rescaled
 from pnp_mlpatch.errors import ContractError, InputError
 from pnp_mlpatch.operators.radon import BACKENDS, PROJECTORS, Radon
-from pnp_mlpatch.testing import adjoint_mismatch, check_denoiser, check_operator, check_solver, optimality
+from pnp_mlpatch.testing import (
+    adjoint_mismatch,
+    check_denoiser,
+    check_operator,
+    check_solver,
+    optimality,
+)
 
 
 @pytest.mark.parametrize("name", operators.names())
@@ -26,7 +31,9 @@ def test_operator(name):
 @pytest.mark.parametrize("projector", PROJECTORS)
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("auto", "astra_cuda")])
 def test_radon_backend(backend, projector):
-    check_operator(Radon((13, 17), angles=11, channels=2, backend=backend, projector=projector, cache=False))
+    check_operator(
+        Radon((13, 17), angles=11, channels=2, backend=backend, projector=projector, cache=False)
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -38,7 +45,11 @@ def test_operator_on_gpu(name):
 @pytest.mark.parametrize("name", denoisers.names())
 def test_denoiser(name):
     """With its default weights where it has some, else with a tiny random network."""
-    required = [p for p in inspect.signature(denoisers.get(name)).parameters.values() if p.default is p.empty]
+    required = [
+        p
+        for p in inspect.signature(denoisers.get(name)).parameters.values()
+        if p.default is p.empty
+    ]
     D = registry.network(name).example() if required else denoisers.make(name)
     checks = check_denoiser(D, stateless_only=bool(required))
     assert len(checks) >= 13
@@ -70,7 +81,9 @@ def test_wrappers_keep_the_contract(mlpatch):
 def test_closed_forms_over_five_decades(name, dtype):
     A = operators.get(name).example()
     for decade in range(-3, 3):
-        assert optimality(A, 10.0**decade, dtype=dtype) < (1e-5 if dtype == torch.float32 else 1e-12)
+        assert optimality(A, 10.0**decade, dtype=dtype) < (
+            1e-5 if dtype == torch.float32 else 1e-12
+        )
 
 
 # ---- the contracts find what is wrong
@@ -90,11 +103,21 @@ def test_a_wrong_adjoint_is_found():
 
 def test_reconstruct_warns_of_it_when_asked():
     A, q = _WrongAdjoint((1, 4, 5)), torch.rand(1, 1, 4, 5)
-    with pytest.warns(UserWarning, match=r"reconstruct: .* = \d\.\de-0\d for _WrongAdjoint: its adjoint is not its transpose"):
+    with pytest.warns(
+        UserWarning,
+        match=r"reconstruct: .* = \d\.\de-0\d for _WrongAdjoint: its adjoint is not its transpose",
+    ):
         reconstruct(q, A, "tv", noise=0.1, iterations=2, check=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        reconstruct(q, operators.make("identity", image_shape=(1, 4, 5)), "tv", noise=0.1, iterations=2, check=True)
+        reconstruct(
+            q,
+            operators.make("identity", image_shape=(1, 4, 5)),
+            "tv",
+            noise=0.1,
+            iterations=2,
+            check=True,
+        )
 
 
 @pytest.mark.parametrize("name", ["dncnn", "ffdnet", "ircnn", "unet", "drunet"])
@@ -107,7 +130,9 @@ def test_networks_take_sigma_maps(name):
     assert not torch.allclose(D(x, half), D(x, 0.1), atol=1e-6)
     with pytest.raises(InputError, match="sigma"):
         D(x, torch.full((2, 1, 4, 4), 0.1))
-    as_map = as_denoiser(lambda x, sigma: x / (1 + sigma**2) if sigma.shape == (2, 1, 13, 10) else None, sigma="map")
+    as_map = as_denoiser(
+        lambda x, sigma: x / (1 + sigma**2) if sigma.shape == (2, 1, 13, 10) else None, sigma="map"
+    )
     assert torch.allclose(as_map(x, 0.5), x / 1.25)
 
 

@@ -12,7 +12,10 @@ from pnp_mlpatch.errors import PnPError
 SHAPE = (1, 8, 6)
 PIXELS = 48
 IMAGE = torch.rand(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-MATRIX = torch.randn(PIXELS, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 12
+MATRIX = (
+    torch.randn(PIXELS, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    / 12
+)
 ONE = torch.eye(PIXELS, dtype=torch.float64)
 
 
@@ -28,7 +31,11 @@ SYMMETRIC = (MATRIX + MATRIX.T) / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("matrix", [MATRIX, SYMMETRIC, 0.5 * ONE, torch.zeros_like(ONE), torch.ones_like(ONE) / PIXELS], ids=range(5))
+@pytest.mark.parametrize(
+    "matrix",
+    [MATRIX, SYMMETRIC, 0.5 * ONE, torch.zeros_like(ONE), torch.ones_like(ONE) / PIXELS],
+    ids=range(5),
+)
 def test_norms_of_linear_denoisers(matrix, dtype):
     found = expansion(linear(matrix), IMAGE.to(dtype), 0.1)
     assert found.method == "autograd"
@@ -41,7 +48,10 @@ def test_norms_of_linear_denoisers(matrix, dtype):
 @pytest.mark.parametrize("hidden", ["no_grad", "numpy"])
 def test_norms_by_differences(hidden):
     if hidden == "numpy":
-        D = as_denoiser(lambda image, sigma: (SYMMETRIC.numpy() @ image.ravel()).reshape(image.shape), array="numpy")
+        D = as_denoiser(
+            lambda image, sigma: (SYMMETRIC.numpy() @ image.ravel()).reshape(image.shape),
+            array="numpy",
+        )
     else:
         D = torch.no_grad()(linear(SYMMETRIC))
     found = expansion(D, IMAGE, 0.1, iterations=400)
@@ -54,13 +64,21 @@ def test_norms_by_differences(hidden):
 
 
 def test_both_methods_agree_on_a_network(mlpatch, photo):
-    x = photo[..., :20, :20] + 0.1 * torch.randn(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    x = photo[..., :20, :20] + 0.1 * torch.randn(
+        1, 1, 20, 20, generator=torch.Generator().manual_seed(0)
+    )
     by_autograd = expansion(mlpatch, x, 0.1)
     assert by_autograd.method == "autograd"
     assert 0.5 < by_autograd.denoiser < 5
-    by_differences = expansion(torch.no_grad()(lambda x, sigma: mlpatch(x, sigma)), x, 0.1, iterations=60)
+    by_differences = expansion(
+        torch.no_grad()(lambda x, sigma: mlpatch(x, sigma)), x, 0.1, iterations=60
+    )
     assert by_differences.method == "finite differences"
-    for name in ("denoiser", "residual", "reflection"):  # J is not symmetric, so a little less is found
+    for name in (
+        "denoiser",
+        "residual",
+        "reflection",
+    ):  # J is not symmetric, so a little less is found
         assert 0.8 < getattr(by_differences, name) / getattr(by_autograd, name) < 1.01
 
 
@@ -71,7 +89,9 @@ def test_the_point_the_batch_and_the_seed(mlpatch, photo):
         return x**3 / 3
 
     x = torch.tensor([0.2, 0.5, 1.5]).reshape(3, 1, 1, 1).expand(3, 1, 4, 4).contiguous()
-    assert [lipschitz(cubic, x[k : k + 1], 0.1) for k in range(3)] == pytest.approx([0.04, 0.25, 2.25], rel=1e-4)
+    assert [lipschitz(cubic, x[k : k + 1], 0.1) for k in range(3)] == pytest.approx(
+        [0.04, 0.25, 2.25], rel=1e-4
+    )
     assert lipschitz(cubic, x, 0.1) == pytest.approx(2.25, rel=1e-4)
     part = photo[..., :16, :16].contiguous()
     kept = part.clone()
@@ -84,7 +104,9 @@ def test_the_point_the_batch_and_the_seed(mlpatch, photo):
 
 @pytest.mark.parametrize("name", ["tv", "dncnn", "ircnn", "unet", "drunet", "mlpatch"])
 def test_every_denoiser_has_figures(name, photo):
-    x = photo[..., :16, :16] + 0.1 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = photo[..., :16, :16] + 0.1 * torch.randn(
+        1, 1, 16, 16, generator=torch.Generator().manual_seed(0)
+    )
     D = denoisers.make(name)
     found = expansion(D, x, 0.1, iterations=10)
     assert all(0 < value < 100 for value in (found.denoiser, found.residual, found.reflection))
@@ -105,12 +127,18 @@ def spectrum(*values):
     ("D", "words"),
     [
         (spectrum(0, 1), "D is firmly nonexpansive here: what the solvers need."),
-        (spectrum(-0.5, 1), "D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. averaged(D, 0.666) makes it firm"),
+        (
+            spectrum(-0.5, 1),
+            "D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. averaged(D, 0.666) makes it firm",
+        ),
         (
             spectrum(-1.6, 1),
             "D is expansive here, as it overshoots: any solver may diverge. averaged(D, 0.384) mends it, if J is symmetric.",
         ),
-        (spectrum(0, 1.25), "D is expansive here, as it amplifies: no theorem promises convergence"),
+        (
+            spectrum(0, 1.25),
+            "D is expansive here, as it amplifies: no theorem promises convergence",
+        ),
         (spectrum(-1.2, 1.25), "D is expansive here, as it amplifies"),
     ],
     ids=["firm", "nonexpansive", "overshoots", "amplifies", "both"],
@@ -130,7 +158,10 @@ def test_what_the_report_advises_is_true():
         assert mended.reflection < 1 + 1e-6
     D = spectrum(0, 1.25)
     scale = lipschitz(D, IMAGE, 0.1, iterations=48)
-    assert expansion(lambda x, sigma: D(x, sigma) / scale, IMAGE, 0.1, iterations=48).reflection < 1 + 1e-6
+    assert (
+        expansion(lambda x, sigma: D(x, sigma) / scale, IMAGE, 0.1, iterations=48).reflection
+        < 1 + 1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +177,10 @@ def test_what_the_report_advises_is_true():
         ({"seed": "a"}, "lipschitz: seed must be an integer >= 0, got 'a'"),
         ({"sigma": -1.0}, "sigma must be finite and >= 0"),
         ({"D": lambda x, sigma: x[..., 1:]}, r"expected \(1, 1, 8, 6\) torch.float64 on cpu back"),
-        ({"D": lambda x, sigma: x / 0 * 0}, "lipschitz: the denoiser returns values that are not finite"),
+        (
+            {"D": lambda x, sigma: x / 0 * 0},
+            "lipschitz: the denoiser returns values that are not finite",
+        ),
     ],
     ids=str,
 )

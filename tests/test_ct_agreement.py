@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct import FanBeam, ParallelBeam, convert
 from pnp_mlpatch.ct.geometry import as_dict, from_dict, rays
 from pnp_mlpatch.ct.projection import AstraPair, SparsePair, Symmetry, check_projector
 from pnp_mlpatch.ct.spectrum import coverage
-from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, require
+from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.testing import adjoint_mismatch, check_operator
 
@@ -24,7 +25,9 @@ FAN = {"source_origin": 120.0, "origin_detector": 60.0}
 
 
 def degrees(first, last, n):
-    return torch.arange(n, dtype=torch.float64) * math.radians((last - first) / n) + math.radians(first)
+    return torch.arange(n, dtype=torch.float64) * math.radians((last - first) / n) + math.radians(
+        first
+    )
 
 
 def blob(shape, row, column, variance):
@@ -34,7 +37,11 @@ def blob(shape, row, column, variance):
 
 def phantom(n=N):
     """Three blobs, on neither diagonal and of different sizes."""
-    return blob((n, n), 22, 40, 12.0) + 0.7 * blob((n, n), 43, 25, 20.0) + 0.4 * blob((n, n), 36, 46, 8.0)
+    return (
+        blob((n, n), 22, 40, 12.0)
+        + 0.7 * blob((n, n), 43, 25, 20.0)
+        + 0.4 * blob((n, n), 36, 46, 8.0)
+    )
 
 
 def relative(a, b):
@@ -66,11 +73,15 @@ def odl_sinogram(geometry, image):
     n, count = N, geometry.detectors
     space = odl.uniform_discr([-n / 2, -n / 2], [n / 2, n / 2], [n, n], dtype="float32")
     step = geometry.theta[1]
-    turn = odl.uniform_partition(-float(step) / 2, float(geometry.theta[-1] + step / 2), len(geometry.angles))
+    turn = odl.uniform_partition(
+        -float(step) / 2, float(geometry.theta[-1] + step / 2), len(geometry.angles)
+    )
     half = count * geometry.spacing / 2
     line = odl.uniform_partition(-half, half, count)
     if isinstance(geometry, FanBeam):
-        theirs = tomo.FanBeamGeometry(turn, line, src_radius=geometry.source_origin, det_radius=geometry.origin_detector)
+        theirs = tomo.FanBeamGeometry(
+            turn, line, src_radius=geometry.source_origin, det_radius=geometry.origin_detector
+        )
     else:
         theirs = tomo.Parallel2dGeometry(turn, line)
     transform = tomo.RayTransform(space, theirs, impl="astra_cpu")
@@ -80,8 +91,14 @@ def odl_sinogram(geometry, image):
 
 def deepinv_sinogram(image, angles, fan=None):
     physics = require("deepinv.physics", "test")
-    settings = {"circle": True} if fan is None else {"circle": True, "fan_beam": True, "fan_parameters": fan}
-    T = physics.Tomography(angles=torch.as_tensor(angles).float(), img_width=N, normalize=False, **settings)
+    settings = (
+        {"circle": True}
+        if fan is None
+        else {"circle": True, "fan_beam": True, "fan_parameters": fan}
+    )
+    T = physics.Tomography(
+        angles=torch.as_tensor(angles).float(), img_width=N, normalize=False, **settings
+    )
     geometry = convert.from_deepinv(N, angles, **settings)
     return convert.deepinv_sinogram(T.A(image[None, None])[0, 0], geometry), geometry
 
@@ -96,14 +113,22 @@ def test_parallel_sinograms_of_five_packages_agree():
     odl, same = odl_sinogram(geometry, image)
     assert relative(odl, mine) < 1e-4
     assert torch.allclose(same.theta, geometry.theta, atol=1e-6)
-    skimage = torch.from_numpy(radon(image.numpy().astype(np.float64), angles, circle=True).T.copy())
+    skimage = torch.from_numpy(
+        radon(image.numpy().astype(np.float64), angles, circle=True).T.copy()
+    )
     assert relative(skimage, mine) < 0.01
     assert convert.from_skimage((N, N), angles) == geometry
     deepinv, same = deepinv_sinogram(image, angles.tolist())
     assert relative(deepinv, mine) < 0.02
     assert relative(ours(same, image), mine) < 1e-5
-    wrong = {"mirrored detector": mine.flip(1), "reversed angles": ours(replace(geometry, angles=(-geometry.theta)), image)}
-    wrong |= {"transposed image": ours(geometry, image.T.contiguous()), "turned image": ours(geometry, image.rot90().contiguous())}
+    wrong = {
+        "mirrored detector": mine.flip(1),
+        "reversed angles": ours(replace(geometry, angles=(-geometry.theta)), image),
+    }
+    wrong |= {
+        "transposed image": ours(geometry, image.T.contiguous()),
+        "turned image": ours(geometry, image.rot90().contiguous()),
+    }
     for name, sinogram in wrong.items():
         assert relative(sinogram, mine) > 0.3, name
 
@@ -116,7 +141,13 @@ def test_fan_beam_sinograms_of_four_packages_agree():
     odl, same = odl_sinogram(geometry, image)
     assert relative(odl, mine) < 1e-4
     assert same.source_origin == pytest.approx(120.0)
-    fan = {"pixel_spacing": 1.0, "source_radius": 120.0, "detector_radius": 60.0, "n_detector_pixels": 121, "detector_spacing": 1.2}
+    fan = {
+        "pixel_spacing": 1.0,
+        "source_radius": 120.0,
+        "detector_radius": 60.0,
+        "n_detector_pixels": 121,
+        "detector_spacing": 1.2,
+    }
     angles = (90 + torch.rad2deg(geometry.theta)).tolist()
     deepinv, same = deepinv_sinogram(image, angles, fan)
     assert relative(deepinv, ours(same, image)) < 0.02
@@ -132,25 +163,69 @@ def test_conversions_lead_there_and_back():
         FanBeam((20, 30), 9, 40, offset=-2.0, **FAN),
     ):
         back = convert.from_astra(*convert.to_astra(geometry))
-        assert torch.allclose(torch.remainder(back.theta - geometry.theta + 1, 2 * math.pi), torch.ones(9, dtype=torch.float64), atol=1e-9)
+        assert torch.allclose(
+            torch.remainder(back.theta - geometry.theta + 1, 2 * math.pi),
+            torch.ones(9, dtype=torch.float64),
+            atol=1e-9,
+        )
         values = [replace(g, angles=geometry.theta) for g in (back, geometry)]
-        assert [round(v, 9) if isinstance(v, float) else v for v in as_dict(values[0]).values() if not isinstance(v, list)] == [
-            round(v, 9) if isinstance(v, float) else v for v in as_dict(values[1]).values() if not isinstance(v, list)
+        assert [
+            round(v, 9) if isinstance(v, float) else v
+            for v in as_dict(values[0]).values()
+            if not isinstance(v, list)
+        ] == [
+            round(v, 9) if isinstance(v, float) else v
+            for v in as_dict(values[1]).values()
+            if not isinstance(v, list)
         ]
-    tigre = convert.from_tigre(DSO=120.0, DSD=180.0, nVoxel=N, dVoxel=1.0, nDetector=121, dDetector=1.2, angles=[-math.pi / 2, 0.0])
+    tigre = convert.from_tigre(
+        DSO=120.0,
+        DSD=180.0,
+        nVoxel=N,
+        dVoxel=1.0,
+        nDetector=121,
+        dDetector=1.2,
+        angles=[-math.pi / 2, 0.0],
+    )
     assert tigre == FanBeam((N, N), [0.0, math.pi / 2], 121, spacing=tigre.spacing, **FAN)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: convert.to_astra(FanBeam((8, 8), 4, arc=True, **FAN)), InputError, "ASTRA has no arc"),
+        (
+            lambda: convert.to_astra(FanBeam((8, 8), 4, arc=True, **FAN)),
+            InputError,
+            "ASTRA has no arc",
+        ),
         (lambda: convert.from_astra("parallel", {}), InputTypeError, "projection must be a dict"),
-        (lambda: convert.from_astra({"type": "cone"}, convert.to_astra(ParallelBeam((8, 8), 4))[1]), InputError, "type must be parallel"),
-        (lambda: convert.from_odl(1, 2), InputTypeError, "expected a Parallel2dGeometry or a FanBeamGeometry, got int"),
-        (lambda: convert.from_tigre(200.0, 100.0, 8, 8.0, 12, 1.0, [0.0]), InputError, "expected 0 < DSO <= DSD"),
-        (lambda: convert.from_tigre(100.0, 200.0, 8, None, 12, 1.0, [0.0]), InputTypeError, "give one of sVoxel"),
-        (lambda: convert.from_deepinv(9, 4, fan_beam=True, fan_parameters={"radius": 1.0}), InputError, "fan_parameters has"),
+        (
+            lambda: convert.from_astra(
+                {"type": "cone"}, convert.to_astra(ParallelBeam((8, 8), 4))[1]
+            ),
+            InputError,
+            "type must be parallel",
+        ),
+        (
+            lambda: convert.from_odl(1, 2),
+            InputTypeError,
+            "expected a Parallel2dGeometry or a FanBeamGeometry, got int",
+        ),
+        (
+            lambda: convert.from_tigre(200.0, 100.0, 8, 8.0, 12, 1.0, [0.0]),
+            InputError,
+            "expected 0 < DSO <= DSD",
+        ),
+        (
+            lambda: convert.from_tigre(100.0, 200.0, 8, None, 12, 1.0, [0.0]),
+            InputTypeError,
+            "give one of sVoxel",
+        ),
+        (
+            lambda: convert.from_deepinv(9, 4, fan_beam=True, fan_parameters={"radius": 1.0}),
+            InputError,
+            "fan_parameters has",
+        ),
         (lambda: convert.from_skimage((1, 2, 3), [0.0]), InputError, r"shape must be \(H, W\)"),
     ],
 )
@@ -163,7 +238,9 @@ def test_conversions_refuse(make, error, words):
 
 VARIANTS = {
     "parallel": ParallelBeam((60, 80), 8, pixel=0.5, spacing=0.4),
-    "parallel, offset": ParallelBeam((60, 80), degrees(0, 360, 9), 140, pixel=0.5, spacing=0.6, offset=1.3),
+    "parallel, offset": ParallelBeam(
+        (60, 80), degrees(0, 360, 9), 140, pixel=0.5, spacing=0.6, offset=1.3
+    ),
     "fan": FanBeam((60, 80), 9, pixel=0.5, **FAN),
     "fan, offset": FanBeam((60, 80), 9, 120, pixel=0.5, offset=2.0, **FAN),
     "arc": FanBeam((60, 80), 9, pixel=0.5, arc=True, **FAN),
@@ -177,7 +254,12 @@ def projectors(geometry):
     return ("line",) if geometry.arc or geometry.offset else ("line", "strip")
 
 
-CASES = [(name, kind, backend) for name, g in VARIANTS.items() for kind in projectors(g) for backend in ("sparse", "astra_cpu")]
+CASES = [
+    (name, kind, backend)
+    for name, g in VARIANTS.items()
+    for kind in projectors(g)
+    for backend in ("sparse", "astra_cpu")
+]
 
 
 @pytest.mark.parametrize(("name", "kind", "backend"), CASES)
@@ -185,7 +267,9 @@ def test_line_integrals_of_a_gaussian(name, kind, backend):
     """Along a ray at the distance s from its centre the integral of exp(-r^2 / 2 w^2) is sqrt(2 pi) w exp(-s^2 / 2 w^2)."""
     geometry, row, column, width = VARIANTS[name], 20.0, 47.0, 3.0
     image = blob(geometry.shape, row, column, (width / geometry.pixel) ** 2)
-    centre = torch.tensor([(column - 39.5) * geometry.pixel, (29.5 - row) * geometry.pixel], dtype=torch.float64)
+    centre = torch.tensor(
+        [(column - 39.5) * geometry.pixel, (29.5 - row) * geometry.pixel], dtype=torch.float64
+    )
     start, end = rays(geometry)
     along = (end - start) / (end - start).norm(dim=-1, keepdim=True)
     away = centre - start
@@ -202,7 +286,12 @@ def test_every_projector_is_matched(name, kind, backend):
 
 
 @pytest.mark.parametrize(
-    "geometry", [FanBeam((14, 18), 9, **FAN), FanBeam((15, 15), 8, arc=True, **FAN), ParallelBeam((12, 12), 8, offset=0.7)]
+    "geometry",
+    [
+        FanBeam((14, 18), 9, **FAN),
+        FanBeam((15, 15), 8, arc=True, **FAN),
+        ParallelBeam((12, 12), 8, offset=0.7),
+    ],
 )
 def test_contracts_of_other_geometries(geometry):
     assert len(check_operator(Radon(geometry, channels=2, cache=False))) > 15
@@ -215,12 +304,17 @@ SYMMETRIC = {
     "not square": ParallelBeam((20, 26), 12),
     "offset": ParallelBeam((20, 20), 12, offset=1.3),
     "whole turn": ParallelBeam((20, 20), degrees(0, 360, 16)),
-    "shuffled": ParallelBeam((20, 20), degrees(0, 180, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(0))]),
+    "shuffled": ParallelBeam(
+        (20, 20),
+        degrees(0, 180, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(0))],
+    ),
     "random": ParallelBeam((20, 20), torch.rand(9, generator=torch.Generator().manual_seed(0)) * 3),
     "fan": FanBeam((20, 20), 16, **FAN),
     "fan, odd": FanBeam((21, 21), 7, **FAN),
     "fan, offset": FanBeam((20, 20), 16, offset=2.0, **FAN),
-    "arc": FanBeam((21, 21), 16, arc=True, **FAN),  # odd: a ray along the border of pixels may fall to either side
+    "arc": FanBeam(
+        (21, 21), 16, arc=True, **FAN
+    ),  # odd: a ray along the border of pixels may fall to either side
 }
 
 
@@ -229,7 +323,10 @@ def test_folded_matrix_is_the_whole_one(name):
     geometry = SYMMETRIC[name]
     kind, count = check_projector(geometry, None), len(geometry.angles)
     everything = Symmetry([(0, False)], list(range(count)), list(range(count)), [False] * count)
-    folded, whole = SparsePair(geometry, kind, Symmetry.of(geometry), False), SparsePair(geometry, kind, everything, False)
+    folded, whole = (
+        SparsePair(geometry, kind, Symmetry.of(geometry), False),
+        SparsePair(geometry, kind, everything, False),
+    )
     x, y = torch.rand(3, *geometry.shape), torch.rand(3, count, geometry.detectors)
     assert relative(folded.forward_project(x), whole.forward_project(x)) < 1e-5
     assert relative(folded.back_project(y), whole.back_project(y)) < 1e-5
@@ -239,7 +336,12 @@ def test_folded_matrix_is_the_whole_one(name):
 
 def test_how_much_symmetry_saves():
     bases = {name: len(Symmetry.of(geometry).base) for name, geometry in SYMMETRIC.items()}
-    assert (bases["8 angles"], bases["12 angles"], bases["not square"], bases["offset"]) == (3, 4, 7, 6)
+    assert (bases["8 angles"], bases["12 angles"], bases["not square"], bases["offset"]) == (
+        3,
+        4,
+        7,
+        6,
+    )
     assert (bases["fan"], bases["fan, offset"], bases["arc"], bases["random"]) == (3, 4, 3, 9)
 
 
@@ -251,13 +353,29 @@ def test_how_much_symmetry_saves():
     [
         (ParallelBeam((96, 96), 150, pixel=0.5), 0.06),
         (ParallelBeam((96, 96), 150, pixel=0.5, spacing=0.8), 0.04),
-        (ParallelBeam((96, 96), torch.rand(240, generator=torch.Generator().manual_seed(0)) * math.pi), 0.08),
+        (
+            ParallelBeam(
+                (96, 96), torch.rand(240, generator=torch.Generator().manual_seed(0)) * math.pi
+            ),
+            0.08,
+        ),
         (FanBeam((96, 96), 240, pixel=0.5, **FAN), 0.03),
         (FanBeam((96, 96), 240, pixel=0.5, arc=True, **FAN), 0.03),
         (FanBeam((96, 96), degrees(20, 270, 200), pixel=0.5, **FAN), 0.03),
-        (FanBeam((96, 96), -degrees(0, 360, 240), 200, pixel=0.5, offset=2.0, arc=True, **FAN), 0.03),
+        (
+            FanBeam((96, 96), -degrees(0, 360, 240), 200, pixel=0.5, offset=2.0, arc=True, **FAN),
+            0.03,
+        ),
     ],
-    ids=["parallel", "wide elements", "random angles", "fan", "arc", "short scan", "reversed arc, offset"],
+    ids=[
+        "parallel",
+        "wide elements",
+        "random angles",
+        "fan",
+        "arc",
+        "short scan",
+        "reversed arc, offset",
+    ],
 )
 def test_filtered_backprojection(geometry, bound):
     image = blob((96, 96), 35, 58, 40.0) + 0.6 * blob((96, 96), 60, 40, 25.0)
@@ -296,23 +414,53 @@ def test_coverage():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ParallelBeam((8, 8), [0.0, 45.0, 90.0]), "angles reach 90, which cannot be radians.*degrees=True"),
+        (
+            lambda: ParallelBeam((8, 8), [0.0, 45.0, 90.0]),
+            "angles reach 90, which cannot be radians.*degrees=True",
+        ),
         (lambda: ParallelBeam((8, 8), [0.0, math.nan]), "finite"),
         (lambda: ParallelBeam((8, 8), []), "non-empty"),
-        (lambda: ParallelBeam((8, 8), 4, offset=30.0), "offset 30 puts the centre of rotation off the detector"),
+        (
+            lambda: ParallelBeam((8, 8), 4, offset=30.0),
+            "offset 30 puts the centre of rotation off the detector",
+        ),
         (lambda: ParallelBeam((8, 8), 4, pixel=0.0), "pixel must be a length > 0"),
         (lambda: ParallelBeam((8, 8), 4, spacing=-1.0), "spacing must be a length > 0"),
         (lambda: ParallelBeam((8, 8), 4, 2.5), "detectors must be an integer >= 1, got 2.5"),
-        (lambda: FanBeam((8, 8), 4, source_origin=3.0, origin_detector=5.0), "source at 3 lies within the image"),
-        (lambda: FanBeam((8, 8), 4, source_origin=-30.0, origin_detector=5.0), "source_origin must be a length > 0"),
-        (lambda: FanBeam((8, 8), 4, source_origin=30.0, origin_detector=-5.0), "origin_detector must be a length >= 0.*DSD - DSO"),
+        (
+            lambda: FanBeam((8, 8), 4, source_origin=3.0, origin_detector=5.0),
+            "source at 3 lies within the image",
+        ),
+        (
+            lambda: FanBeam((8, 8), 4, source_origin=-30.0, origin_detector=5.0),
+            "source_origin must be a length > 0",
+        ),
+        (
+            lambda: FanBeam((8, 8), 4, source_origin=30.0, origin_detector=-5.0),
+            "origin_detector must be a length >= 0.*DSD - DSO",
+        ),
         (lambda: FanBeam((8, 8), 4, 900, arc=True, spacing=1.0, **FAN), "spans half a turn"),
-        (lambda: Radon(FanBeam((8, 8), 4, **FAN), projector="linear"), "no 'linear' projector for fan beams"),
-        (lambda: Radon(FanBeam((8, 8), 4, arc=True, **FAN), projector="strip"), "flat, centred fan beams only"),
-        (lambda: Radon(ParallelBeam((8, 8), 4), 4), r"a geometry has its angles and detectors; call Radon\(geometry\)"),
+        (
+            lambda: Radon(FanBeam((8, 8), 4, **FAN), projector="linear"),
+            "no 'linear' projector for fan beams",
+        ),
+        (
+            lambda: Radon(FanBeam((8, 8), 4, arc=True, **FAN), projector="strip"),
+            "flat, centred fan beams only",
+        ),
+        (
+            lambda: Radon(ParallelBeam((8, 8), 4), 4),
+            r"a geometry has its angles and detectors; call Radon\(geometry\)",
+        ),
         (lambda: Radon((8, 8), 4, memory=0), "memory must be a number of GiB > 0"),
-        (lambda: from_dict({"type": "ConeBeam"}), "type must be one of ParallelBeam, FanBeam, got 'ConeBeam'"),
-        (lambda: from_dict({"type": "ParallelBeam", "shape": [8, 8], "angles": 4, "colour": 1}), "It takes: shape, angles"),
+        (
+            lambda: from_dict({"type": "ConeBeam"}),
+            "type must be one of ParallelBeam, FanBeam, got 'ConeBeam'",
+        ),
+        (
+            lambda: from_dict({"type": "ParallelBeam", "shape": [8, 8], "angles": 4, "colour": 1}),
+            "It takes: shape, angles",
+        ),
     ],
 )
 def test_bad_geometry(make, words):

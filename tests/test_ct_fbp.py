@@ -40,11 +40,18 @@ def parts(x):
 
 TWICE = {
     "half acquisition": ParallelBeam((N, N), degrees(0, 360, 240), 46, offset=16.0),
-    "half acquisition, other side, other elements": ParallelBeam((N, N), degrees(0, -360, 241), 66, offset=-15.7, spacing=0.7),
-    "half acquisition, random angles": ParallelBeam(
-        (N, N), torch.rand(500, generator=torch.Generator().manual_seed(0)) * 2 * math.pi, 46, offset=16.0
+    "half acquisition, other side, other elements": ParallelBeam(
+        (N, N), degrees(0, -360, 241), 66, offset=-15.7, spacing=0.7
     ),
-    "half acquisition, one half denser": ParallelBeam((N, N), torch.cat([degrees(0, 180, 90), degrees(180, 360, 180)]), 46, offset=16.0),
+    "half acquisition, random angles": ParallelBeam(
+        (N, N),
+        torch.rand(500, generator=torch.Generator().manual_seed(0)) * 2 * math.pi,
+        46,
+        offset=16.0,
+    ),
+    "half acquisition, one half denser": ParallelBeam(
+        (N, N), torch.cat([degrees(0, 180, 90), degrees(180, 360, 180)]), 46, offset=16.0
+    ),
     "270 degrees, offset": ParallelBeam((N, N), degrees(0, 270, 240), 70, offset=7.0),
     "half-fan": FanBeam((N, N), degrees(0, 360, 240), 46, offset=32.0, **FAN),
     "half-fan, arc": FanBeam((N, N), degrees(0, 360, 240), 46, offset=-32.0, arc=True, **FAN),
@@ -69,12 +76,16 @@ def test_the_weights_of_a_ray_and_its_opposite(name):
     share = weights(geometry)
     assert share.shape == (len(geometry.theta), geometry.detectors)
     assert float(share.min()) >= 0
-    if whole_turn(geometry.theta):  # the rays through the axis are seen twice, those at the far end once
+    if whole_turn(
+        geometry.theta
+    ):  # the rays through the axis are seen twice, those at the far end once
         near = (geometry.detectors - 1) / 2 - geometry.offset / geometry.spacing
         axis = np.interp(near, np.arange(geometry.detectors), share.sum(0).numpy())
         far = share.sum(0)[-1 if geometry.offset > 0 else 0]
         assert float(axis) == pytest.approx(math.pi, rel=0.05)
-        assert float(far) == pytest.approx(math.pi if geometry.offset == 0 else 2 * math.pi, rel=0.05)
+        assert float(far) == pytest.approx(
+            math.pi if geometry.offset == 0 else 2 * math.pi, rel=0.05
+        )
 
 
 def test_a_turn_is_whole_or_not():
@@ -103,7 +114,9 @@ def test_projections_without_weight_do_not_darken_the_start(kind):
     seen[:, :, ::7] = 0
     inside, _ = parts(A.weighted(seen).initial(seen * q)[0, 0])
     assert float(inside.mean()) == pytest.approx(1, abs=0.01)
-    both = A.weighted(torch.cat([seen, torch.ones_like(seen)])).initial(torch.cat([seen * q, q]))  # each image its own
+    both = A.weighted(torch.cat([seen, torch.ones_like(seen)])).initial(
+        torch.cat([seen * q, q])
+    )  # each image its own
     torch.testing.assert_close(both[1:], A.initial(q), rtol=0, atol=1e-5)
 
 
@@ -113,7 +126,23 @@ def test_ct_of_half_acquisition(tmp_path, monkeypatch, capsys):
     geometry = TWICE["half acquisition"]
     np.save("q.npy", 0.02 * disc(geometry)[0].numpy())
     np.savetxt("angles.txt", geometry.theta.numpy())
-    assert cli.main(["ct", "q.npy", "--out", "v.npy", "--angles", "angles.txt", "--center", "6.5", "--fbp", "--quiet"]) == 0
+    assert (
+        cli.main(
+            [
+                "ct",
+                "q.npy",
+                "--out",
+                "v.npy",
+                "--angles",
+                "angles.txt",
+                "--center",
+                "6.5",
+                "--fbp",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     x, made = torch.from_numpy(np.load("v.npy")[0]), json.loads((tmp_path / "v.json").read_text())
     assert x.shape == (78, 78)  # 2 (46 / 2 + 16)
     inside, outside = parts(x[7:71, 7:71])

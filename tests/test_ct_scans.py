@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pnp_mlpatch.ct import scans
+from pnp_mlpatch.ct import scan as scans
 from pnp_mlpatch.ct.counts import line_integrals
-from pnp_mlpatch.ct.scans import read_dicom, read_scan, write_volume
+from pnp_mlpatch.ct.scan import read_dicom, read_scan, write_volume
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage, PnPError
 
 RNG = np.random.default_rng(0)
@@ -66,7 +66,9 @@ def tiff(path, *pages):
 
 def whole(scan):
     """All slices, in slabs that overlap no page."""
-    parts = [scan.read(start, min(start + 3, scan.shape[0])) for start in range(0, scan.shape[0], 3)]
+    parts = [
+        scan.read(start, min(start + 3, scan.shape[0])) for start in range(0, scan.shape[0], 3)
+    ]
     assert all(part.dtype == torch.float32 and part.is_contiguous() for part in parts)
     return torch.cat(parts)
 
@@ -91,7 +93,11 @@ def test_data_exchange(tmp_path):
     torch.testing.assert_close(scan.flat, torch.from_numpy(white.mean(0, dtype=np.float64)).float())
     torch.testing.assert_close(scan.dark, torch.from_numpy(dark.mean(0, dtype=np.float64)).float())
     assert scan.meta["format"] == "Data Exchange"
-    assert (scan.meta["layout"], scan.meta["units"], scan.meta["flat_frames"]) == ("asd", "degrees", 3)
+    assert (scan.meta["layout"], scan.meta["units"], scan.meta["flat_frames"]) == (
+        "asd",
+        "degrees",
+        3,
+    )
     q, std = line_integrals(scan.read(1, 3), scan.flat[1:3, None], scan.dark[1:3, None])
     assert q.shape == std.shape == (2, A, D)
     assert "counts" in repr(scan)
@@ -100,8 +106,15 @@ def test_data_exchange(tmp_path):
 
 @pytest.mark.parametrize("units", ["degrees", b"deg", None, "rad", "radians", b"Radian"])
 def test_units_of_theta(units, tmp_path):
-    radian = units is not None and b"rad" in (units if isinstance(units, bytes) else units.encode()).lower()
-    scan = read_scan(exchange(tmp_path / "scan.h5", theta=np.deg2rad(DEGREES) if radian else DEGREES, units=units))
+    radian = (
+        units is not None
+        and b"rad" in (units if isinstance(units, bytes) else units.encode()).lower()
+    )
+    scan = read_scan(
+        exchange(
+            tmp_path / "scan.h5", theta=np.deg2rad(DEGREES) if radian else DEGREES, units=units
+        )
+    )
     torch.testing.assert_close(scan.angles, torch.deg2rad(torch.from_numpy(DEGREES)))
     assert scan.meta["units"] == ("radians" if radian else "degrees")
 
@@ -110,9 +123,14 @@ def test_data_exchange_without_the_rest(tmp_path):
     scan = read_scan(exchange(tmp_path / "a.h5", theta=None))
     assert (scan.kind, scan.angles, scan.flat, scan.dark) == ("counts", None, None, None)
     assert read_scan(exchange(tmp_path / "b.h5", data=VOLUME)).kind == "line integrals"
-    assert read_scan(exchange(tmp_path / "c.h5", data=VOLUME, white=np.ones((S, D)))).kind == "counts"
+    assert (
+        read_scan(exchange(tmp_path / "c.h5", data=VOLUME, white=np.ones((S, D)))).kind == "counts"
+    )
     assert read_scan(exchange(tmp_path / "d.h5"), kind="line integrals").kind == "line integrals"
-    assert read_scan(exchange(tmp_path / "e.h5"), dataset="/exchange/data").meta["format"] == "Data Exchange"
+    assert (
+        read_scan(exchange(tmp_path / "e.h5"), dataset="/exchange/data").meta["format"]
+        == "Data Exchange"
+    )
 
 
 def test_one_slice_of_repeated_frames(tmp_path):
@@ -203,10 +221,14 @@ def test_2detect(tmp_path):
     scan = read_scan(tmp_path / "slice00001" / "mode2")
     assert same(scan, sinogram[None, :-1])
     assert scan.kind == "counts"
-    torch.testing.assert_close(scan.angles, torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8))
+    torch.testing.assert_close(
+        scan.angles, torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
+    )
     assert torch.equal(scan.flat, torch.full((1, D), 1005.0))
     assert torch.equal(scan.dark, torch.full((1, D), 4.0))
-    with pytest.raises(FileError, match=r"slice00001: no TIFF files in this folder. Its folders: mode2"):
+    with pytest.raises(
+        FileError, match=r"slice00001: no TIFF files in this folder. Its folders: mode2"
+    ):
         read_scan(tmp_path / "slice00001")
     for name in ("flat2.tif", "dark.tif"):
         (tmp_path / "slice00001" / "mode2" / name).unlink()
@@ -231,7 +253,14 @@ def test_fields_that_are_given(tmp_path):
     path, flat = npy(tmp_path / "q.npy", COUNTS), RNG.random((S, D)).astype(np.float32)
     rows = torch.from_numpy(flat)
     frames = np.stack([flat - 0.25, flat + 0.25])
-    forms = [flat, rows, frames, npy(tmp_path / "f.npy", flat), str(npy(tmp_path / "g.npy", frames)), tiff(tmp_path / "f.tif", *frames)]
+    forms = [
+        flat,
+        rows,
+        frames,
+        npy(tmp_path / "f.npy", flat),
+        str(npy(tmp_path / "g.npy", frames)),
+        tiff(tmp_path / "f.tif", *frames),
+    ]
     forms.append(f"{hdf5(tmp_path / 'f.h5', white=frames)}:white")
     for form in forms:
         scan = read_scan(path, flat=form, dark=form)
@@ -258,9 +287,14 @@ def test_angles_that_are_given(tmp_path):
     for form in forms:
         torch.testing.assert_close(read_scan(path, angles=form).angles, torch.from_numpy(radians))
     assert read_scan(path, angles=radians).meta["angles"] == "given"
-    over = read_scan(exchange(tmp_path / "scan.h5", theta=np.zeros(3)), angles=DEGREES, degrees=True)
+    over = read_scan(
+        exchange(tmp_path / "scan.h5", theta=np.zeros(3)), angles=DEGREES, degrees=True
+    )
     torch.testing.assert_close(over.angles, torch.from_numpy(radians))
-    assert read_scan(exchange(tmp_path / "b.h5", theta=radians), degrees=False).meta["units"] == "radians"
+    assert (
+        read_scan(exchange(tmp_path / "b.h5", theta=radians), degrees=False).meta["units"]
+        == "radians"
+    )
     read_scan(path, angles=np.linspace(0, 360, A), degrees=True)  # both ends of a turn
     read_scan(path, angles=radians[::-1])
 
@@ -268,7 +302,11 @@ def test_angles_that_are_given(tmp_path):
 @pytest.mark.parametrize(
     ("angles", "degrees", "words"),
     [
-        (np.deg2rad(DEGREES), True, "7 angles span only 2.693 degrees; they look like radians. Then say degrees=False"),
+        (
+            np.deg2rad(DEGREES),
+            True,
+            "7 angles span only 2.693 degrees; they look like radians. Then say degrees=False",
+        ),
         (np.array([0, 1, 2, 2, 3, 4, 5.0]), False, "1 of the 7 angles repeat"),
         (np.array([0, 2, 1, 3, 5, 4, 6.0]), False, "the angles go back and forth"),
     ],
@@ -369,7 +407,9 @@ def test_not_a_path():
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, S + 1), (2, 2), (3, 1), (S, S + 1)])
 def test_slices_out_of_range(start, stop, tmp_path):
-    with pytest.raises(InputError, match=f"0 <= start < stop <= 4, the number of slices, got {start} and {stop}"):
+    with pytest.raises(
+        InputError, match=f"0 <= start < stop <= 4, the number of slices, got {start} and {stop}"
+    ):
         read_scan(npy(tmp_path / "q.npy", VOLUME)).read(start, stop)
 
 
@@ -400,7 +440,11 @@ def test_damage_that_is_met_when_reading(tmp_path):
 
 @pytest.mark.parametrize("package", ["h5py", "PIL.Image", "pydicom"])
 def test_missing_packages_are_named(package, tmp_path, monkeypatch):
-    paths = {"h5py": exchange(tmp_path / "a.h5"), "PIL.Image": tiff(tmp_path / "a.tif", VOLUME[0]), "pydicom": tmp_path}
+    paths = {
+        "h5py": exchange(tmp_path / "a.h5"),
+        "PIL.Image": tiff(tmp_path / "a.tif", VOLUME[0]),
+        "pydicom": tmp_path,
+    }
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(MissingPackage, match="Install it with: pip install"):
         (read_dicom if package == "pydicom" else read_scan)(paths[package])
@@ -411,14 +455,23 @@ def test_missing_packages_are_named(package, tmp_path, monkeypatch):
 
 def _sparse_npy(path, shape):
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         file.truncate(file.tell() + 4 * math.prod(shape))
     return path
 
 
 def _sparse_exchange(path, shape):
     with h5py.File(path, "w") as file:
-        data = file.create_dataset("exchange/data", shape, "u2", chunks=(1, 64, shape[2]), compression="gzip", compression_opts=1)
+        data = file.create_dataset(
+            "exchange/data",
+            shape,
+            "u2",
+            chunks=(1, 64, shape[2]),
+            compression="gzip",
+            compression_opts=1,
+        )
         for k in range(shape[0]):
             data[k] = 3
     return path
@@ -446,7 +499,11 @@ def test_only_the_pages_of_the_slab_are_read(tmp_path, monkeypatch):
     path = tiff(tmp_path / "a.tif", *VOLUME)
     scan = read_scan(path)
     seen = []
-    monkeypatch.setattr(scans, "_pixels", lambda file, path, pixels=scans._pixels: seen.append(file.tell()) or pixels(file, path))
+    monkeypatch.setattr(
+        scans,
+        "_pixels",
+        lambda file, path, pixels=scans._pixels: seen.append(file.tell()) or pixels(file, path),
+    )
     scan.read(2, 3)
     assert seen == [2]
 
@@ -497,7 +554,9 @@ def test_tiff_pages_are_plain(tmp_path):
 
 
 def test_big_tiff(tmp_path):
-    scans._write_tiff(tmp_path / "v.tif", iter([np.ascontiguousarray(VOLUME, "<f4")]), (S, A, D), big_from=0)
+    scans._write_tiff(
+        tmp_path / "v.tif", iter([np.ascontiguousarray(VOLUME, "<f4")]), (S, A, D), big_from=0
+    )
     assert (tmp_path / "v.tif").read_bytes()[:4] == b"II+\0"
     assert np.array_equal(LOADED[".tif"](tmp_path / "v.tif"), VOLUME)
 
@@ -506,7 +565,11 @@ def test_big_tiff(tmp_path):
 def test_volumes_are_streamed(name, tmp_path):
     tracemalloc.start()
     try:
-        write_volume(tmp_path / name, (torch.from_numpy(np.full((1, 256, 256), k, np.float32)) for k in range(64)), (64, 256, 256))
+        write_volume(
+            tmp_path / name,
+            (torch.from_numpy(np.full((1, 256, 256), k, np.float32)) for k in range(64)),
+            (64, 256, 256),
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -528,9 +591,17 @@ ONES = torch.ones(S, A, D)
         (ONES, (S - 1, A, D), r"expected \(3, 7, 5\) in all; after 0 slices came \(4, 7, 5\)"),
         ([ONES, ONES[:, :3]], (2 * S, A, D), r"after 4 slices came \(4, 3, 5\)"),
         (ONES[0], (1, A, D), r"after 0 slices came \(7, 5\)"),
-        ([ONES[:2], ONES[2:] * torch.nan], (S, A, D), "slices 2 to 3 hold NaN or infinite values; nothing was written"),
+        (
+            [ONES[:2], ONES[2:] * torch.nan],
+            (S, A, D),
+            "slices 2 to 3 hold NaN or infinite values; nothing was written",
+        ),
         (ONES.double() * 1e200, (S, A, D), "hold NaN or infinite values"),
-        (ONES * 1j, (S, A, D), r"expected tensors \(k, H, W\) of real numbers, got torch.complex64"),
+        (
+            ONES * 1j,
+            (S, A, D),
+            r"expected tensors \(k, H, W\) of real numbers, got torch.complex64",
+        ),
         ([ONES.numpy()], (S, A, D), r"expected tensors \(k, H, W\) of real numbers, got ndarray"),
     ],
 )
@@ -582,7 +653,12 @@ def dicom(path, values, number=1, z=0.0, **header):
     image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
     image.Rows, image.Columns = values.shape
     image.BitsAllocated = image.BitsStored = 16
-    image.HighBit, image.PixelRepresentation, image.SamplesPerPixel, image.PhotometricInterpretation = 15, 1, 1, "MONOCHROME2"
+    (
+        image.HighBit,
+        image.PixelRepresentation,
+        image.SamplesPerPixel,
+        image.PhotometricInterpretation,
+    ) = 15, 1, 1, "MONOCHROME2"
     image.PixelData = values.astype("<i2").tobytes()
     given = {
         "Modality": "CT", "PatientID": "secret", "PatientName": "Secret^Name", "StudyDescription": "secret", "SeriesInstanceUID": "1.2.3",
@@ -612,14 +688,22 @@ def test_dicom_series(tmp_path):
     (path / "DICOMDIR").touch()
     (path / "notes.txt").write_text("not DICOM" * 50)
     (path / "sub").mkdir()
-    with pytest.warns(UserWarning, match=r"series: 1 files are not DICOM and were passed over: notes.txt. Is a slice among them"):
+    with pytest.warns(
+        UserWarning,
+        match=r"series: 1 files are not DICOM and were passed over: notes.txt. Is a slice among them",
+    ):
         hu, spacing, meta = read_dicom(path)
     assert hu.dtype == torch.float32
     assert torch.equal(hu, torch.from_numpy(2 * VALUES - 1000).float())
     assert spacing == pytest.approx((1.5, 0.7, 0.6))
     assert meta["KVP"] == 120
     assert meta["PixelSpacing"] == [0.7, 0.6]
-    assert (meta["Modality"], meta["ConvolutionKernel"], meta["slices"], meta["SliceThickness"]) == ("CT", "B30f", 3, 2.5)
+    assert (
+        meta["Modality"],
+        meta["ConvolutionKernel"],
+        meta["slices"],
+        meta["SliceThickness"],
+    ) == ("CT", "B30f", 3, 2.5)
     assert "ecret" not in json.dumps(meta, allow_nan=False)
 
 
@@ -636,16 +720,28 @@ def test_dicom_order(tmp_path):
     by_number = read_dicom(series(tmp_path / "a", ImagePositionPatient=None))
     assert torch.equal(by_number[0], torch.from_numpy(2 * VALUES[::-1].copy() - 1000).float())
     assert by_number[1] == pytest.approx((2.5, 0.7, 0.6))
-    assert read_dicom(series(tmp_path / "b", ImagePositionPatient=None, SpacingBetweenSlices=3))[1][0] == 3
+    assert (
+        read_dicom(series(tmp_path / "b", ImagePositionPatient=None, SpacingBetweenSlices=3))[1][0]
+        == 3
+    )
     with pytest.warns(UserWarning, match="no distance of slices; dz is NaN") as caught:
-        assert math.isnan(read_dicom(series(tmp_path / "c", ImagePositionPatient=None, SliceThickness=None))[1][0])
+        assert math.isnan(
+            read_dicom(series(tmp_path / "c", ImagePositionPatient=None, SliceThickness=None))[1][0]
+        )
     assert caught[0].filename == __file__
     path = tmp_path / "sagittal"
     path.mkdir()
     for k, values in enumerate(VALUES):
-        dicom(path / f"IM{k}", values, ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[4 * k, 9, 9])
+        dicom(
+            path / f"IM{k}",
+            values,
+            ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+            ImagePositionPatient=[4 * k, 9, 9],
+        )
     hu, spacing, _ = read_dicom(path)
-    assert torch.equal(hu, torch.from_numpy(2 * VALUES[::-1].copy() - 1000).float())  # the normal points to -x
+    assert torch.equal(
+        hu, torch.from_numpy(2 * VALUES[::-1].copy() - 1000).float()
+    )  # the normal points to -x
     assert spacing[0] == 4
 
 
@@ -653,12 +749,15 @@ def test_dicom_warnings(tmp_path):
     path = series(tmp_path / "a")
     dicom(path / "far", VALUES[0], z=6.0)
     with pytest.warns(
-        UserWarning, match=r"gaps between slices run from 1.5 to 3 mm; the volume takes 1.5 mm. Is a slice missing"
+        UserWarning,
+        match=r"gaps between slices run from 1.5 to 3 mm; the volume takes 1.5 mm. Is a slice missing",
     ) as caught:
         assert read_dicom(path)[1][0] == 1.5
     assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="no RescaleIntercept") as caught:
-        hu = read_dicom(dicom(tmp_path / "b.dcm", VALUES[0], RescaleIntercept=None, RescaleSlope=None))[0]
+        hu = read_dicom(
+            dicom(tmp_path / "b.dcm", VALUES[0], RescaleIntercept=None, RescaleSlope=None)
+        )[0]
     assert caught[0].filename == __file__
     assert torch.equal(hu[0], torch.from_numpy(VALUES[0]).float())
 
@@ -700,7 +799,8 @@ def test_dicom_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("element", "error", "words"), [("PixelData", FileError, "holds no pixel data"), ("Rows", FileError, "without an image")]
+    ("element", "error", "words"),
+    [("PixelData", FileError, "holds no pixel data"), ("Rows", FileError, "without an image")],
 )
 def test_dicom_without_an_image(element, error, words, tmp_path):
     import pydicom
@@ -730,14 +830,18 @@ def test_a_dicom_slice_that_is_cut_short_is_named(cut, tmp_path):
     (path / "IM1").unlink()
     (path / "IM1.dcm").write_bytes(whole)
     (path / "IM2.dcm").write_bytes(b"no preamble" + whole[11:100])
-    with pytest.raises(FileError, match=r"1 files are cut short or damaged: IM2.dcm. Copy them again"):
+    with pytest.raises(
+        FileError, match=r"1 files are cut short or damaged: IM2.dcm. Copy them again"
+    ):
         read_dicom(path)
 
 
 def test_dicom_padding_values(tmp_path):
     values = VALUES[0].copy()
     values[0, :3] = 3000, 3001, 3002
-    hu = read_dicom(dicom(tmp_path / "a.dcm", values, PixelPaddingValue=3000, PixelPaddingRangeLimit=3001))[0][0]
+    hu = read_dicom(
+        dicom(tmp_path / "a.dcm", values, PixelPaddingValue=3000, PixelPaddingRangeLimit=3001)
+    )[0][0]
     assert hu[0, :3].tolist() == [-1024, -1024, 5004]
     assert torch.equal(hu[1:], torch.from_numpy(2 * values[1:] - 1000).float())
     with pytest.warns(UserWarning, match="PixelPaddingValue is 0 HU, which tissue may have"):
@@ -748,17 +852,29 @@ def test_dicom_unused_bits(tmp_path):
     """12 bits stored, with graphics in the four above, which are no part of the values."""
     values = VALUES[0]
     settings = {"BitsStored": 12, "HighBit": 11}
-    hu = read_dicom(dicom(tmp_path / "a.dcm", (values | 0x5000).astype("<i2"), PixelRepresentation=0, **settings))[0][0]
+    hu = read_dicom(
+        dicom(
+            tmp_path / "a.dcm", (values | 0x5000).astype("<i2"), PixelRepresentation=0, **settings
+        )
+    )[0][0]
     assert torch.equal(hu, torch.from_numpy(2 * values - 1000).float())
-    signed = read_dicom(dicom(tmp_path / "b.dcm", ((values - 100) & 0xFFF).astype("<i2"), **settings))[0][0]
+    signed = read_dicom(
+        dicom(tmp_path / "b.dcm", ((values - 100) & 0xFFF).astype("<i2"), **settings)
+    )[0][0]
     assert torch.equal(signed, torch.from_numpy(2 * (values - 100) - 1000).float().clamp_min(-1024))
 
 
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "expected grey values with a slope, got PALETTE COLOR"),
-        ({"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": None}, r"MONOCHROME1 \(white at 0\) without RescaleIntercept"),
+        (
+            {"PhotometricInterpretation": "PALETTE COLOR"},
+            "expected grey values with a slope, got PALETTE COLOR",
+        ),
+        (
+            {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": None},
+            r"MONOCHROME1 \(white at 0\) without RescaleIntercept",
+        ),
         ({"RescaleType": "Z_EFF"}, "expected Hounsfield units, its RescaleType is Z_EFF"),
     ],
 )
@@ -768,13 +884,17 @@ def test_dicom_values_that_are_no_hounsfield_units(header, words, tmp_path):
 
 
 def test_dicom_monochrome1_has_the_same_hounsfield_units(tmp_path):
-    with pytest.warns(UserWarning, match="MONOCHROME1, white at 0, which tells how to show the values"):
-        hu = read_dicom(dicom(tmp_path / "a.dcm", VALUES[0], PhotometricInterpretation="MONOCHROME1"))[0][0]
+    with pytest.warns(
+        UserWarning, match="MONOCHROME1, white at 0, which tells how to show the values"
+    ):
+        hu = read_dicom(
+            dicom(tmp_path / "a.dcm", VALUES[0], PhotometricInterpretation="MONOCHROME1")
+        )[0][0]
     assert torch.equal(hu, torch.from_numpy(2 * VALUES[0] - 1000).float().clamp_min(-1024))
 
 
 def test_dicom_that_claims_more_than_it_holds(tmp_path, monkeypatch):
-    from pnp_mlpatch import reading
+    from pnp_mlpatch.io import reading
 
     monkeypatch.setattr(reading, "ROOM", 1000)
     with pytest.raises(FileError, match=r"a.dcm: its \d+ bytes claim to hold at least"):
@@ -807,7 +927,9 @@ def test_tiff_pages_of_two_types(tmp_path):
     Image.fromarray(np.ones((4, 5), np.uint8)).save(path / "0.tif")
     Image.fromarray(np.full((4, 5), 300, np.uint16)).save(path / "1.tif")
     scan = read_scan(path)
-    with pytest.raises(InputError, match=r"page 1 holds uint16, the first uint8. Save all in one type"):
+    with pytest.raises(
+        InputError, match=r"page 1 holds uint16, the first uint8. Save all in one type"
+    ):
         scan.read(0, 1)
 
 
@@ -888,10 +1010,14 @@ def test_chunks_that_were_never_written_are_missing(layout, tmp_path):
 
 def test_what_is_mostly_missing_is_refused(tmp_path):
     _broken_off(tmp_path / "a.h5", range(5))
-    with pytest.raises(FileError, match=r"58% of it was never written.* at 5 \.\.\. 11 of the first axis"):
+    with pytest.raises(
+        FileError, match=r"58% of it was never written.* at 5 \.\.\. 11 of the first axis"
+    ):
         read_scan(tmp_path / "a.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:
-        file.create_dataset("exchange/data", (12, S, 16), np.uint16)  # contiguous, and nothing in it
+        file.create_dataset(
+            "exchange/data", (12, S, 16), np.uint16
+        )  # contiguous, and nothing in it
     with pytest.raises(FileError, match="100% of it was never written"):
         read_scan(tmp_path / "b.h5")
 
@@ -919,9 +1045,14 @@ def test_virtual_datasets(tmp_path):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file.create_virtual_dataset("exchange/data", layout)
         file["exchange/data_white"] = np.full((2, S, 16), 1000.0)
-    assert torch.equal(read_scan(tmp_path / "v.h5").read(0, S), torch.from_numpy(data.transpose(1, 0, 2).astype(np.float32)))
+    assert torch.equal(
+        read_scan(tmp_path / "v.h5").read(0, S),
+        torch.from_numpy(data.transpose(1, 0, 2).astype(np.float32)),
+    )
     (tmp_path / "part1.h5").unlink()
-    with pytest.warns(UserWarning, match=r"33% of it was never written or its source is gone, at 4 \.\.\. 7"):
+    with pytest.warns(
+        UserWarning, match=r"33% of it was never written or its source is gone, at 4 \.\.\. 7"
+    ):
         scan = read_scan(tmp_path / "v.h5")
     assert torch.isnan(scan.read(0, 2)).all(-1).all(0).nonzero().flatten().tolist() == [4, 5, 6, 7]
     (tmp_path / "part2.h5").unlink()
@@ -946,7 +1077,9 @@ def test_projections_of_counts_that_are_one_number(tmp_path):
         q = read_scan(npy(tmp_path / "q.npy", data)).read(0, 2)
     assert torch.isnan(q).all(-1)[0].nonzero().flatten().tolist() == [3]
     data[0], data[1, 3] = 0, data[1, 4]
-    assert not torch.isnan(read_scan(npy(tmp_path / "q.npy", data)).read(0, 2)).any()  # a slice without anything, whole
+    assert not torch.isnan(
+        read_scan(npy(tmp_path / "q.npy", data)).read(0, 2)
+    ).any()  # a slice without anything, whole
 
 
 @pytest.mark.parametrize(
@@ -992,7 +1125,10 @@ def test_nxtomo(tmp_path):
     torch.testing.assert_close(scan.flat, torch.from_numpy(frames[keys == 1].mean(0)))
     torch.testing.assert_close(scan.dark, torch.from_numpy(frames[keys == 2].mean(0)))
     for given in (theta, DEGREES):
-        torch.testing.assert_close(read_scan(tmp_path / "a.nxs:entry/data/data", angles=given, degrees=True).angles, scan.angles)
+        torch.testing.assert_close(
+            read_scan(tmp_path / "a.nxs:entry/data/data", angles=given, degrees=True).angles,
+            scan.angles,
+        )
     with pytest.raises(InputError, match="the layout begins with 'a', got 'sad'"):
         read_scan(tmp_path / "a.nxs:entry/data/data", layout="sad")
 
@@ -1000,7 +1136,10 @@ def test_nxtomo(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (COUNTS.astype(np.float32), "line integrals are above 20, up to .*If they are counts, say kind='counts'.*--blank I0"),
+        (
+            COUNTS.astype(np.float32),
+            "line integrals are above 20, up to .*If they are counts, say kind='counts'.*--blank I0",
+        ),
         (RNG.poisson(6.0, (S, A, D)).astype(np.float32), "all of them are whole numbers, up to"),
     ],
 )

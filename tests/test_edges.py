@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pnp_mlpatch import interop, reconstruct, samples, solvers
-from pnp_mlpatch.denoisers.base import registry as denoisers
+from pnp_mlpatch.denoisers import registry as denoisers
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import pcg
 from pnp_mlpatch.metrics import psnr
@@ -18,7 +18,8 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers.base import State, make_problem, noise_in_start
+from pnp_mlpatch.solvers import State, make_problem
+from pnp_mlpatch.solvers._base import noise_in_start
 
 TV = denoisers.make("tv")
 
@@ -60,7 +61,11 @@ def test_an_image_does_not_depend_on_the_noise_of_the_others(solver, kind, photo
     images = torch.cat([photo, photo.flip(-1)])
     A, n = Mask(random_mask((48, 40), keep=0.5)), torch.tensor([0.02, 0.25])
     q = A(images) + A.mask.float() * n.reshape(-1, 1, 1, 1) * white(images.shape)
-    noise = n if kind == "numbers" else n.reshape(-1, 1, 1, 1).expand_as(q) * (1 + torch.rand(1, 48, 40))
+    noise = (
+        n
+        if kind == "numbers"
+        else n.reshape(-1, 1, 1, 1).expand_as(q) * (1 + torch.rand(1, 48, 40))
+    )
     settings = {"iterations": 4, "progress": False, "tune": "off"}
     batch = reconstruct(q, A, TV, solver, noise=noise, **settings).x
     for k in range(2):
@@ -85,7 +90,8 @@ def test_a_noise_map_of_one_value_is_that_number(solver, photo):
     A = Blur(gaussian_psf(1.2), (1, 48, 40))
     q = A(photo) + 0.03 * white(photo.shape)
     one, many = (
-        reconstruct(q, A, TV, solver, noise=n, iterations=6, tune="off", progress=False) for n in (0.03, torch.full(A.data_shape, 0.03))
+        reconstruct(q, A, TV, solver, noise=n, iterations=6, tune="off", progress=False)
+        for n in (0.03, torch.full(A.data_shape, 0.03))
     )
     assert float((one.x - many.x).abs().max()) < 1e-4
     assert one.history["sigma"][-1] == pytest.approx(many.history["sigma"][-1], rel=1e-3)
@@ -122,20 +128,36 @@ def test_conjugate_gradients_in_any_units(unit):
         assert float(info.residual.max()) < 1e-4
 
 
-@pytest.mark.parametrize("solver", ["admm", "fast_admm", "drs", "red", "pgd", "fista", "pdhg", "consensus"])
+@pytest.mark.parametrize(
+    "solver", ["admm", "fast_admm", "drs", "red", "pgd", "fista", "pdhg", "consensus"]
+)
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
 def test_solvers_in_any_units(solver, unit, photo):
     A = Radon((16, 16), 12, cache=False)
     x, settings = photo[..., :16, :16], {"iterations": 6, "progress": False}
     q = A(x)
-    noise = 0.01 * float(q.mean()) * (0.5 + torch.rand(A.data_shape, generator=torch.Generator().manual_seed(0)))
+    noise = (
+        0.01
+        * float(q.mean())
+        * (0.5 + torch.rand(A.data_shape, generator=torch.Generator().manual_seed(0)))
+    )
     results = [
-        reconstruct((q.double() * u).float(), A, lambda v, s: 0.9 * v, solver, noise=noise * u, sigma=0.05 * u, **settings)
+        reconstruct(
+            (q.double() * u).float(),
+            A,
+            lambda v, s: 0.9 * v,
+            solver,
+            noise=noise * u,
+            sigma=0.05 * u,
+            **settings,
+        )
         for u in (1.0, unit)
     ]
     first, other = results[0].x.double(), results[1].x.double() / unit
     assert float((other - first).norm() / first.norm()) < 1e-3
-    for one, two in zip(results[0].history["residual"], results[1].history["residual"], strict=True):
+    for one, two in zip(
+        results[0].history["residual"], results[1].history["residual"], strict=True
+    ):
         assert one == pytest.approx(two, rel=0.02)
 
 
@@ -169,7 +191,9 @@ def test_a_start_does_not_take_what_was_not_measured_for_zero():
     for A in (Identity((1, 48, 40)), Blur(gaussian_psf(1.0), (1, 48, 40)), Downsample((48, 40))):
         at = noise[None] if A.data_shape == (1, 48, 40) else noise[None, ::2, ::2]
         for images in (1, 2):  # one map for all, and one for each
-            problem = make_problem(A(ramp).expand(images, -1, -1, -1), A, at.expand(images, *A.data_shape))
+            problem = make_problem(
+                A(ramp).expand(images, -1, -1, -1), A, at.expand(images, *A.data_shape)
+            )
             start = problem.A.initial(problem.q)
             assert float((start - ramp)[..., gap].abs().max()) < 0.05, A
 
@@ -195,7 +219,15 @@ def test_a_peak_that_data_ask_for_is_not_outside(recwarn):
     A = Blur(gaussian_psf(3.0), (1, 32, 32))
     star = torch.zeros(1, 1, 32, 32)
     star[..., 16, 16] = 1.0
-    result = reconstruct(A(star), A, lambda x, s: x.clamp_min(0), noise=1e-3, sigma=0.1, iterations=100, progress=False)
+    result = reconstruct(
+        A(star),
+        A,
+        lambda x, s: x.clamp_min(0),
+        noise=1e-3,
+        sigma=0.1,
+        iterations=100,
+        progress=False,
+    )
     assert float(result.x.max()) > 6 * float(A(star).max())
     assert result.status != "outside"
     assert not recwarn.list
@@ -261,12 +293,16 @@ def test_a_registered_solver_with_a_number_for_sigma_is_run_as_it_is(photo):
             return State(x0, 0)
 
         def step(self, problem, denoise, state):
-            x = problem.A.data_step(state.x, (problem.known_noise("Plain") / self.sigma) ** 2, Aty=problem.Aty)
+            x = problem.A.data_step(
+                state.x, (problem.known_noise("Plain") / self.sigma) ** 2, Aty=problem.Aty
+            )
             return State(denoise(x, self.sigma), state.iteration + 1)
 
     try:
         A = Identity((1, 48, 40))
-        result = reconstruct(photo + 0.05 * white(photo.shape), A, TV, "edges_plain", noise=0.05, progress=False)
+        result = reconstruct(
+            photo + 0.05 * white(photo.shape), A, TV, "edges_plain", noise=0.05, progress=False
+        )
         assert result.state.iteration == 5
     finally:
         del solvers.registry._made["edges_plain"]
@@ -276,7 +312,8 @@ def test_a_setting_that_is_none_is_left_out(photo):
     A = Identity((1, 12, 10))
     q = photo[..., :12, :10] + 0.05 * white((1, 1, 12, 10))
     both = [
-        reconstruct(q, A, TV, noise=0.05, iterations=2, progress=False, **settings) for settings in ({}, {"sigma": None, "alpha": None})
+        reconstruct(q, A, TV, noise=0.05, iterations=2, progress=False, **settings)
+        for settings in ({}, {"sigma": None, "alpha": None})
     ]
     assert torch.equal(both[0].x, both[1].x)
     assert both[1].tuned is not None
@@ -290,7 +327,10 @@ def test_nan_under_a_mask_is_ignored(photo):
     q = A(photo) + 0.01 * white(photo.shape) * A.mask.float()
     holes = torch.where(A.mask > 0, q, torch.nan)
     for settings in ({"noise": 0.01}, {"noise": torch.full(A.data_shape, 0.01)}):
-        found = [reconstruct(data, A, TV, sigma=0.05, iterations=4, progress=False, **settings).x for data in (q, holes)]
+        found = [
+            reconstruct(data, A, TV, sigma=0.05, iterations=4, progress=False, **settings).x
+            for data in (q, holes)
+        ]
         assert torch.equal(*found)
     assert float(noise_level(holes, A)) == float(noise_level(torch.where(A.mask > 0, q, 7.0), A))
     q[..., A.mask[0].nonzero()[0, 0], A.mask[0].nonzero()[0, 1]] = torch.inf
@@ -316,11 +356,15 @@ def test_the_noise_of_data_with_gaps():
     lines = lines.expand(128, 128)
 
     def fourier(z):
-        return lines * torch.view_as_real(torch.fft.fft2(torch.complex(z[:, 0], z[:, 1]), norm="ortho")).movedim(-1, 1)
+        return lines * torch.view_as_real(
+            torch.fft.fft2(torch.complex(z[:, 0], z[:, 1]), norm="ortho")
+        ).movedim(-1, 1)
 
     def back(y):
         y = lines * y
-        return torch.view_as_real(torch.fft.ifft2(torch.complex(y[:, 0], y[:, 1]), norm="ortho")).movedim(-1, 1)
+        return torch.view_as_real(
+            torch.fft.ifft2(torch.complex(y[:, 0], y[:, 1]), norm="ortho")
+        ).movedim(-1, 1)
 
     B = interop.from_functions(fourier, back, (2, 128, 128), (2, 128, 128))
     data = B(torch.cat([x, torch.zeros_like(x)], 1)) + 0.03 * lines * white((1, 2, 128, 128))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pnp_mlpatch.report import curves, panel, table
+from pnp_mlpatch.viz.panels import curves, panel, table
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -26,7 +26,12 @@ def test_example(program, tmp_path, monkeypatch, capsys):
 
 def test_table_is_markdown():
     text = table([{"name": "a", "x": 1.234}, {"name": "bcd", "x": 10.0}])
-    assert text.splitlines() == ["| name |     x |", "|------|------:|", "| a    |  1.23 |", "| bcd  | 10.00 |"]
+    assert text.splitlines() == [
+        "| name |     x |",
+        "|------|------:|",
+        "| a    |  1.23 |",
+        "| bcd  | 10.00 |",
+    ]
     with pytest.raises(ValueError, match="no rows"):
         table([])
 
@@ -34,5 +39,8 @@ def test_table_is_markdown():
 def test_panel_and_curves_write_whole_files(tmp_path):
     x = torch.rand(1, 3, 20, 24)
     panel(tmp_path / "p.png", {"truth": x, "noisy": x + 0.1}, truth=x, zoom=(2, 3, 8, 8), title="t")
-    curves(tmp_path / "c.png", {"run": {"iteration": [1, 2], "residual": [0.1, 0.01], "psnr": [20.0, 21.0]}})
+    curves(
+        tmp_path / "c.png",
+        {"run": {"iteration": [1, 2], "residual": [0.1, 0.01], "psnr": [20.0, 21.0]}},
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]

@@ -13,8 +13,7 @@ from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem, schedules
 
 GAMMA = 0.05
 
@@ -35,7 +34,9 @@ def problem():
 
 def steps_to(problem, name, tolerance, limit=3000):
     solver = solvers.make(name, alpha=1.0)
-    states = solver.iterate(problem, gaussian_prior, solver.init(problem, torch.zeros_like(problem.Aty)))
+    states = solver.iterate(
+        problem, gaussian_prior, solver.init(problem, torch.zeros_like(problem.Aty))
+    )
     exact = solution(problem)
     for count, state in enumerate(states, start=1):
         if float((state.x - exact).norm() / exact.norm()) < tolerance or count == limit:
@@ -47,9 +48,15 @@ def solution(problem):
     """The minimiser of 1/2 |A x - q|^2 + gamma/2 |grad x|^2 by a dense solve in float64: what alpha = 1 leads to."""
     n = 24 * 24
     basis = torch.eye(n, dtype=torch.float64).reshape(n, 1, 24, 24)
-    laplace = torch.linalg.inv(torch.stack([gaussian_prior(b[None].float(), 0.0).double().flatten() for b in basis])) - torch.eye(n)
+    laplace = torch.linalg.inv(
+        torch.stack([gaussian_prior(b[None].float(), 0.0).double().flatten() for b in basis])
+    ) - torch.eye(n)
     matrix = torch.diag(problem.A.mask.expand(1, 24, 24).double().flatten()) + laplace
-    return torch.linalg.solve(matrix, problem.Aty.double().flatten(1).T).T.reshape(2, 1, 24, 24).float()
+    return (
+        torch.linalg.solve(matrix, problem.Aty.double().flatten(1).T)
+        .T.reshape(2, 1, 24, 24)
+        .float()
+    )
 
 
 def test_reaches_the_solution_sooner(problem):
@@ -75,7 +82,9 @@ def test_an_expansive_denoiser_is_held_back_by_restarts(problem):
 def test_level_from_noise_is_that_of_its_formula():
     A = Identity((1, 200, 200))
     assert schedules.from_noise(A, 0.02) == pytest.approx(math.sqrt(0.15 * 0.02), rel=0.01)
-    assert schedules.from_noise(A, 20.0, scale=1000.0) == pytest.approx(1000 * math.sqrt(0.15 * 0.02), rel=0.01)
+    assert schedules.from_noise(A, 20.0, scale=1000.0) == pytest.approx(
+        1000 * math.sqrt(0.15 * 0.02), rel=0.01
+    )
     assert schedules.from_noise(A, 1e-9) == 5 / 255
     assert schedules.from_noise(A, 1.0) == 50 / 255
 
@@ -93,14 +102,21 @@ def test_level_from_noise_is_one_an_image():
     A = Radon(ParallelBeam((32, 32), 40), cache=False)
     each = torch.tensor([0.1, 0.2, 0.4])
     levels = schedules.from_noise(A, each)
-    assert levels.tolist() == pytest.approx([schedules.from_noise(A, float(level)) for level in each])
+    assert levels.tolist() == pytest.approx(
+        [schedules.from_noise(A, float(level)) for level in each]
+    )
     maps = each[:, None, None, None].expand(3, *A.data_shape).clone()
     assert torch.allclose(schedules.from_noise(A, maps), levels)
     maps[1, ..., ::2] = math.inf
-    assert float(schedules.from_noise(A, maps)[1]) == pytest.approx(schedules.from_noise(A, maps[1:2]))
+    assert float(schedules.from_noise(A, maps)[1]) == pytest.approx(
+        schedules.from_noise(A, maps[1:2])
+    )
 
 
-@pytest.mark.parametrize(("noise", "scale"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.1, 0.0), (torch.zeros(1, 4, 4), 1.0)])
+@pytest.mark.parametrize(
+    ("noise", "scale"),
+    [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.1, 0.0), (torch.zeros(1, 4, 4), 1.0)],
+)
 def test_level_from_noise_refuses(noise, scale):
     with pytest.raises(InputError, match="from_noise: noise and scale must be > 0"):
         schedules.from_noise(Identity((1, 4, 4)), noise, scale=scale)

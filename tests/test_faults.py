@@ -17,7 +17,11 @@ TRIALS = {"kills": 6, "disks": 4, "races": 4, "damaged": 120}
 def campaign(tmp_path_factory):
     """All tables, from a process of its own: what it forks must not have the threads of this one."""
     out = tmp_path_factory.mktemp("faults") / "faults.json"
-    done = subprocess.run([sys.executable, str(PROGRAM), "--quick", "--json", str(out)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "--quick", "--json", str(out)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(out.read_text())
 
@@ -27,4 +31,6 @@ def campaign(tmp_path_factory):
 def test_faults_do_no_harm(campaign, part):
     total = campaign["tables"][part][-1]
     assert total["trials"] == TRIALS[part]
-    assert total["wrong"] == 0, "\n".join(note for note in campaign["notes"] if note.startswith(part))
+    assert total["wrong"] == 0, "\n".join(
+        note for note in campaign["notes"] if note.startswith(part)
+    )

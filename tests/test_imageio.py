@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pnp_mlpatch import imageio
-from pnp_mlpatch.ct.scans import read_scan
+from pnp_mlpatch.ct.scan import read_scan
 from pnp_mlpatch.errors import FileError, InputError, PnPError
-from pnp_mlpatch.imageio import read_array, read_image, write_image
+from pnp_mlpatch.io import images as imageio
+from pnp_mlpatch.io.arrays import read_array
+from pnp_mlpatch.io.images import read_image, write_image
 from pnp_mlpatch.metrics import mse, psnr, ssim
 
 H, W = 5, 8
@@ -27,19 +28,28 @@ OPAQUE, GLASS = np.full((H, W, 1), 255, np.uint8), np.full((H, W, 1), 254, np.ui
 
 def chw(array: np.ndarray) -> torch.Tensor:
     array = array.astype(np.float32)
-    return torch.from_numpy(array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0).copy())[None]
+    return torch.from_numpy(array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0).copy())[
+        None
+    ]
 
 
 def png(values: np.ndarray, colour_type: int, transparent: int) -> bytes:
     """A PNG file by hand, with a tRNS chunk, which pillow does not write for 16-bit grey."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     height, width = values.shape
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(values.dtype.newbyteorder(">")))
     head = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, colour_type, 0, 0, 0)
-    parts = (b"IHDR", head), (b"tRNS", struct.pack(">H", transparent)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    parts = (
+        (b"IHDR", head),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -47,9 +57,26 @@ def tiff_big_endian(values: np.ndarray) -> bytes:
     """A 16-bit grey TIFF file in big-endian order, as scanners and microscopes write it."""
     data = values.astype(">u2").tobytes()
     height, width = values.shape
-    tags = [(256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, len(data))]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 16),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(data)),
+    ]
     entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", len(tags)) + entries + b"\0\0\0\0"
+    return (
+        b"MM\0*"
+        + struct.pack(">I", 8 + len(data))
+        + data
+        + struct.pack(">H", len(tags))
+        + entries
+        + b"\0\0\0\0"
+    )
 
 
 def tiff(values: np.ndarray, photometric: int = 1) -> bytes:
@@ -69,7 +96,14 @@ def tiff(values: np.ndarray, photometric: int = 1) -> bytes:
         (339, form),
     ]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + values.nbytes) + values.tobytes() + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + values.nbytes)
+        + values.tobytes()
+        + struct.pack("<H", len(tags))
+        + entries
+        + b"\0\0\0\0"
+    )
 
 
 def twelve_bits(values: np.ndarray) -> bytes:
@@ -77,17 +111,41 @@ def twelve_bits(values: np.ndarray) -> bytes:
     a, b = values[:, ::2].ravel().astype(int), values[:, 1::2].ravel().astype(int)
     packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1).astype(np.uint8).tobytes()
     height, width = values.shape
-    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, len(packed))]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(packed)),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(packed))
+        + packed
+        + struct.pack("<H", len(tags))
+        + entries
+        + b"\0\0\0\0"
+    )
 
 
 def colour_png_16() -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 13)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 13))
+        + chunk(b"IEND", b"")
+    )
 
 
 def of(array: np.ndarray, mode: str | None = None) -> Image.Image:
@@ -225,10 +283,14 @@ def test_refused(name, tmp_path):
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     of(GREY).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W // 2 - 1)
-    with pytest.raises(FileError, match=r"bomb.png: cannot be read as a picture .*decompression bomb"):
+    with pytest.raises(
+        FileError, match=r"bomb.png: cannot be read as a picture .*decompression bomb"
+    ):
         read_image(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W - 1)  # pillow warns only
-    with pytest.raises(FileError, match=r"bomb.png: cannot be read as a picture .*decompression bomb"):
+    with pytest.raises(
+        FileError, match=r"bomb.png: cannot be read as a picture .*decompression bomb"
+    ):
         read_image(tmp_path / "bomb.png")
 
 
@@ -239,7 +301,13 @@ def test_arrays_keep_their_shape_and_double_precision(tmp_path):
     for dtype in (np.float16, np.float32):
         np.save(tmp_path / "a.npy", np.ones((2, 3), dtype))
         assert read_array(tmp_path / "a.npy").dtype == torch.float32
-    kept = {np.uint8: torch.uint8, np.uint16: torch.int64, np.int16: torch.int64, ">i4": torch.int64, bool: torch.bool}
+    kept = {
+        np.uint8: torch.uint8,
+        np.uint16: torch.int64,
+        np.int16: torch.int64,
+        ">i4": torch.int64,
+        bool: torch.bool,
+    }
     for dtype, ours in kept.items():
         np.save(tmp_path / "a.npy", np.array([[0, 200]], dtype))
         assert read_array(tmp_path / "a.npy").dtype == ours
@@ -254,11 +322,15 @@ def test_a_phone_picture_is_turned(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     of(COLOUR).save(tmp_path / "a.png", exif=exif)
-    torch.testing.assert_close(read_image(tmp_path / "a.png"), (chw(COLOUR) / 255).flip(-2).transpose(-1, -2))
+    torch.testing.assert_close(
+        read_image(tmp_path / "a.png"), (chw(COLOUR) / 255).flip(-2).transpose(-1, -2)
+    )
 
 
 def test_the_further_frames_of_a_phone_picture_are_previews(tmp_path):
-    of(GREY).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[of(255 - GREY)], quality=100)
+    of(GREY).save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[of(255 - GREY)], quality=100
+    )
     assert float((read_image(tmp_path / "a.jpg") - chw(GREY) / 255).abs().max()) < 0.1
 
 
@@ -272,7 +344,9 @@ def test_damage_in_the_pixels_of_a_png_is_seen_by_its_checksum(tmp_path):
 
 
 def test_a_tiff_without_a_height(tmp_path):
-    damaged = tiff(GREY).replace(struct.pack("<HHII", 257, 4, 1, H), struct.pack("<HHII", 260, 4, 1, H))
+    damaged = tiff(GREY).replace(
+        struct.pack("<HHII", 257, 4, 1, H), struct.pack("<HHII", 260, 4, 1, H)
+    )
     (tmp_path / "a.tif").write_bytes(damaged)
     for read in (read_image, read_scan):
         with pytest.raises(FileError, match=r"a.tif: cannot be read"):
@@ -284,14 +358,19 @@ def test_a_tiff_without_a_height(tmp_path):
 def test_pipes_and_devices_are_refused(name, kind, tmp_path):
     path = tmp_path / name
     os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
-    with pytest.raises(FileError, match=f"{name}: expected a file, got {kind}. Save what it gives into a file first"):
+    with pytest.raises(
+        FileError,
+        match=f"{name}: expected a file, got {kind}. Save what it gives into a file first",
+    ):
         read_image(path)
 
 
 def test_a_header_that_claims_more_than_the_file_holds(tmp_path):
     """10^15 bytes on paper: refused before memory is asked for."""
     with (tmp_path / "a.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)}
+        )
     with pytest.raises(FileError, match=r"a.npy: not a readable .npy array"):
         read_array(tmp_path / "a.npy")
 
@@ -315,7 +394,13 @@ def test_a_header_that_claims_more_than_the_file_holds(tmp_path):
 def test_round_trip(name, channels, tolerance, upper, tmp_path):
     path = tmp_path / "new folder" / (name.upper() if upper else name)
     image = torch.rand(1, channels, 5, 8, generator=torch.Generator().manual_seed(0))
-    for form in (image, image[0], image.double(), image.transpose(-1, -2).contiguous().transpose(-1, -2), image.clone().requires_grad_()):
+    for form in (
+        image,
+        image[0],
+        image.double(),
+        image.transpose(-1, -2).contiguous().transpose(-1, -2),
+        image.clone().requires_grad_(),
+    ):
         write_image(path, form)
         assert float((read_image(path) - image).abs().max()) <= tolerance + 1e-7
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -323,9 +408,15 @@ def test_round_trip(name, channels, tolerance, upper, tmp_path):
 
 def test_png_is_clipped_and_the_others_are_not(tmp_path):
     image = torch.tensor([[[-1.0, 0.0, 0.5, 1.0, 2.0]]])
-    for name, expected in {"a.png": [0, 0, 128 / 255, 1, 1], "a.npy": [-1, 0, 0.5, 1, 2], "a.tiff": [-1, 0, 0.5, 1, 2]}.items():
+    for name, expected in {
+        "a.png": [0, 0, 128 / 255, 1, 1],
+        "a.npy": [-1, 0, 0.5, 1, 2],
+        "a.tiff": [-1, 0, 0.5, 1, 2],
+    }.items():
         write_image(tmp_path / name, image)
-        torch.testing.assert_close(read_image(tmp_path / name).flatten(), torch.tensor(expected).float())
+        torch.testing.assert_close(
+            read_image(tmp_path / name).flatten(), torch.tensor(expected).float()
+        )
 
 
 ONE = torch.ones(1, 5, 8)
@@ -334,20 +425,41 @@ ONE = torch.ones(1, 5, 8)
 @pytest.mark.parametrize(
     ("name", "image", "words"),
     [
-        ("a.png", ONE[0], r"expected one image \(C, H, W\) with 1 to 3 channels, got shape \(5, 8\)"),
+        (
+            "a.png",
+            ONE[0],
+            r"expected one image \(C, H, W\) with 1 to 3 channels, got shape \(5, 8\)",
+        ),
         ("a.png", ONE.expand(4, 5, 8), r"with 1 to 3 channels, got shape \(4, 5, 8\)"),
         ("a.npy", ONE.expand(2, 1, 5, 8), r"expected one image .*got shape \(2, 1, 5, 8\)"),
         ("a.png", ONE * torch.nan, "holds NaN or infinite values; it was not written"),
         ("a.npy", ONE / 0, "holds NaN or infinite values; it was not written"),
         ("a.png", ONE.expand(2, 5, 8), "two channels do not fit a .png. Write .npy"),
-        ("a.tiff", ONE.expand(3, 5, 8), "float TIFF holds one channel, the image has 3. Write .npy"),
+        (
+            "a.tiff",
+            ONE.expand(3, 5, 8),
+            "float TIFF holds one channel, the image has 3. Write .npy",
+        ),
         ("a.jpg", ONE, r"unknown ending '\.jpg'. Writable: .npy, .png, .tiff"),
         ("a", ONE, "unknown ending ''"),
         ("a.png", ONE.numpy(), "tensor"),
         ("a.png", 128 * ONE.byte(), "float"),
         ("a.npy", ONE * 1j, "real|float"),
     ],
-    ids=["rank", "channels", "batch", "NaN", "inf", "two in png", "three in tiff", "jpg", "no ending", "numpy", "uint8", "complex"],
+    ids=[
+        "rank",
+        "channels",
+        "batch",
+        "NaN",
+        "inf",
+        "two in png",
+        "three in tiff",
+        "jpg",
+        "no ending",
+        "numpy",
+        "uint8",
+        "complex",
+    ],
 )
 def test_not_written(name, image, words, tmp_path):
     with pytest.raises(PnPError, match=words):
@@ -378,7 +490,9 @@ def test_a_failed_write_leaves_the_old_file(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.npy", "a.png", "a.tiff"])
 def test_places_that_cannot_be_written(name, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=r"cannot write there .*Choose a folder that you may write to"):
+    with pytest.raises(
+        FileError, match=r"cannot write there .*Choose a folder that you may write to"
+    ):
         write_image(tmp_path / "file" / name, ONE)
     (tmp_path / name).mkdir()
     with pytest.raises(FileError, match=name):
@@ -403,9 +517,22 @@ def test_scores_agree_with_scikit_image(pair, data_range):
 
     ours = ssim(*pair, data_range=data_range), psnr(*pair, data_range=data_range)
     for k, (x, truth) in enumerate(zip(*(t.numpy() for t in pair), strict=True)):
-        settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": 0}
-        assert abs(float(ours[0][k]) - structural_similarity(x, truth, data_range=data_range, **settings)) < 1e-6
-        assert abs(float(ours[1][k]) - peak_signal_noise_ratio(truth, x, data_range=data_range)) < 1e-6
+        settings = {
+            "gaussian_weights": True,
+            "sigma": 1.5,
+            "use_sample_covariance": False,
+            "channel_axis": 0,
+        }
+        assert (
+            abs(
+                float(ours[0][k])
+                - structural_similarity(x, truth, data_range=data_range, **settings)
+            )
+            < 1e-6
+        )
+        assert (
+            abs(float(ours[1][k]) - peak_signal_noise_ratio(truth, x, data_range=data_range)) < 1e-6
+        )
 
 
 def test_scores_of_equal_images(pair):
@@ -420,7 +547,10 @@ def test_scores_of_equal_images(pair):
 def test_scores_refuse(score, pair):
     x, truth = pair
     name = score.__name__
-    with pytest.raises(InputError, match=rf"{name}: both images must have one shape \(B, C, H, W\), got .*41\) and .*40\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"{name}: both images must have one shape \(B, C, H, W\), got .*41\) and .*40\)",
+    ):
         score(x, truth[..., 1:])
     with pytest.raises(InputError, match=rf"{name}: both images must have one shape"):
         score(x[0], truth[0])
@@ -431,10 +561,14 @@ def test_scores_refuse(score, pair):
 @pytest.mark.parametrize("data_range", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("score", [psnr, ssim])
 def test_scores_refuse_a_range(score, data_range, pair):
-    with pytest.raises(InputError, match=f"{score.__name__}: data_range must be > 0, got {data_range}"):
+    with pytest.raises(
+        InputError, match=f"{score.__name__}: data_range must be > 0, got {data_range}"
+    ):
         score(*pair, data_range=data_range)
 
 
 def test_ssim_needs_its_window(pair):
-    with pytest.raises(InputError, match="ssim: its window is 11 x 11, the images have 10 x 41 pixels"):
+    with pytest.raises(
+        InputError, match="ssim: its window is 11 x 11, the images have 10 x 41 pixels"
+    ):
         ssim(pair[0][..., :10, :], pair[1][..., :10, :])

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pnp_mlpatch.cli import explain
-from pnp_mlpatch.denoisers.networks import read_state_dict
+from pnp_mlpatch.denoisers._network import read_state_dict
 from pnp_mlpatch.errors import FileError, InputError, WeightsError
 from pnp_mlpatch.io import atomic, checkpoint
 from pnp_mlpatch.io.atomic import check_writable, write_whole
@@ -52,7 +52,12 @@ def test_the_umask_is_not_touched(tmp_path, monkeypatch):
 
 
 def test_temporaries_of_killed_processes_are_removed(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     stray = tmp_path / f"{atomic._prefix()}{int(ended.stdout)}-0123abcd.npy"
     other = tmp_path / f"{atomic._prefix()}{os.getppid()}-0123abcd.npy"  # of a process that runs
     elsewhere = tmp_path / ".pnp-mlpatch-elsewhere-1-0123abcd.npy"  # of another machine
@@ -65,7 +70,13 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
     assert not elsewhere.exists()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0"),
+    ],
+)
 def test_a_failed_write_leaves_the_old_file(tmp_path, error):
     put(tmp_path / "a", "old")
 
@@ -113,7 +124,9 @@ def test_checkpoints_give_back_what_they_were_given(tmp_path):
     assert torch.equal(content.pop("x"), CONTENT["x"])
     assert content == {"step": 3, "nested": {"a": [1, (2, "b")]}}
     assert about == {"history": {"loss": [0.1]}, "name": "é"}
-    assert torch.equal(torch.load(path, weights_only=True)["x"], CONTENT["x"])  # and is a file of torch
+    assert torch.equal(
+        torch.load(path, weights_only=True)["x"], CONTENT["x"]
+    )  # and is a file of torch
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
 
@@ -123,7 +136,9 @@ def test_every_flipped_bit_is_found(tmp_path):
     checkpoint.save(path, CONTENT, about={"seed": 1})
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
         with pytest.raises(WeightsError, match="not a saved checkpoint"):
             checkpoint.load(path)
     for place in (0, 10, len(whole) - 1):
@@ -166,7 +181,13 @@ def test_a_flipped_bit_in_weights_of_others_is_found(tmp_path):
 def test_a_second_run_is_refused_and_told_of_the_first(tmp_path):
     out = tmp_path / "v.json"
     with lock(out):
-        with pytest.raises(FileError, match=rf"v.json: another run is writing it \(process {os.getpid()} on .*Wait for its end"), lock(out):
+        with (
+            pytest.raises(
+                FileError,
+                match=rf"v.json: another run is writing it \(process {os.getpid()} on .*Wait for its end",
+            ),
+            lock(out),
+        ):
             pass
         with lock(tmp_path / "w.json"):
             pass
@@ -178,7 +199,12 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path):
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = "import os, sys\nfrom pnp_mlpatch.io.lock import lock\nwith lock(sys.argv[1]): print('held', flush=True); sys.stdin.read()\n"
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "v"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "v"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(FileError, match=f"process {other.pid} on"), lock(tmp_path / "v"):
             pass
@@ -224,7 +250,9 @@ def test_interrupted_while_modules_are_imported(seconds):
         "import sys; from pnp_mlpatch.cli import main; assert 'torch' not in sys.modules; sys.argv[1:] = ['list'];"
         "print('here', flush=True); sys.exit(main())"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
         assert program.stdout.readline() == "here\n"
         time.sleep(seconds)
         program.send_signal(signal.SIGINT)
@@ -253,8 +281,16 @@ def test_a_full_disk_at_the_end_of_the_pipe_is_told():
     ("error", "words"),
     [
         (MemoryError(), "the memory does not suffice (MemoryError)"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "Free some"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory does not suffice"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+            ),
+            "Free some",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "the memory does not suffice",
+        ),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (FileError("a.npy: two\nlines"), "a.npy: two lines"),
     ],

@@ -14,7 +14,8 @@ from lenspack.image.inversion import ks93
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
-from pnp_mlpatch.lensing import estimators, fields, judging, spectra, units
+from pnp_mlpatch.lensing import estimators, fields, spectra, units
+from pnp_mlpatch.lensing import statistics as judging
 from pnp_mlpatch.lensing.fields import PIXEL, lognormal_convergence
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import random_mask
@@ -50,7 +51,17 @@ class Quantity:
         return math.radians(self.value)
 
 
-@pytest.mark.parametrize("angle", ["0.3 arcmin", "18 arcsec", "0.005 deg", f"{math.radians(0.005)!r} rad", " 3e-1arcmin ", Quantity(0.005)])
+@pytest.mark.parametrize(
+    "angle",
+    [
+        "0.3 arcmin",
+        "18 arcsec",
+        "0.005 deg",
+        f"{math.radians(0.005)!r} rad",
+        " 3e-1arcmin ",
+        Quantity(0.005),
+    ],
+)
 def test_angles_have_units(angle):
     assert units.arcmin(angle) == pytest.approx(0.3)
 
@@ -81,7 +92,14 @@ def test_noise_of_a_pixel():
     assert found[0, 0] == pytest.approx(2 * float(found[0, 2]))
     assert found[0, 1] == torch.inf
     assert torch.equal(units.pixel_noise(density.long(), "0.293 arcmin"), found)
-    for bad in (0, -1, math.nan, torch.zeros(2, 2), torch.tensor([-1.0, 2.0]), torch.tensor([math.nan])):
+    for bad in (
+        0,
+        -1,
+        math.nan,
+        torch.zeros(2, 2),
+        torch.tensor([-1.0, 2.0]),
+        torch.tensor([math.nan]),
+    ):
         with pytest.raises(InputError, match="pixel_noise: n_gal must be"):
             units.pixel_noise(bad, "1 arcmin")
     with pytest.raises(InputError, match="shape_noise must be > 0"):
@@ -96,12 +114,21 @@ def test_spectrum_of_white_noise():
     for taper in (False, True):
         ell, C = spectra.power_spectrum(x, "1 arcmin", taper=taper, edges=(200, 1000, 4000, 10_000))
         np.testing.assert_allclose(C / units.radians("1 arcmin") ** 2, 1, rtol=0.1)
-        assert bool(((ell[1:] > torch.tensor([1000, 4000])) & (ell[1:] < torch.tensor([4000, 10_000]))).all())
+        assert bool(
+            (
+                (ell[1:] > torch.tensor([1000, 4000])) & (ell[1:] < torch.tensor([4000, 10_000]))
+            ).all()
+        )
     mask = torch.rand(128, 96, generator=rng()) > 0.3
     np.testing.assert_allclose(
-        spectra.power_spectrum(x, "1 arcmin", mask=mask, edges=(1000, 5000))[1] / units.radians("1 arcmin") ** 2, 1, rtol=0.1
+        spectra.power_spectrum(x, "1 arcmin", mask=mask, edges=(1000, 5000))[1]
+        / units.radians("1 arcmin") ** 2,
+        1,
+        rtol=0.1,
     )
-    cross = spectra.power_spectrum(x, "1 arcmin", other=2 * x + white(20, 128, 96, seed=1), edges=(1000, 5000))[1]
+    cross = spectra.power_spectrum(
+        x, "1 arcmin", other=2 * x + white(20, 128, 96, seed=1), edges=(1000, 5000)
+    )[1]
     np.testing.assert_allclose(cross / units.radians("1 arcmin") ** 2, 2, rtol=0.1)
 
 
@@ -112,8 +139,17 @@ def test_spectra_from_tables():
     at = torch.tensor([20.0, 333.0, 5000.0, 7e4], dtype=torch.float64)
     np.testing.assert_allclose(table(at), spectra.convergence_spectrum(at), rtol=2e-3)
     assert float(table(torch.zeros(1))) == 0
-    assert float(spectra.tabulated([1, 2], [1.0, 0.5])(torch.tensor(8.0))) == pytest.approx(1 / 8)  # the last slope goes on
-    for bad in (([1, 2], [1]), ([1], [1]), ([2, 1], [1, 1]), ([0, 1], [1, 1]), ([1, 2], [1, -1]), ([1, 2], [math.nan, 1])):
+    assert float(spectra.tabulated([1, 2], [1.0, 0.5])(torch.tensor(8.0))) == pytest.approx(
+        1 / 8
+    )  # the last slope goes on
+    for bad in (
+        ([1, 2], [1]),
+        ([1], [1]),
+        ([2, 1], [1, 1]),
+        ([0, 1], [1, 1]),
+        ([1, 2], [1, -1]),
+        ([1, 2], [math.nan, 1]),
+    ):
         with pytest.raises(InputError, match="tabulated: ell must rise"):
             spectra.tabulated(*bad)
 
@@ -136,13 +172,21 @@ def test_spectra_refuse():
 # ---- generated maps
 
 
-@pytest.mark.parametrize(("pixel", "bins", "count"), [("1.2 arcmin", slice(0, 9), 60), ("0.293 arcmin", slice(8, 16), 12)])
+@pytest.mark.parametrize(
+    ("pixel", "bins", "count"),
+    [("1.2 arcmin", slice(0, 9), 60), ("0.293 arcmin", slice(8, 16), 12)],
+)
 def test_generated_maps_have_their_spectrum(pixel, bins, count):
     """Within 10 % in each of 16 bins from l = 300 to 20000; the lower half on wide maps, 9 degrees, which have enough modes."""
     maps = lognormal_convergence((448, 448), pixel, seed=0, count=count)
     modes = spectra.wavenumbers((448, 448), pixel).flatten().numpy()
     which = np.digitize(modes, spectra.EDGES) - 1
-    target = torch.stack([spectra.convergence_spectrum(torch.from_numpy(modes[which == k])).mean() for k in range(16)])
+    target = torch.stack(
+        [
+            spectra.convergence_spectrum(torch.from_numpy(modes[which == k])).mean()
+            for k in range(16)
+        ]
+    )
     C = spectra.power_spectrum(maps, pixel)[1]
     np.testing.assert_allclose((C / target)[bins], 1, atol=0.1)
     assert abs(float(maps.mean())) < 1e-3
@@ -169,7 +213,9 @@ def test_generated_maps_follow_from_the_seed():
     assert torch.equal(one[:1], lognormal_convergence((12, 17), seed=5))
     assert not torch.equal(one, lognormal_convergence((12, 17), seed=6, count=2))
     assert torch.allclose(lognormal_convergence((12, 17), seed=5, amplitude=1.5), 1.5 * one[:1])
-    assert float(lognormal_convergence((64, 64), seed=5, shift=0.02).min()) > -0.02  # no line of sight is emptier than empty
+    assert (
+        float(lognormal_convergence((64, 64), seed=5, shift=0.02).min()) > -0.02
+    )  # no line of sight is emptier than empty
     again = [fields.random_convergence(32, np.random.default_rng(3)) for _ in range(2)]
     assert torch.equal(*again)
     assert again[0].shape == (1, 32, 32)
@@ -185,7 +231,13 @@ def test_generated_maps_follow_from_the_seed():
         ({"amplitude": -1}, "amplitude must be > 0"),
         ({"pixel": 0.3}, "give an angle with its unit"),
         ({"spectrum": lambda ell: ell * math.nan}, "spectrum: must be finite"),
-        ({"spectrum": lambda ell: 1e-6 * torch.exp(-(((ell - 3000) / 300) ** 2)), "shape": (64, 64)}, "no log-normal field of shift"),
+        (
+            {
+                "spectrum": lambda ell: 1e-6 * torch.exp(-(((ell - 3000) / 300) ** 2)),
+                "shape": (64, 64),
+            },
+            "no log-normal field of shift",
+        ),
     ],
 )
 def test_generator_refuses(settings, words):
@@ -232,7 +284,10 @@ def test_a_mass_has_tangential_shear_and_flip_ra_turns_gamma_2():
 def test_the_wrong_sign_of_gamma_2_moves_power_from_e_to_b():
     kappa = lognormal_convergence((96, 96), seed=1)
     gamma = estimators.shear_of(kappa - kappa.mean())
-    right, wrong = (estimators.kaiser_squires(gamma, flip_ra=flip)[0].square().mean(dim=(-2, -1)).sqrt() for flip in (False, True))
+    right, wrong = (
+        estimators.kaiser_squires(gamma, flip_ra=flip)[0].square().mean(dim=(-2, -1)).sqrt()
+        for flip in (False, True)
+    )
     assert right[1] < 1e-4 * right[0]
     assert wrong[1] > 0.5 * right[0]
 
@@ -245,10 +300,14 @@ def test_wiener_is_the_dense_solution():
     n = shape[0] * shape[1]
     eye = torch.eye(n, dtype=torch.float64).reshape(n, 1, *shape)
     A = estimators.shear_of(eye).reshape(n, -1).T
-    root = spectra.power(spectra.wavenumbers(shape, pixel), spectra.convergence_spectrum, pixel).sqrt()
+    root = spectra.power(
+        spectra.wavenumbers(shape, pixel), spectra.convergence_spectrum, pixel
+    ).sqrt()
     C = torch.fft.ifft2(root**2 * torch.fft.fft2(eye)).real.reshape(n, n)
     w = estimators.weights(noise).flatten().repeat(2)
-    posterior = C - C @ A.T @ torch.linalg.solve(torch.diag(1 / w.clamp_min(1e-9)) + A @ C @ A.T, A @ C)
+    posterior = C - C @ A.T @ torch.linalg.solve(
+        torch.diag(1 / w.clamp_min(1e-9)) + A @ C @ A.T, A @ C
+    )
     expected = posterior @ A.T @ (w * gamma.flatten())
     assert (E.flatten() - expected).norm() < 1e-6 * expected.norm()
 
@@ -258,13 +317,22 @@ def test_wiener_beats_the_best_smoothing():
     seen = torch.isfinite(noise)
     truth = truth - truth.mean()
     gamma = estimators.shear_of(truth[None, None])
-    gamma = torch.where(seen, gamma + torch.where(seen, noise, 0.0) * white(*gamma.shape, dtype=torch.float32), 0.0)
+    gamma = torch.where(
+        seen, gamma + torch.where(seen, noise, 0.0) * white(*gamma.shape, dtype=torch.float32), 0.0
+    )
     ks = estimators.kaiser_squires(gamma)
     score = lambda x: judging.judge(x[0], truth, pixel, seen)["nrmse"]  # noqa: E731
     width = estimators.optimal_width(noise, spectra.convergence_spectrum, pixel)
     automatic = score(estimators.smoothed(ks, width, pixel))
-    best = min(score(estimators.smoothed(ks, f"{w:.2f} arcmin", pixel)) for w in np.arange(0.5, 3, 0.25))
-    assert score(estimators.wiener(gamma, noise, spectra.convergence_spectrum, pixel)) < best <= automatic < 1.03 * best
+    best = min(
+        score(estimators.smoothed(ks, f"{w:.2f} arcmin", pixel)) for w in np.arange(0.5, 3, 0.25)
+    )
+    assert (
+        score(estimators.wiener(gamma, noise, spectra.convergence_spectrum, pixel))
+        < best
+        <= automatic
+        < 1.03 * best
+    )
 
 
 def test_reduced_shear_needs_three_passes():
@@ -287,15 +355,32 @@ def test_reduced_shear_needs_three_passes():
 def test_estimators_refuse():
     gamma, noise = white(1, 2, 8, 8), torch.ones(8, 8, dtype=torch.float64)
     for call, words in (
-        (lambda: estimators.kaiser_squires(gamma[0]), r"expected maps \(B, 2, H, W\), got \(2, 8, 8\)"),
+        (
+            lambda: estimators.kaiser_squires(gamma[0]),
+            r"expected maps \(B, 2, H, W\), got \(2, 8, 8\)",
+        ),
         (lambda: estimators.kaiser_squires(gamma[:, :1]), "expected maps"),
         (lambda: estimators.kaiser_squires(gamma.numpy()), "float32 or float64"),
         (lambda: estimators.kaiser_squires(gamma / 0), "NaN or infinite"),
         (lambda: estimators.shear_of(gamma.repeat(1, 2, 1, 1)), "expected maps"),
-        (lambda: estimators.wiener(gamma, noise[1:], spectra.convergence_spectrum, PIXEL), "the noise map must be"),
-        (lambda: estimators.wiener(gamma, 0 * noise, spectra.convergence_spectrum, PIXEL), "64 pixels are NaN or not > 0"),
-        (lambda: estimators.wiener(gamma, noise / 0, spectra.convergence_spectrum, PIXEL), "0 of 64 are measured"),
-        (lambda: estimators.wiener(gamma, 1e-3 * noise, spectra.convergence_spectrum, PIXEL, max_iter=1, tol=1e-9), "after 1 steps"),
+        (
+            lambda: estimators.wiener(gamma, noise[1:], spectra.convergence_spectrum, PIXEL),
+            "the noise map must be",
+        ),
+        (
+            lambda: estimators.wiener(gamma, 0 * noise, spectra.convergence_spectrum, PIXEL),
+            "64 pixels are NaN or not > 0",
+        ),
+        (
+            lambda: estimators.wiener(gamma, noise / 0, spectra.convergence_spectrum, PIXEL),
+            "0 of 64 are measured",
+        ),
+        (
+            lambda: estimators.wiener(
+                gamma, 1e-3 * noise, spectra.convergence_spectrum, PIXEL, max_iter=1, tol=1e-9
+            ),
+            "after 1 steps",
+        ),
         (lambda: estimators.weights(3.0), "expected a floating tensor"),
     ):
         with pytest.raises(PnPError, match=words):
@@ -316,17 +401,32 @@ def test_data_step_is_the_dense_solution(padding, flip_ra):
     z, alpha = white(1, *A.image_shape, seed=2), 3.0
     h = problem.A.data_step(z, alpha, Aty=problem.Aty)
     n = math.prod(A.image_shape)
-    M = torch.cat([problem.A(row) for row in torch.eye(n, dtype=torch.float64).reshape(-1, 1, *A.image_shape)]).reshape(n, -1).T
-    expected = torch.linalg.solve(M.T @ M + alpha * torch.eye(n, dtype=torch.float64), (problem.Aty + alpha * z).flatten())
+    M = (
+        torch.cat(
+            [
+                problem.A(row)
+                for row in torch.eye(n, dtype=torch.float64).reshape(-1, 1, *A.image_shape)
+            ]
+        )
+        .reshape(n, -1)
+        .T
+    )
+    expected = torch.linalg.solve(
+        M.T @ M + alpha * torch.eye(n, dtype=torch.float64), (problem.Aty + alpha * z).flatten()
+    )
     assert (h.flatten() - expected).abs().max() < 1e-10 * max(1.0, float(expected.abs().max()))
-    generic = super(Lensing, problem.A)._data_step(z, torch.full((1, 1, 1, 1), alpha, dtype=z.dtype), problem.Aty, z, 1e-12, 2000)
+    generic = super(Lensing, problem.A)._data_step(
+        z, torch.full((1, 1, 1, 1), alpha, dtype=z.dtype), problem.Aty, z, 1e-12, 2000
+    )
     assert (generic - h).norm() < 1e-8 * h.norm()
 
 
 def test_noise_that_differs_between_the_components_is_preconditioned():
     """Two decades of noise, by a quarter different between the components."""
     noise = noise_map((40, 44))
-    noise = torch.stack([noise, noise * 10 ** (0.1 * torch.rand(40, 44, generator=rng(9), dtype=torch.float64))])
+    noise = torch.stack(
+        [noise, noise * 10 ** (0.1 * torch.rand(40, 44, generator=rng(9), dtype=torch.float64))]
+    )
     A = Lensing(shape=(40, 44), padding=2)
     problem = make_problem(torch.where(torch.isfinite(noise), white(1, 2, 40, 44), 0.0), A, noise)
     reports = []
@@ -341,7 +441,14 @@ def test_noise_that_differs_between_the_components_is_preconditioned():
     assert float(reports[1].residual) > 1e-6
 
 
-@pytest.mark.parametrize("solver", [("admm", {"sigma": 0.1}), ("pgd", {"white": True, "tau": 0.1}), ("split_gibbs", {"sigma": 0.1})])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        ("admm", {"sigma": 0.1}),
+        ("pgd", {"white": True, "tau": 0.1}),
+        ("split_gibbs", {"sigma": 0.1}),
+    ],
+)
 def test_unseen_pixels_have_no_influence(solver):
     """What stands in masked pixels, 1e6 or NaN, changes no bit of the map."""
     noise = noise_map((40, 36), decades=0.5)
@@ -351,11 +458,20 @@ def test_unseen_pixels_have_no_influence(solver):
     for value in (0.0, 1e6, math.nan):
         there = torch.where(torch.isfinite(noise), q, value)
         settings = {"iterations": 4, "progress": False, **solver[1]}
-        found.append(reconstruct(there, Lensing(shape=(40, 36)), D, solver[0], noise=noise.float(), **settings).x)
+        found.append(
+            reconstruct(
+                there, Lensing(shape=(40, 36)), D, solver[0], noise=noise.float(), **settings
+            ).x
+        )
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     masked = Lensing(weight=torch.isfinite(noise).double())
-    by_weight = [reconstruct(torch.where(torch.isfinite(noise), q, v), masked, D, solver[0], noise=0.2, **settings).x for v in (0.0, 1e6)]
+    by_weight = [
+        reconstruct(
+            torch.where(torch.isfinite(noise), q, v), masked, D, solver[0], noise=0.2, **settings
+        ).x
+        for v in (0.0, 1e6)
+    ]
     assert torch.equal(*by_weight)
 
 
@@ -385,8 +501,13 @@ def test_operators_are_copied_after_a_data_step():
     assert torch.equal(again.data_step(z, 0.3, Aty=A.adjoint(z)), h)
     with torch.no_grad():
         A.weight *= 2
-    assert torch.allclose(A.data_step(z, 0.3, Aty=A.adjoint(z)), Lensing(weight=A.weight).data_step(z, 0.3, Aty=A.adjoint(z)))
-    assert not torch.allclose(A.data_step(z, 0.4, Aty=A.adjoint(z)), A.data_step(z, 0.3, Aty=A.adjoint(z)))
+    assert torch.allclose(
+        A.data_step(z, 0.3, Aty=A.adjoint(z)),
+        Lensing(weight=A.weight).data_step(z, 0.3, Aty=A.adjoint(z)),
+    )
+    assert not torch.allclose(
+        A.data_step(z, 0.4, Aty=A.adjoint(z)), A.data_step(z, 0.3, Aty=A.adjoint(z))
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -395,7 +516,9 @@ def test_adjoint_of_any_field(height, width, padding, flip_ra, seed):
     weight = torch.rand(height, width, generator=rng(seed)) + 0.1
     A = Lensing(weight=weight, padding=padding, flip_ra=flip_ra)
     x, y = white(1, *A.image_shape, seed=seed), white(1, *A.data_shape, seed=seed + 1)
-    assert abs(float((A(x) * y).sum() - (x * A.adjoint(y)).sum())) < 1e-12 * float(x.norm() * y.norm())
+    assert abs(float((A(x) * y).sum() - (x * A.adjoint(y)).sum())) < 1e-12 * float(
+        x.norm() * y.norm()
+    )
 
 
 # ---- white steps of PGD
@@ -419,8 +542,12 @@ def test_white_step_carries_white_noise():
     std = x.std(dim=0)
     assert float((std / sigma - 1).abs().max()) < 0.2
     assert float(std.mean() / sigma) == pytest.approx(1, abs=0.02)
-    number = reconstruct(q[:2], A, D, "pgd", noise=0.5, white=True, x0=kappa[:2], iterations=1, progress=False).x
-    assert torch.allclose(number, estimators.kaiser_squires(q[:2]), rtol=2e-3)  # tau = noise: one step is Kaiser-Squires
+    number = reconstruct(
+        q[:2], A, D, "pgd", noise=0.5, white=True, x0=kappa[:2], iterations=1, progress=False
+    ).x
+    assert torch.allclose(
+        number, estimators.kaiser_squires(q[:2]), rtol=2e-3
+    )  # tau = noise: one step is Kaiser-Squires
 
 
 def test_white_needs_noise():
@@ -455,7 +582,13 @@ def test_judging_the_truth_and_zero():
 
 def test_peaks():
     x = torch.zeros(7, 9)
-    x[2, 3], x[4, 6], x[0, 0], x[5, 1], x[5, 2] = 0.2, 0.3, 9.0, 0.5, 0.5  # a border, and a plateau, are no peaks
+    x[2, 3], x[4, 6], x[0, 0], x[5, 1], x[5, 2] = (
+        0.2,
+        0.3,
+        9.0,
+        0.5,
+        0.5,
+    )  # a border, and a plateau, are no peaks
     assert judging.peaks(x, 0.1).tolist() == [[4, 6], [2, 3]]
     assert judging.peaks(x, 0.25).tolist() == [[4, 6]]
     mask = torch.ones(7, 9)

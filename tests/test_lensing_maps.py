@@ -17,9 +17,15 @@ from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from pnp_mlpatch import reading
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage
-from pnp_mlpatch.lensing.maps import ShearMap, read_map, read_provenance, read_shear, write_convergence
+from pnp_mlpatch.io import reading
+from pnp_mlpatch.lensing.fits import (
+    ShearMap,
+    read_map,
+    read_provenance,
+    read_shear,
+    write_convergence,
+)
 from pnp_mlpatch.lensing.units import pixel_noise, radians
 
 RNG = np.random.default_rng(0)
@@ -55,7 +61,10 @@ def write(path, images=None, header=None, primary=None, **more):
     images = {"GAMMA1": GAMMA[0], "GAMMA2": GAMMA[1], "NOISE": NOISE} if images is None else images
     header = sky() if header is None else header
     hdus = [fits.PrimaryHDU(header=primary)]
-    hdus += [fits.ImageHDU(np.asarray(data), header=header, name=name) for name, data in (images | more).items()]
+    hdus += [
+        fits.ImageHDU(np.asarray(data), header=header, name=name)
+        for name, data in (images | more).items()
+    ]
     fits.HDUList(hdus).writeto(path, overwrite=True)
     return path
 
@@ -100,10 +109,15 @@ def test_cubes_and_other_names(tmp_path):
     images = {"A": GAMMA[0], "B": GAMMA[1], "C": GAMMA[::-1], "S": NOISE}
     path = write(tmp_path / "a.fits", images)
     for one, two in (("A", "B"), (1, 2), ("[1]", "[2]"), (f"{path}[a]", f"{path}[2]")):
-        np.testing.assert_array_equal(read_shear(path, gamma1=one, gamma2=two, noise="S").gamma, GAMMA)
+        np.testing.assert_array_equal(
+            read_shear(path, gamma1=one, gamma2=two, noise="S").gamma, GAMMA
+        )
     np.testing.assert_array_equal(read_shear(path, gamma1="C", noise="[4]").gamma, GAMMA[::-1])
     cube = sky(CTYPE3="STOKES", CRVAL3=1.0, CDELT3=1.0, CRPIX3=1.0, PC3_3=1.0, WCSAXES=3)
-    for other in (plain(tmp_path / "b.fits", GAMMA, cube), write(tmp_path / "c.fits", {"shear": GAMMA, "NOISE": NOISE}, cube)):
+    for other in (
+        plain(tmp_path / "b.fits", GAMMA, cube),
+        write(tmp_path / "c.fits", {"shear": GAMMA, "NOISE": NOISE}, cube),
+    ):
         shear = read_shear(other, noise=f"{path}[S]")
         np.testing.assert_array_equal(shear.gamma, GAMMA)
         assert shear.flip_ra
@@ -114,7 +128,9 @@ def test_cubes_and_other_names(tmp_path):
     np.testing.assert_array_equal(shear.noise, NOISE)
     assert (shear.pixel, shear.flip_ra, shear.header) == ("0.3 arcmin", False, "")
     one = [plain(tmp_path / f"{k}.fits", GAMMA[k], sky()) for k in range(2)]
-    np.testing.assert_array_equal(read_shear(one[0], gamma1=str(one[0]), gamma2=str(one[1]), noise=1).gamma, GAMMA)
+    np.testing.assert_array_equal(
+        read_shear(one[0], gamma1=str(one[0]), gamma2=str(one[1]), noise=1).gamma, GAMMA
+    )
 
 
 def test_compressed_and_scaled_files(tmp_path):
@@ -131,19 +147,36 @@ def test_compressed_and_scaled_files(tmp_path):
 
 
 def test_where_the_noise_comes_from(tmp_path):
-    path = write(tmp_path / "a.fits", OTHER=2 * NOISE, MASK=np.arange(H * W).reshape(H, W) % 5, NGAL=np.arange(H * W).reshape(H, W) % 7)
+    path = write(
+        tmp_path / "a.fits",
+        OTHER=2 * NOISE,
+        MASK=np.arange(H * W).reshape(H, W) % 5,
+        NGAL=np.arange(H * W).reshape(H, W) % 7,
+    )
     seen = np.arange(H * W).reshape(H, W) % 5 > 0
     np.testing.assert_array_equal(read_shear(path).noise, np.where(seen, NOISE, np.inf))
-    np.testing.assert_array_equal(read_shear(path, noise="OTHER").noise, np.where(seen, 2 * NOISE, np.inf))
-    np.testing.assert_array_equal(read_shear(path, noise=torch.from_numpy(NOISE)).noise, np.where(seen, NOISE, np.inf))
+    np.testing.assert_array_equal(
+        read_shear(path, noise="OTHER").noise, np.where(seen, 2 * NOISE, np.inf)
+    )
+    np.testing.assert_array_equal(
+        read_shear(path, noise=torch.from_numpy(NOISE)).noise, np.where(seen, NOISE, np.inf)
+    )
     for value in (0.3, "0.3"):
-        np.testing.assert_array_equal(read_shear(path, noise=value).noise, np.where(seen, 0.3, np.inf))
+        np.testing.assert_array_equal(
+            read_shear(path, noise=value).noise, np.where(seen, 0.3, np.inf)
+        )
     expected = pixel_noise(30, "0.293 arcmin", 0.3)
-    np.testing.assert_allclose(read_shear(path, n_gal=30, shape_noise=0.3).noise, np.where(seen, expected, np.inf))
+    np.testing.assert_allclose(
+        read_shear(path, n_gal=30, shape_noise=0.3).noise, np.where(seen, expected, np.inf)
+    )
     shear = read_shear(path, n_gal="NGAL")
-    assert torch.equal(shear.seen, torch.from_numpy(seen & (np.arange(H * W).reshape(H, W) % 7 > 0)))
+    assert torch.equal(
+        shear.seen, torch.from_numpy(seen & (np.arange(H * W).reshape(H, W) % 7 > 0))
+    )
     assert not bool(shear.gamma[:, ~shear.seen].any())
-    one = read_shear(write(tmp_path / "b.fits", {"E1": GAMMA[0], "E2": GAMMA[1], "NGAL": np.full((H, W), 30)}))
+    one = read_shear(
+        write(tmp_path / "b.fits", {"E1": GAMMA[0], "E2": GAMMA[1], "NGAL": np.full((H, W), 30)})
+    )
     np.testing.assert_allclose(one.noise, pixel_noise(30, "0.293 arcmin"))
     np.testing.assert_array_equal(read_shear(path, mask="OTHER").seen, np.ones((H, W)))
 
@@ -152,8 +185,14 @@ def test_pixels_without_a_value(tmp_path):
     gamma, noise, mask = GAMMA.copy(), NOISE.copy(), np.ones((H, W))
     gamma[0, 0, 0], gamma[1, 0, 1], noise[0, 2] = np.nan, np.inf, np.inf
     images = {"GAMMA1": gamma[0], "GAMMA2": gamma[1]}
-    for more, given in (({"NOISE": noise}, {}), ({"NGAL": np.where(np.isinf(noise), 0, 30)}, {}), ({}, {"noise": torch.from_numpy(noise)})):
-        with pytest.warns(UserWarning, match=r"shear of 2 pixels is NaN or infinite; they count as not measured"):
+    for more, given in (
+        ({"NOISE": noise}, {}),
+        ({"NGAL": np.where(np.isinf(noise), 0, 30)}, {}),
+        ({}, {"noise": torch.from_numpy(noise)}),
+    ):
+        with pytest.warns(
+            UserWarning, match=r"shear of 2 pixels is NaN or infinite; they count as not measured"
+        ):
             shear = read_shear(write(tmp_path / "a.fits", images | more), **given)
         assert (~shear.seen).nonzero().tolist() == [[0, 0], [0, 1], [0, 2]]
         assert not bool(shear.gamma[:, 0, :3].any())
@@ -177,7 +216,11 @@ def test_pixels_without_a_value(tmp_path):
         (sky(CDELT1=0.3 / 60, CDELT2=-0.3 / 60), "0.3 arcmin", True),
         (sky(0.3, CUNIT1="arcmin", CUNIT2="arcmin"), "0.3 arcmin", True),
         (sky(CUNIT1=None, CUNIT2=None), "0.293 arcmin", True),
-        (sky(CDELT1=None, CDELT2=None, CD1_1=-0.005, CD2_2=0.005, CD1_2=0.0, CD2_1=0.0), "0.3 arcmin", True),
+        (
+            sky(CDELT1=None, CDELT2=None, CD1_1=-0.005, CD2_2=0.005, CD1_2=0.0, CD2_1=0.0),
+            "0.3 arcmin",
+            True,
+        ),
         (sky(0.3, CTYPE1="X", CTYPE2="Y", CUNIT1="arcmin", CUNIT2="arcmin"), "0.3 arcmin", False),
         (sky(CTYPE1="GLON-CAR", CTYPE2="GLAT-CAR", CRVAL2=0.0), "0.293 arcmin", True),
     ],
@@ -197,7 +240,10 @@ def test_pixel_given(tmp_path):
         assert read_shear(path, pixel=" 18 arcsec ").pixel == "18 arcsec"
         assert read_shear(path, pixel=0.3 * units.arcmin).pixel == "0.3 arcmin"
         assert not read_shear(path, pixel="18 arcsec").flip_ra
-        with pytest.raises(InputError, match=r"size of a pixel is not known, there is no WCS. Give pixel='0.29 arcmin'"):
+        with pytest.raises(
+            InputError,
+            match=r"size of a pixel is not known, there is no WCS. Give pixel='0.29 arcmin'",
+        ):
             read_shear(path)
         with pytest.raises(InputTypeError, match="an angle with its unit"):
             read_shear(path, pixel=0.3)
@@ -206,12 +252,24 @@ def test_pixel_given(tmp_path):
 @pytest.mark.parametrize(
     ("header", "given", "message"),
     [
-        (sky(), {"pixel": "0.293 deg"}, r"header says pixels of 0.293 arcmin, pixel= says 0.293 deg"),
+        (
+            sky(),
+            {"pixel": "0.293 deg"},
+            r"header says pixels of 0.293 arcmin, pixel= says 0.293 deg",
+        ),
         (sky(CDELT1=0.005), {}, r"pixels must be square, the WCS says 0.005 by 0.00488\d+ deg"),
         (sky(CDELT2=0.0), {}, r"WCS cannot be read .*singular.* Correct the header"),
         (sky(1.0, CUNIT1=None, CUNIT2=None), {}, r"pixels of 1 degrees.* If arcmin were meant"),
-        (sky(PC1_1=0.8, PC1_2=-0.6, PC2_1=0.6, PC2_2=0.8), {}, r"turned by 36.9 degrees.*give flip_ra=False"),
-        (sky(CTYPE1="DEC--TAN", CTYPE2="RA---TAN", CRVAL1=2.0, CRVAL2=150.0), {}, r"turned by 90 degrees"),
+        (
+            sky(PC1_1=0.8, PC1_2=-0.6, PC2_1=0.6, PC2_2=0.8),
+            {},
+            r"turned by 36.9 degrees.*give flip_ra=False",
+        ),
+        (
+            sky(CTYPE1="DEC--TAN", CTYPE2="RA---TAN", CRVAL1=2.0, CRVAL2=150.0),
+            {},
+            r"turned by 90 degrees",
+        ),
     ],
 )
 def test_skies_that_cannot_be(header, given, message, tmp_path):
@@ -236,8 +294,14 @@ def test_the_wcs_of_the_primary_hdu(tmp_path):
     assert shear.flip_ra
     cards = fits.Header.fromstring(shear.header, sep="\n")
     assert (cards["CRVAL1"], cards["ORIGIN"]) == (20.0, "here")
-    cards = fits.Header.fromstring(read_shear(write(tmp_path / "a.fits", primary=other)).header, sep="\n")
-    assert (cards["CRVAL1"], cards["ORIGIN"], list(cards["HISTORY"])) == (150.11, "here", ["made by hand"])
+    cards = fits.Header.fromstring(
+        read_shear(write(tmp_path / "a.fits", primary=other)).header, sep="\n"
+    )
+    assert (cards["CRVAL1"], cards["ORIGIN"], list(cards["HISTORY"])) == (
+        150.11,
+        "here",
+        ["made by hand"],
+    )
     assert "EQUINOX" not in cards
 
 
@@ -284,12 +348,22 @@ BAD[0, :3] = np.nan, 0, -1
 @pytest.mark.parametrize(
     ("images", "given", "error", "message"),
     [
-        ({}, {"noise": "STD"}, FileError, r"\[STD\]: no such HDU. Images in the file: \[1\] GAMMA1 \(6, 9\), .*NOISE"),
+        (
+            {},
+            {"noise": "STD"},
+            FileError,
+            r"\[STD\]: no such HDU. Images in the file: \[1\] GAMMA1 \(6, 9\), .*NOISE",
+        ),
         ({}, {"gamma1": "X", "gamma2": "GAMMA2"}, FileError, r"\[X\]: no such HDU"),
         ({}, {"gamma1": 9, "gamma2": 2}, FileError, r"\[9\]: no such HDU"),
         ({}, {"gamma1": -1, "gamma2": 2}, FileError, r"\[-1\]: no such HDU"),
         ({}, {"gamma1": 0, "gamma2": 2}, FileError, r"\[0\]: holds no image"),
-        ({}, {"gamma1": "GAMMA1"}, InputError, r"\[GAMMA1\]: expected a cube \(2, H, W\).*name gamma1 and gamma2"),
+        (
+            {},
+            {"gamma1": "GAMMA1"},
+            InputError,
+            r"\[GAMMA1\]: expected a cube \(2, H, W\).*name gamma1 and gamma2",
+        ),
         ({}, {"gamma2": "GAMMA1"}, InputError, "gamma2 is named but gamma1 is not"),
         ({}, {"gamma1": 1.5}, InputTypeError, "gamma1 must be the name or number"),
         ({}, {"gamma1": "missing.fits[A]", "gamma2": 2}, FileError, r"missing.fits: no such file"),
@@ -300,20 +374,55 @@ BAD[0, :3] = np.nan, 0, -1
         ({}, {"mask": 0.5}, InputTypeError, "mask must be"),
         ({}, {"noise": torch.ones(2, 3)}, InputError, r"noise is \(2, 3\), the shear is \(6, 9\)"),
         ({}, {"flip_ra": 1}, InputTypeError, "flip_ra must be"),
-        ({"GAMMA2": GAMMA[0][1:]}, {}, InputError, r"\[GAMMA1\] is \(6, 9\) but .*\[GAMMA2\] is \(5, 9\)"),
-        ({"GAMMA2": GAMMA}, {}, InputError, r"\[GAMMA2\]: expected an image \(H, W\), got \(2, 6, 9\)"),
-        ({"GAMMA1": GAMMA[0, 0]}, {}, InputError, r"\[GAMMA1\]: expected an image \(H, W\), got \(9,\)"),
+        (
+            {"GAMMA2": GAMMA[0][1:]},
+            {},
+            InputError,
+            r"\[GAMMA1\] is \(6, 9\) but .*\[GAMMA2\] is \(5, 9\)",
+        ),
+        (
+            {"GAMMA2": GAMMA},
+            {},
+            InputError,
+            r"\[GAMMA2\]: expected an image \(H, W\), got \(2, 6, 9\)",
+        ),
+        (
+            {"GAMMA1": GAMMA[0, 0]},
+            {},
+            InputError,
+            r"\[GAMMA1\]: expected an image \(H, W\), got \(9,\)",
+        ),
         ({"GAMMA1": GAMMA[0, 0]}, {"gamma1": "GAMMA1"}, InputError, r"expected a cube \(2, H, W\)"),
         ({"NOISE": NOISE[:, 1:]}, {}, InputError, r"\[NOISE\] is \(6, 8\), the shear is \(6, 9\)"),
         ({"MASK": NOISE[:, 1:]}, {}, InputError, r"\[MASK\] is \(6, 8\)"),
         ({"MASK": BAD}, {}, InputError, "1 pixels of the mask are NaN"),
         ({"MASK": 0 * NOISE}, {}, InputError, "a.fits: .*no pixel is measured"),
         ({"MASK": 0 * NOISE}, {"n_gal": 30}, InputError, "no pixel is measured"),
-        ({"NOISE": BAD}, {}, InputError, "a.fits: .*noise of 3 pixels is NaN or not > 0.*or a mask"),
-        ({"NGAL": BAD}, {"n_gal": "NGAL"}, InputError, "n_gal of 2 pixels is NaN, infinite or negative"),
+        (
+            {"NOISE": BAD},
+            {},
+            InputError,
+            "a.fits: .*noise of 3 pixels is NaN or not > 0.*or a mask",
+        ),
+        (
+            {"NGAL": BAD},
+            {"n_gal": "NGAL"},
+            InputError,
+            "n_gal of 2 pixels is NaN, infinite or negative",
+        ),
         ({"NOISE": NOISE * np.inf}, {}, InputError, "no pixel is measured"),
-        ({"GAMMA1": 100 * GAMMA[0]}, {}, InputError, r"in \d+ pixels the shear is far beyond 1 .*per cent"),
-        ({"GAMMA1": np.where(NOISE > 0.19, -1.6375e30, 0)}, {}, InputError, "mask them or make them NaN"),
+        (
+            {"GAMMA1": 100 * GAMMA[0]},
+            {},
+            InputError,
+            r"in \d+ pixels the shear is far beyond 1 .*per cent",
+        ),
+        (
+            {"GAMMA1": np.where(NOISE > 0.19, -1.6375e30, 0)},
+            {},
+            InputError,
+            "mask them or make them NaN",
+        ),
     ],
 )
 def test_images_that_cannot_be(images, given, error, message, tmp_path):
@@ -324,10 +433,15 @@ def test_images_that_cannot_be(images, given, error, message, tmp_path):
 
 def test_a_file_without_shear_or_noise(tmp_path):
     path = write(tmp_path / "a.fits", {"GAMMA1": GAMMA[0], "GAMMA2": GAMMA[1]})
-    with pytest.raises(InputError, match=r"noise is not known. Give noise=.* or n_gal=.*: \[1\] GAMMA1"):
+    with pytest.raises(
+        InputError, match=r"noise is not known. Give noise=.* or n_gal=.*: \[1\] GAMMA1"
+    ):
         read_shear(path)
     path = write(tmp_path / "b.fits", {"KAPPA": GAMMA[0], "GAMMA1": GAMMA[0]})
-    with pytest.raises(FileError, match=r"expected images GAMMA1 and GAMMA2, .* \[1\] KAPPA \(6, 9\).*Name them: gamma1='NAME'"):
+    with pytest.raises(
+        FileError,
+        match=r"expected images GAMMA1 and GAMMA2, .* \[1\] KAPPA \(6, 9\).*Name them: gamma1='NAME'",
+    ):
         read_shear(path, noise=0.2)
     table = fits.BinTableHDU.from_columns([fits.Column("ra", "D", array=np.ones(3))], name="CAT")
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(tmp_path / "c.fits")
@@ -358,7 +472,9 @@ def test_shear_maps_by_hand():
     gamma, noise = torch.from_numpy(GAMMA).float(), torch.from_numpy(NOISE)
     assert ShearMap(gamma, noise, "0.3 arcmin").gamma.dtype == torch.float64
     assert "header" not in repr(ShearMap(gamma, noise, "0.3 arcmin"))
-    noisy = ShearMap(3 * gamma, torch.full((H, W), 0.5), "0.3 arcmin")  # noise may carry a shear beyond 1
+    noisy = ShearMap(
+        3 * gamma, torch.full((H, W), 0.5), "0.3 arcmin"
+    )  # noise may carry a shear beyond 1
     assert bool(noisy.seen.all())
     for bad, message in (
         ((gamma[0], noise), r"expected gamma \(2, H, W\)"),
@@ -382,7 +498,9 @@ def test_astropy_is_optional(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "astropy"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "astropy", None)
-    with pytest.raises(MissingPackage, match=r"Reading FITS needs the package 'astropy'.*pip install astropy"):
+    with pytest.raises(
+        MissingPackage, match=r"Reading FITS needs the package 'astropy'.*pip install astropy"
+    ):
         read_shear(path)
 
 
@@ -399,10 +517,22 @@ def test_round_trip(tmp_path):
     shear = read_shear(path)
     kappa = 0.1 * torch.randn(1, 2, H, W, dtype=torch.float64)
     seen = torch.rand(H, W) < 0.5
-    write_convergence(tmp_path / "k.fits", kappa, shear, more={"noise": shear.noise, "MASK": seen, "STD": torch.full((H, W), torch.nan)})
+    write_convergence(
+        tmp_path / "k.fits",
+        kappa,
+        shear,
+        more={"noise": shear.noise, "MASK": seen, "STD": torch.full((H, W), torch.nan)},
+    )
     with fits.open(tmp_path / "k.fits") as hdus, fits.open(path) as before:
         hdus.verify("exception")
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "KAPPA_E", "KAPPA_B", "NOISE", "MASK", "STD"]
+        assert [hdu.name for hdu in hdus] == [
+            "PRIMARY",
+            "KAPPA_E",
+            "KAPPA_B",
+            "NOISE",
+            "MASK",
+            "STD",
+        ]
         assert hdus["MASK"].data.dtype == np.uint8
         np.testing.assert_array_equal(hdus["MASK"].data, seen)
         np.testing.assert_array_equal(hdus["KAPPA_B"].data, kappa[0, 1].float())
@@ -410,7 +540,12 @@ def test_round_trip(tmp_path):
         columns, rows = np.meshgrid(np.arange(W), np.arange(H))
         expected = WCS(before["GAMMA1"].header).wcs_pix2world(columns.ravel(), rows.ravel(), 0)
         for hdu in hdus[1:]:
-            np.testing.assert_allclose(WCS(hdu.header).wcs_pix2world(columns.ravel(), rows.ravel(), 0), expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                WCS(hdu.header).wcs_pix2world(columns.ravel(), rows.ravel(), 0),
+                expected,
+                rtol=0,
+                atol=1e-12,
+            )
             assert hdu.header["BUNIT"] == ""
         for hdu in hdus:
             for key in ("OBJECT", "TELESCOP", "LONGKEY", "PV1_0", "a long keyword", "CRVAL1"):
@@ -432,14 +567,22 @@ def test_round_trip(tmp_path):
 def test_provenance(tmp_path):
     shear = read_shear(write(tmp_path / "a.fits"))
     kappa = torch.zeros(2, H, W)
-    asked = {"solver": "pgd  twice", "sigma": 0.1, "list": [1, None, True], "text": "é '\" | \\ " + " " * 100 + "end", "deep": {"a b": []}}
+    asked = {
+        "solver": "pgd  twice",
+        "sigma": 0.1,
+        "list": [1, None, True],
+        "text": "é '\" | \\ " + " " * 100 + "end",
+        "deep": {"a b": []},
+    }
     write_convergence(tmp_path / "k.fits", kappa, shear, provenance=asked)
     assert read_provenance(tmp_path / "k.fits") == asked
     first = (tmp_path / "k.fits").read_bytes()
     write_convergence(tmp_path / "k.fits", kappa, shear, provenance=asked)
     assert (tmp_path / "k.fits").read_bytes() == first
     assert read_provenance(tmp_path / "a.fits") == {}
-    again = read_shear(tmp_path / "k.fits", gamma1=1, gamma2=2, noise=1)  # a result as input: its own provenance goes
+    again = read_shear(
+        tmp_path / "k.fits", gamma1=1, gamma2=2, noise=1
+    )  # a result as input: its own provenance goes
     write_convergence(tmp_path / "l.fits", kappa, again, provenance={"b": 2})
     assert read_provenance(tmp_path / "l.fits") == {"b": 2}
     for bad in ({"a": torch.ones(2)}, {"a": float("nan")}, {"a": {1, 2}}):
@@ -454,7 +597,13 @@ def test_provenance(tmp_path):
 @pytest.mark.parametrize(
     ("name", "kappa", "more", "error", "message"),
     [
-        ("k.fits", torch.zeros(2, H, W + 1), {}, InputError, r"kappa must be \(2, 6, 9\).*got \(2, 6, 10\).*Cut the padding"),
+        (
+            "k.fits",
+            torch.zeros(2, H, W + 1),
+            {},
+            InputError,
+            r"kappa must be \(2, 6, 9\).*got \(2, 6, 10\).*Cut the padding",
+        ),
         ("k.fits", torch.zeros(H, W), {}, InputError, "kappa must be"),
         ("k.fits", torch.zeros(3, 2, H, W), {}, InputError, "kappa must be"),
         ("k.fits", torch.full((2, H, W), torch.nan), {}, InputError, "108 values of kappa are NaN"),
@@ -462,10 +611,34 @@ def test_provenance(tmp_path):
         ("k.fits", GAMMA, {}, InputTypeError, "floating tensor"),
         ("k.npy", torch.zeros(2, H, W), {}, InputError, "unknown ending '.npy'"),
         ("k.fits.gz", torch.zeros(2, H, W), {}, InputError, "unknown ending '.gz'"),
-        ("k.fits", torch.zeros(2, H, W), {"STD": torch.zeros(2, 2)}, InputError, r"STD must be \(6, 9\)"),
-        ("k.fits", torch.zeros(2, H, W), {"STD": NOISE}, InputTypeError, "STD must be a real tensor"),
-        ("k.fits", torch.zeros(2, H, W), {"kappa_e": torch.zeros(H, W)}, InputError, "cannot name an image"),
-        ("k.fits", torch.zeros(2, H, W), {"a b": torch.zeros(H, W)}, InputError, "cannot name an image"),
+        (
+            "k.fits",
+            torch.zeros(2, H, W),
+            {"STD": torch.zeros(2, 2)},
+            InputError,
+            r"STD must be \(6, 9\)",
+        ),
+        (
+            "k.fits",
+            torch.zeros(2, H, W),
+            {"STD": NOISE},
+            InputTypeError,
+            "STD must be a real tensor",
+        ),
+        (
+            "k.fits",
+            torch.zeros(2, H, W),
+            {"kappa_e": torch.zeros(H, W)},
+            InputError,
+            "cannot name an image",
+        ),
+        (
+            "k.fits",
+            torch.zeros(2, H, W),
+            {"a b": torch.zeros(H, W)},
+            InputError,
+            "cannot name an image",
+        ),
         ("file/k.fits", torch.zeros(2, H, W), {}, FileError, "cannot write there"),
     ],
 )
@@ -507,7 +680,10 @@ def test_compressed_files_are_unpacked_as_far_as_they_go(name, tmp_path, monkeyp
     (tmp_path / name).write_bytes(gzip.compress((tmp_path / "plain.fits").read_bytes()))
     assert read_map(tmp_path / name)[0].shape == (300, 300)
     monkeypatch.setattr(reading, "ROOM", 10**5)
-    with pytest.raises(FileError, match=rf"{name}: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill"):
+    with pytest.raises(
+        FileError,
+        match=rf"{name}: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill",
+    ):
         read_map(tmp_path / name)
 
 
@@ -519,7 +695,9 @@ def test_other_compressions_are_refused(pack, tmp_path):
 
 
 def test_a_tiled_image_that_claims_too_much(tmp_path, monkeypatch):
-    fits.CompImageHDU(np.zeros((400, 400), np.float32), compression_type="GZIP_1").writeto(tmp_path / "g.fits.fz")
+    fits.CompImageHDU(np.zeros((400, 400), np.float32), compression_type="GZIP_1").writeto(
+        tmp_path / "g.fits.fz"
+    )
     assert read_map(tmp_path / "g.fits.fz")[0].shape == (400, 400)
     monkeypatch.setattr(reading, "ROOM", 10**5)
     monkeypatch.setattr(reading, "RATIO", 10)
@@ -539,5 +717,9 @@ def test_a_mask_of_0_and_255(tmp_path):
     mask[0, 0] = 0
     np.save(tmp_path / "g.npy", GAMMA)
     np.save(tmp_path / "m.npy", mask)
-    found = read_shear(tmp_path / "g.npy", noise=0.3, pixel="1 arcmin", mask=str(tmp_path / "m.npy"))
-    assert torch.equal(found.seen, torch.from_numpy(mask > 0) & torch.from_numpy(np.isfinite(GAMMA).all(0)))
+    found = read_shear(
+        tmp_path / "g.npy", noise=0.3, pixel="1 arcmin", mask=str(tmp_path / "m.npy")
+    )
+    assert torch.equal(
+        found.seen, torch.from_numpy(mask > 0) & torch.from_numpy(np.isfinite(GAMMA).all(0))
+    )

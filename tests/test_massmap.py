@@ -20,10 +20,10 @@ from pnp_mlpatch import denoisers, samples
 from pnp_mlpatch.cli import main
 from pnp_mlpatch.errors import InputError, PnPError, WeightsError
 from pnp_mlpatch.lensing.estimators import reduced, shear_of
-from pnp_mlpatch.lensing.judging import judge
-from pnp_mlpatch.lensing.maps import ShearMap, read_provenance
-from pnp_mlpatch.massmap import MassMapConfig, border, map_mass
-from pnp_mlpatch.report import apart
+from pnp_mlpatch.lensing.fits import ShearMap, read_provenance
+from pnp_mlpatch.lensing.statistics import judge
+from pnp_mlpatch.pipelines.mass_map import MassMapConfig, border, map_mass
+from pnp_mlpatch.viz.panels import apart
 
 PIXEL = "0.293 arcmin"
 
@@ -37,7 +37,9 @@ def sky(rows=slice(140, 236), columns=slice(130, 234), g=False, seed=0):
     noise = noise[rows, columns].double()
     seen = torch.isfinite(noise)
     e = torch.randn(gamma.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return kappa[rows, columns], ShearMap(torch.where(seen, gamma + torch.where(seen, noise, 0.0) * e, 0.0), noise, PIXEL)
+    return kappa[rows, columns], ShearMap(
+        torch.where(seen, gamma + torch.where(seen, noise, 0.0) * e, 0.0), noise, PIXEL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +67,18 @@ def test_b_modes_are_noticed(D):
     truth, shear = sky()
     gamma = 4 * shear_of(truth[None, None])[0].double()
     turned = ShearMap(shear.gamma + torch.stack([-gamma[1], gamma[0]]), shear.noise, PIXEL)
-    statistics = map_mass(turned, D, MassMapConfig(iterations=3, burn_in=0), progress=False).statistics
+    statistics = map_mass(
+        turned, D, MassMapConfig(iterations=3, burn_in=0), progress=False
+    ).statistics
     assert statistics["B rms"] > 2 * statistics["B rms of noise"]
 
 
 def test_reduced_shear_by_passes(D):
     truth, shear = sky(g=True)
-    once, thrice = (map_mass(shear, D, MassMapConfig(iterations=12, passes=n), progress=False).kappa[0] for n in (1, 3))
+    once, thrice = (
+        map_mass(shear, D, MassMapConfig(iterations=12, passes=n), progress=False).kappa[0]
+        for n in (1, 3)
+    )
     assert not torch.equal(once, thrice)
     high = truth > 0.08
     assert float(thrice[high].mean()) < float(once[high].mean())  # g overstates the peaks
@@ -82,7 +89,10 @@ def test_unseen_pixels_and_settings_of_the_run(D):
     _, shear = sky()
     wild = ShearMap(torch.where(shear.seen, shear.gamma, 1e6), shear.noise, PIXEL)
     config = MassMapConfig(iterations=3, burn_in=1)
-    assert torch.equal(map_mass(shear, D, config, progress=False).kappa, map_mass(wild, D, config, progress=False).kappa)
+    assert torch.equal(
+        map_mass(shear, D, config, progress=False).kappa,
+        map_mass(wild, D, config, progress=False).kappa,
+    )
 
 
 def test_interrupted_runs_go_on_to_the_same_bits(D, tmp_path, monkeypatch):
@@ -99,12 +109,22 @@ def test_interrupted_runs_go_on_to_the_same_bits(D, tmp_path, monkeypatch):
             return D(x, sigma)
 
         breaks.info = D.info
-        monkeypatch.setattr("pnp_mlpatch.massmap.identity", lambda D: {"name": "the same"})
+        monkeypatch.setattr(
+            "pnp_mlpatch.pipelines.mass_map.identity", lambda D: {"name": "the same"}
+        )
         with pytest.raises(KeyboardInterrupt):
             map_mass(shear, breaks, config, checkpoint=path, save_every=0.0, progress=False)
         assert path.exists()
-        with pytest.raises(InputError, match=r"an interrupted run had other data or settings \(seed\)"):
-            map_mass(shear, D, MassMapConfig(iterations=8, burn_in=2, passes=2, seed=1), checkpoint=path, progress=False)
+        with pytest.raises(
+            InputError, match=r"an interrupted run had other data or settings \(seed\)"
+        ):
+            map_mass(
+                shear,
+                D,
+                MassMapConfig(iterations=8, burn_in=2, passes=2, seed=1),
+                checkpoint=path,
+                progress=False,
+            )
         again = map_mass(shear, D, config, checkpoint=path, progress=False)
         assert torch.equal(again.kappa, whole.kappa)
         assert torch.equal(again.spread, whole.spread)
@@ -148,11 +168,20 @@ def shear_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     truth, shear = sky(slice(150, 198), slice(140, 204))
     cards = WCS(naxis=2)
-    cards.wcs.ctype, cards.wcs.crval, cards.wcs.crpix = ["RA---TAN", "DEC--TAN"], [150.1, 2.2], [32.5, 24.5]
+    cards.wcs.ctype, cards.wcs.crval, cards.wcs.crpix = (
+        ["RA---TAN", "DEC--TAN"],
+        [150.1, 2.2],
+        [32.5, 24.5],
+    )
     cards.wcs.cdelt, cards.wcs.cunit = [-0.293 / 60, 0.293 / 60], ["deg", "deg"]
     cards = cards.to_header()
     cards["OBSERVER"] = "somebody"
-    images = {"GAMMA1": shear.gamma[0], "GAMMA2": -shear.gamma[1], "NOISE": shear.noise, "MASK": shear.seen.to(torch.int16)}
+    images = {
+        "GAMMA1": shear.gamma[0],
+        "GAMMA2": -shear.gamma[1],
+        "NOISE": shear.noise,
+        "MASK": shear.seen.to(torch.int16),
+    }
     hdus = [fits.ImageHDU(values.numpy(), cards, name=name) for name, values in images.items()]
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto("shear.fits")
     np.save("truth.npy", truth.numpy())
@@ -189,7 +218,14 @@ def test_fits_to_fits(shear_file, tmp_path, D, capsys):
     )
     assert "48 x 64 pixels of 0.293 arcmin" in capsys.readouterr().out
     with fits.open("kappa.fits") as out, fits.open("shear.fits") as given:
-        assert [hdu.name for hdu in out] == ["PRIMARY", "KAPPA_E", "KAPPA_B", "SPREAD", "SMOOTHED", "MASK"]
+        assert [hdu.name for hdu in out] == [
+            "PRIMARY",
+            "KAPPA_E",
+            "KAPPA_B",
+            "SPREAD",
+            "SMOOTHED",
+            "MASK",
+        ]
         for hdu in out[1:]:
             sky_out, sky_in = (WCS(h.header).pixel_to_world(5, 40) for h in (hdu, given["GAMMA1"]))
             assert sky_out.separation(sky_in).deg < 1e-9
@@ -204,7 +240,9 @@ def test_fits_to_fits(shear_file, tmp_path, D, capsys):
     )
     assert torch.allclose(E, expected.kappa[0], atol=1e-6)
     table = json.loads((tmp_path / "kappa.json").read_text())
-    assert table["judged"]["map"]["nrmse"] == pytest.approx(judge(E, truth, PIXEL, shear.seen)["nrmse"], abs=1e-4)
+    assert table["judged"]["map"]["nrmse"] == pytest.approx(
+        judge(E, truth, PIXEL, shear.seen)["nrmse"], abs=1e-4
+    )
     assert set(table["judged"]) == {"map", "smoothed"}
     assert table["settings"]["flip_ra"] is True
     assert read_provenance("kappa.fits")["settings"]["denoiser"]["weights"] == "mlpatch-kappa"
@@ -225,7 +263,18 @@ def test_a_run_is_repeated_from_its_json(shear_file, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(shear_file, tmp_path):
-    command = [sys.executable, "-m", "pnp_mlpatch.cli", "massmap", "shear.fits", "--iterations", "150", "--threads", "1", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pnp_mlpatch.cli",
+        "massmap",
+        "shear.fits",
+        "--iterations",
+        "150",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     subprocess.run([*command, "--out", "whole.fits"], check=True)
     slow = "from pnp_mlpatch.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     again = [sys.executable, "-c", slow, *command[3:], "--out", "again.fits"]
@@ -252,7 +301,9 @@ def test_a_catalogue(tmp_path, monkeypatch, capsys):
     r2 = x**2 + y**2 + 0.5
     e1, e2 = (-(0.6 / r2) * part for part in ((x**2 - y**2) / r2, 2 * x * y / r2))
     e1, e2 = (np.clip(e + 0.2 * rng.standard_normal(len(x)), -0.7, 0.7) for e in (e1, e2))
-    Table({"RA": 30 + x / 60, "DEC": y / 60, "g1": e1, "e2": e2, "w": np.ones(len(x))}).write("galaxies.fits")
+    Table({"RA": 30 + x / 60, "DEC": y / 60, "g1": e1, "e2": e2, "w": np.ones(len(x))}).write(
+        "galaxies.fits"
+    )
     assert (
         main(
             [
@@ -287,7 +338,10 @@ def test_a_catalogue(tmp_path, monkeypatch, capsys):
         ("--out k.fits", "give SHEAR, the input"),
         ("shear.fits", "give --out FILE.fits"),
         ("shear.fits --out k.png", "expected a file ending in .fits"),
-        ("shear.fits --out k.fits --figure k.jpg", "--figure k.jpg: expected a file ending in .png"),
+        (
+            "shear.fits --out k.fits --figure k.jpg",
+            "--figure k.jpg: expected a file ending in .png",
+        ),
         ("shear.fits --out nowhere/k.fits", "there is no folder nowhere"),
         ("shear.fits --out shear.fits", "shear.fits: this is the input"),
         ("none.fits --out k.fits", "none.fits: no such file"),
@@ -323,7 +377,9 @@ def changed(shear, **values):
 def test_weights_given_as_noise_are_refused(D):
     _, shear = sky(slice(140, 172), slice(130, 162))
     weights = torch.where(shear.seen, 1 / shear.noise**2, torch.inf)
-    with pytest.raises(InputError, match=r"the noise is \d+\.?\d*, but the rms of the shear.*1 / variance"):
+    with pytest.raises(
+        InputError, match=r"the noise is \d+\.?\d*, but the rms of the shear.*1 / variance"
+    ):
         map_mass(changed(shear, noise=weights), D, FEW, progress=False)
 
 
@@ -332,8 +388,14 @@ def test_weights_given_as_noise_are_refused(D):
     [
         (lambda s: changed(s, noise=s.noise**2), "not a variance"),
         (lambda s: changed(s, pixel="17 arcmin"), "pixels of 17 arcmin.*unit right"),
-        (lambda s: changed(s, gamma=s.gamma[:, 20:27, 20:27], noise=s.noise[20:27, 20:27]), "7 x 7 pixels is too small"),
-        (lambda s: changed(s, gamma=s.gamma * torch.tensor([1, -1])[:, None, None]), "other sign.*sign seems to be wrong"),
+        (
+            lambda s: changed(s, gamma=s.gamma[:, 20:27, 20:27], noise=s.noise[20:27, 20:27]),
+            "7 x 7 pixels is too small",
+        ),
+        (
+            lambda s: changed(s, gamma=s.gamma * torch.tensor([1, -1])[:, None, None]),
+            "other sign.*sign seems to be wrong",
+        ),
     ],
     ids=["variance", "pixel", "small", "sign"],
 )

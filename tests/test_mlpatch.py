@@ -19,10 +19,33 @@ MEMBERS = {
     "colour": {**SAMPLES, "channels": 3},
     "features": FEATURES,
     "colour features": {**FEATURES, "channels": 3},
-    "learned patch of features": {"radius": 2.0, "rings": 1, "angles": 6, "features": 8, "dilations": (1, 1), "width": 16},
-    "published": {"rings": 3, "angles": 4, "radius": 4.0, "sectors": (10, 7), "width": 8, "depth": 2, "activation": "relu"},
+    "learned patch of features": {
+        "radius": 2.0,
+        "rings": 1,
+        "angles": 6,
+        "features": 8,
+        "dilations": (1, 1),
+        "width": 16,
+    },
+    "published": {
+        "rings": 3,
+        "angles": 4,
+        "radius": 4.0,
+        "sectors": (10, 7),
+        "width": 8,
+        "depth": 2,
+        "activation": "relu",
+    },
     "deformed": {**SAMPLES, "deform": 2},
-    "deformed features": {"radius": 2.0, "rings": 1, "angles": 6, "features": 8, "dilations": (1,), "width": 16, "deform": 1},
+    "deformed features": {
+        "radius": 2.0,
+        "rings": 1,
+        "angles": 6,
+        "features": 8,
+        "dilations": (1,),
+        "width": 16,
+        "deform": 1,
+    },
 }
 
 
@@ -39,7 +62,10 @@ def random_network(**config):
 
 
 def grid(height, width):
-    return torch.stack(torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij"), dim=-1).reshape(-1, 2)
+    return torch.stack(
+        torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij"),
+        dim=-1,
+    ).reshape(-1, 2)
 
 
 SHIPPED = sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "mlpatch")
@@ -47,7 +73,11 @@ SHIPPED = sorted(name for name, entry in weights.manifest().items() if entry["ki
 
 @pytest.fixture(params=[*SHIPPED, *MEMBERS])
 def net(request):
-    return random_network(**MEMBERS[request.param]) if request.param in MEMBERS else MLPatch.load(weights.locate(request.param))
+    return (
+        random_network(**MEMBERS[request.param])
+        if request.param in MEMBERS
+        else MLPatch.load(weights.locate(request.param))
+    )
 
 
 @pytest.fixture
@@ -72,7 +102,9 @@ def test_card_says_what_it_was_trained_on(name):
 
 
 def test_the_published_network_has_its_size():
-    net = MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu")
+    net = MLPatch(
+        rings=9, angles=9, sectors=(370, 370, 370, 100), width=370, depth=3, activation="relu"
+    )
     assert 3.4e6 < sum(p.numel() for p in net.parameters()) < 3.6e6
 
 
@@ -95,14 +127,25 @@ def test_continuous_form_samples_as_torch_does(member):
     p = torch.tensor([[3.3, 4.75], [0.2, 12.6], [15.5, 0.0], [-0.4, 13.4]])
     points = torch.cat([p[:, None] + net.patch_offsets(), p[:, None]], dim=1)  # Q, M + 1, 2
     normalised = (points / torch.tensor([16.0, 13.0]) * 2 - 1).flip(-1)
-    samples = F.grid_sample(x, normalised[None], mode="bicubic", padding_mode="reflection", align_corners=True)[0]  # C, Q, M + 1
-    h = samples[..., :-1].reshape(net.channels, len(p), net.groups, -1).permute(1, 2, 0, 3).flatten(2)  # Q, groups, inputs
+    samples = F.grid_sample(
+        x, normalised[None], mode="bicubic", padding_mode="reflection", align_corners=True
+    )[0]  # C, Q, M + 1
+    h = (
+        samples[..., :-1]
+        .reshape(net.channels, len(p), net.groups, -1)
+        .permute(1, 2, 0, 3)
+        .flatten(2)
+    )  # Q, groups, inputs
     for k, layer in enumerate(net.layers):
         weight = layer.weight[..., 0, 0]
         weight = weight - weight.mean(dim=1, keepdim=True) if k == 0 else weight
         weight = weight.reshape(layer.groups, -1, weight.shape[1])
         h = h.reshape(len(p), layer.groups, -1)
-        h = torch.einsum("qgi,goi->qgo", h, weight).flatten(1) + layer.bias + (0.5 * layer.slope if k == 0 else 0)
+        h = (
+            torch.einsum("qgi,goi->qgo", h, weight).flatten(1)
+            + layer.bias
+            + (0.5 * layer.slope if k == 0 else 0)
+        )
         h = net.activation(h)
     expected = samples[..., -1] - (h @ net.last[..., 0, 0].T).T
     assert (net.at(x, p, 0.5 * net.sigma_max)[0] - expected).abs().max() < 2e-5
@@ -116,16 +159,34 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
     wide = torch.nn.functional.pad(x, (f, f, f, f), mode="reflect")
     h, level = wide, torch.full((1, 1, 1, 1), 0.5)
     for k, layer in enumerate(net.stem):
-        weight = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True) if k == 0 else layer.weight
-        h = F.gelu(F.conv2d(h, weight, layer.bias + (0 if k else 0.5 * layer.slope), dilation=layer.dilation))
+        weight = (
+            layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True)
+            if k == 0
+            else layer.weight
+        )
+        h = F.gelu(
+            F.conv2d(
+                h, weight, layer.bias + (0 if k else 0.5 * layer.slope), dilation=layer.dilation
+            )
+        )
     margin = f - sum(layer.dilation for layer in net.stem)
     points = p[:, None] + net.patch_offsets() + margin
     normalised = (points / torch.tensor([h.shape[2] - 1.0, h.shape[3] - 1.0]) * 2 - 1).flip(-1)
-    samples = F.grid_sample(h, normalised[None], mode="bicubic", padding_mode="zeros", align_corners=True)  # 1, C, Q, M
-    h = F.conv2d(samples.permute(0, 1, 3, 2).flatten(1, 2)[..., None], net.layers[0].weight, net.layers[0].bias)
+    samples = F.grid_sample(
+        h, normalised[None], mode="bicubic", padding_mode="zeros", align_corners=True
+    )  # 1, C, Q, M
+    h = F.conv2d(
+        samples.permute(0, 1, 3, 2).flatten(1, 2)[..., None],
+        net.layers[0].weight,
+        net.layers[0].bias,
+    )
     residual = net._mlp(h, level)[..., 0]
     base = F.grid_sample(
-        x, (p / torch.tensor([14.0, 15.0]) * 2 - 1).flip(-1)[None, None], mode="bicubic", padding_mode="reflection", align_corners=True
+        x,
+        (p / torch.tensor([14.0, 15.0]) * 2 - 1).flip(-1)[None, None],
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=True,
     )[:, :, 0]
     assert (net.at(x, p, 0.5 * net.sigma_max) - (base - residual)).abs().max() < 2e-5
 
@@ -144,7 +205,9 @@ def test_tiled_equals_untiled_everywhere(net, sigma, shape):
     whole = tiled(1000)
     for tile in (7, 16, 64) if x[0, 0].numel() < 5000 else (16, 64):
         difference = (tiled(tile) - whole).abs().max()
-        assert difference < bound * max(1.0, float(whole.abs().max())), tile  # random weights: values beyond [0, 1]
+        assert difference < bound * max(1.0, float(whole.abs().max())), (
+            tile
+        )  # random weights: values beyond [0, 1]
 
 
 def test_output_depends_on_the_stated_field_only(net, sigma):
@@ -167,15 +230,21 @@ def test_the_field_is_not_overstated():
         samples.offsets[1] = torch.tensor([2.9, 0.0])
     for net in (samples, random_network(**FEATURES)):
         middle = net.field + 5
-        x = torch.rand(1, 1, 2 * middle + 1, 2 * middle + 1, generator=torch.Generator().manual_seed(5))
+        x = torch.rand(
+            1, 1, 2 * middle + 1, 2 * middle + 1, generator=torch.Generator().manual_seed(5)
+        )
         touched = x.clone()
         touched[..., middle + net.field, middle] += 10
-        assert not torch.equal(net(x, 0.1)[..., middle, middle], net(touched, 0.1)[..., middle, middle])
+        assert not torch.equal(
+            net(x, 0.1)[..., middle, middle], net(touched, 0.1)[..., middle, middle]
+        )
 
 
 def test_shifting_the_input_shifts_the_output(net, sigma):
     f = net.field
-    x = torch.rand(1, net.channels, 2 * f + 30, 2 * f + 30, generator=torch.Generator().manual_seed(6))
+    x = torch.rand(
+        1, net.channels, 2 * f + 30, 2 * f + 30, generator=torch.Generator().manual_seed(6)
+    )
     one, two = net(x[..., :-3, :-5], sigma), net(x[..., 3:, 5:], sigma)
     assert (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 1e-6
 
@@ -192,12 +261,18 @@ def test_adding_a_constant_adds_it_to_the_output(net, sigma):
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.integers(1, 40), st.integers(1, 40), st.integers(3, 20), st.sampled_from([0.0, 0.01, 0.2]), st.sampled_from(["samples", "features"])
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(3, 20),
+    st.sampled_from([0.0, 0.01, 0.2]),
+    st.sampled_from(["samples", "features"]),
 )
 def test_any_size_and_tile(height, width, tile, sigma, member):
     net = random_network(**MEMBERS[member])
     net.tile = tile
-    x = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(height * 41 + width))
+    x = torch.rand(
+        1, 1, height, width, generator=torch.Generator().manual_seed(height * 41 + width)
+    )
     on_grid, anywhere = both(net, x, sigma)
     assert (on_grid - anywhere).abs().max() < 1e-5
 
@@ -209,7 +284,10 @@ def test_gradients_flow_to_image_and_weights(member, photo):
     net(x, 0.1).square().sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in net.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0
+        for p in net.parameters()
+    )
     _, pull = torch.func.vjp(lambda v: net(v, 0.1), x.detach())
     assert torch.isfinite(pull(torch.ones_like(x))[0]).all()
 
@@ -228,8 +306,13 @@ def test_it_denoises_better_than_tv(name, photo):
     net = denoisers.make("mlpatch", weights=name)
     for level in (15, 25, 50):
         sigma = level / 255
-        noisy = photo + sigma * torch.randn(photo.shape, generator=torch.Generator().manual_seed(level))
-        best_tv = max(float(psnr(denoisers.make("tv", strength=s)(noisy, sigma), photo)) for s in (0.5, 0.7, 0.9, 1.1))
+        noisy = photo + sigma * torch.randn(
+            photo.shape, generator=torch.Generator().manual_seed(level)
+        )
+        best_tv = max(
+            float(psnr(denoisers.make("tv", strength=s)(noisy, sigma), photo))
+            for s in (0.5, 0.7, 0.9, 1.1)
+        )
         assert float(psnr(net(noisy, sigma), photo)) > best_tv + 0.3
 
 
@@ -243,9 +326,13 @@ def test_deformed_patches_follow_the_content():
     assert (offsets[0, 0] - offsets[0, 1]).abs().max() > 0.05
     assert offsets.norm(dim=-1).max() <= net.radius * 1.0001
     still = random_network()
-    assert torch.allclose(still.patch_at(x, coords, 0.1) - coords[None, :, None], still.patch_offsets(), atol=1e-6)
+    assert torch.allclose(
+        still.patch_at(x, coords, 0.1) - coords[None, :, None], still.patch_offsets(), atol=1e-6
+    )
     fresh = MLPatch(**MEMBERS["deformed"])  # zero-initialised: before training nothing is deformed
-    assert torch.allclose(fresh.patch_at(x, coords, 0.1) - coords[None, :, None], fresh.patch_offsets(), atol=1e-6)
+    assert torch.allclose(
+        fresh.patch_at(x, coords, 0.1) - coords[None, :, None], fresh.patch_offsets(), atol=1e-6
+    )
 
 
 def test_samples_stay_exact_far_from_the_origin():

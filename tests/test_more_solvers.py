@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pnp_mlpatch import averaged, reconstruct, report, solvers, viz
+from pnp_mlpatch import averaged, reconstruct, solvers, viz
 from pnp_mlpatch.errors import Diverged, InputError, PnPError, WeightsError
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.io import checkpoint
@@ -16,9 +16,10 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.report import result_figure
-from pnp_mlpatch.solvers import figure
-from pnp_mlpatch.solvers.base import Result, State, Tuned, make_problem
+from pnp_mlpatch.solvers import Result, State, Tuned, make_problem
+from pnp_mlpatch.viz import panels as report
+from pnp_mlpatch.viz import result as figure
+from pnp_mlpatch.viz.panels import result_figure
 
 SHAPE = (1, 8, 6)
 PIXELS = 48
@@ -41,8 +42,15 @@ def gaussian(x, sigma):
 
 
 def dense():
-    matrix = torch.randn(30, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 8
-    return from_functions(lambda x: x.flatten(1) @ matrix.to(x).T, lambda y: (y @ matrix.to(y)).reshape(-1, *SHAPE), SHAPE, (30,))
+    matrix = (
+        torch.randn(30, PIXELS, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 8
+    )
+    return from_functions(
+        lambda x: x.flatten(1) @ matrix.to(x).T,
+        lambda y: (y @ matrix.to(y)).reshape(-1, *SHAPE),
+        SHAPE,
+        (30,),
+    )
 
 
 OPERATORS = {
@@ -62,8 +70,14 @@ def matrix_of(function):
 def quadratic(request):
     """A, two data q, and the answers to them, (2, 1, 8, 6), by dense solves."""
     A = OPERATORS[request.param]()
-    q = torch.randn(2, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    one, normal, D = torch.eye(PIXELS, dtype=torch.float64), matrix_of(A.normal), matrix_of(lambda x: gaussian(x, SIGMA))
+    q = torch.randn(
+        2, *A.data_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    one, normal, D = (
+        torch.eye(PIXELS, dtype=torch.float64),
+        matrix_of(A.normal),
+        matrix_of(lambda x: gaussian(x, SIGMA)),
+    )
     L = (torch.linalg.inv(D) - one) / SIGMA**2
     b = A.adjoint(q).flatten(1).T
 
@@ -73,7 +87,9 @@ def quadratic(request):
     def red(alpha):
         return answer(normal + alpha * (one - D))
 
-    return SimpleNamespace(A=A, q=q, most_probable=lambda alpha: answer(normal + alpha * SIGMA**2 * L), red=red)
+    return SimpleNamespace(
+        A=A, q=q, most_probable=lambda alpha: answer(normal + alpha * SIGMA**2 * L), red=red
+    )
 
 
 def off(x, exact):
@@ -109,7 +125,16 @@ def test_rest_of_gradient_steps(quadratic, name, share):
     """With sigma = sqrt(tau) noise, whatever tau: the same minimum."""
     tau = share / (1.01 * quadratic.A.norm() ** 2)
     for settings in ({"tau": tau}, {"tau": tau, "sigma": tau**0.5 * NOISE}, {}):
-        result = reconstruct(quadratic.q, quadratic.A, gaussian, name, noise=NOISE, iterations=3000, tol=1e-13, **settings)
+        result = reconstruct(
+            quadratic.q,
+            quadratic.A,
+            gaussian,
+            name,
+            noise=NOISE,
+            iterations=3000,
+            tol=1e-13,
+            **settings,
+        )
         assert off(result.x, quadratic.most_probable((NOISE / SIGMA) ** 2)) < 1e-6
 
 
@@ -137,7 +162,17 @@ def test_rest_of_red(quadratic, form, alpha):
 def test_rest_of_hqs_is_the_denoised_red(quadratic):
     """x = D(h(x)) and f = h(x), so f = h(D(f)): not the minimum that ADMM goes to."""
     alpha = (NOISE / SIGMA) ** 2
-    result = reconstruct(quadratic.q, quadratic.A, gaussian, "hqs", alpha=alpha, sigma=SIGMA, iterations=3000, tol=1e-13, **EXACT)
+    result = reconstruct(
+        quadratic.q,
+        quadratic.A,
+        gaussian,
+        "hqs",
+        alpha=alpha,
+        sigma=SIGMA,
+        iterations=3000,
+        tol=1e-13,
+        **EXACT,
+    )
     assert off(result.x, gaussian(quadratic.red(alpha), SIGMA)) < 1e-6
     assert off(result.state.f, quadratic.red(alpha)) < 1e-6
     assert off(result.x, quadratic.most_probable(alpha)) > 1e-2
@@ -162,8 +197,29 @@ def test_drs_is_admm_iterate_by_iterate(kind):
 
 @pytest.mark.parametrize("lam", [0.3, 1.0, 1.6, 1.9])
 def test_relaxation_leaves_the_fixed_points(quadratic, lam):
-    result = reconstruct(quadratic.q, quadratic.A, gaussian, "drs", noise=NOISE, sigma=SIGMA, lam=lam, iterations=3000, tol=1e-13, **EXACT)
-    admm = reconstruct(quadratic.q, quadratic.A, gaussian, "admm", noise=NOISE, sigma=SIGMA, iterations=3000, tol=1e-13, **EXACT)
+    result = reconstruct(
+        quadratic.q,
+        quadratic.A,
+        gaussian,
+        "drs",
+        noise=NOISE,
+        sigma=SIGMA,
+        lam=lam,
+        iterations=3000,
+        tol=1e-13,
+        **EXACT,
+    )
+    admm = reconstruct(
+        quadratic.q,
+        quadratic.A,
+        gaussian,
+        "admm",
+        noise=NOISE,
+        sigma=SIGMA,
+        iterations=3000,
+        tol=1e-13,
+        **EXACT,
+    )
     assert off(result.x, admm.x) < 1e-8
 
 
@@ -171,7 +227,10 @@ def test_drs_and_admm_agree_on_a_denoiser_that_is_not_linear(mlpatch, photo):
     photo = photo[..., :48, :40].contiguous()
     A = Mask(random_mask((48, 40), keep=0.5))
     q = A(photo)
-    admm, drs = (reconstruct(q, A, mlpatch, name, noise=0.02, sigma=0.06, iterations=15, tol=0) for name in ("admm", "drs"))
+    admm, drs = (
+        reconstruct(q, A, mlpatch, name, noise=0.02, sigma=0.06, iterations=15, tol=0)
+        for name in ("admm", "drs")
+    )
     assert off(drs.x, admm.x) < 1e-5
 
 
@@ -188,21 +247,29 @@ def slow():
 def steps_to(problem, name, exact, tolerance=1e-4, limit=20000):
     solver = solvers.make(name)
     states = solver.iterate(problem, gaussian, solver.init(problem, torch.zeros_like(exact)))
-    return next(state.iteration for state in states if off(state.x, exact) < tolerance or state.iteration == limit)
+    return next(
+        state.iteration
+        for state in states
+        if off(state.x, exact) < tolerance or state.iteration == limit
+    )
 
 
 def test_fista_is_faster_than_pgd():
     problem = slow()
-    exact = solvers.make("fista", iterations=20000, tol=1e-13).run(problem.q, problem.A, gaussian, noise=0.5).x
+    exact = (
+        solvers.make("fista", iterations=20000, tol=1e-13)
+        .run(problem.q, problem.A, gaussian, noise=0.5)
+        .x
+    )
     plain, fast = (steps_to(problem, name, exact) for name in ("pgd", "fista"))
     assert fast < plain / 3 < 20000 / 3
 
 
 def test_fista_restarts_each_image_by_itself():
     A = Blur(gaussian_psf(0.7), SHAPE)
-    q = torch.rand(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * torch.tensor([1.0, 30.0, 0.01]).reshape(
-        -1, 1, 1, 1
-    )
+    q = torch.rand(
+        3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+    ) * torch.tensor([1.0, 30.0, 0.01]).reshape(-1, 1, 1, 1)
     q[1] = A(gaussian(q[1:2], 3.0))[0]
     solver = solvers.make("fista", tol=0, iterations=60)
     together = solver.run(q, A, gaussian, noise=0.1)
@@ -229,24 +296,45 @@ NEW = [
 def test_batches_with_levels_of_their_own(name, settings, kind):
     A = OPERATORS[kind]()
     q = torch.rand(3, *A.data_shape, dtype=torch.float64)
-    noise = torch.tensor([0.1, 0.2, 0.4]) if kind == "blur" else torch.tensor(0.2)  # one axis of data: three numbers would be a map
+    noise = (
+        torch.tensor([0.1, 0.2, 0.4]) if kind == "blur" else torch.tensor(0.2)
+    )  # one axis of data: three numbers would be a map
     together = reconstruct(q, A, gaussian, name, noise=noise, iterations=8, tol=0, **settings)
     for k in range(3):
-        own = {key: float(value[k]) if isinstance(value, torch.Tensor) else value for key, value in settings.items()}
-        alone = reconstruct(q[k : k + 1], A, gaussian, name, noise=float(noise.expand(3)[k]), iterations=8, tol=0, **own)
+        own = {
+            key: float(value[k]) if isinstance(value, torch.Tensor) else value
+            for key, value in settings.items()
+        }
+        alone = reconstruct(
+            q[k : k + 1],
+            A,
+            gaussian,
+            name,
+            noise=float(noise.expand(3)[k]),
+            iterations=8,
+            tol=0,
+            **own,
+        )
         assert off(together.x[k : k + 1], alone.x) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "form"), [("fista", {}), ("drs", EXACT), ("pdhg", {}), ("red", EXACT), ("red", {"form": "gradient"})])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("fista", {}), ("drs", EXACT), ("pdhg", {}), ("red", EXACT), ("red", {"form": "gradient"})],
+)
 def test_a_noise_map_is_whitening(name, form):
     A = Mask(random_mask(SHAPE[1:], keep=0.7))
     q = torch.rand(2, *SHAPE, dtype=torch.float64) * A.mask
     noise = 0.2 + 0.3 * torch.rand(2, *SHAPE, dtype=torch.float64)
     settings = {"sigma": 0.4, "x0": torch.zeros_like(q), "tol": 0, **form}
     by_map = reconstruct(q, A, gaussian, name, noise=noise[0], iterations=9, **settings)
-    by_hand = reconstruct(q / noise[0], Mask(A.mask / noise[0]), gaussian, name, noise=1.0, iterations=9, **settings)
+    by_hand = reconstruct(
+        q / noise[0], Mask(A.mask / noise[0]), gaussian, name, noise=1.0, iterations=9, **settings
+    )
     assert off(by_map.x, by_hand.x) < 1e-10
-    if name != "fista":  # a map for each image: the same limits; tau, and with it the limit at a given sigma, is that of the batch
+    if (
+        name != "fista"
+    ):  # a map for each image: the same limits; tau, and with it the limit at a given sigma, is that of the batch
         together = reconstruct(q, A, gaussian, name, noise=noise, iterations=500, **settings)
         settings["x0"] = torch.zeros_like(q[1:])
         alone = reconstruct(q[1:], A, gaussian, name, noise=noise[1], iterations=500, **settings)
@@ -257,17 +345,26 @@ def test_pdhg_and_red_need_no_data_step(monkeypatch):
     A = Radon((12, 10), 8, cache=False)
     q = A(torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(0)))
     noise = 0.05 * float(q.square().mean().sqrt())
-    admm = reconstruct(q, A, gaussian, "admm", noise=noise, sigma=0.3, iterations=150, tol=0, data_iterations=30)
+    admm = reconstruct(
+        q, A, gaussian, "admm", noise=noise, sigma=0.3, iterations=150, tol=0, data_iterations=30
+    )
     monkeypatch.setattr(Radon, "_data_step", None)
     monkeypatch.setattr(Radon, "data_step", None)
     pdhg = reconstruct(q, A, gaussian, "pdhg", noise=noise, sigma=0.3, iterations=1000, tol=0)
     assert off(pdhg.x, admm.x) < 1e-3
-    assert torch.isfinite(reconstruct(q, A, gaussian, "red", form="gradient", noise=noise, sigma=0.3).x).all()
+    assert torch.isfinite(
+        reconstruct(q, A, gaussian, "red", form="gradient", noise=noise, sigma=0.3).x
+    ).all()
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("fista", {"sigma": 0.03, "iterations": 60}), ("drs", {"sigma": 0.03}), ("pdhg", {"sigma": 0.03}), ("red", {"sigma": 0.03})],
+    [
+        ("fista", {"sigma": 0.03, "iterations": 60}),
+        ("drs", {"sigma": 0.03}),
+        ("pdhg", {"sigma": 0.03}),
+        ("red", {"sigma": 0.03}),
+    ],
 )
 def test_they_deblur(name, settings, mlpatch, photo):
     photo = photo[..., 20:68, 20:60].contiguous()
@@ -308,7 +405,8 @@ def test_an_expansive_denoiser_is_not_silently_wrong_and_averaged_mends_it(name,
     with pytest.raises(Diverged, match="a denoiser that amplifies"):
         reconstruct(q, A, overdone, name, noise=1.0, iterations=5000, tol=1e-6, **settings)
     mended, plain = (
-        reconstruct(q, A, D, name, noise=1.0, iterations=3000, tol=1e-12, **settings) for D in (averaged(overdone, 1 / 3), gaussian)
+        reconstruct(q, A, D, name, noise=1.0, iterations=3000, tol=1e-12, **settings)
+        for D in (averaged(overdone, 1 / 3), gaussian)
     )
     assert mended.status == "converged"
     assert off(mended.x, plain.x) < 1e-9
@@ -321,15 +419,24 @@ def test_fast_admm_that_refuses_all_steps_has_not_converged():
     stuck = reconstruct(q, A, overdone, "fast_admm", iterations=60, tol=1e-6, **settings)
     assert stuck.status == "stalled"
     assert min(stuck.history["residual"]) > 1e-2
-    mended = reconstruct(q, A, averaged(overdone, 1 / 3), "fast_admm", iterations=3000, tol=1e-12, **settings)
+    mended = reconstruct(
+        q, A, averaged(overdone, 1 / 3), "fast_admm", iterations=3000, tol=1e-12, **settings
+    )
     assert mended.status == "converged"
-    assert off(mended.x, reconstruct(q, A, gaussian, "admm", iterations=3000, tol=1e-12, **settings).x) < 1e-8
+    assert (
+        off(mended.x, reconstruct(q, A, gaussian, "admm", iterations=3000, tol=1e-12, **settings).x)
+        < 1e-8
+    )
 
 
 def test_an_estimate_whose_norm_overflows_has_not_converged():
     x = torch.full((1, *SHAPE), 1e160, dtype=torch.float64)
-    assert solvers.make("pgd").residual(State(x, 1), State(1.0001 * x, 2)) != 0  # NaN, where change / inf would be 0
-    assert solvers.make("pgd").residual(State(x / 1e100, 1), State(1.0001 * x / 1e100, 2)) == pytest.approx(1e-4, rel=1e-3)
+    assert (
+        solvers.make("pgd").residual(State(x, 1), State(1.0001 * x, 2)) != 0
+    )  # NaN, where change / inf would be 0
+    assert solvers.make("pgd").residual(
+        State(x / 1e100, 1), State(1.0001 * x / 1e100, 2)
+    ) == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_admm_needs_firmly_nonexpansive_denoisers_and_averaged_makes_them():
@@ -338,7 +445,10 @@ def test_admm_needs_firmly_nonexpansive_denoisers_and_averaged_makes_them():
     settings = {"alpha": 0.05, "sigma": 1.0, "iterations": 3000, "tol": 1e-12}
     with pytest.raises(Diverged):
         reconstruct(q, A, reflected, "admm", **settings)
-    assert reconstruct(q, A, reflected, "pgd", sigma=1.0, tau=0.1, iterations=3000, tol=1e-12).status == "converged"
+    assert (
+        reconstruct(q, A, reflected, "pgd", sigma=1.0, tau=0.1, iterations=3000, tol=1e-12).status
+        == "converged"
+    )
     mended = reconstruct(q, A, averaged(reflected), "admm", **settings)
     assert mended.status == "converged"
     assert off(mended.x, reconstruct(q, A, gaussian, "admm", **settings).x) < 1e-9
@@ -378,9 +488,17 @@ def test_averaged_is_the_mix_and_keeps_the_contract(mlpatch):
         ("red", {"form": None}, "RED: form must be"),
         ("red", {"alpha": "x"}, "RED: alpha must be a number, got 'x'"),
         ("red", {"data_tol": -1}, "RED: data_tol must be finite and > 0, got -1"),
-        ("red", {"form": "gradient", "alpha": torch.ones(3)}, r"RED: alpha must be a number or of shape \(2,\), got \(3,\)"),
+        (
+            "red",
+            {"form": "gradient", "alpha": torch.ones(3)},
+            r"RED: alpha must be a number or of shape \(2,\), got \(3,\)",
+        ),
         ("pdhg", {"alpha": -2}, "PDHG: alpha must be finite and > 0, got -2"),
-        ("pdhg", {"alpha": torch.ones(3)}, r"PDHG: alpha must be a number or of shape \(2,\), got \(3,\)"),
+        (
+            "pdhg",
+            {"alpha": torch.ones(3)},
+            r"PDHG: alpha must be a number or of shape \(2,\), got \(3,\)",
+        ),
         ("pdhg", {"tau": 1.0}, "The solver 'pdhg' has no setting 'tau'"),
     ],
     ids=str,
@@ -392,7 +510,12 @@ def test_settings(name, settings, words):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("fista", "FISTA .or give sigma."), ("drs", "DRS .or give alpha."), ("red", "RED .or give alpha."), ("pdhg", "PDHG .or give alpha.")],
+    [
+        ("fista", "FISTA .or give sigma."),
+        ("drs", "DRS .or give alpha."),
+        ("red", "RED .or give alpha."),
+        ("pdhg", "PDHG .or give alpha."),
+    ],
 )
 def test_noise_is_asked_for(name, words):
     with pytest.raises(InputError, match=words + ": the noise level of the data is needed"):
@@ -405,7 +528,9 @@ def test_noise_is_asked_for(name, words):
 def solved(name, state=None, **settings):
     A = Mask(random_mask(SHAPE[1:], keep=0.5))
     q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0)) * A.mask
-    return solvers.make(name, tol=0, **settings).run(q, A, gaussian, noise=0.2, state=state, record={"mean": lambda x: x.mean()})
+    return solvers.make(name, tol=0, **settings).run(
+        q, A, gaussian, noise=0.2, state=state, record={"mean": lambda x: x.mean()}
+    )
 
 
 @pytest.mark.parametrize("name", solvers.names())
@@ -414,7 +539,9 @@ def test_a_saved_result_comes_back_and_goes_on_to_the_same_bits(name, tmp_path):
     half.save(tmp_path / "half.pt")
     back = Result.load(tmp_path / "half.pt")
     assert type(back.state) is type(half.state)
-    assert repr((back.status, back.history, back.seconds)) == repr((half.status, half.history, half.seconds))  # NaN is not NaN
+    assert repr((back.status, back.history, back.seconds)) == repr(
+        (half.status, half.history, half.seconds)
+    )  # NaN is not NaN
     assert torch.equal(back.x, half.x)
     rest = solved(name, state=back.state, iterations=11)
     assert torch.equal(rest.x, whole.x)
@@ -431,7 +558,12 @@ def test_a_result_is_found_without_its_solver_being_imported(tmp_path):
         "import sys; from pnp_mlpatch.solvers import Result; r = Result.load(sys.argv[1]);"
         "print(type(r.state).__name__, r.state.iteration, r.x is r.state.x or r.x.equal(r.state.x))"
     )
-    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.pt")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert shown.split() == ["SplitGibbsState", "3", "True"]
 
 
@@ -447,12 +579,16 @@ def test_damaged_results(tmp_path):
     flipped[place + 3] ^= 4
     for bad in (b"", b"text", sound[: len(sound) // 2], sound[:-30], bytes(flipped)):
         path.write_bytes(bad)
-        with pytest.raises(WeightsError, match=r"r.pt: not a saved result \(.*\). It is damaged, or something else"):
+        with pytest.raises(
+            WeightsError, match=r"r.pt: not a saved result \(.*\). It is damaged, or something else"
+        ):
             Result.load(path)
     with pytest.raises(WeightsError, match=r"none\.pt: not a saved result"):
         Result.load(tmp_path / "none.pt")
     result.state.save(path)
-    with pytest.raises(WeightsError, match=r"r.pt: not a saved result. A state is read by load_state"):
+    with pytest.raises(
+        WeightsError, match=r"r.pt: not a saved result. A state is read by load_state"
+    ):
         Result.load(path)
     values = {
         "kind": "Result",
@@ -506,9 +642,15 @@ def test_a_result_is_drawn(name, tmp_path):
     result = solved(name, iterations=6, **({"sigma": [0.3, 0.2, 0.1]} if name == "hqs" else {}))
     drawing = result_figure(result)
     image, residual, levels, times, recorded = drawing.axes
-    measured = [name for name in result.history if name.startswith(("residual", "primal", "dual", "fixed_point"))]
+    measured = [
+        name
+        for name in result.history
+        if name.startswith(("residual", "primal", "dual", "fixed_point"))
+    ]
     assert [line.get_label() for line in residual.lines] == measured
-    assert residual.get_title() == ("relative change" if len(measured) == 1 else "relative residuals")
+    assert residual.get_title() == (
+        "relative change" if len(measured) == 1 else "relative residuals"
+    )
     assert residual.get_yscale() == "log"
     assert len(times.lines) == 1
     assert residual.lines[0].get_ydata().tolist() == result.history["residual"]
@@ -531,12 +673,28 @@ def test_a_result_without_history_or_in_colour_is_drawn(tmp_path):
 
 def test_the_figure_tells_what_differs_and_what_was_chosen(tmp_path):
     x = torch.rand(3, 1, 8, 6)
-    history = {"iteration": [1.0, 2.0], "residual": [0.5, 0.1], "seconds": [0.1, 0.2], "primal": [0.3, 0.2], "dual_of_f": [0.2, 0.1]}
+    history = {
+        "iteration": [1.0, 2.0],
+        "residual": [0.5, 0.1],
+        "seconds": [0.1, 0.2],
+        "primal": [0.3, 0.2],
+        "dual_of_f": [0.2, 0.1],
+    }
     plain = Result(x, "max_iter", State(x, 2), history, 0.2, ("max_iter",) * 3)
     assert plain.plot().get_suptitle() == "max_iter after 2 iterations, 0.2 s"
-    assert [line.get_label() for line in plain.plot().axes[1].lines] == ["residual", "primal", "dual_of_f"]
+    assert [line.get_label() for line in plain.plot().axes[1].lines] == [
+        "residual",
+        "primal",
+        "dual_of_f",
+    ]
     assert plain.plot().axes[1].get_legend() is not None
-    tuned = Tuned({"sigma": 0.06}, 0.02, True, {}, "It predicted best what was held out, " + "of many settings that were tried, " * 5)
+    tuned = Tuned(
+        {"sigma": 0.06},
+        0.02,
+        True,
+        {},
+        "It predicted best what was held out, " + "of many settings that were tried, " * 5,
+    )
     mixed = replace(plain, statuses=("converged", "max_iter", "converged"), tuned=tuned)
     first, images, *chosen = mixed.plot().get_suptitle().splitlines()
     assert first.startswith("max_iter after")

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import nn
 
 from pnp_mlpatch import denoisers, training, weights
-from pnp_mlpatch.denoisers.base import registry
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import registry
 from pnp_mlpatch.denoisers.drunet import DRUNet
 from pnp_mlpatch.denoisers.unet import UNet
-from pnp_mlpatch.errors import InputError, PnPError, WeightsError, require
+from pnp_mlpatch.errors import InputError, PnPError, WeightsError
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training import TrainConfig, train
 
@@ -31,7 +32,16 @@ def stack(*, inputs=1, depth=4, width=6, norm=True, dilations=None) -> nn.Sequen
     dilations = dilations or [1] * depth
     widths = [inputs, *[width] * (len(dilations) - 1), 1]
     for k, d in enumerate(dilations):
-        layers.append(nn.Conv2d(widths[k], widths[k + 1], 3, padding=d, dilation=d, bias=k in (0, len(dilations) - 1)))
+        layers.append(
+            nn.Conv2d(
+                widths[k],
+                widths[k + 1],
+                3,
+                padding=d,
+                dilation=d,
+                bias=k in (0, len(dilations) - 1),
+            )
+        )
         if k < len(dilations) - 1:
             if norm and k:
                 bn = nn.BatchNorm2d(width)
@@ -70,7 +80,9 @@ def test_more_than_nine_layers_keep_their_order(tmp_path):
     torch.save(net.state_dict(), tmp_path / "deep.pth")
     x = torch.rand(1, 1, 9, 9)
     with torch.no_grad():
-        assert torch.allclose(denoisers.make("dncnn", weights=tmp_path / "deep.pth")(x, 0.1), x - net(x), atol=1e-5)
+        assert torch.allclose(
+            denoisers.make("dncnn", weights=tmp_path / "deep.pth")(x, 0.1), x - net(x), atol=1e-5
+        )
 
 
 def test_a_sigma_map_and_a_direct_output_are_told_from_the_shapes(tmp_path):
@@ -102,8 +114,14 @@ def test_a_published_ircnn_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"a.weight": torch.ones(4, 3, 3, 3), "b.weight": torch.ones(1, 4, 3, 3)}, "image .and sigma map. in, image out"),
-        ({"a.weight": torch.ones(4, 1, 5, 5), "b.weight": torch.ones(1, 4, 3, 3)}, "expected 3 x 3 convolutions"),
+        (
+            {"a.weight": torch.ones(4, 3, 3, 3), "b.weight": torch.ones(1, 4, 3, 3)},
+            "image .and sigma map. in, image out",
+        ),
+        (
+            {"a.weight": torch.ones(4, 1, 5, 5), "b.weight": torch.ones(1, 4, 3, 3)},
+            "expected 3 x 3 convolutions",
+        ),
         ({"a.weight": torch.ones(4, 4)}, "neither a convolution nor a batch normalisation"),
         ({"a.bias": torch.ones(4)}, "not a plain stack of convolutions"),
         ({}, "holds no state dict"),
@@ -142,7 +160,9 @@ def test_shipped_networks_denoise(name, shape, photo):
     D = denoisers.make(name)
     clean = photo[..., : shape[0], : shape[1]]
     for level in (15, 50):
-        noisy = clean + level / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(level))
+        noisy = clean + level / 255 * torch.randn(
+            clean.shape, generator=torch.Generator().manual_seed(level)
+        )
         assert float(psnr(D(noisy, level / 255), clean)) > float(psnr(noisy, clean)) + 4
     assert D.card["trained_size"] == [128, 128]
     assert D.card["scores"]["BSD68_gray"]["psnr_25"] > 28
@@ -179,7 +199,12 @@ def test_one_loop_trains_them_all(name, tmp_path):
 def test_what_cannot_be_trained_or_made():
     with pytest.raises(InputError, match=r"'tv' cannot be trained. Trainable: .*mlpatch"):
         registry.network("tv")
-    for name, bad in (("dncnn", {"depth": 1}), ("ircnn", {"width": 0}), ("unet", {"widths": (4,)}), ("drunet", {"nc": (4, 4)})):
+    for name, bad in (
+        ("dncnn", {"depth": 1}),
+        ("ircnn", {"width": 0}),
+        ("unet", {"widths": (4,)}),
+        ("drunet", {"nc": (4, 4)}),
+    ):
         with pytest.raises(PnPError, match=registry.network(name).__name__):
             registry.network(name)(**bad)
 
@@ -194,19 +219,40 @@ def test_recipes_run(recipe, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     config = TrainConfig.from_toml(recipe)
     assert config.size == 128
-    small = replace(config, data=str(tmp_path), validation=None, window=None, out=str(tmp_path / "run"), steps=1, batch=1, crop=16)
-    card = weights.load(train(replace(small, device="cpu"), progress=False), kind=config.denoiser)[2]
+    small = replace(
+        config,
+        data=str(tmp_path),
+        validation=None,
+        window=None,
+        out=str(tmp_path / "run"),
+        steps=1,
+        batch=1,
+        crop=16,
+    )
+    card = weights.load(train(replace(small, device="cpu"), progress=False), kind=config.denoiser)[
+        2
+    ]
     levels = {"mlpatch-kappa": 0.35}  # mass maps; 60/255 for pictures
-    assert card["sigma_range"] == [0.0, pytest.approx(0.0 if config.task == "upscale" else levels.get(recipe.stem, 60 / 255))]
+    assert card["sigma_range"] == [
+        0.0,
+        pytest.approx(0.0 if config.task == "upscale" else levels.get(recipe.stem, 60 / 255)),
+    ]
     assert card["licence"].startswith("MIT")
 
 
 def test_every_shipped_name_has_its_recipe():
     assert {p.stem for p in RECIPES} >= set(weights.manifest())
     for name in weights.manifest():
-        tensors, config, card = weights.load(weights.locate(name), kind=weights.manifest()[name]["kind"])
+        tensors, config, card = weights.load(
+            weights.locate(name), kind=weights.manifest()[name]["kind"]
+        )
         recipe = TrainConfig.from_toml(next(p for p in RECIPES if p.stem == name))
-        assert config == registry.network(recipe.denoiser)(**{"sigma_max": recipe.sigma_max, **recipe.model}).config
+        assert (
+            config
+            == registry.network(recipe.denoiser)(
+                **{"sigma_max": recipe.sigma_max, **recipe.model}
+            ).config
+        )
         assert (card["steps"], card["seed"]) == (recipe.steps, recipe.seed)
         assert card["parameters"] == sum(t.numel() for t in tensors.values())
 
@@ -222,26 +268,43 @@ def test_downloaded_weights_are_read_without_running_code(tmp_path, monkeypatch)
     torch.save({"m_head.weight": Evil()}, tmp_path / "evil.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     utils = require("deepinv.models.utils", "a test")
-    monkeypatch.setattr(utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "evil.pth").as_uri())
+    monkeypatch.setattr(
+        utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "evil.pth").as_uri()
+    )
     for _ in range(2):  # from the network, from the cache
-        with pytest.raises(WeightsError, match=r"drunet: .*drunet_deepinv_gray_finetune_26k.pth is not a readable state dict"):
+        with pytest.raises(
+            WeightsError,
+            match=r"drunet: .*drunet_deepinv_gray_finetune_26k.pth is not a readable state dict",
+        ):
             denoisers.make("drunet", weights="download")
         assert not trace.exists()
-    monkeypatch.setattr(utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "none.pth").as_uri())
-    with pytest.raises(WeightsError, match=r"the published weights could not be downloaded .*Give the path of a local file instead"):
+    monkeypatch.setattr(
+        utils, "get_weights_url", lambda model_name, file_name: (tmp_path / "none.pth").as_uri()
+    )
+    with pytest.raises(
+        WeightsError,
+        match=r"the published weights could not be downloaded .*Give the path of a local file instead",
+    ):
         denoisers.make("drunet", weights="download", channels=3)
 
 
 def test_a_flipped_bit_in_foreign_weights_is_seen(tmp_path):
     path = tmp_path / "d.pth"
-    torch.save(nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3)).state_dict(), path)
+    torch.save(
+        nn.Sequential(
+            nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3)
+        ).state_dict(),
+        path,
+    )
     denoisers.make("dncnn", weights=path)
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as file:
         largest = max(file.infolist(), key=lambda member: member.file_size)
     content[largest.header_offset + 200] ^= 0x40
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"not a readable state dict .*the checksum of .* is wrong"):
+    with pytest.raises(
+        WeightsError, match=r"not a readable state dict .*the checksum of .* is wrong"
+    ):
         denoisers.make("dncnn", weights=path)
 
 

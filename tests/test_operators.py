@@ -39,11 +39,18 @@ def dense(A, dtype=torch.float64):
 @pytest.mark.parametrize(
     "A",
     [
-        Identity((1, 4, 5)).weighted(torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))),
-        Mask(random_mask((6, 5), keep=0.5)).weighted(torch.rand(1, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1),
+        Identity((1, 4, 5)).weighted(
+            torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))
+        ),
+        Mask(random_mask((6, 5), keep=0.5)).weighted(
+            torch.rand(1, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1
+        ),
         Blur.example(),
         Lensing.example(),
-        Lensing(weight=10 ** (2 * torch.rand(8, 8, generator=torch.Generator().manual_seed(2)) - 1) * random_mask((8, 8), keep=0.7)),
+        Lensing(
+            weight=10 ** (2 * torch.rand(8, 8, generator=torch.Generator().manual_seed(2)) - 1)
+            * random_mask((8, 8), keep=0.7)
+        ),
     ],
     ids=["identity", "mask", "blur", "lensing", "lensing even, noise over two decades"],
 )
@@ -93,12 +100,17 @@ def test_gaps_equal_the_exact_biharmonic_interpolation():
     from pnp_mlpatch.linalg import laplacian
 
     seen = random_mask((7, 6), keep=0.4, seed=2)[None] > 0
-    x = torch.rand(1, 1, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * seen
+    x = (
+        torch.rand(1, 1, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        * seen
+    )
     basis = torch.eye(42, dtype=torch.float64).reshape(42, 1, 7, 6)
     energy = laplacian(laplacian(basis)).reshape(42, 42).T
     gap = ~seen.flatten()
     exact = x.flatten().clone()
-    exact[gap] = torch.linalg.solve(energy[gap][:, gap], -(energy[gap][:, ~gap] @ x.flatten()[~gap]))
+    exact[gap] = torch.linalg.solve(
+        energy[gap][:, gap], -(energy[gap][:, ~gap] @ x.flatten()[~gap])
+    )
     filled = interpolate_gaps(x, seen, tol=1e-12)
     assert float((filled.flatten() - exact).abs().max()) < 1e-8
 
@@ -157,7 +169,9 @@ def test_masked_shear_has_no_influence_and_the_mean_stays_where_z_has_it():
 
 
 def blob(height, width, row, col, variance):
-    rows, cols = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    rows, cols = torch.meshgrid(
+        torch.arange(float(height)), torch.arange(float(width)), indexing="ij"
+    )
     return torch.exp(-((rows - row) ** 2 + (cols - col) ** 2) / (2 * variance))
 
 
@@ -180,7 +194,9 @@ def test_sinogram_agrees_with_scikit_image():
     image = blob(n, n, 40, 27, 20.0) + 0.5 * blob(n, n, 20, 41, 10.0)
     image[image < 1e-3] = 0
     degrees = np.array([0.0, 25.0, 90.0, 140.0])
-    mine = Radon((n, n), torch.from_numpy(np.deg2rad(degrees)), n, cache=False)(image[None, None])[0, 0].double()
+    mine = Radon((n, n), torch.from_numpy(np.deg2rad(degrees)), n, cache=False)(image[None, None])[
+        0, 0
+    ].double()
     theirs = torch.from_numpy(radon(image.double().numpy(), degrees, circle=True).T.copy())
     assert float((mine - theirs).norm() / mine.norm()) < 0.02
     assert float((mine.flip(1) - theirs).norm() / mine.norm()) > 0.3
@@ -215,7 +231,8 @@ def test_backends_agree():
 
 
 @pytest.mark.parametrize(
-    ("views", "ratio", "at_most", "factor"), [(60, 1e-2, 8, 2), (60, 1e-1, 5, 1.5), (180, 1e-3, 14, 2.5), (180, 1e-2, 7, 2)]
+    ("views", "ratio", "at_most", "factor"),
+    [(60, 1e-2, 8, 2), (60, 1e-1, 5, 1.5), (180, 1e-3, 14, 2.5), (180, 1e-2, 7, 2)],
 )
 def test_the_preconditioner_saves_iterations(views, ratio, at_most, factor):
     A = Radon((96, 96), views, cache=False)
@@ -225,7 +242,14 @@ def test_the_preconditioner_saves_iterations(views, ratio, at_most, factor):
     z = torch.full_like(truth, 0.5)
     counts = []
     for precondition in (None, A._precondition(alpha)):
-        _, info = pcg(lambda v: A.normal(v) + alpha * v, Aty + alpha * z, z, precondition=precondition, tol=1e-5, max_iter=200)
+        _, info = pcg(
+            lambda v: A.normal(v) + alpha * v,
+            Aty + alpha * z,
+            z,
+            precondition=precondition,
+            tol=1e-5,
+            max_iter=200,
+        )
         assert float(info.residual) <= 1.01e-5
         counts.append(info.iterations)
     assert counts[1] <= at_most
@@ -257,9 +281,15 @@ def test_gradients_of_an_iterative_data_step_are_those_of_the_solution(start):
         return torch.linalg.solve(normal, Aty.flatten(1) + alpha[:, None] * z.flatten(1))
 
     f = exact(z.double(), Aty.double(), alpha.double())
-    x0 = f.detach().float().reshape(z.shape) if start == "near" else torch.randn(z.shape, generator=generator)
+    x0 = (
+        f.detach().float().reshape(z.shape)
+        if start == "near"
+        else torch.randn(z.shape, generator=generator)
+    )
     expected = torch.autograd.grad((f * weight.double().flatten(1)).sum(), (z, Aty, alpha))
-    got = torch.autograd.grad((A.data_step(z, alpha, Aty=Aty, x0=x0) * weight).sum(), (z, Aty, alpha))
+    got = torch.autograd.grad(
+        (A.data_step(z, alpha, Aty=Aty, x0=x0) * weight).sum(), (z, Aty, alpha)
+    )
     for a, b in zip(got, expected, strict=True):
         assert float((a - b).norm() / b.norm()) < 1e-4
 
@@ -284,7 +314,9 @@ def test_a_thousand_calls_leave_nothing_behind():
     import astra
 
     A = Radon((12, 13), 7, backend="astra_cpu")
-    before = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2))
+    before = astra.create_projector(
+        "linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2)
+    )
     x, page = torch.rand(1, 1, 12, 13), os.sysconf("SC_PAGE_SIZE")
     resident = []
     for call in range(1000):
@@ -292,7 +324,9 @@ def test_a_thousand_calls_leave_nothing_behind():
         if call % 100 == 99 and os.path.exists("/proc/self/statm"):
             resident.append(page * int(Path("/proc/self/statm").read_text().split()[1]))
     # ids are handed out in a row, and freed ones are looked up without success
-    after = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2))
+    after = astra.create_projector(
+        "linear", astra.create_proj_geom("parallel", 1.0, 3, [0.0]), astra.create_vol_geom(2, 2)
+    )
     assert after - before > 1000
     for identity in range(before + 1, after):
         with pytest.raises(Exception, match=r"not initialized|not found|[Ii]nvalid"):
@@ -307,9 +341,17 @@ def test_a_thousand_calls_leave_nothing_behind():
 def test_pcg_solves_each_image_on_its_own():
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(3, 20, 20, dtype=torch.float64, generator=generator)
-    matrices = root @ root.mT + torch.tensor([0.1, 1.0, 100.0], dtype=torch.float64)[:, None, None] * torch.eye(20, dtype=torch.float64)
+    matrices = root @ root.mT + torch.tensor([0.1, 1.0, 100.0], dtype=torch.float64)[
+        :, None, None
+    ] * torch.eye(20, dtype=torch.float64)
     b = torch.randn(3, 20, dtype=torch.float64, generator=generator)
-    x, info = pcg(lambda v: torch.einsum("bij,bj->bi", matrices, v), b, torch.zeros_like(b), tol=1e-10, max_iter=500)
+    x, info = pcg(
+        lambda v: torch.einsum("bij,bj->bi", matrices, v),
+        b,
+        torch.zeros_like(b),
+        tol=1e-10,
+        max_iter=500,
+    )
     assert info.residual.max() <= 1.01e-10
     assert torch.allclose(x, torch.linalg.solve(matrices, b), rtol=1e-6, atol=1e-8)
 
@@ -335,8 +377,14 @@ def test_the_norm_is_an_upper_bound_in_any_units():
     generator = torch.Generator().manual_seed(0)
     for k in range(60):
         n, m = (int(torch.randint(2, 40, (1,), generator=generator)) for _ in range(2))
-        M = torch.randn(m, n, generator=generator, dtype=torch.float64) / torch.arange(1, n + 1) ** (k % 2)
-        M = torch.diag(1 - 0.05 * torch.rand(n, generator=generator, dtype=torch.float64)) if k % 3 == 0 else M
+        M = torch.randn(m, n, generator=generator, dtype=torch.float64) / torch.arange(
+            1, n + 1
+        ) ** (k % 2)
+        M = (
+            torch.diag(1 - 0.05 * torch.rand(n, generator=generator, dtype=torch.float64))
+            if k % 3 == 0
+            else M
+        )
         M = M * 10.0 ** (k - 30)
         B = from_functions(
             lambda x, M=M: x.flatten(1) @ M.to(x).T,
@@ -370,7 +418,10 @@ def test_operators_keep_their_precision_under_autocast(name):
 @pytest.mark.parametrize("name", operators.names())
 def test_the_data_step_under_vmap_is_that_of_each(name):
     A = operators.registry.get(name).example()
-    z, Aty = (torch.randn(3, 2, *A.image_shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    z, Aty = (
+        torch.randn(3, 2, *A.image_shape, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    )
     Aty = torch.stack([A.adjoint(A(b)) for b in Aty])
 
     def step(z, Aty):
@@ -396,7 +447,9 @@ def test_meta_tensors_are_refused_in_words():
 def test_denoisers_under_vmap_take_a_number():
     x = torch.rand(3, 1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     D = denoisers.make("dncnn")
-    assert torch.allclose(torch.vmap(lambda v: D(v, 0.1))(x), torch.stack([D(v, 0.1) for v in x]), atol=1e-6)
+    assert torch.allclose(
+        torch.vmap(lambda v: D(v, 0.1))(x), torch.stack([D(v, 0.1) for v in x]), atol=1e-6
+    )
     with pytest.raises(InputTypeError, match=r"sigma cannot be read, which torch\.vmap"):
         torch.vmap(lambda v, s: D(v, s))(x, torch.ones(3))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pnp_mlpatch import operators, solvers
-from pnp_mlpatch.errors import require
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem
 
 ITERATIONS = 10
 
@@ -19,14 +19,24 @@ def physics_of(A):
     physics = require("deepinv.physics", "test")
     if isinstance(A, Mask):
         return physics.Inpainting(img_size=A.image_shape, mask=A.mask.float())
-    return physics.LinearPhysics(A=lambda x, **_: A(x), A_adjoint=lambda y, **_: A.adjoint(y), max_iter=500, tol=1e-7, solver="CG")
+    return physics.LinearPhysics(
+        A=lambda x, **_: A(x),
+        A_adjoint=lambda y, **_: A.adjoint(y),
+        max_iter=500,
+        tol=1e-7,
+        solver="CG",
+    )
 
 
 @pytest.fixture(scope="module", params=["mask", "radon"])
 def problem(request, photo):
     truth = photo[..., :40, :48].contiguous()
     generator = torch.Generator().manual_seed(0)
-    A = Mask(random_mask((40, 48), keep=0.4)) if request.param == "mask" else Radon((40, 48), 30, cache=False)
+    A = (
+        Mask(random_mask((40, 48), keep=0.4))
+        if request.param == "mask"
+        else Radon((40, 48), 30, cache=False)
+    )
     q = A(truth)
     noise = 0.02 * float(q.square().mean().sqrt())
     q = q + noise * torch.randn(q.shape, generator=generator)
@@ -46,7 +56,13 @@ def theirs(name, A, q, D, init, **settings):
     out = []
     for k in range(1, ITERATIONS + 1):
         model = getattr(optim, name)(
-            data_fidelity=optim.L2(), prior=optim.PnP(denoiser=D), g_param=SIGMA, max_iter=k, early_stop=False, thres_conv=0.0, **settings
+            data_fidelity=optim.L2(),
+            prior=optim.PnP(denoiser=D),
+            g_param=SIGMA,
+            max_iter=k,
+            early_stop=False,
+            thres_conv=0.0,
+            **settings,
         )
         with torch.no_grad():
             out.append(model(q, physics, init=init))
@@ -70,7 +86,15 @@ def test_iterates_equal_deepinvs(name, problem, mlpatch):
         data = {} if isinstance(A, Mask) else {"data_iterations": 500, "data_tol": 1e-7}
         solver = solvers.make(name, sigma=SIGMA, alpha=alpha, **data)
         init = (x0, torch.zeros_like(x0)) if name == "admm" else x0
-        reference = theirs(name.upper(), A, q, D, init, stepsize=1 / alpha, **({"beta": 1.0} if name == "admm" else {}))
+        reference = theirs(
+            name.upper(),
+            A,
+            q,
+            D,
+            init,
+            stepsize=1 / alpha,
+            **({"beta": 1.0} if name == "admm" else {}),
+        )
     for k, (x, y) in enumerate(zip(ours(solver, A, q, D, x0), reference, strict=True), start=1):
         assert float((x - y).norm() / y.norm()) < 1e-5, f"iterate {k}"
     assert float((x - x0).norm() / x0.norm()) > 0.05  # it moved
@@ -88,7 +112,9 @@ def test_deepinvs_denoisers_and_our_operators_meet(problem):
     """A deepinv model goes straight into our solver."""
     models = require("deepinv.models", "test")
     A, q, L = problem
-    result = solvers.make("admm", sigma=0.1, alpha=0.1 * L, iterations=3).run(q, A, models.MedianFilter(kernel_size=3), progress=False)
+    result = solvers.make("admm", sigma=0.1, alpha=0.1 * L, iterations=3).run(
+        q, A, models.MedianFilter(kernel_size=3), progress=False
+    )
     assert torch.isfinite(result.x).all()
 
 

@@ -19,13 +19,22 @@ PACKAGE = Path(__file__).parents[1] / "examples" / "plugin_package"
 NAMES = {"operator": "superres", "denoiser": "guided", "solver": "nesterov"}
 
 
-def run(*command: str | Path, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, path: Path | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command without the caller's PYTHONPATH; ``path`` is a folder of further packages."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
-    return subprocess.run([str(part) for part in command], env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def output(done: subprocess.CompletedProcess[str]) -> str:
@@ -35,7 +44,17 @@ def output(done: subprocess.CompletedProcess[str]) -> str:
 
 def pip_install(python: Path, source: Path, *options: str | Path) -> None:
     """Build ``source`` with the hatchling that is here, and install it for ``python``; nothing is downloaded."""
-    pip = (sys.executable, "-m", "pip", "--python", python, "--isolated", "--disable-pip-version-check", "--quiet", "install")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "--isolated",
+        "--disable-pip-version-check",
+        "--quiet",
+        "install",
+    )
     output(run(*pip, "--no-index", "--no-deps", "--no-build-isolation", *options, source))
 
 
@@ -47,7 +66,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def source(folder) -> Path:
     """A copy of the package, so that neither build nor tests leave anything in the repository."""
-    return shutil.copytree(PACKAGE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    return shutil.copytree(
+        PACKAGE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", ".*_cache")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +77,18 @@ def python(folder, source) -> Path:
     home = folder / "environment"
     venv.create(home, with_pip=False, symlinks=os.name != "nt")
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    site = Path(output(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])")).strip())
-    here = [Path(pnp_mlpatch.__file__).parents[1], *(p for p in map(Path, sys.path) if p.name in ("site-packages", "dist-packages"))]
-    (site / "packages_of_the_tests.pth").write_text("".join(f"{p}\n" for p in here), encoding="utf-8")
+    site = Path(
+        output(
+            run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+        ).strip()
+    )
+    here = [
+        Path(pnp_mlpatch.__file__).parents[1],
+        *(p for p in map(Path, sys.path) if p.name in ("site-packages", "dist-packages")),
+    ]
+    (site / "packages_of_the_tests.pth").write_text(
+        "".join(f"{p}\n" for p in here), encoding="utf-8"
+    )
     pip_install(python, source)
     assert (site / "pnp_extras").is_dir()
     return python
@@ -84,7 +114,10 @@ def make_package(folder: Path, name: str, module: str, text: str, points: dict[s
     source = folder / f"{name}-source"
     source.mkdir()
     (source / f"{module}.py").write_text(text, encoding="utf-8")
-    lines = [f'[project]\nname = "{name}"\nversion = "1.0"', '[project.entry-points."pnp_mlpatch.operators"]']
+    lines = [
+        f'[project]\nname = "{name}"\nversion = "1.0"',
+        '[project.entry-points."pnp_mlpatch.operators"]',
+    ]
     lines += [f'{plugin} = "{value}"' for plugin, value in points.items()]
     lines += ['[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"']
     lines += [f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}.py"]']
@@ -96,7 +129,13 @@ def make_package(folder: Path, name: str, module: str, text: str, points: dict[s
 def others(folder, python) -> Path:
     """A folder with a second package: an operator whose import raises, and one with a name that is taken."""
     points = {"shattered": "pnp_second:Shattered", "superres": "pnp_second:Superres"}
-    second = make_package(folder, "pnp-second", "pnp_second", "raise RuntimeError('the licence server is down')\n", points)
+    second = make_package(
+        folder,
+        "pnp-second",
+        "pnp_second",
+        "raise RuntimeError('the licence server is down')\n",
+        points,
+    )
     pip_install(python, second, "--target", folder / "others")
     return folder / "others"
 
@@ -123,7 +162,11 @@ USE = """
 
 
 def test_the_plugins_are_used_by_name(python, source):
-    blocks = re.findall(r"^```python\n(.*?)^```", (source / "README.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```",
+        (source / "README.md").read_text(encoding="utf-8"),
+        flags=re.M | re.S,
+    )
     assert blocks
     output(run(python, "-c", "\n".join([textwrap.dedent(USE), *blocks])))
 
@@ -139,7 +182,19 @@ def test_the_command_line_knows_them(python):
 
 @pytest.mark.slow
 def test_its_own_tests_pass(python, source):
-    shown = output(run(python, "-m", "pytest", "-q", "-p", "no:odl_plugins", "-p", "no:cacheprovider", cwd=source))
+    shown = output(
+        run(
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:odl_plugins",
+            "-p",
+            "no:cacheprovider",
+            cwd=source,
+        )
+    )
     assert " passed" in shown
     assert "failed" not in shown
     assert "skipped" not in shown

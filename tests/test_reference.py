@@ -58,12 +58,17 @@ CASES += [("mask", "admm", "mlpatch"), ("blur", "dpir", "dncnn")]
 
 def reconstruction(case: tuple[str, str, str]) -> torch.Tensor:
     """A few iterations of a solver, from data with seeded noise."""
-    A, solver = operator(case[0]), solvers.make(case[1], **({"iterations": 6} | SETTINGS.get(case[1], {})))
+    A, solver = (
+        operator(case[0]),
+        solvers.make(case[1], **({"iterations": 6} | SETTINGS.get(case[1], {}))),
+    )
     f = torch.cat([truth(), 0 * truth()], dim=1) - 0.5 if case[0] == "lensing" else truth()
     D = denoisers.make("tv", tol=0.0) if case[2] == "tv" else denoisers.make(case[2])
     f = f if case[2] == "tv" else f.float()
     q = A(f)
-    q = q + NOISE * torch.randn(q.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(q)
+    q = q + NOISE * torch.randn(
+        q.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(q)
     return solver.run(q, A, D, noise=NOISE, progress=False).x
 
 
@@ -73,9 +78,13 @@ def test_results_are_the_kept_ones(case):
         expected = torch.from_numpy(kept["-".join(case)])
     found = reconstruction(case).double()
     tolerance = 1e-6 if case[2] == "tv" else 1e-5  # networks compute in float32
-    assert float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+    assert float((found - expected).abs().max()) <= tolerance * max(
+        1.0, float(expected.abs().max())
+    )
 
 
 if __name__ == "__main__":
     KEPT.parent.mkdir(exist_ok=True)
-    np.savez_compressed(KEPT, **{"-".join(case): reconstruction(case).double().numpy() for case in CASES})
+    np.savez_compressed(
+        KEPT, **{"-".join(case): reconstruction(case).double().numpy() for case in CASES}
+    )

@@ -12,18 +12,39 @@ import pytest
 import torch
 
 from pnp_mlpatch import denoisers, operators, solvers
-from pnp_mlpatch.errors import BrokenPlugin, InputError, InputTypeError, MissingPackage, PnPError, UnknownPlugin, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import (
+    BrokenPlugin,
+    InputError,
+    InputTypeError,
+    MissingPackage,
+    PnPError,
+    UnknownPlugin,
+)
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.registry import Registry, did_you_mean
 
 FAMILIES = {"operator": operators, "denoiser": denoisers, "solver": solvers}
-OPTIONAL = ("deepinv", "odl", "astra", "matplotlib", "scipy", "PIL", "skimage", "safetensors", "torchvision")
+OPTIONAL = (
+    "deepinv",
+    "odl",
+    "astra",
+    "matplotlib",
+    "scipy",
+    "PIL",
+    "skimage",
+    "safetensors",
+    "torchvision",
+)
 
 
 def python(code: str, *arguments: str) -> str:
     """Run a program in a fresh interpreter; its output."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -42,7 +63,11 @@ def test_listing_imports_no_plugin_and_no_optional_package():
         print(*sys.modules, sep="\\n")
         """
     ).split()
-    plugins = {f"pnp_mlpatch.{family}s.{name}" for family, module in FAMILIES.items() for name in module.names()}
+    plugins = {
+        f"pnp_mlpatch.{family}s.{name}"
+        for family, module in FAMILIES.items()
+        for name in module.names()
+    }
     assert "pnp_mlpatch.operators.radon" in plugins
     assert not plugins & set(loaded)
     assert not set(OPTIONAL) & {name.partition(".")[0] for name in loaded}
@@ -69,7 +94,7 @@ def test_the_package_works_with_torch_and_numpy_only():
         from pnp_mlpatch import denoisers, errors, operators, reconstruct, solvers
         from pnp_mlpatch.denoisers.mlpatch import MLPatch
         from pnp_mlpatch.errors import MissingPackage
-        from pnp_mlpatch.imageio import read_image, write_image
+        from pnp_mlpatch.io.images import read_image, write_image
         from pnp_mlpatch.operators.blur import gaussian_psf
 
         assert {"radon", "mask"} < set(operators.names()) and "drunet" in denoisers.names() and "admm" in solvers.names()
@@ -115,14 +140,22 @@ def test_the_package_works_with_torch_and_numpy_only():
 
 @pytest.mark.parametrize(
     ("family", "wrong", "right"),
-    [("operator", "raddon", "radon"), ("denoiser", "mlpach", "mlpatch"), ("solver", "ADMM", "admm"), ("solver", "amdm", "admm")],
+    [
+        ("operator", "raddon", "radon"),
+        ("denoiser", "mlpach", "mlpatch"),
+        ("solver", "ADMM", "admm"),
+        ("solver", "amdm", "admm"),
+    ],
 )
 def test_unknown_names(family, wrong, right):
     registry = FAMILIES[family]
     for call in (registry.get, registry.make, registry.info):
         with pytest.raises(UnknownPlugin) as caught:
             call(wrong)
-        assert str(caught.value) == f"No {family} is called '{wrong}'. Did you mean '{right}'? Known: {', '.join(registry.names())}."
+        assert (
+            str(caught.value)
+            == f"No {family} is called '{wrong}'. Did you mean '{right}'? Known: {', '.join(registry.names())}."
+        )
     with pytest.raises(LookupError):
         registry.get("nothing like it")
 
@@ -135,14 +168,21 @@ def test_names_are_strings(name):
 
 def test_settings_are_checked_before_the_call():
     with pytest.raises(
-        InputTypeError, match=r"The operator 'mask' has no setting 'chanels'. Did you mean 'channels'\? It takes: mask, channels"
+        InputTypeError,
+        match=r"The operator 'mask' has no setting 'chanels'. Did you mean 'channels'\? It takes: mask, channels",
     ):
         operators.make("mask", mask=torch.ones(3, 3), chanels=2)
-    with pytest.raises(InputTypeError, match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)"):
+    with pytest.raises(
+        InputTypeError,
+        match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)",
+    ):
         operators.make("radon", shape=(4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):
         operators.make("blur")
-    with pytest.raises(InputTypeError, match=r"The solver 'pgd' has no setting 'xyzzy'. It takes: iterations, sigma, tau, tol"):
+    with pytest.raises(
+        InputTypeError,
+        match=r"The solver 'pgd' has no setting 'xyzzy'. It takes: iterations, sigma, tau, tol",
+    ):
         solvers.make("pgd", xyzzy=1)
 
 
@@ -156,7 +196,12 @@ def test_info_of_every_plugin(family):
     registry = FAMILIES[family]
     for name in registry.names():
         info = registry.info(name)
-        assert (info.name, info.family, info.source, info.broken) == (name, family, "built in", None)
+        assert (info.name, info.family, info.source, info.broken) == (
+            name,
+            family,
+            "built in",
+            None,
+        )
         assert info.doc
         assert info.signature.startswith("(")
         assert set(info.needs) <= set(OPTIONAL)
@@ -167,7 +212,10 @@ def test_info_tells_what_is_missing(monkeypatch):
     info = operators.info("radon")
     assert "astra" in info.needs
     assert info.missing == ("astra",)
-    with pytest.raises(MissingPackage, match=r"The operator 'radon' needs the package 'astra', .*pip install astra-toolbox"):
+    with pytest.raises(
+        MissingPackage,
+        match=r"The operator 'radon' needs the package 'astra', .*pip install astra-toolbox",
+    ):
         operators.make("radon", shape=(4, 5), angles=3)
 
 
@@ -192,7 +240,10 @@ def test_registering_at_run_time_and_twice(registry):
     assert registry.info("doubled").source == __name__
     assert isinstance(registry.make("doubled", image_shape=(1, 2, 3)), Doubled)
     registry.register("doubled")(Doubled)  # a module that is imported again
-    with pytest.raises(InputError, match=r"Two operators register the name 'doubled': .*Doubled and .*Identity. Rename one of them"):
+    with pytest.raises(
+        InputError,
+        match=r"Two operators register the name 'doubled': .*Doubled and .*Identity. Rename one of them",
+    ):
         registry.register("doubled")(Identity)
 
 
@@ -204,8 +255,15 @@ def modules(tmp_path, monkeypatch):
         for name, text in texts.items():
             (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
             monkeypatch.delitem(sys.modules, name, raising=False)
-        made = [importlib.metadata.EntryPoint(name, value, "pnp_mlpatch.operators") for name, value in points]
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: made if group == "pnp_mlpatch.operators" else [])
+        made = [
+            importlib.metadata.EntryPoint(name, value, "pnp_mlpatch.operators")
+            for name, value in points
+        ]
+        monkeypatch.setattr(
+            importlib.metadata,
+            "entry_points",
+            lambda *, group: made if group == "pnp_mlpatch.operators" else [],
+        )
 
     monkeypatch.syspath_prepend(tmp_path)
     yield install
@@ -228,15 +286,26 @@ def test_entry_points_are_listed_without_import_and_loaded_by_name(registry, mod
     A = registry.make("tripled", image_shape=(1, 2, 3))
     assert type(A).__name__ == "Tripled"
     info = registry.info("tripled")
-    assert (info.source, info.doc, info.broken) == ("their_package", "Three times an identity.", None)
-    with pytest.raises(InputTypeError, match=r"The operator 'tripled' has no setting 'shape'\. Did you mean 'image_shape'\?"):
+    assert (info.source, info.doc, info.broken) == (
+        "their_package",
+        "Three times an identity.",
+        None,
+    )
+    with pytest.raises(
+        InputTypeError,
+        match=r"The operator 'tripled' has no setting 'shape'\. Did you mean 'image_shape'\?",
+    ):
         registry.make("tripled", shape=(1, 2, 3))
 
 
 BROKEN = {
     "raises": ("1 / 0", "their_package:Tripled", "ZeroDivisionError: division by zero"),
     "syntax": ("def", "their_package:Tripled", "SyntaxError"),
-    "needs another": ("import no_such_package", "their_package:Tripled", "No module named 'no_such_package'"),
+    "needs another": (
+        "import no_such_package",
+        "their_package:Tripled",
+        "No module named 'no_such_package'",
+    ),
     "no attribute": (TRIPLED, "their_package:Quadrupled", "Quadrupled"),
     "no module": ("", "their_packages:Tripled", "No module named 'their_packages'"),
     "our error": (
@@ -253,7 +322,10 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_plugin_is_reported_and_the_others_go_on(case, registry, modules):
     text, point, words = BROKEN[case]
-    modules({"their_package": text, "another_package": TRIPLED}, [("broken", point), ("whole", "another_package:Tripled")])
+    modules(
+        {"their_package": text, "another_package": TRIPLED},
+        [("broken", point), ("whole", "another_package:Tripled")],
+    )
     with pytest.raises(PnPError, match=words) as caught:
         registry.get("broken")
     if case != "our error":
@@ -290,7 +362,9 @@ def test_plugins_that_cannot_be_described_are_broken_and_listed(registry):
     registry.register("no_module")(NoModule)
     registry.register("partial")(functools.partial(Identity, (1, 2, 3)))
     registry.register("dotted", needs=("no_such_package.part", ""))(Doubled)
-    infos = {name: registry.info(name) for name in ("nasty", "in_c", "no_module", "partial", "dotted")}
+    infos = {
+        name: registry.info(name) for name in ("nasty", "in_c", "no_module", "partial", "dotted")
+    }
     assert "cannot be described: RuntimeError: never" in infos["nasty"].broken
     assert "has no signature" in infos["in_c"].broken
     assert infos["dotted"].missing == ("no_such_package.part", "")
@@ -301,12 +375,19 @@ def test_plugins_that_cannot_be_described_are_broken_and_listed(registry):
         registry.register("partial")(functools.partial(Doubled, (1, 2, 3)))
 
 
-@pytest.mark.parametrize("points", [[("twice", "a:A"), ("twice", "b:B")], [("mask", "a:A")]], ids=["two packages", "a name of ours"])
+@pytest.mark.parametrize(
+    "points",
+    [[("twice", "a:A"), ("twice", "b:B")], [("mask", "a:A")]],
+    ids=["two packages", "a name of ours"],
+)
 def test_two_plugins_with_one_name(points, registry, modules):
     text = TRIPLED.replace("Tripled", "A")
     modules({"a": text, "b": text.replace("class A", "class B")}, points)
     name = points[0][0]
-    with pytest.raises(InputError, match=rf"Two operators are called '{name}': a:A, .*Uninstall or rename one of them"):
+    with pytest.raises(
+        InputError,
+        match=rf"Two operators are called '{name}': a:A, .*Uninstall or rename one of them",
+    ):
         registry.get(name)
     assert "Uninstall or rename" in registry.info(name).broken
 
@@ -324,7 +405,9 @@ def test_a_file_that_registers_nothing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("operator", package="family", not_plugins=())
     assert registry.names() == ["empty"]
-    with pytest.raises(BrokenPlugin, match=r"The module family.empty registers no operator called 'empty'"):
+    with pytest.raises(
+        BrokenPlugin, match=r"The module family.empty registers no operator called 'empty'"
+    ):
         registry.get("empty")
     for name in ("family.empty", "family"):
         del sys.modules[name]
@@ -368,7 +451,10 @@ def test_require_does_not_hide_a_fault_inside_a_package(tmp_path, monkeypatch):
 def test_require_names_what_a_package_itself_lacks(tmp_path, monkeypatch):
     (tmp_path / "needy_package.py").write_text("import no_such_package")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingPackage, match=r"'no_such_package' \(for 'needy_package'\), .*pip install no_such_package"):
+    with pytest.raises(
+        MissingPackage,
+        match=r"'no_such_package' \(for 'needy_package'\), .*pip install no_such_package",
+    ):
         require("needy_package", "a test")
 
 
@@ -397,6 +483,7 @@ def test_an_operator_has_two_hooks_and_needs_no_example():
 
 def test_the_name_of_weights_says_how_to_take_them():
     with pytest.raises(
-        UnknownPlugin, match=r"'mlpatch-sr' are weights, not a denoiser\. Take the denoiser 'mlpatch' with weights='mlpatch-sr'"
+        UnknownPlugin,
+        match=r"'mlpatch-sr' are weights, not a denoiser\. Take the denoiser 'mlpatch' with weights='mlpatch-sr'",
     ):
         denoisers.make("mlpatch-sr")

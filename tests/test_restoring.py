@@ -30,7 +30,9 @@ def striding(x, sigma):
     """One that sees images by strides of two, as U-Nets do: means of blocks, at full size."""
     h, w = x.shape[-2:]
     p = torch.nn.functional.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-    return torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(p, 2), scale_factor=2)[..., :h, :w]
+    return torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(p, 2), scale_factor=2)[
+        ..., :h, :w
+    ]
 
 
 # ---- symmetries
@@ -42,13 +44,15 @@ def test_a_random_symmetry_is_one_of_the_group_and_a_function_of_the_image():
     assert torch.equal(once, E(x, 0.1))
     assert torch.equal(once[7:9], E(x[7:9], 0.1)), "an image does not depend on its batch"
     candidates = []
-    from pnp_mlpatch.denoisers.wrap import SYMMETRIES, turned
+    from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
 
     for g in SYMMETRIES:
         candidates.append(turned(uneven(turned(x, g), 0.1), g, back=True))
     which = torch.stack([(once - c).abs().amax(dim=(1, 2, 3)) == 0 for c in candidates])
     assert bool(which.any(0).all())
-    assert len(set(which.int().argmax(0).tolist())) >= 4, "flips left and right change nothing here, so 4 are different"
+    assert len(set(which.int().argmax(0).tolist())) >= 4, (
+        "flips left and right change nothing here, so 4 are different"
+    )
     assert not torch.equal(once, equivariant(uneven, draw="random", seed=5)(x, 0.1))
 
 
@@ -71,7 +75,9 @@ def test_shifts(shape):
         inner = (..., slice(4, -4), slice(4, -4))
         assert torch.allclose(moved[inner], E(x, 0.1)[inner], atol=1e-12)
         assert not torch.allclose(
-            striding(x.roll((1, 1), (-2, -1)), 0.1).roll((-1, -1), (-2, -1))[inner], striding(x, 0.1)[inner], atol=1e-3
+            striding(x.roll((1, 1), (-2, -1)), 0.1).roll((-1, -1), (-2, -1))[inner],
+            striding(x, 0.1)[inner],
+            atol=1e-3,
         )
 
 
@@ -80,7 +86,14 @@ def test_shifts(shape):
 def test_levels_go_with_the_images(group, draw):
     """D = x sigma with a map, (B,) and a number: no symmetry moves the level against the image."""
     E, x = (
-        equivariant(lambda x, s: x * (s if not isinstance(s, torch.Tensor) or s.ndim != 1 else s.reshape(-1, 1, 1, 1)), group, draw=draw),
+        equivariant(
+            lambda x, s: (
+                x
+                * (s if not isinstance(s, torch.Tensor) or s.ndim != 1 else s.reshape(-1, 1, 1, 1))
+            ),
+            group,
+            draw=draw,
+        ),
         rand(3, *SHAPE),
     )
     levels = rand(3, 1, *SHAPE[1:], seed=1)
@@ -90,7 +103,12 @@ def test_levels_go_with_the_images(group, draw):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"draw": "one"}, "draw must be"), ({"seed": -1}, "seed must be"), ({"group": "all"}, "group must be")]
+    ("settings", "words"),
+    [
+        ({"draw": "one"}, "draw must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"group": "all"}, "group must be"),
+    ],
 )
 def test_symmetries_that_are_none(settings, words):
     with pytest.raises(InputError, match="equivariant: " + words):
@@ -111,20 +129,40 @@ def test_a_solver_with_random_symmetries_resumes_bit_for_bit():
 def sharpen(x, sigma):
     """It amplifies what is rough by up to 1.4, and keeps means: PGD with it diverges where the data do not hold."""
     p = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
-    return x + 0.05 * (4 * x - p[..., :-2, 1:-1] - p[..., 2:, 1:-1] - p[..., 1:-1, :-2] - p[..., 1:-1, 2:])
+    return x + 0.05 * (
+        4 * x - p[..., :-2, 1:-1] - p[..., 2:, 1:-1] - p[..., 1:-1, :-2] - p[..., 1:-1, 2:]
+    )
 
 
 def test_spectral_scaling_makes_a_diverging_solver_converge():
     A = Mask(random_mask(SHAPE[1:], keep=0.3))
-    q, settings = A(rand(1, *SHAPE)), {"noise": 1.0, "sigma": 1.0, "tau": 1.0, "iterations": 400, "tol": 1e-8}
+    q, settings = (
+        A(rand(1, *SHAPE)),
+        {"noise": 1.0, "sigma": 1.0, "tau": 1.0, "iterations": 400, "tol": 1e-8},
+    )
     wild = reconstruct(q, A, sharpen, "pgd", **settings | {"iterations": 12, "tol": 0})
     assert wild.history["residual"][-1] > 0.1
     bound = lipschitz(sharpen, rand(1, *SHAPE), 1.0, iterations=60)
     assert 1.2 < bound < 1.45
-    tame = reconstruct(q, A, contracted(sharpen, 1.02 * bound), "pgd", **settings | {"iterations": 4000, "tol": 1e-6})
+    tame = reconstruct(
+        q,
+        A,
+        contracted(sharpen, 1.02 * bound),
+        "pgd",
+        **settings | {"iterations": 4000, "tol": 1e-6},
+    )
     assert tame.status == "converged"
     assert lipschitz(contracted(sharpen, bound), rand(1, *SHAPE), 1.0, iterations=60) <= 1 + 1e-6
-    firm = reconstruct(q, A, averaged(contracted(sharpen, bound)), "admm", alpha=0.3, sigma=1.0, iterations=4000, tol=1e-6)
+    firm = reconstruct(
+        q,
+        A,
+        averaged(contracted(sharpen, bound)),
+        "admm",
+        alpha=0.3,
+        sigma=1.0,
+        iterations=4000,
+        tol=1e-6,
+    )
     assert firm.status == "converged"
     x = rand(2, 3, 6, 5)
     assert torch.allclose(contracted(sharpen, 2.0)(x, 0.1).mean((-2, -1)), x.mean((-2, -1)))
@@ -150,7 +188,10 @@ def test_balancing_saves_iterations_and_keeps_the_answer_of_a_proximal_map(off):
     q = A(rand(2, *SHAPE))
     settings = {"noise": 0.5, "sigma": off, "iterations": 3000, "tol": 1e-9}
     exact = reconstruct(q, A, prior, sigma=0.7, noise=0.5, iterations=5000, tol=1e-13)
-    plain, balanced = reconstruct(q, A, prior, **settings), reconstruct(q, A, prior, balance=30, **settings)
+    plain, balanced = (
+        reconstruct(q, A, prior, **settings),
+        reconstruct(q, A, prior, balance=30, **settings),
+    )
     for result in (plain, balanced):
         assert float((result.x - exact.x).norm() / exact.x.norm()) < 1e-5
     assert balanced.state.iteration < plain.state.iteration
@@ -158,7 +199,9 @@ def test_balancing_saves_iterations_and_keeps_the_answer_of_a_proximal_map(off):
     assert off / 8 <= balanced.history["sigma"][-1] <= 8 * off
     assert balanced.history["sigma"][-1] != pytest.approx(off)
     half = reconstruct(q, A, prior, balance=30, callbacks=[lambda s: s.iteration == 5], **settings)
-    assert torch.equal(reconstruct(q, A, prior, balance=30, state=half.state, **settings).x, balanced.x)
+    assert torch.equal(
+        reconstruct(q, A, prior, balance=30, state=half.state, **settings).x, balanced.x
+    )
 
 
 def test_balance_errors():
@@ -181,12 +224,16 @@ def test_sure_is_the_risk_of_a_linear_estimate():
 
         found, risks = [], []
         for k in range(60):
-            q = truth + noise * torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+            q = truth + noise * torch.randn(
+                truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(k)
+            )
             found.append(float(sure(q, A, estimate, noise=noise)))
             risks.append(float((estimate(q) - truth).square().mean() / noise**2))
             misfit = float((estimate(q) - q).square().mean() / noise**2)
             assert found[-1] == pytest.approx(misfit - 1 + 2 / (1 + c), abs=1e-9)
-            assert float(gcv(q, A, estimate, noise=noise)) == pytest.approx(misfit / max(1 - 1 / (1 + c), 1e-12) ** 2, rel=1e-6, abs=1e-12)
+            assert float(gcv(q, A, estimate, noise=noise)) == pytest.approx(
+                misfit / max(1 - 1 / (1 + c), 1e-12) ** 2, rel=1e-6, abs=1e-12
+            )
         assert sum(found) / 60 == pytest.approx(sum(risks) / 60, abs=0.08)
 
 
@@ -224,7 +271,9 @@ def test_probes_are_white_and_flat():
     """All of the data: a flat spectrum, so that traces of convolutions are exact; part of them: nothing elsewhere, and a mean square of 1."""
     q, everything = rand(2, 3, 16, 20), torch.ones(2, 3, 16, 20, dtype=torch.bool)
     b = probe(q, everything, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(torch.fft.fftn(b, dim=(1, 2, 3), norm="ortho").abs(), torch.ones_like(q), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        torch.fft.fftn(b, dim=(1, 2, 3), norm="ortho").abs(), torch.ones_like(q), atol=1e-10, rtol=0
+    )
     assert not torch.equal(b[0], b[1])
     assert float(b.abs().quantile(0.1)) > 0.4, "a gaussian has 0.13"
     half = probe(q, torch.arange(20) < 9, torch.Generator().manual_seed(0))
@@ -235,7 +284,9 @@ def test_probes_are_white_and_flat():
     assert bool((nothing == 0).all())
     for shape in [(1, 1), (3, 1, 7)]:  # signs, where there is one datum
         assert probe(
-            torch.zeros(shape), torch.ones(shape, dtype=torch.bool), torch.Generator().manual_seed(0)
+            torch.zeros(shape),
+            torch.ones(shape, dtype=torch.bool),
+            torch.Generator().manual_seed(0),
         ).square().mean() == pytest.approx(1)
 
 

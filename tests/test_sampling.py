@@ -13,10 +13,9 @@ from pnp_mlpatch.errors import Diverged, InputError, InputTypeError
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.solvers import Result
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import Result, make_problem
+from pnp_mlpatch.solvers._langevin import follow, start
 from pnp_mlpatch.solvers.skrock import chebyshev, longest
-from pnp_mlpatch.solvers.streaming import follow, start
 from pnp_mlpatch.uncertainty import chi2_uniform, ranks
 
 H, W = 6, 5
@@ -27,7 +26,10 @@ NAMES = ["ula", "skrock"]
 
 def spectrum(like):
     """The variances of the prior at each frequency, (H, W): 1 / (2 + eigenvalue of the Laplacian)."""
-    rows, cols = (2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64)) for n in like.shape[-2:])
+    rows, cols = (
+        2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64))
+        for n in like.shape[-2:]
+    )
     return (1 / (2 + rows[:, None] + cols)).to(like)
 
 
@@ -41,12 +43,23 @@ def wiener(x, sigma):
 def posterior(chains=1, sigma=SIGMA):
     """A mask, data, the precision P of the posterior of one chain, its mean and covariance; all channels have the same data."""
     A = Mask(random_mask((H, W), keep=0.6, seed=2), channels=chains)
-    q = A(2 * torch.randn(1, 1, H, W, generator=torch.Generator().manual_seed(0), dtype=torch.float64).expand(1, chains, H, W))
+    q = A(
+        2
+        * torch.randn(
+            1, 1, H, W, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        ).expand(1, chains, H, W)
+    )
     eye = torch.eye(PIXELS, dtype=torch.float64).reshape(PIXELS, 1, H, W)
     D = wiener(eye, sigma).flatten(1)
     seen = A.mask.expand(chains, H, W)[0].flatten().double()
     P = torch.diag(seen) / NOISE**2 + (torch.eye(PIXELS, dtype=torch.float64) - D) / sigma**2
-    return SimpleNamespace(A=A, q=q, P=P, cov=torch.linalg.inv(P), mean=torch.linalg.solve(P, q[0, 0].flatten() / NOISE**2))
+    return SimpleNamespace(
+        A=A,
+        q=q,
+        P=P,
+        cov=torch.linalg.inv(P),
+        mean=torch.linalg.solve(P, q[0, 0].flatten() / NOISE**2),
+    )
 
 
 def of_eigenvalues(P, function):
@@ -65,12 +78,20 @@ def skrock_covariance(P, delta, stages):
 
     def T(z):
         z = torch.as_tensor(z, dtype=torch.float64)
-        return torch.where(z.abs() <= 1, torch.cos(stages * torch.acos(z.clamp(-1, 1))), torch.cosh(stages * torch.acosh(z.clamp_min(1))))
+        return torch.where(
+            z.abs() <= 1,
+            torch.cos(stages * torch.acos(z.clamp(-1, 1))),
+            torch.cosh(stages * torch.acosh(z.clamp_min(1))),
+        )
 
     def U(z):
         z = torch.as_tensor(z, dtype=torch.float64)
         angle, outside = torch.acos(z.clamp(-1, 1)), torch.acosh(z.clamp_min(1))
-        return torch.where(z.abs() <= 1, torch.sin(stages * angle) / torch.sin(angle), torch.sinh(stages * outside) / torch.sinh(outside))
+        return torch.where(
+            z.abs() <= 1,
+            torch.sin(stages * angle) / torch.sin(angle),
+            torch.sinh(stages * outside) / torch.sinh(outside),
+        )
 
     def variance(p):
         z = w_0 - w_1 * delta * p
@@ -87,7 +108,11 @@ def sampled(problem, name, **settings):
 
     def follow_squares(state):
         if state.count:
-            before = squares.pop() if squares else start(make_problem(problem.q, problem.A, NOISE), problem.q)
+            before = (
+                squares.pop()
+                if squares
+                else start(make_problem(problem.q, problem.A, NOISE), problem.q)
+            )
             squares.append(follow(before, (state.sample - mean).square(), 0, 32))
 
     settings |= {"noise": NOISE, "sigma": SIGMA, "progress": False, "callbacks": [follow_squares]}
@@ -116,7 +141,11 @@ CHAINS = [
 
 
 def covariance_of(name, settings, P, delta):
-    return ula_covariance(P, delta) if name == "ula" else skrock_covariance(P, delta, settings["stages"])
+    return (
+        ula_covariance(P, delta)
+        if name == "ula"
+        else skrock_covariance(P, delta, settings["stages"])
+    )
 
 
 @pytest.mark.parametrize(("name", "settings"), CHAINS)
@@ -126,8 +155,14 @@ def test_mean_and_variance_are_those_of_the_discretised_chain(name, settings):
     delta = settings.get("delta")
     if delta is None:
         L = 1 / NOISE**2 + 1 / SIGMA**2
-        delta = 1 / (3 * L) if name == "ula" else min(0.8 * longest(settings["stages"]) / L, 4 * SIGMA**2)
-    of_mean, of_variance = in_standard_errors(states, problem.mean, covariance_of(name, settings, problem.P, delta))
+        delta = (
+            1 / (3 * L)
+            if name == "ula"
+            else min(0.8 * longest(settings["stages"]) / L, 4 * SIGMA**2)
+        )
+    of_mean, of_variance = in_standard_errors(
+        states, problem.mean, covariance_of(name, settings, problem.P, delta)
+    )
     assert float(of_mean.abs().max()) < 3
     assert float(of_variance.abs().max()) < 3
     assert float(of_mean.square().mean()) > 0.2  # the standard errors are not just large
@@ -138,8 +173,14 @@ def test_mean_and_variance_are_those_of_the_discretised_chain(name, settings):
 def test_long_steps_make_ula_too_wide_and_skrock_too_narrow():
     """What the docstrings say of the discretisation, seen in the samples: the errors against the exact posterior are far beyond chance."""
     problem = posterior(chains=96)
-    wide = in_standard_errors(sampled(problem, "ula", delta=0.15, iterations=650, burn_in=200), problem.mean, problem.cov)
-    narrow = in_standard_errors(sampled(problem, "skrock", stages=10, delta=8.0, iterations=180, burn_in=40), problem.mean, problem.cov)
+    wide = in_standard_errors(
+        sampled(problem, "ula", delta=0.15, iterations=650, burn_in=200), problem.mean, problem.cov
+    )
+    narrow = in_standard_errors(
+        sampled(problem, "skrock", stages=10, delta=8.0, iterations=180, burn_in=40),
+        problem.mean,
+        problem.cov,
+    )
     assert float(wide[1].mean()) > 5
     assert float(narrow[1].mean()) < -5
     assert float(wide[0].square().mean()) < 2
@@ -149,15 +190,22 @@ def test_long_steps_make_ula_too_wide_and_skrock_too_narrow():
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        pytest.param("ula", {"delta": 0.006, "iterations": 8000, "burn_in": 600}, marks=pytest.mark.slow),
+        pytest.param(
+            "ula", {"delta": 0.006, "iterations": 8000, "burn_in": 600}, marks=pytest.mark.slow
+        ),
         ("skrock", {"stages": 3, "delta": 0.04, "iterations": 2500, "burn_in": 150}),
     ],
 )
 def test_with_small_steps_it_is_the_posterior(name, settings):
     problem = posterior(chains=6)
-    exact = covariance_of(name, settings, problem.P, settings["delta"]).diagonal() / problem.cov.diagonal()
+    exact = (
+        covariance_of(name, settings, problem.P, settings["delta"]).diagonal()
+        / problem.cov.diagonal()
+    )
     assert float((exact - 1).abs().max()) < 0.03
-    of_mean, of_variance = in_standard_errors(sampled(problem, name, **settings), problem.mean, problem.cov)
+    of_mean, of_variance = in_standard_errors(
+        sampled(problem, name, **settings), problem.mean, problem.cov
+    )
     assert float(of_mean.abs().max()) < 3
     assert float(of_variance.abs().max()) < 3
 
@@ -169,14 +217,20 @@ def drawn():
     generator = torch.Generator().manual_seed(5)
     like = torch.zeros(1, chains, H, W)
     width = (spectrum(like) + SIGMA**2).sqrt()  # the prior has the noise of sigma added
-    truth = torch.fft.ifft2(torch.fft.fft2(torch.randn(like.shape, generator=generator)) * width).real
+    truth = torch.fft.ifft2(
+        torch.fft.fft2(torch.randn(like.shape, generator=generator)) * width
+    ).real
     A = Blur(gaussian_psf(0.6), (chains, H, W))
     q = A(truth) + NOISE * torch.randn(truth.shape, generator=generator)
-    solver = solvers.make("skrock", sigma=SIGMA, stages=4, delta=0.2, burn_in=40, iterations=40 + 19 * 32, keep=keep)
+    solver = solvers.make(
+        "skrock", sigma=SIGMA, stages=4, delta=0.2, burn_in=40, iterations=40 + 19 * 32, keep=keep
+    )
     state = solver.run(q, A, wiener, noise=NOISE, progress=False).state
     assert state.thinning == 32
     assert len(state.samples) == 19
-    return SimpleNamespace(samples=state.samples[:, 0, :, 3, 2], mean=state.x[0, :, 3, 2], truth=truth[0, :, 3, 2])
+    return SimpleNamespace(
+        samples=state.samples[:, 0, :, 3, 2], mean=state.x[0, :, 3, 2], truth=truth[0, :, 3, 2]
+    )
 
 
 def test_ranks_of_the_truth_are_uniform(drawn):
@@ -199,12 +253,25 @@ def test_effective_samples_against_theory():
     p = 1 / NOISE**2 + 1 / (1 + SIGMA**2)
     for phi in (0.0, 0.8):
         state = reconstruct(
-            q, A, D, "ula", noise=NOISE, sigma=SIGMA, delta=(1 - phi) / p, iterations=4050, burn_in=50, progress=False
+            q,
+            A,
+            D,
+            "ula",
+            noise=NOISE,
+            sigma=SIGMA,
+            delta=(1 - phi) / p,
+            iterations=4050,
+            burn_in=50,
+            progress=False,
         ).state
         n = state.count * (1 - phi) / (1 + phi)
         assert float(state.effective_samples.mean()) == pytest.approx(n, rel=0.06)
-        means = state.x.square().mean().sqrt()  # the true mean is 0: its scatter over the pixels is the error
-        assert float(means) == pytest.approx(float((state.std.square() / state.effective_samples).mean().sqrt()), rel=0.1)
+        means = (
+            state.x.square().mean().sqrt()
+        )  # the true mean is 0: its scatter over the pixels is the error
+        assert float(means) == pytest.approx(
+            float((state.std.square() / state.effective_samples).mean().sqrt()), rel=0.1
+        )
 
 
 def test_the_box_holds_what_the_prior_does_not():
@@ -214,12 +281,24 @@ def test_the_box_holds_what_the_prior_does_not():
 
     def run(box):
         return reconstruct(
-            q, A, lambda x, sigma: x, "ula", noise=0.1, sigma=0.1, delta=3e-3, iterations=3000, burn_in=200, box=box, progress=False
+            q,
+            A,
+            lambda x, sigma: x,
+            "ula",
+            noise=0.1,
+            sigma=0.1,
+            delta=3e-3,
+            iterations=3000,
+            burn_in=200,
+            box=box,
+            progress=False,
         ).state
 
     assert float(run(None).std[..., 1:].mean()) > 0.6
     state = run((0.0, 1.0))
-    assert float(state.std[..., 1:].mean()) == pytest.approx(0.33, abs=0.04)  # (1 / 12 + ...)^1/2: uniform with Gaussian ends
+    assert float(state.std[..., 1:].mean()) == pytest.approx(
+        0.33, abs=0.04
+    )  # (1 / 12 + ...)^1/2: uniform with Gaussian ends
     assert float(state.x[..., 1:].mean()) == pytest.approx(0.5, abs=0.1)
 
 
@@ -235,7 +314,10 @@ def fed(draws, keep, burn_in=0):
 
 
 def draws_of(n):
-    return torch.randn(n, 2, 1, 3, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64) + 3
+    return (
+        torch.randn(n, 2, 1, 3, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+        + 3
+    )
 
 
 def test_mean_deviation_and_quantiles_are_those_of_all_samples():
@@ -298,7 +380,9 @@ def run(name, q=None, noise=NOISE, state=None, x0=None, callbacks=(), **settings
     problem = posterior()
     settings = {"iterations": 90, "burn_in": 10, "keep": 4, "sigma": SIGMA} | settings
     q = problem.q if q is None else q
-    return solvers.make(name, **settings).run(q, problem.A, wiener, noise=noise, state=state, x0=x0, callbacks=callbacks, progress=False)
+    return solvers.make(name, **settings).run(
+        q, problem.A, wiener, noise=noise, state=state, x0=x0, callbacks=callbacks, progress=False
+    )
 
 
 def same(a, b):
@@ -341,7 +425,11 @@ def test_random_numbers_are_those_of_the_seed(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_images_with_levels_of_their_own(name):
     q = torch.cat([posterior().q * k for k in (1, 2, -1)])
-    noise, sigma, delta = torch.tensor([0.3, 0.5, 0.8]), torch.tensor([0.6, 0.4, 0.9]), torch.tensor([0.02, 0.04, 0.01])
+    noise, sigma, delta = (
+        torch.tensor([0.3, 0.5, 0.8]),
+        torch.tensor([0.6, 0.4, 0.9]),
+        torch.tensor([0.02, 0.04, 0.01]),
+    )
     for settings in ({}, {"delta": delta}, {"box": (-1.0, 1.0)}):
         together = run(name, q, noise, sigma=sigma, **settings)
         assert together.state.samples.shape[1:] == q.shape
@@ -358,7 +446,9 @@ def test_images_with_levels_of_their_own(name):
         len(
             {
                 float(v)
-                for v in solvers.make(name, sigma=sigma).levels(make_problem(q, posterior().A, noise), together.state)["delta"].flatten()
+                for v in solvers.make(name, sigma=sigma)
+                .levels(make_problem(q, posterior().A, noise), together.state)["delta"]
+                .flatten()
             }
         )
         == 3
@@ -370,9 +460,9 @@ def test_noise_maps(name):
     """One map is whitening; with a map for each image, each has its own delta, as if it were alone."""
     problem = posterior()
     q = torch.cat([problem.q, 2 * problem.q])
-    noise = 0.3 + torch.rand(2, 1, H, W, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * torch.tensor(
-        [1.0, 9.0]
-    ).reshape(2, 1, 1, 1)
+    noise = 0.3 + torch.rand(
+        2, 1, H, W, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    ) * torch.tensor([1.0, 9.0]).reshape(2, 1, 1, 1)
     noise[:, :, 0, 0] = torch.inf
     together = run(name, q, noise, x0=torch.zeros_like(q))
     for k in range(2):
@@ -380,7 +470,12 @@ def test_noise_maps(name):
         assert torch.allclose(together.x[k : k + 1], alone.x, atol=1e-5)
     weights = torch.where(torch.isinf(noise[0]), 0.0, 1 / noise[0])
     by_hand = solvers.make(name, iterations=90, burn_in=10, keep=4, sigma=SIGMA).run(
-        q[:1] * weights, Mask(problem.A.mask * weights), wiener, noise=1.0, x0=torch.zeros_like(q[:1]), progress=False
+        q[:1] * weights,
+        Mask(problem.A.mask * weights),
+        wiener,
+        noise=1.0,
+        x0=torch.zeros_like(q[:1]),
+        progress=False,
     )
     by_map = solvers.make(name, iterations=90, burn_in=10, keep=4, sigma=SIGMA).run(
         q[:1], problem.A, wiener, noise=noise[0], x0=torch.zeros_like(q[:1]), progress=False
@@ -424,7 +519,11 @@ def test_a_step_that_is_too_long_diverges(name, factor):
     [
         ({"delta": 0}, InputError, "delta must be finite and > 0, got 0"),
         ({"delta": "long"}, InputTypeError, "delta must be a number, got 'long'"),
-        ({"delta": [0.1, 0.2]}, InputTypeError, r"delta must be a number or a tensor \(B,\), got \[0.1, 0.2\]"),
+        (
+            {"delta": [0.1, 0.2]},
+            InputTypeError,
+            r"delta must be a number or a tensor \(B,\), got \[0.1, 0.2\]",
+        ),
         ({"burn_in": -1}, InputError, "burn_in must be an integer >= 0, got -1"),
         ({"seed": 1.5}, InputError, "seed must be an integer >= 0, got 1.5"),
         ({"keep": 0}, InputError, "keep must be an integer >= 1, got 0"),
@@ -447,7 +546,9 @@ def test_settings_that_make_no_sense(name, bad, error, words):
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_that_do_not_fit_the_batch(name):
     for bad in ({"sigma": torch.ones(3)}, {"delta": torch.ones(3)}):
-        with pytest.raises(InputError, match=rf"{next(iter(bad))} must be a number or of shape \(1,\), got \(3,\)"):
+        with pytest.raises(
+            InputError, match=rf"{next(iter(bad))} must be a number or of shape \(1,\), got \(3,\)"
+        ):
             run(name, **bad)
     with pytest.raises(InputError, match="the noise level of the data is needed"):
         run(name, noise=None)

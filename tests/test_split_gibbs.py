@@ -20,7 +20,9 @@ def gaussian(shape, amplitude=1.0):
     prior = amplitude * power(wavenumbers(shape, PIXEL), convergence_spectrum, PIXEL)
 
     def D(x, sigma):
-        E = torch.fft.ifft2(torch.fft.fft2(x[:, :1]) * (prior / (prior + sigma**2)).to(x.dtype)).real
+        E = torch.fft.ifft2(
+            torch.fft.fft2(x[:, :1]) * (prior / (prior + sigma**2)).to(x.dtype)
+        ).real
         return torch.cat([E, torch.zeros_like(E)], dim=1) if x.shape[1] == 2 else E
 
     return D, prior
@@ -29,9 +31,15 @@ def gaussian(shape, amplitude=1.0):
 def survey(shape=(32, 32), seed=0):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.where(
-        random_mask(shape, keep=0.8) > 0, 0.05 + 0.1 * torch.rand(shape, generator=generator, dtype=torch.float64), torch.inf
+        random_mask(shape, keep=0.8) > 0,
+        0.05 + 0.1 * torch.rand(shape, generator=generator, dtype=torch.float64),
+        torch.inf,
     )
-    q = torch.where(torch.isfinite(noise), 0.1 * torch.randn(1, 2, *shape, generator=generator, dtype=torch.float64), 0.0)
+    q = torch.where(
+        torch.isfinite(noise),
+        0.1 * torch.randn(1, 2, *shape, generator=generator, dtype=torch.float64),
+        0.0,
+    )
     return q, noise
 
 
@@ -41,10 +49,21 @@ def test_with_the_gaussian_denoiser_the_mean_is_the_wiener_filter(sigma, bound):
     q, noise = survey()
     D, _ = gaussian(q.shape[-2:])
     exact = wiener(q, noise, convergence_spectrum, PIXEL, tol=1e-10)
-    settings = {"noise": remaining(noise, sigma), "sigma": sigma, "burn_in": 40, "x0": 0 * q, "progress": False}
-    few, many = (reconstruct(q, Lensing(shape=(32, 32)), D, "split_gibbs", iterations=n, **settings).x for n in (140, 1040))
+    settings = {
+        "noise": remaining(noise, sigma),
+        "sigma": sigma,
+        "burn_in": 40,
+        "x0": 0 * q,
+        "progress": False,
+    }
+    few, many = (
+        reconstruct(q, Lensing(shape=(32, 32)), D, "split_gibbs", iterations=n, **settings).x
+        for n in (140, 1040)
+    )
     assert float((many[:, :1] - exact).norm() / exact.norm()) < bound
-    assert float((few - many).norm() / many.norm()) < 0.01  # pairs of opposite draws: the error falls as 1 / n
+    assert (
+        float((few - many).norm() / many.norm()) < 0.01
+    )  # pairs of opposite draws: the error falls as 1 / n
 
 
 def test_without_splitting_the_noise_of_t_adds_to_that_of_the_data():
@@ -52,8 +71,20 @@ def test_without_splitting_the_noise_of_t_adds_to_that_of_the_data():
     A = Mask(random_mask((24, 20), keep=0.6))
     D, prior = gaussian((24, 20), amplitude=400.0)
     noise, sigma = 0.3, 0.2
-    q = A(torch.randn(1, 1, 24, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    run = reconstruct(q, A, D, "split_gibbs", noise=noise, sigma=sigma, iterations=2040, burn_in=40, progress=False)
+    q = A(
+        torch.randn(1, 1, 24, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )
+    run = reconstruct(
+        q,
+        A,
+        D,
+        "split_gibbs",
+        noise=noise,
+        sigma=sigma,
+        iterations=2040,
+        burn_in=40,
+        progress=False,
+    )
     n = 24 * 20
     eye = torch.eye(n, dtype=torch.float64)
     C = torch.fft.ifft2(prior * torch.fft.fft2(eye.reshape(n, 24, 20))).real.reshape(n, n)
@@ -72,7 +103,12 @@ def test_draws_follow_from_the_seed_and_resume():
     again = solver.run(q, A, D, noise=noise, state=half.state, progress=False)
     assert torch.equal(whole.x, again.x)
     assert torch.equal(whole.state.std, again.state.std)
-    assert not torch.equal(whole.x, SplitGibbs(iterations=12, sigma=0.05, burn_in=3, seed=1).run(q, A, D, noise=noise, progress=False).x)
+    assert not torch.equal(
+        whole.x,
+        SplitGibbs(iterations=12, sigma=0.05, burn_in=3, seed=1)
+        .run(q, A, D, noise=noise, progress=False)
+        .x,
+    )
     both = solver.run(torch.cat([q, 0 * q]), A, D, noise=noise, progress=False)
     assert torch.allclose(both.x[:1], whole.x, atol=1e-12)
 
@@ -82,12 +118,22 @@ def test_mean_and_deviation_are_those_of_the_draws():
     D, _ = gaussian((32, 32))
     draws = []
     solver = SplitGibbs(iterations=9, sigma=0.05, burn_in=2)
-    result = solver.run(q, Lensing(shape=(32, 32)), D, noise=noise, callbacks=[lambda s: draws.append(s.z)], progress=False)
+    result = solver.run(
+        q,
+        Lensing(shape=(32, 32)),
+        D,
+        noise=noise,
+        callbacks=[lambda s: draws.append(s.z)],
+        progress=False,
+    )
     kept = torch.stack(draws[2:])
     assert torch.allclose(result.x, kept.mean(0), atol=1e-12)
     assert torch.allclose(result.state.std, kept.std(0), atol=1e-12)
     assert torch.equal(
-        SplitGibbs(iterations=2, burn_in=5, sigma=0.05).run(q, Lensing(shape=(32, 32)), D, noise=noise, progress=False).x, draws[1]
+        SplitGibbs(iterations=2, burn_in=5, sigma=0.05)
+        .run(q, Lensing(shape=(32, 32)), D, noise=noise, progress=False)
+        .x,
+        draws[1],
     )
 
 
@@ -99,10 +145,21 @@ def test_remaining_noise():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"burn_in": -1}, {"burn_in": 1.5}, {"seed": -1}, {"seed": True}, {"seed": 4096}, {"sigma": 0}, {"iterations": 0}]
+    "bad",
+    [
+        {"burn_in": -1},
+        {"burn_in": 1.5},
+        {"seed": -1},
+        {"seed": True},
+        {"seed": 4096},
+        {"sigma": 0},
+        {"iterations": 0},
+    ],
 )
 def test_settings_that_make_no_sense(bad):
     with pytest.raises(InputError, match=f"SplitGibbs: {next(iter(bad))}"):
         make("split_gibbs", **bad)
     with pytest.raises(InputError, match="noise"):
-        SplitGibbs().run(torch.zeros(1, 1, 4, 4), Mask(torch.ones(4, 4)), lambda x, s: x, progress=False)
+        SplitGibbs().run(
+            torch.zeros(1, 1, 4, 4), Mask(torch.ones(4, 4)), lambda x, s: x, progress=False
+        )

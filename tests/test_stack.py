@@ -8,12 +8,12 @@ import torch
 from pnp_mlpatch import operators, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.operators.base import LinearOperator, Weighted
+from pnp_mlpatch.operators import LinearOperator, Weighted
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Scaled, Stack
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import check_operator
 from pnp_mlpatch.tuning import cross_validate
 
@@ -25,7 +25,13 @@ def rand(*shape, seed=0):
 
 
 def three():
-    return Stack([Mask(random_mask(SHAPE[1:], keep=0.5)), Blur(gaussian_psf(0.8), SHAPE), Radon(SHAPE[1:], 7, cache=False)])
+    return Stack(
+        [
+            Mask(random_mask(SHAPE[1:], keep=0.5)),
+            Blur(gaussian_psf(0.8), SHAPE),
+            Radon(SHAPE[1:], 7, cache=False),
+        ]
+    )
 
 
 def gaussian_prior(x, sigma):
@@ -51,7 +57,10 @@ def test_it_is_its_blocks():
     assert torch.equal(y, A.join(data))
     for part, q in zip(A.split(y), data, strict=True):
         assert torch.equal(part, q)
-    assert off(A.adjoint(y), sum(block.adjoint(q) for block, q in zip(A.blocks, data, strict=True))) < 1e-6
+    assert (
+        off(A.adjoint(y), sum(block.adjoint(q) for block, q in zip(A.blocks, data, strict=True)))
+        < 1e-6
+    )
     assert off(A.normal(x), sum(block.normal(x) for block in A.blocks)) < 1e-6
 
 
@@ -104,7 +113,9 @@ def test_noise_makes_a_map_of_the_data():
     assert (third == 3).all()
     for_each = A.noise([0.2, torch.tensor([0.1, 0.4]).reshape(2, 1, 1, 1), 3.0])
     assert for_each.shape == (2, *A.data_shape)
-    assert torch.equal(A.split(for_each)[1][1], torch.full(SHAPE, float(torch.tensor(0.4)), dtype=torch.float64))
+    assert torch.equal(
+        A.split(for_each)[1][1], torch.full(SHAPE, float(torch.tensor(0.4)), dtype=torch.float64)
+    )
     assert torch.equal(A.split(for_each)[0][1], A.split(noise)[0][0])
 
 
@@ -113,7 +124,9 @@ def test_a_noise_map_whitens_each_block_and_closed_forms_stay():
     problem = make_problem(A(x), A, A.noise([0.2, 0.5, 2.0]))
     assert isinstance(problem.A, Stack)
     assert [type(block) for block in problem.A.blocks] == [Scaled, Scaled, Weighted]
-    for block, whole, level, q in zip(problem.A.blocks, A.blocks, (0.2, 0.5, 2.0), problem.A.split(problem.q), strict=True):
+    for block, whole, level, q in zip(
+        problem.A.blocks, A.blocks, (0.2, 0.5, 2.0), problem.A.split(problem.q), strict=True
+    ):
         assert off(block(x), whole(x) / level) < 1e-6
         assert off(q, whole(x) / level) < 1e-6
         assert off(block.initial(q), whole.initial(whole(x))) < 1e-5
@@ -153,15 +166,27 @@ def test_data_that_were_not_measured():
     noise = A.noise([0.1, torch.full(SHAPE, 0.1).index_fill(2, torch.tensor([3]), torch.inf), 1.0])
     q = A(x)
     broken = torch.where(torch.isinf(noise), torch.nan, q)
-    runs = [reconstruct(data, A, gaussian_prior, noise=noise, sigma=0.3, iterations=5).x for data in (q, broken)]
+    runs = [
+        reconstruct(data, A, gaussian_prior, noise=noise, sigma=0.3, iterations=5).x
+        for data in (q, broken)
+    ]
     assert torch.isfinite(runs[0]).all()
     assert torch.equal(*runs)
 
 
 def test_cross_validation_takes_a_stack():
     A = Stack([Mask(random_mask(SHAPE[1:], keep=0.7)), Blur(gaussian_psf(0.8), SHAPE)])
-    q = A(rand(2, *SHAPE)) + 0.05 * torch.randn(2, *A.data_shape, generator=torch.Generator().manual_seed(1))
-    found = cross_validate(q, A, gaussian_prior, solvers.make("consensus", iterations=4), noise=A.noise([0.05, 0.05]), sigmas=(0.1, 0.3))
+    q = A(rand(2, *SHAPE)) + 0.05 * torch.randn(
+        2, *A.data_shape, generator=torch.Generator().manual_seed(1)
+    )
+    found = cross_validate(
+        q,
+        A,
+        gaussian_prior,
+        solvers.make("consensus", iterations=4),
+        noise=A.noise([0.05, 0.05]),
+        sigmas=(0.1, 0.3),
+    )
     assert found.errors.shape == (2, 2)
     assert torch.isfinite(found.errors).all()
 
@@ -196,29 +221,73 @@ M, B = Mask(random_mask(SHAPE[1:], keep=0.5)), Blur(gaussian_psf(0.8), SHAPE)
     ("call", "error", "words"),
     [
         (lambda: Stack([]), InputError, "Stack: there are no blocks. Give at least one operator"),
-        (lambda: Stack([M, NotAnOperator()]), InputTypeError, r"Stack: blocks must be a list of operators, got NotAnOperator as number 1"),
+        (
+            lambda: Stack([M, NotAnOperator()]),
+            InputTypeError,
+            r"Stack: blocks must be a list of operators, got NotAnOperator as number 1",
+        ),
         (lambda: Stack(3), InputTypeError, "got int as number 0"),
         (
             lambda: Stack([M, Blur(gaussian_psf(0.8), (1, 12, 10))]),
             InputError,
             r"must see one image, .*Mask \(1, 10, 12\), Blur \(1, 12, 10\). Make all of them for the same image",
         ),
-        (lambda: Stack([M, B]).join([rand(1, *SHAPE)]), InputError, "Stack.join takes a list of 2 data sets, one for each block, got 1"),
-        (lambda: Stack([M, B]).join(rand(2, *SHAPE)), InputError, "Stack.join takes a list of 2 data sets, one for each block, got Tensor"),
+        (
+            lambda: Stack([M, B]).join([rand(1, *SHAPE)]),
+            InputError,
+            "Stack.join takes a list of 2 data sets, one for each block, got 1",
+        ),
+        (
+            lambda: Stack([M, B]).join(rand(2, *SHAPE)),
+            InputError,
+            "Stack.join takes a list of 2 data sets, one for each block, got Tensor",
+        ),
         (
             lambda: Stack([M, B]).join([rand(1, *SHAPE), rand(1, 1, 12, 10)]),
             InputError,
             r"Blur: number 1 of Stack.join takes data .*look transposed",
         ),
-        (lambda: Stack([M, B]).join([rand(1, *SHAPE), rand(2, *SHAPE)]), InputError, "number 0 has 1 images, .* number 1 2"),
-        (lambda: Stack([M, B]).join([rand(1, *SHAPE), rand(1, *SHAPE).double()]), InputError, "same images, dtype and device"),
-        (lambda: Stack([M, B]).split(rand(1, 7)), InputError, r"Stack: A.split\(y\) takes data of shape \(B, 240\), got \(1, 7\)"),
-        (lambda: Stack([M, B]).noise([0.1]), InputError, "Stack.noise takes a list of 2 standard deviations, one for each block, got 1"),
+        (
+            lambda: Stack([M, B]).join([rand(1, *SHAPE), rand(2, *SHAPE)]),
+            InputError,
+            "number 0 has 1 images, .* number 1 2",
+        ),
+        (
+            lambda: Stack([M, B]).join([rand(1, *SHAPE), rand(1, *SHAPE).double()]),
+            InputError,
+            "same images, dtype and device",
+        ),
+        (
+            lambda: Stack([M, B]).split(rand(1, 7)),
+            InputError,
+            r"Stack: A.split\(y\) takes data of shape \(B, 240\), got \(1, 7\)",
+        ),
+        (
+            lambda: Stack([M, B]).noise([0.1]),
+            InputError,
+            "Stack.noise takes a list of 2 standard deviations, one for each block, got 1",
+        ),
         (lambda: Stack([M, B]).noise("ab"), InputError, "got str"),
-        (lambda: Stack([M, B]).noise([0.1, 0]), InputError, r"Stack.noise: number 1 is a standard deviation, > 0 .*got 0"),
-        (lambda: Stack([M, B]).noise([0.1, float("nan")]), InputError, "number 1 is a standard deviation"),
-        (lambda: Stack([M, B]).noise([0.1, "x"]), InputTypeError, "number 1 must be a number or a tensor, got 'x'"),
-        (lambda: Stack([M, B]).noise([0.1, torch.ones(5)]), InputError, r"number 1 of shape \(5,\) does not broadcast .* of Blur"),
+        (
+            lambda: Stack([M, B]).noise([0.1, 0]),
+            InputError,
+            r"Stack.noise: number 1 is a standard deviation, > 0 .*got 0",
+        ),
+        (
+            lambda: Stack([M, B]).noise([0.1, float("nan")]),
+            InputError,
+            "number 1 is a standard deviation",
+        ),
+        (
+            lambda: Stack([M, B]).noise([0.1, "x"]),
+            InputTypeError,
+            "number 1 must be a number or a tensor, got 'x'",
+        ),
+        (
+            lambda: Stack([M, B]).noise([0.1, torch.ones(5)]),
+            InputError,
+            r"number 1 of shape \(5,\) does not broadcast .* of Blur",
+        ),
         (
             lambda: Stack([M, B]).noise([torch.ones(3, 1, 1, 1), torch.ones(2, 1, 1, 1)]),
             InputError,

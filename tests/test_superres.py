@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pnp_mlpatch.denoisers.base import registry
+from pnp_mlpatch.denoisers import registry
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.imageio import read_image
+from pnp_mlpatch.io.images import read_image
 from pnp_mlpatch.training import TrainConfig, train
 from pnp_mlpatch.training.loop import validate_upscale
 from pnp_mlpatch.training.sources import read_folder
@@ -51,7 +51,9 @@ def fine(n, factor):
 
 
 def places(height, width, factor):
-    return torch.stack(torch.meshgrid(fine(height, factor), fine(width, factor), indexing="ij"), dim=-1).reshape(-1, 2)
+    return torch.stack(
+        torch.meshgrid(fine(height, factor), fine(width, factor), indexing="ij"), dim=-1
+    ).reshape(-1, 2)
 
 
 def centre_of_mass(image, factor):
@@ -63,32 +65,53 @@ def centre_of_mass(image, factor):
 
 def blob(row, col, size=32, spread=2.5):
     axis = torch.arange(float(size))
-    return 0.8 * torch.exp(-((axis[:, None] - row) ** 2 + (axis - col) ** 2) / (2 * spread**2))[None, None]
+    return (
+        0.8
+        * torch.exp(-((axis[:, None] - row) ** 2 + (axis - col) ** 2) / (2 * spread**2))[None, None]
+    )
 
 
 # ---- MLPatch
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(4, 24), st.integers(4, 24), st.sampled_from(FACTORS), st.sampled_from(sorted(MEMBERS)))
-def test_without_residual_it_is_bicubic_interpolation_with_half_pixel_centres(height, width, factor, member):
+@given(
+    st.integers(4, 24),
+    st.integers(4, 24),
+    st.sampled_from(FACTORS),
+    st.sampled_from(sorted(MEMBERS)),
+)
+def test_without_residual_it_is_bicubic_interpolation_with_half_pixel_centres(
+    height, width, factor, member
+):
     x = noise(2, 1, height, width, seed=height * 25 + width)
     y = network(member, residual=0.0).upscale(x, factor)
     expected = F.interpolate(x, scale_factor=factor, mode="bicubic", align_corners=False)
     assert y.shape == expected.shape
-    rows, cols = ((p >= 1) & (p <= n - 2) for p, n in ((fine(height, factor), height), (fine(width, factor), width)))
-    assert (y - expected)[:, :, rows][..., cols].abs().max() < 1e-5  # at the border torch repeats, MLPatch reflects
+    rows, cols = (
+        (p >= 1) & (p <= n - 2)
+        for p, n in ((fine(height, factor), height), (fine(width, factor), width))
+    )
+    assert (y - expected)[:, :, rows][
+        ..., cols
+    ].abs().max() < 1e-5  # at the border torch repeats, MLPatch reflects
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.floats(13, 18), st.floats(13, 18), st.sampled_from(FACTORS), st.sampled_from(sorted(MEMBERS)))
+@given(
+    st.floats(13, 18), st.floats(13, 18), st.sampled_from(FACTORS), st.sampled_from(sorted(MEMBERS))
+)
 def test_the_centre_of_a_blob_stays(row, col, factor, member):
     x = blob(row, col)
     plain = network(member, residual=0.0).upscale(x, factor)
     assert (centre_of_mass(plain, factor) - torch.tensor([row, col])).abs().max() < 0.02
-    net = network(member, residual=0.02)  # random, so it moves the blob: by as much on the fine grid as on the coarse one
+    net = network(
+        member, residual=0.02
+    )  # random, so it moves the blob: by as much on the fine grid as on the coarse one
     assert (net(x, 0.0) - x).abs().max() > 0.005
-    assert (centre_of_mass(net.upscale(x, factor), factor) - centre_of_mass(net(x, 0.0), 1)).abs().max() < 0.02
+    assert (
+        centre_of_mass(net.upscale(x, factor), factor) - centre_of_mass(net(x, 0.0), 1)
+    ).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -106,7 +129,9 @@ def test_factor_one_and_the_middles_of_odd_factors_are_the_grid_form(member):
 @pytest.mark.parametrize("factor", [2, 2.5])
 def test_tiles_do_not_show(member, factor):
     x = noise(2, 1, 23, 30)
-    assert (network(member, tile=7).upscale(x, factor) - network(member, tile=1000).upscale(x, factor)).abs().max() < 1e-5
+    assert (
+        network(member, tile=7).upscale(x, factor) - network(member, tile=1000).upscale(x, factor)
+    ).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -115,7 +140,9 @@ def test_coordinates_of_each_image_or_of_all(member):
     coords = places(12, 15, 2)
     shared = net.at(x, coords)
     assert (net.at(x, coords.expand(3, -1, -1)) - shared).abs().max() < 1e-5
-    order = torch.stack([torch.randperm(len(coords), generator=torch.Generator().manual_seed(k)) for k in range(3)])
+    order = torch.stack(
+        [torch.randperm(len(coords), generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    )
     each = net.at(x, coords[order])
     for k in range(3):
         assert (each[k] - shared[k, :, order[k]]).abs().max() < 1e-5
@@ -129,7 +156,9 @@ def test_bad_factors(factor):
 
 def test_bad_images():
     net = network("features")
-    with pytest.raises(InputError, match=r"MLPatch.upscale: this denoiser has 1 channel\(s\), the image has 3"):
+    with pytest.raises(
+        InputError, match=r"MLPatch.upscale: this denoiser has 1 channel\(s\), the image has 3"
+    ):
         net.upscale(noise(1, 3, 8, 8), 2)
     with pytest.raises(InputError, match="no empty axis"):
         net.upscale(noise(8, 8), 2)
@@ -161,14 +190,20 @@ def registered(liif, monkeypatch):
 
 def small(liif, seed=0, **config):
     torch.manual_seed(seed)
-    return liif.LIIF(**{"width": 8, "blocks": 2, "hidden": (16, 16, 16), **config}).eval().requires_grad_(False)
+    return (
+        liif.LIIF(**{"width": 8, "blocks": 2, "hidden": (16, 16, 16), **config})
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def test_liif_has_the_published_size(liif):
     for channels in (1, 3):
         assert 1.5e6 < sum(p.numel() for p in liif.LIIF(channels).parameters()) < 1.6e6
     encoder = liif.LIIF(3)
-    assert sum(p.numel() for part in (encoder.head, encoder.blocks) for p in part.parameters()) == pytest.approx(1.22e6, rel=0.01)
+    assert sum(
+        p.numel() for part in (encoder.head, encoder.blocks) for p in part.parameters()
+    ) == pytest.approx(1.22e6, rel=0.01)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -197,7 +232,9 @@ def test_liif_is_the_formula_of_the_paper(liif, channels):
 
 @given(st.floats(-0.5, 50, width=32), st.floats(-0.5, 50, width=32))
 def test_the_ensemble_is_an_average(liif, row, col):
-    corners, weights = zip(*liif.neighbours(torch.tensor([[row, col]], dtype=torch.float64)), strict=True)
+    corners, weights = zip(
+        *liif.neighbours(torch.tensor([[row, col]], dtype=torch.float64)), strict=True
+    )
     assert all(0 <= float(weight) <= 1 for weight in weights)
     assert float(sum(weights)) == pytest.approx(1)
     mean = sum(weight * corner for weight, corner in zip(weights, corners, strict=True))
@@ -209,7 +246,12 @@ def test_liif_is_continuous_where_the_codes_change(liif, boundary):
     net, x = small(liif), noise(1, 1, 9, 10)
     across = torch.linspace(-0.4, 9.4, 50)
     for axis in (0, 1):
-        sides = [torch.stack([torch.full_like(across, boundary + step), across.clamp(-0.5, 8.4 + axis)], dim=-1) for step in (-1e-5, 1e-5)]
+        sides = [
+            torch.stack(
+                [torch.full_like(across, boundary + step), across.clamp(-0.5, 8.4 + axis)], dim=-1
+            )
+            for step in (-1e-5, 1e-5)
+        ]
         before, after = (net.at(x, side.flip(-1) if axis else side) for side in sides)
         assert float(before.std()) > 1e-3
         assert (before - after).abs().max() < 1e-3
@@ -245,8 +287,14 @@ def pictures(tmp_path):
     rows, cols = np.mgrid[:64, :72]
     (tmp_path / "pictures").mkdir()
     for k in range(3):
-        picture = 128 + 60 * np.sin(rows / (3 + k)) * np.cos(cols / (7 - k)) + 50 * ((rows - 14) ** 2 + (cols - 9 * k) ** 2 < 90)
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / "pictures" / f"{k}.png")
+        picture = (
+            128
+            + 60 * np.sin(rows / (3 + k)) * np.cos(cols / (7 - k))
+            + 50 * ((rows - 14) ** 2 + (cols - 9 * k) ** 2 < 90)
+        )
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+            tmp_path / "pictures" / f"{k}.png"
+        )
     return tmp_path / "pictures"
 
 
@@ -258,14 +306,19 @@ def test_liif_learns(registered, pictures, tmp_path):
     )  # fmt: skip
     path = train(config, progress=False)
     log = np.genfromtxt(tmp_path / "out" / "log.csv", delimiter=",", names=True)
-    assert log["loss"][1] < 0.9 * log["loss"][0]  # a running average that starts at the first loss: the last one is far lower
+    assert (
+        log["loss"][1] < 0.9 * log["loss"][0]
+    )  # a running average that starts at the first loss: the last one is far lower
     net, images = registered.load(path), read_folder(pictures, 1, 1)
     torch.manual_seed(config.seed)
     start, end = validate_upscale(registered(**config.model), images), validate_upscale(net, images)
     assert end["psnr_x2"] == pytest.approx(log["psnr_x2"][1], abs=1e-4)
     assert all(end[name] > start[name] + 2 for name in end)
     assert net.card["task"] == "upscale"
-    longer = train(replace(config, out=str(tmp_path / "again"), init=str(path), model={}, steps=1), progress=False)
+    longer = train(
+        replace(config, out=str(tmp_path / "again"), init=str(path), model={}, steps=1),
+        progress=False,
+    )
     assert registered.load(longer).config == net.config
 
 
@@ -274,7 +327,16 @@ def test_the_benchmark(registered, pictures, tmp_path, monkeypatch, capsys):
     import superres
 
     threads = torch.get_num_threads()
-    line = ["superres.py", "--quick", "--test", str(pictures), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "a.json")]
+    line = [
+        "superres.py",
+        "--quick",
+        "--test",
+        str(pictures),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
     printed = []
     try:
         for more in (["--train", str(pictures)], []):
@@ -286,5 +348,7 @@ def test_the_benchmark(registered, pictures, tmp_path, monkeypatch, capsys):
     assert [text.count("s a step, 4 steps") for text in printed] == [2, 0]
     (rows,) = json.loads((tmp_path / "a.json").read_text())["tables"].values()
     assert [row[""] for row in rows] == ["bilinear", "bicubic", "LIIF", "MLPatch"]
-    assert rows[3]["x2 (dB)"] == pytest.approx(rows[1]["x2 (dB)"], abs=3)  # four steps from bicubic interpolation
+    assert rows[3]["x2 (dB)"] == pytest.approx(
+        rows[1]["x2 (dB)"], abs=3
+    )  # four steps from bicubic interpolation
     assert read_image(tmp_path / "out" / "superres_pictures.png").shape[1] == 3

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch, reflect
-from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, PnPError, WeightsError
+from pnp_mlpatch.errors import (
+    Diverged,
+    FileError,
+    InputError,
+    InputTypeError,
+    PnPError,
+    WeightsError,
+)
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.training import TrainConfig, loop, train
@@ -28,7 +35,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     rows, cols = np.mgrid[:28, :30]
     for k in range(6):
-        picture = 128 + 60 * np.sin(rows / (3 + k)) * np.cos(cols / (7 - k)) + 50 * ((rows - 14) ** 2 + (cols - 4 * k) ** 2 < 60)
+        picture = (
+            128
+            + 60 * np.sin(rows / (3 + k)) * np.cos(cols / (7 - k))
+            + 50 * ((rows - 14) ** 2 + (cols - 4 * k) ** 2 < 60)
+        )
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{k}.png")
     return folder
 
@@ -84,7 +95,12 @@ def killed(monkeypatch):
 def test_files_and_card(config, folder):
     config = changed(config, card={"licence": "CC0"}, validation=str(folder), seed=3)
     path = train(config, progress=False)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint.pt", "log.csv", "log.png", "weights.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "checkpoint.pt",
+        "log.csv",
+        "log.png",
+        "weights.safetensors",
+    ]
     net = MLPatch.load(path)
     assert net.config["width"] == 8
     assert net.card == {
@@ -100,7 +116,11 @@ def test_files_and_card(config, folder):
     }
     rows = log(config)
     assert [row["step"] for row in rows] == ["6", "12"]
-    assert all(math.isfinite(float(row[key])) for row in rows for key in ("loss", "seconds", "psnr_15", "psnr_25", "psnr_50"))
+    assert all(
+        math.isfinite(float(row[key]))
+        for row in rows
+        for key in ("loss", "seconds", "psnr_15", "psnr_25", "psnr_50")
+    )
 
 
 def test_it_learns(config, folder):
@@ -112,7 +132,9 @@ def test_it_learns(config, folder):
     losses = [float(row["loss"]) for row in log(config)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.9 * losses[0]
-    assert {key: round(value, 6) for key, value in end.items()} == {key: float(log(config)[-1][key]) for key in end}
+    assert {key: round(value, 6) for key, value in end.items()} == {
+        key: float(log(config)[-1][key]) for key in end
+    }
 
 
 def test_random_pixels_and_half_precision(config):
@@ -120,14 +142,18 @@ def test_random_pixels_and_half_precision(config):
         run = changed(config, out=config.out + str(settings), steps=3, **settings)
         before = MLPatch(**TINY).state_dict()
         after = tensors(train(run, progress=False))
-        assert all(v.dtype == torch.float32 and bool(torch.isfinite(v).all()) for v in after.values())
+        assert all(
+            v.dtype == torch.float32 and bool(torch.isfinite(v).all()) for v in after.values()
+        )
         assert not torch.equal(after["offsets"], before["offsets"])
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(config):
     first = tensors(train(config, progress=False))
     assert same(first, tensors(train(changed(config, out=config.out + "2"), progress=False)))
-    assert not same(first, tensors(train(changed(config, out=config.out + "3", seed=1), progress=False)))
+    assert not same(
+        first, tensors(train(changed(config, out=config.out + "3", seed=1), progress=False))
+    )
 
 
 @pytest.mark.parametrize("step", [4, 7, 11])
@@ -137,7 +163,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(config, killed, step):
     steps = []
     rate = loop.learning_rate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate", lambda config, k: (steps.append(k), rate(config, k))[1])
+        patch.setattr(
+            loop, "learning_rate", lambda config, k: (steps.append(k), rate(config, k))[1]
+        )
         again = tensors(train(config, progress=False))
     assert steps == list(range(step - step % 4, 12))
     assert same(whole, again)
@@ -159,7 +187,10 @@ def test_resume_false_starts_afresh(config, killed):
 
 def test_what_may_change_between_runs(config, killed, folder):
     killed(config, 7)
-    path = train(changed(config, checkpoint_every=5, validation=str(folder), card={"author": "me"}), progress=False)
+    path = train(
+        changed(config, checkpoint_every=5, validation=str(folder), card={"author": "me"}),
+        progress=False,
+    )
     assert MLPatch.load(path).card["author"] == "me"
     assert math.isfinite(float(log(config)[-1]["psnr_25"]))
 
@@ -169,7 +200,14 @@ def test_what_may_change_between_runs(config, killed, folder):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"lr": 1e-3}, {"batch": 5}, {"size": 20}, {"seed": 9}, {"model": {**TINY, "width": 9}}, {"steps": 20, "warmup": 2}],
+    [
+        {"lr": 1e-3},
+        {"batch": 5},
+        {"size": 20},
+        {"seed": 9},
+        {"model": {**TINY, "width": 9}},
+        {"steps": 20, "warmup": 2},
+    ],
     ids=str,
 )
 def test_a_checkpoint_of_other_settings(config, killed, settings):
@@ -182,7 +220,9 @@ def test_a_checkpoint_of_other_settings(config, killed, settings):
 def _with(path, **changes) -> None:
     content, about = checkpoint.load(path)
     about = changes.pop("about", about)
-    checkpoint.save(path, {k: v for k, v in (content | changes).items() if v is not None}, about=about)
+    checkpoint.save(
+        path, {k: v for k, v in (content | changes).items() if v is not None}, about=about
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +238,17 @@ def _with(path, **changes) -> None:
         lambda p: _with(p, model={"first": torch.ones(1)}),
         lambda p: _with(p, optimizer={"state": {}}),
     ],
-    ids=["truncated", "empty", "text", "a list", "no config", "config a list", "no model", "another model", "another optimizer"],
+    ids=[
+        "truncated",
+        "empty",
+        "text",
+        "a list",
+        "no config",
+        "config a list",
+        "no model",
+        "another model",
+        "another optimizer",
+    ],
 )
 def test_a_damaged_checkpoint(config, killed, spoil):
     killed(config, 5)
@@ -236,7 +286,9 @@ def test_folders(config, tmp_path):
     with pytest.raises(FileError, match=r"none: no such folder of training images"):
         train(changed(config, data=str(tmp_path / "none")), progress=False)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match=r"empty: no usable picture \(.png, .*\) of at least 16 x 16 pixels"):
+    with pytest.raises(
+        FileError, match=r"empty: no usable picture \(.png, .*\) of at least 16 x 16 pixels"
+    ):
         train(changed(config, data=str(tmp_path / "empty")), progress=False)
     with pytest.raises(FileError, match=r"none: no such folder"):
         train(changed(config, validation=str(tmp_path / "none")), progress=False)
@@ -249,13 +301,17 @@ def test_grey_and_colour_pictures(folder, tmp_path):
     Image.new("RGB", (20, 18), (255, 0, 0)).save(tmp_path / "red.png")
     assert read_folder(tmp_path, 3, 16)[0].shape == (3, 18, 20)
     torch.testing.assert_close(read_folder(tmp_path, 1, 16)[0], torch.full((1, 18, 20), 0.299))
-    with pytest.warns(UserWarning, match=r"\.png has shape \(1, 28, 30\), needs 3"), pytest.raises(FileError, match="no usable picture"):
+    with (
+        pytest.warns(UserWarning, match=r"\.png has shape \(1, 28, 30\), needs 3"),
+        pytest.raises(FileError, match="no usable picture"),
+    ):
         read_folder(folder, 3, 16)
 
 
 def test_a_loss_that_is_not_finite(config):
     with pytest.raises(
-        Diverged, match=r"train: the loss is (nan|inf) at step \d+. Lower lr \(now 1e\+30\); the last checkpoint is kept in .*out"
+        Diverged,
+        match=r"train: the loss is (nan|inf) at step \d+. Lower lr \(now 1e\+30\); the last checkpoint is kept in .*out",
     ):
         train(changed(config, lr=1e30, warmup=0, checkpoint_every=1), progress=False)
     kept = torch.load(f"{config.out}/checkpoint.pt")
@@ -266,20 +322,35 @@ def test_a_loss_that_is_not_finite(config):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        *(({name: 0}, f"train: {name} must be an integer >= 1, got 0") for name in ("size", "crop", "batch", "steps", "checkpoint_every")),
+        *(
+            ({name: 0}, f"train: {name} must be an integer >= 1, got 0")
+            for name in ("size", "crop", "batch", "steps", "checkpoint_every")
+        ),
         ({"batch": 2.5}, "train: batch must be an integer >= 1, got 2.5"),
         ({"crop": 17}, r"train: crop \(17\) must not be larger than size \(16\)"),
         ({"warmup": -1}, "train: warmup must be an integer >= 0, got -1"),
-        *(({"lr": value}, f"train: lr must be finite and > 0, got {value!r}") for value in (0.0, math.nan, math.inf, "small")),
-        *(({name: -1}, f"train: {name} must be finite and >= 0, got -1") for name in ("sigma_max", "clip", "weight_decay")),
-        ({"sigma_max": 0}, "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale'"),
+        *(
+            ({"lr": value}, f"train: lr must be finite and > 0, got {value!r}")
+            for value in (0.0, math.nan, math.inf, "small")
+        ),
+        *(
+            ({name: -1}, f"train: {name} must be finite and >= 0, got -1")
+            for name in ("sigma_max", "clip", "weight_decay")
+        ),
+        (
+            {"sigma_max": 0},
+            "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale'",
+        ),
         ({"seed": -1}, "train: seed must be an integer >= 0, got -1"),
         ({"ema": 1.0}, r"train: ema must be in \[0, 1\), got 1.0"),
         ({"factor": 1}, r"train: factor must be > 1 and at most size \(16\), got 1"),
         ({"factor": 17}, "train: factor must be > 1 and at most size"),
         ({"queries": 0}, "train: queries must be an integer >= 1, got 0"),
         ({"task": "upsacle"}, "train: task must be 'denoise' or 'upscale', got 'upsacle'"),
-        ({"precision": "half"}, "train: precision must be 'float32' or 'bfloat16' or 'float16', got 'half'"),
+        (
+            {"precision": "half"},
+            "train: precision must be 'float32' or 'bfloat16' or 'float16', got 'half'",
+        ),
     ],
     ids=str,
 )
@@ -294,9 +365,18 @@ def test_settings(config, settings, words):
         ({"model": {"widht": 8}}, "model.*widht"),
         ({"model": {"width": 0}}, "MLPatch: width must be an integer >= 1, got 0"),
         ({"device": "gpu"}, "device.*gpu"),
-        ({"precision": "float16"}, "train: precision 'float16' needs device 'cuda', the device is 'cpu'. Use 'bfloat16'"),
-        ({"model": {**TINY, "sigma_max": 0.1}}, r"train: sigma_max \(0.2353\) is above that of the network \(0.1\)"),
-        ({"task": "upscale", "denoiser": "dncnn", "model": {}}, "train: task 'upscale' needs a network with .*'dncnn' has none"),
+        (
+            {"precision": "float16"},
+            "train: precision 'float16' needs device 'cuda', the device is 'cpu'. Use 'bfloat16'",
+        ),
+        (
+            {"model": {**TINY, "sigma_max": 0.1}},
+            r"train: sigma_max \(0.2353\) is above that of the network \(0.1\)",
+        ),
+        (
+            {"task": "upscale", "denoiser": "dncnn", "model": {}},
+            "train: task 'upscale' needs a network with .*'dncnn' has none",
+        ),
     ],
     ids=str,
 )
@@ -310,9 +390,13 @@ def test_settings_of_the_model(config, settings, words):
 
 def test_toml(config, tmp_path):
     path = tmp_path / "train.toml"
-    path.write_text('data = "pictures"\nout = "results"\nlr = 0.002\n[model]\nwidth = 8\n[card]\nlicence = "CC0"\n')
+    path.write_text(
+        'data = "pictures"\nout = "results"\nlr = 0.002\n[model]\nwidth = 8\n[card]\nlicence = "CC0"\n'
+    )
     read = TrainConfig.from_toml(path)
-    assert read == TrainConfig(data="pictures", out="results", lr=0.002, model={"width": 8}, card={"licence": "CC0"})
+    assert read == TrainConfig(
+        data="pictures", out="results", lr=0.002, model={"width": 8}, card={"licence": "CC0"}
+    )
     assert TrainConfig.from_dict(read.to_dict()) == read
 
 
@@ -324,7 +408,11 @@ def test_toml(config, tmp_path):
             InputTypeError,
             r"unknown setting 'stpes'. Did you mean 'steps'\? Known: data, out, validation",
         ),
-        ('data = "a"\nout = "b"\nxyzzy = 3', InputTypeError, r"unknown setting 'xyzzy'. Known: data"),
+        (
+            'data = "a"\nout = "b"\nxyzzy = 3',
+            InputTypeError,
+            r"unknown setting 'xyzzy'. Known: data",
+        ),
         ('out = "b"', InputTypeError, "'data' is missing; it names the folder of images"),
         ('data = "a"', InputTypeError, "'out' is missing; it names the folder of results"),
         ('data = "a"\nout = "b"\nsteps = 0', InputError, "steps must be an integer >= 1, got 0"),
@@ -366,7 +454,9 @@ def test_blocks_are_cut_from_the_reflected_window(size, crop, halo):
     rng = np.random.default_rng(0)
     top, left = 14 - size, 1
     window = image[:, top : top + size, left : left + size]
-    padded = np.pad(window.numpy(), ((0, 0), (halo, halo), (halo, halo)), mode="reflect" if size > 1 else "edge")
+    padded = np.pad(
+        window.numpy(), ((0, 0), (halo, halo), (halo, halo)), mode="reflect" if size > 1 else "edge"
+    )
     draws = []
     for row in {0, (size - crop) // 2, size - crop}:
         for col in {0, size - crop}:
@@ -374,7 +464,9 @@ def test_blocks_are_cut_from_the_reflected_window(size, crop, halo):
             expected = padded[:, row : row + crop + 2 * halo, col : col + crop + 2 * halo]
             np.testing.assert_array_equal(block.numpy(), expected)
             carried: dict[float, float] = {}
-            for pixel, value in zip(block.flatten().tolist(), noise.flatten().tolist(), strict=True):
+            for pixel, value in zip(
+                block.flatten().tolist(), noise.flatten().tolist(), strict=True
+            ):
                 assert carried.setdefault(pixel, value) == value
             assert len(set(carried.values())) == len(carried)
             draws += carried.values()
@@ -386,19 +478,29 @@ def test_blocks_are_cut_from_the_reflected_window(size, crop, halo):
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_reflected_indices_are_those_of_the_denoiser_at_inference(size):
     np.testing.assert_array_equal(
-        reflect(torch.arange(-7, size + 7), size).numpy(), np.pad(np.arange(size), 7, mode="reflect" if size > 1 else "edge")
+        reflect(torch.arange(-7, size + 7), size).numpy(),
+        np.pad(np.arange(size), 7, mode="reflect" if size > 1 else "edge"),
     )
 
 
 def test_the_eight_symmetries_of_the_square():
     block = torch.arange(9.0).reshape(1, 3, 3)
     turned = {tuple(symmetric(block, k).flatten().tolist()) for k in range(8)}
-    expected = {tuple(torch.rot90(b, k, (-2, -1)).flatten().tolist()) for b in (block, block.flip(-1)) for k in range(4)}
+    expected = {
+        tuple(torch.rot90(b, k, (-2, -1)).flatten().tolist())
+        for b in (block, block.flip(-1))
+        for k in range(4)
+    }
     assert turned == expected
 
 
 def test_a_batch_is_clean_plus_noise_of_the_stated_level(config):
-    images = [pictures("three", [torch.rand(1, 20, 24, generator=torch.Generator().manual_seed(k)) for k in range(3)])]
+    images = [
+        pictures(
+            "three",
+            [torch.rand(1, 20, 24, generator=torch.Generator().manual_seed(k)) for k in range(3)],
+        )
+    ]
     config = changed(config, crop=8, sigma_max=0.5)
     noisy, sigma, clean, coords = batch(images, config, 3, 0, range(200))
     assert coords is None
@@ -423,10 +525,26 @@ def test_training_and_inference_agree_at_the_border_of_a_window():
     image = torch.rand(1, 20, 24)
     block, _ = cut(image[:, 2:14, 5:17], (0, 6), 6, net.field, np.random.default_rng(0))
     expected = net(image[None, :, 2:14, 5:17].contiguous(), 0.1)[..., 0:6, 6:12]
-    torch.testing.assert_close(net.denoise_block(block[None], torch.full((1, 1, 1, 1), 0.1)), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        net.denoise_block(block[None], torch.full((1, 1, 1, 1), 0.1)),
+        expected,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
-@pytest.mark.parametrize("row", ["4", "4,", "4,0.1", "4,0.1,1,2,3,4,5,6,7", "4,abc,1,,,", "4,0.1,1,x,3,4", "99999999999999999999,1"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "4",
+        "4,",
+        "4,0.1",
+        "4,0.1,1,2,3,4,5,6,7",
+        "4,abc,1,,,",
+        "4,0.1,1,x,3,4",
+        "99999999999999999999,1",
+    ],
+)
 def test_a_row_of_the_log_that_was_cut_off(config, folder, killed, row):
     settings = {"validation": str(folder), "validate_every": 4}
     killed(changed(config, **settings), 5)
@@ -451,5 +569,8 @@ def test_a_card_that_cannot_be_kept_is_refused_at_once(config):
 
 def test_two_trainings_in_one_folder(config):
     loop.Path(config.out).mkdir()
-    with lock(loop.Path(config.out) / "checkpoint.pt"), pytest.raises(FileError, match="another run is writing it"):
+    with (
+        lock(loop.Path(config.out) / "checkpoint.pt"),
+        pytest.raises(FileError, match="another run is writing it"),
+    ):
         train(config, progress=False)

@@ -76,7 +76,16 @@ def test_the_average_is_saved_and_the_checkpoint_holds_both(config, monkeypatch)
     assert decays == pytest.approx([min(0.4, (1 + k) / (10 + k)) for k in range(8)])
     assert apart(saved, mine) < 1e-6
     state = torch.load(f"{config.out}/checkpoint.pt", weights_only=True)
-    assert set(state) == {"config", "step", "loss", "seconds", "model", "average", "optimizer", "scaler"}
+    assert set(state) == {
+        "config",
+        "step",
+        "loss",
+        "seconds",
+        "model",
+        "average",
+        "optimizer",
+        "scaler",
+    }
     assert apart(saved, state["average"]) == 0
     assert apart(state["model"], state["average"]) > 1e-5
 
@@ -92,7 +101,13 @@ def test_clipping_bounds_the_gradient(config, monkeypatch):
     step = torch.optim.AdamW.step
 
     def watched(self, closure=None):
-        norms.append(float(torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]]).norm()))
+        norms.append(
+            float(
+                torch.cat(
+                    [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+                ).norm()
+            )
+        )
         return step(self, closure)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
@@ -130,7 +145,9 @@ def test_weight_decay_is_for_kernels(config):
     assert [group["weight_decay"] for group in made] == [0.5, 0.0]
     assert all(p.ndim >= 2 for p in made[0]["params"])
     assert all(p.ndim < 2 for p in made[1]["params"])
-    assert len(made[0]["params"]) + len(made[1]["params"]) == len(list(MLPatch(**TINY).parameters()))
+    assert len(made[0]["params"]) + len(made[1]["params"]) == len(
+        list(MLPatch(**TINY).parameters())
+    )
     assert apart(decayed, tensors(train(changed(config, "b"), progress=False))) > 1e-4
 
 
@@ -140,25 +157,45 @@ def test_weight_decay_is_for_kernels(config):
 def test_init_starts_from_weights(config):
     first = train(changed(config, "first"), progress=False)
     for name, settings in (("same", {}), ("its model", {"model": {}})):
-        again = train(changed(config, name, init=str(first), lr=1e-12, steps=1, **settings), progress=False)
+        again = train(
+            changed(config, name, init=str(first), lr=1e-12, steps=1, **settings), progress=False
+        )
         assert MLPatch.load(again).config == MLPatch.load(first).config
         assert apart(tensors(first), tensors(again)) < 1e-6
     shipped = changed(config, "shipped", init="mlpatch-grey", model={}, lr=1e-12, steps=1, batch=1)
-    assert apart(tensors(train(shipped, progress=False)), tensors(weights.locate("mlpatch-grey"))) < 1e-6
+    assert (
+        apart(tensors(train(shipped, progress=False)), tensors(weights.locate("mlpatch-grey")))
+        < 1e-6
+    )
 
 
 def test_weights_that_do_not_fit(config, tmp_path):
     first = train(changed(config, "first"), progress=False)
     for settings, words in (
-        ({"init": "none"}, "'none' is neither a weights file nor a shipped name. Shipped: .*mlpatch-grey"),
-        ({"init": str(first), "model": {**TINY, "width": 9}}, r"weights.safetensors: these weights do not fit the 'model' of this run"),
-        ({"init": str(first), "model": {**TINY, "channels": 3}}, "do not fit the 'model' of this run"),
-        ({"init": str(first), "denoiser": "ircnn", "model": {}}, "expected weights of kind 'ircnn', got 'mlpatch'"),
+        (
+            {"init": "none"},
+            "'none' is neither a weights file nor a shipped name. Shipped: .*mlpatch-grey",
+        ),
+        (
+            {"init": str(first), "model": {**TINY, "width": 9}},
+            r"weights.safetensors: these weights do not fit the 'model' of this run",
+        ),
+        (
+            {"init": str(first), "model": {**TINY, "channels": 3}},
+            "do not fit the 'model' of this run",
+        ),
+        (
+            {"init": str(first), "denoiser": "ircnn", "model": {}},
+            "expected weights of kind 'ircnn', got 'mlpatch'",
+        ),
         ({"init": 3}, "must be a shipped name or a path, got 3"),
     ):
         with pytest.raises(WeightsError, match=words):
             train(changed(config, "again", **settings), progress=False)
-    with pytest.raises(InputError, match=r"sigma_max \(0.3\) is above that of the network \(0.2353\). Lower it, or set model.sigma_max"):
+    with pytest.raises(
+        InputError,
+        match=r"sigma_max \(0.3\) is above that of the network \(0.2353\). Lower it, or set model.sigma_max",
+    ):
         train(changed(config, "again", init=str(first), model={}, sigma_max=0.3), progress=False)
 
 
@@ -169,7 +206,12 @@ def test_weights_that_do_not_fit(config, tmp_path):
     "settings",
     [
         {"crop": 1, "pixels": 20},
-        {"task": "upscale", "sigma_max": 0.1, "queries": 20, "model": {"width": 8, "square": 3, "features": 8, "dilations": [1]}},
+        {
+            "task": "upscale",
+            "sigma_max": 0.1,
+            "queries": 20,
+            "model": {"width": 8, "square": 3, "features": 8, "dilations": [1]},
+        },
         {"data": "procedural"},
         {"ema": 0, "weight_decay": 0.1},
         {"precision": "bfloat16"},
@@ -180,11 +222,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(config, settings):
     rate, config = loop.learning_rate, changed(config, **settings)
     whole = tensors(train(changed(config, "whole"), progress=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate", lambda config, k: rate(config, k) if k < 6 else _kill())
+        patch.setattr(
+            loop, "learning_rate", lambda config, k: rate(config, k) if k < 6 else _kill()
+        )
         with pytest.raises(KeyboardInterrupt):
             train(config, progress=False)
     assert apart(whole, tensors(train(config, progress=False))) == 0
-    rows = [Path(out, "log.csv").read_text().splitlines()[1].split(",")[:2] for out in (config.out, config.out + "whole")]
+    rows = [
+        Path(out, "log.csv").read_text().splitlines()[1].split(",")[:2]
+        for out in (config.out, config.out + "whole")
+    ]
     assert rows[0] == rows[1]  # step and loss
 
 
@@ -217,10 +264,14 @@ def test_random_pixels_off_the_grid(config):
     assert 0.2 < float(off.mean()) < 0.3
     assert float(off.max()) <= 0.5
     places = (coords / 7.5 - 1).flip(-1)[:, None]
-    expected = F.grid_sample(shown, places, mode="bicubic", padding_mode="reflection", align_corners=True)[:, :, 0]
+    expected = F.grid_sample(
+        shown, places, mode="bicubic", padding_mode="reflection", align_corners=True
+    )[:, :, 0]
     assert torch.allclose(clean, expected, atol=1e-5)
     for bad in (0.6, -0.1, float("nan"), "far"):
-        with pytest.raises(InputError, match=r"train: jitter moves random pixels by 0 to 0\.5 pixels"):
+        with pytest.raises(
+            InputError, match=r"train: jitter moves random pixels by 0 to 0\.5 pixels"
+        ):
             changed(config, jitter=bad)
     with pytest.raises(InputError, match="set pixels > 0 with it"):
         changed(config, crop=6, pixels=0)
@@ -231,21 +282,41 @@ def test_random_pixels_train_as_crops_do(config):
     model = MLPatch(**TINY)
     torch.nn.init.normal_(model.last, std=0.05)
     rng = np.random.default_rng(0)
-    x, sigma = torch.from_numpy(rng.random((2, 1, 16, 16), dtype=np.float32)), torch.full((2, 1, 1, 1), 0.1)
-    coords = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"), dim=-1).reshape(1, -1, 2).expand(2, -1, -1)
-    torch.testing.assert_close(model.at(x, coords, sigma.flatten()).reshape(x.shape), model(x, sigma.flatten()), rtol=1e-4, atol=1e-5)
+    x, sigma = (
+        torch.from_numpy(rng.random((2, 1, 16, 16), dtype=np.float32)),
+        torch.full((2, 1, 1, 1), 0.1),
+    )
+    coords = (
+        torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"), dim=-1)
+        .reshape(1, -1, 2)
+        .expand(2, -1, -1)
+    )
+    torch.testing.assert_close(
+        model.at(x, coords, sigma.flatten()).reshape(x.shape),
+        model(x, sigma.flatten()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     config = changed(config, crop=1, pixels=64, batch=8, steps=80, lr=0.02, ema=0, sigma_max=0.2)
     trained = MLPatch.load(train(config, progress=False))
     image = loop.open_sources(config.data, 1, 16)[0].whole(0)[None]
     noise = 0.1 * torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    assert float((trained(image + noise, 0.1) - image).square().mean()) < 0.8 * float(noise.square().mean())
+    assert float((trained(image + noise, 0.1) - image).square().mean()) < 0.8 * float(
+        noise.square().mean()
+    )
     assert trained.card["pixels"] == 80 * 8 * 64
 
 
 def test_random_pixels_are_refused(config):
-    with pytest.raises(InputError, match=r"train: pixels \(64\) asks for single random pixels; set crop = 1 with it, got crop = 6"):
+    with pytest.raises(
+        InputError,
+        match=r"train: pixels \(64\) asks for single random pixels; set crop = 1 with it, got crop = 6",
+    ):
         changed(config, pixels=64)
-    with pytest.raises(InputError, match=r"train: pixels > 0 needs a network with at; 'dncnn' has none. .*'mlpatch'"):
+    with pytest.raises(
+        InputError,
+        match=r"train: pixels > 0 needs a network with at; 'dncnn' has none. .*'mlpatch'",
+    ):
         train(changed(config, denoiser="dncnn", model={}, pixels=64, crop=1), progress=False)
     with pytest.raises(PnPError, match="train: pixels must be an integer >= 0, got -1"):
         changed(config, pixels=-1, crop=1)
@@ -255,7 +326,15 @@ def test_random_pixels_are_refused(config):
 
 
 def torchrun(toml: Path, processes: int, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "pnp_mlpatch.cli"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "-m",
+        "pnp_mlpatch.cli",
+    ]
     return subprocess.run(
         [*command, "train", "--config", str(toml), "--threads", "1", *flags], capture_output=True, text=True, check=False, timeout=120,
         cwd=Path(pnp_mlpatch.__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -263,9 +342,15 @@ def torchrun(toml: Path, processes: int, *flags: str) -> subprocess.CompletedPro
 
 
 def write_toml(config, path: Path) -> Path:
-    plain = {key: value for key, value in config.to_dict().items() if value is not None and not isinstance(value, dict)}
+    plain = {
+        key: value
+        for key, value in config.to_dict().items()
+        if value is not None and not isinstance(value, dict)
+    }
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-    path.write_text("\n".join([*lines, "[model]", *(f"{key} = {value}" for key, value in config.model.items())]))
+    path.write_text(
+        "\n".join([*lines, "[model]", *(f"{key} = {value}" for key, value in config.model.items())])
+    )
     return path
 
 
@@ -277,16 +362,26 @@ def test_two_processes_train_as_one(config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights: ") == 1
     out = Path(config.out)
-    assert sorted(p.name for p in out.iterdir()) == ["checkpoint.pt", "log.csv", "log.png", "weights.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoint.pt",
+        "log.csv",
+        "log.png",
+        "weights.safetensors",
+    ]
     assert len((out / "log.csv").read_text().splitlines()) == 2
     alone = train(changed(config, "alone"), progress=False)
     assert apart(tensors(out / "weights.safetensors"), tensors(alone)) < 1e-5
-    one, two = ((Path(folder) / "log.csv").read_text().splitlines()[1].split(",") for folder in (config.out + "alone", config.out))
+    one, two = (
+        (Path(folder) / "log.csv").read_text().splitlines()[1].split(",")
+        for folder in (config.out + "alone", config.out)
+    )
     assert float(one[1]) == pytest.approx(float(two[1]), rel=1e-5)
 
     left = changed(config, "left")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate", lambda config, k: rate(config, k) if k < 6 else _kill())
+        patch.setattr(
+            loop, "learning_rate", lambda config, k: rate(config, k) if k < 6 else _kill()
+        )
         with pytest.raises(KeyboardInterrupt):
             train(left, progress=False)
     assert torch.load(f"{left.out}/checkpoint.pt", weights_only=True)["step"] == 4
@@ -296,14 +391,21 @@ def test_two_processes_train_as_one(config, tmp_path):
 
 def test_more_processes_than_images(config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(InputError, match=r"train: batch \(4\) must be at least the number of processes \(5\)"):
+    with pytest.raises(
+        InputError, match=r"train: batch \(4\) must be at least the number of processes \(5\)"
+    ):
         train(config, progress=False)
-    with pytest.raises(InputError, match=r"train: 5 processes cannot share device 'cuda:1'. Set device = 'cuda'"):
+    with pytest.raises(
+        InputError, match=r"train: 5 processes cannot share device 'cuda:1'. Set device = 'cuda'"
+    ):
         train(changed(config, device="cuda:1"), progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=r"train: WORLD_SIZE is 2, but the processes do not meet .*Start them with torchrun"):
+    with pytest.raises(
+        InputError,
+        match=r"train: WORLD_SIZE is 2, but the processes do not meet .*Start them with torchrun",
+    ):
         train(config, progress=False)
 
 
@@ -315,15 +417,33 @@ def test_the_page_lists_every_setting():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, flags=re.M))
     assert list(rows) == [field.name for field in dataclasses.fields(TrainConfig)]
     for key, default in TrainConfig.defaults().items():
-        assert rows[key] == "none" if default is None else eval(rows[key].strip("`")) == default, key
+        assert rows[key] == "none" if default is None else eval(rows[key].strip("`")) == default, (
+            key
+        )
 
 
 def test_settings_by_flags(config, tmp_path, capsys):
     toml = write_toml(config, tmp_path / "train.toml")
-    flags = ["--set", "steps=2", "--set", "model.width=4", "--set", "card.note=by hand", "--data", config.data, "--data", "procedural"]
+    flags = [
+        "--set",
+        "steps=2",
+        "--set",
+        "model.width=4",
+        "--set",
+        "card.note=by hand",
+        "--data",
+        config.data,
+        "--data",
+        "procedural",
+    ]
     assert cli.main(["train", "--config", str(toml), "--no-resume", *flags]) == 0
     model = MLPatch.load(f"{config.out}/weights.safetensors")
-    assert (model.config["width"], model.card["note"], model.card["steps"], model.card["images"]) == (4, "by hand", 2, 6)
+    assert (
+        model.config["width"],
+        model.card["note"],
+        model.card["steps"],
+        model.card["images"],
+    ) == (4, "by hand", 2, 6)
     capsys.readouterr()
     for text, words in (
         ("lr", "expected KEY=VALUE, model.KEY=VALUE or card.KEY=VALUE"),

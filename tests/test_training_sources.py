@@ -15,9 +15,9 @@ import torch
 import zarr
 from PIL import Image
 
-from pnp_mlpatch import reading
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import FileError, InputError, MissingPackage, PnPError
+from pnp_mlpatch.io import reading
 from pnp_mlpatch.training import TrainConfig, sources, train
 from pnp_mlpatch.training.data import draw
 from pnp_mlpatch.training.sources import dead_leaves, open_sources, split_name, stack, whole_images
@@ -33,14 +33,18 @@ def write(folder, ending: str, array: np.ndarray, name: str = "images") -> str:
     if ending == ".npy":
         np.save(path, array)
     elif ending == ".npz":
-        np.savez_compressed(path, **{name: array, "z_mm": np.arange(5.0), "files": np.array(["a", "b"])})
+        np.savez_compressed(
+            path, **{name: array, "z_mm": np.arange(5.0), "files": np.array(["a", "b"])}
+        )
     elif ending == ".zarr":
         group = zarr.open_group(str(path), mode="w")
         group.create_array(name, data=array, chunks=(1, *array.shape[1:]))
         group.create_array("z_mm", data=np.arange(5.0))
     else:
         with h5py.File(path, "w") as file:
-            file.create_dataset(f"train/{name}", data=array, chunks=(1, *array.shape[1:]), compression="gzip")
+            file.create_dataset(
+                f"train/{name}", data=array, chunks=(1, *array.shape[1:]), compression="gzip"
+            )
             file["z_mm"] = np.arange(5.0)
     return str(path)
 
@@ -57,7 +61,9 @@ def test_stacks_are_read_window_by_window(ending, tmp_path):
     rng, same = np.random.default_rng(7), np.random.default_rng(7)
     for k in range(5):
         top, left = (int(same.random() * (n - 16 + 1)) for n in STACK.shape[1:])
-        np.testing.assert_array_equal(source.window(k, 16, 0, rng).numpy(), STACK[k, top : top + 16, left : left + 16][None])
+        np.testing.assert_array_equal(
+            source.window(k, 16, 0, rng).numpy(), STACK[k, top : top + 16, left : left + 16][None]
+        )
 
 
 @pytest.mark.parametrize("ending", sources.STACKS)
@@ -83,11 +89,17 @@ def test_names_of_arrays(tmp_path):
     assert stack(str(tmp_path / "one.zarr"), 1, 8).count == 5
     np.savez(npz, hu=STACK, mask=STACK > 0.5)
     np.testing.assert_array_equal(stack(f"{npz}:mask", 1, 8).whole(0).numpy(), STACK[:1] > 0.5)
-    with pytest.raises(FileError, match=r"two.npz: expected one array of images, found 2 .*\(hu, mask\). Name one: '.*two.npz:NAME'"):
+    with pytest.raises(
+        FileError,
+        match=r"two.npz: expected one array of images, found 2 .*\(hu, mask\). Name one: '.*two.npz:NAME'",
+    ):
         stack(npz, 1, 8)
     with pytest.raises(FileError, match=r"stack.h5: holds no array 'images'"):
         stack(f"{h5}:images", 1, 8)
-    with pytest.raises(FileError, match=r"stack.npy:x: a .npy file holds one array, without a name. Leave ':x' away"):
+    with pytest.raises(
+        FileError,
+        match=r"stack.npy:x: a .npy file holds one array, without a name. Leave ':x' away",
+    ):
         stack(write(tmp_path, ".npy", STACK) + ":x", 1, 8)
 
 
@@ -103,8 +115,18 @@ def test_only_what_is_asked_for_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("array", "channels", "smallest", "words"),
     [
-        (STACK[0], 1, 8, r"expected images in an array \(N, H, W\) of real numbers, got \(20, 24\) of float32"),
-        (STACK, 3, 8, r"expected images in an array \(N, 3, H, W\) of real numbers, got \(5, 20, 24\)"),
+        (
+            STACK[0],
+            1,
+            8,
+            r"expected images in an array \(N, H, W\) of real numbers, got \(20, 24\) of float32",
+        ),
+        (
+            STACK,
+            3,
+            8,
+            r"expected images in an array \(N, 3, H, W\) of real numbers, got \(5, 20, 24\)",
+        ),
         (COLOUR, 1, 8, r"expected images in an array \(N, H, W\)"),
         (STACK[:0], 1, 8, r".* got \(0, 20, 24\)"),
         (STACK.astype(complex), 1, 8, ".* got .* of complex128"),
@@ -112,7 +134,16 @@ def test_only_what_is_asked_for_is_read(tmp_path):
         (STACK.astype(np.int16), 1, 8, r"holds int16. Set window = \[low, high\] to map it"),
         (np.where(STACK > 0.9, np.nan, STACK), 1, 8, "image 2 holds NaN or infinite values"),
     ],
-    ids=["one image", "grey for colour", "colour for grey", "empty", "complex", "small", "integers", "NaN"],
+    ids=[
+        "one image",
+        "grey for colour",
+        "colour for grey",
+        "empty",
+        "complex",
+        "small",
+        "integers",
+        "NaN",
+    ],
 )
 def test_arrays_that_are_refused(array, channels, smallest, words, tmp_path):
     with pytest.raises(FileError, match=f"stack.npy: {words}"):
@@ -126,7 +157,9 @@ def test_values_far_from_the_unit_range(tmp_path):
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
 @pytest.mark.parametrize(
-    "spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"words, not an array"], ids=["half", "empty", "text"]
+    "spoil",
+    [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"words, not an array"],
+    ids=["half", "empty", "text"],
 )
 def test_a_damaged_file_is_refused_by_name(ending, spoil, tmp_path):
     path = tmp_path / f"stack{ending}"
@@ -149,7 +182,9 @@ def test_a_damaged_chunk_is_refused_when_it_is_met(tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     item = write(tmp_path, ".h5", STACK)
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(MissingPackage, match=r"Reading an HDF5 file needs the package 'h5py'.*pip install h5py"):
+    with pytest.raises(
+        MissingPackage, match=r"Reading an HDF5 file needs the package 'h5py'.*pip install h5py"
+    ):
         stack(item, 1, 8)
 
 
@@ -162,10 +197,17 @@ def test_images_are_drawn_uniformly_from_all_sources(tmp_path):
     (tmp_path / "pictures").mkdir()
     for k in range(4):
         Image.new("L", (16, 16), 128).save(tmp_path / "pictures" / f"{k}.png")
-    found = open_sources([str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), str(tmp_path / "pictures")], 1, 16)
+    found = open_sources(
+        [str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), str(tmp_path / "pictures")], 1, 16
+    )
     assert [source.count for source in found] == [1, 3, 4]
-    values = [round(float(draw(found, 16, 0, np.random.default_rng(k))[0, 0, 0]), 1) for k in range(800)]
-    assert [abs(values.count(v) / 800 - share) < 0.05 for v, share in ((0.0, 1 / 8), (1.0, 3 / 8), (0.5, 1 / 2))] == [True] * 3
+    values = [
+        round(float(draw(found, 16, 0, np.random.default_rng(k))[0, 0, 0]), 1) for k in range(800)
+    ]
+    assert [
+        abs(values.count(v) / 800 - share) < 0.05
+        for v, share in ((0.0, 1 / 8), (1.0, 3 / 8), (0.5, 1 / 2))
+    ] == [True] * 3
     with_leaves = open_sources([sources.PROCEDURAL, str(tmp_path / "pictures")], 1, 16)
     assert [(source.name, source.count) for source in with_leaves][-1] == ("procedural", 4)
     assert len(list(whole_images(found))) == 8
@@ -173,7 +215,10 @@ def test_images_are_drawn_uniformly_from_all_sources(tmp_path):
 
 def test_few_images_of_a_stack_are_validated_on(tmp_path):
     array = np.broadcast_to(np.linspace(0, 1, 100, dtype=np.float32)[:, None, None], (100, 4, 4))
-    used = [float(image[0, 0, 0]) for image in whole_images([stack(write(tmp_path, ".npy", array), 1, 1)])]
+    used = [
+        float(image[0, 0, 0])
+        for image in whole_images([stack(write(tmp_path, ".npy", array), 1, 1)])
+    ]
     assert len(used) == sources.VALIDATED
     assert (used[0], used[-1]) == (0.0, 1.0)
 
@@ -227,11 +272,17 @@ def test_training_on_every_kind(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"data": []}, r"train: data must be a folder, an array file, 'procedural' or 'convergence', or a list of these; got \[\]"),
+        (
+            {"data": []},
+            r"train: data must be a folder, an array file, 'procedural' or 'convergence', or a list of these; got \[\]",
+        ),
         ({"data": 3}, "train: data must be a folder"),
         ({"data": ["a", 1]}, "train: data must be a folder"),
         ({"validation": ""}, "train: validation must be a folder"),
-        ({"window": [1, 0]}, r"train: window must be \[low, high\] with low < high, .*got \[1, 0\]"),
+        (
+            {"window": [1, 0]},
+            r"train: window must be \[low, high\] with low < high, .*got \[1, 0\]",
+        ),
         ({"window": [0]}, "train: window must be"),
         ({"window": 5}, "train: window must be"),
         ({"window": [0, "high"]}, "train: window must be"),
@@ -287,7 +338,9 @@ def test_a_codec_that_runs_code_is_refused(tmp_path):
             return Path.touch, (trace,)
 
     (folder / "0.0.0").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(FileError, match=r"\.zarray: has the codec pickle; only plain compression is read"):
+    with pytest.raises(
+        FileError, match=r"\.zarray: has the codec pickle; only plain compression is read"
+    ):
         stack(str(folder), 1, 8)
     assert not trace.exists()
     (folder / ".zarray").write_text("[" * 10**5)
@@ -296,10 +349,20 @@ def test_a_codec_that_runs_code_is_refused(tmp_path):
 
 
 def test_codecs_inside_of_groups_and_shards_are_seen(tmp_path):
-    shard = {"name": "sharding_indexed", "configuration": {"codecs": [{"name": "numcodecs.pickle"}], "index_codecs": [{"name": "crc32c"}]}}
+    shard = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "codecs": [{"name": "numcodecs.pickle"}],
+            "index_codecs": [{"name": "crc32c"}],
+        },
+    }
     (tmp_path / "a.zarr" / "part").mkdir(parents=True)
-    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"codecs": ["mine"]}}))
-    (tmp_path / "a.zarr" / "part" / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "array", "codecs": [shard]}))
+    (tmp_path / "a.zarr" / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"codecs": ["mine"]}})
+    )
+    (tmp_path / "a.zarr" / "part" / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "array", "codecs": [shard]})
+    )
     with pytest.raises(FileError, match=r"part.zarr.json: has the codec pickle"):
         stack(str(tmp_path / "a.zarr"), 1, 8)
 
@@ -309,7 +372,9 @@ def test_hdf5_that_was_not_written_or_is_elsewhere(tmp_path):
 
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("half", STACK.shape, STACK.dtype, chunks=(1, *STACK.shape[1:]))[:2] = STACK[:2]
+        file.create_dataset("half", STACK.shape, STACK.dtype, chunks=(1, *STACK.shape[1:]))[:2] = (
+            STACK[:2]
+        )
         file.create_dataset("none", STACK.shape, STACK.dtype)
         file["far"] = h5py.ExternalLink("../b.h5", "images")
     for name, words in (
@@ -326,7 +391,10 @@ def test_hdf5_that_was_not_written_or_is_elsewhere(tmp_path):
 def test_files_that_unpack_without_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "ROOM", 10**5)
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros((50, 64, 64), np.float32))
-    with pytest.raises(FileError, match=r"a.npz: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill"):
+    with pytest.raises(
+        FileError,
+        match=r"a.npz: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill",
+    ):
         stack(str(tmp_path / "a.npz"), 1, 8)
 
 

@@ -11,10 +11,10 @@ from pnp_mlpatch import denoisers, reconstruct
 from pnp_mlpatch.ct.counts import line_integrals, simulate_counts
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.linalg import pcg
+from pnp_mlpatch.operators import Transmission
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.operators.transmission import Transmission
-from pnp_mlpatch.solvers.base import make_problem
+from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import adjoint_mismatch, optimality
 
 
@@ -40,9 +40,21 @@ def truth():
 def test_one_noise_map_for_each_image(A, truth):
     q, std = A(truth), 0.05 + draw(2, *A.data_shape)
     D = denoisers.make("tv")
-    together = reconstruct(q, A, D, noise=std, sigma=0.02, iterations=4, tol=0, data_iterations=200, progress=False).x
+    together = reconstruct(
+        q, A, D, noise=std, sigma=0.02, iterations=4, tol=0, data_iterations=200, progress=False
+    ).x
     for k in range(2):
-        alone = reconstruct(q[k : k + 1], A, D, noise=std[k], sigma=0.02, iterations=4, tol=0, data_iterations=200, progress=False).x
+        alone = reconstruct(
+            q[k : k + 1],
+            A,
+            D,
+            noise=std[k],
+            sigma=0.02,
+            iterations=4,
+            tol=0,
+            data_iterations=200,
+            progress=False,
+        ).x
         assert float((together[k] - alone[0]).norm() / alone.norm()) < 1e-3
 
 
@@ -108,9 +120,14 @@ def test_preconditioner_of_weights_halves_the_iterations():
         "mean": A._precondition(alpha / float(problem.A.weight.square().mean())),
         "D C D": problem.A._precondition(alpha),
     }.items():
-        counts[name] = pcg(lambda x: problem.A._normal(x) + alpha * x, b, start, precondition=precondition, tol=1e-3, max_iter=300)[
-            1
-        ].iterations
+        counts[name] = pcg(
+            lambda x: problem.A._normal(x) + alpha * x,
+            b,
+            start,
+            precondition=precondition,
+            tol=1e-3,
+            max_iter=300,
+        )[1].iterations
     assert counts["D C D"] < counts["mean"] < counts["none"]
     assert counts["D C D"] <= 0.5 * counts["none"]
 
@@ -121,7 +138,9 @@ def test_preconditioner_of_weights_halves_the_iterations():
 @pytest.mark.parametrize(("photons", "background"), [(5.0, 0.0), (50.0, 2.0), (1e3, 0.0)])
 def test_data_step_is_the_proximal_map(A, truth, photons, background):
     """The gradient of the negative log-likelihood and of the penalty, by autograd in double precision, is 0 there."""
-    counts = torch.poisson(photons * torch.exp(-A(truth)) + background, generator=torch.Generator().manual_seed(0))
+    counts = torch.poisson(
+        photons * torch.exp(-A(truth)) + background, generator=torch.Generator().manual_seed(0)
+    )
     T = Transmission(A, counts, photons, background)
     z, alpha, seen = truth + 0.01 * draw(2, 1, 20, 20), torch.tensor([300.0, 3000.0]), []
     f = T.data_step(z, alpha, Aty=T.adjoint(T.q), max_iter=300, report=seen.append)
@@ -130,10 +149,14 @@ def test_data_step_is_the_proximal_map(A, truth, photons, background):
 
     def objective(x):
         mean = photons * torch.exp(-A(x)) + background
-        return (mean - counts * torch.log(mean)).sum() + (0.5 * alpha.reshape(-1, 1, 1, 1) * (x - z) ** 2).sum()
+        return (mean - counts * torch.log(mean)).sum() + (
+            0.5 * alpha.reshape(-1, 1, 1, 1) * (x - z) ** 2
+        ).sum()
 
     (gradient,) = torch.autograd.grad(objective(leaf), leaf)
-    (before,) = torch.autograd.grad(objective(z.double().requires_grad_(True)), [leaf], allow_unused=True)
+    (before,) = torch.autograd.grad(
+        objective(z.double().requires_grad_(True)), [leaf], allow_unused=True
+    )
     assert before is None
     assert float(gradient.norm()) < 1e-3 * float(A.adjoint(counts).norm())
     near = f + 1e-3 * draw(2, 1, 20, 20, seed=3)
@@ -160,8 +183,12 @@ def test_many_photons_agree_with_weighted_least_squares(A, truth):
     counts = simulate_counts(A(truth), 1e6)
     T = Transmission(A, counts, 1e6)
     q, std = line_integrals(counts, 1e6)
-    exact = reconstruct(T.q, T, "tv", noise=1.0, sigma=0.01, iterations=5, data_iterations=20, progress=False).x
-    squares = reconstruct(q, A, "tv", noise=std, sigma=0.01, iterations=5, data_iterations=20, progress=False).x
+    exact = reconstruct(
+        T.q, T, "tv", noise=1.0, sigma=0.01, iterations=5, data_iterations=20, progress=False
+    ).x
+    squares = reconstruct(
+        q, A, "tv", noise=std, sigma=0.01, iterations=5, data_iterations=20, progress=False
+    ).x
     assert float((exact - squares).norm() / squares.norm()) < 5e-3
 
 
@@ -189,14 +216,34 @@ def test_dead_bins_have_no_influence(A, truth):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda A, c: Transmission(A, -c, 10.0), InputError, "counts must be finite and >= 0, in photons"),
-        (lambda A, c: Transmission(A, c.fill_(math.nan), 10.0), InputError, "counts must be finite"),
+        (
+            lambda A, c: Transmission(A, -c, 10.0),
+            InputError,
+            "counts must be finite and >= 0, in photons",
+        ),
+        (
+            lambda A, c: Transmission(A, c.fill_(math.nan), 10.0),
+            InputError,
+            "counts must be finite",
+        ),
         (lambda A, c: Transmission(A, c, -1.0), InputError, "blank must be finite and >= 0"),
         (lambda A, c: Transmission(A, c, 0.0), InputError, "blank scan is 0 everywhere"),
-        (lambda A, c: Transmission(A, c, torch.ones(3)), InputError, "blank must be a number or broadcast to the counts"),
+        (
+            lambda A, c: Transmission(A, c, torch.ones(3)),
+            InputError,
+            "blank must be a number or broadcast to the counts",
+        ),
         (lambda A, c: Transmission(A, c, "many"), PnPError, "blank must be a number"),
-        (lambda A, c: Transmission(A, c[..., 1:], 10.0), InputError, r"Transmission\(A, counts\) takes counts of shape"),
-        (lambda A, c: Transmission("radon", c, 10.0), InputTypeError, "A must be an operator of line integrals, got str"),
+        (
+            lambda A, c: Transmission(A, c[..., 1:], 10.0),
+            InputError,
+            r"Transmission\(A, counts\) takes counts of shape",
+        ),
+        (
+            lambda A, c: Transmission("radon", c, 10.0),
+            InputTypeError,
+            "A must be an operator of line integrals, got str",
+        ),
         (lambda A, c: Transmission.example(), InputError, "is made by Transmission"),
     ],
 )
@@ -224,6 +271,29 @@ def test_residual_is_reported_for_each_image(A, truth):
 
 @pytest.mark.parametrize("solver", ["admm", "hqs"])
 def test_history_has_the_residual_of_the_data_step(A, truth, solver):
-    few = reconstruct(A(truth), A, "tv", solver, noise=0.1, sigma=0.02, iterations=3, data_iterations=1, progress=False)
-    many = reconstruct(A(truth), A, "tv", solver, noise=0.1, sigma=0.02, iterations=3, data_iterations=60, progress=False)
-    assert all(a > 2 * b for a, b in zip(few.history["data_residual"], many.history["data_residual"], strict=True))
+    few = reconstruct(
+        A(truth),
+        A,
+        "tv",
+        solver,
+        noise=0.1,
+        sigma=0.02,
+        iterations=3,
+        data_iterations=1,
+        progress=False,
+    )
+    many = reconstruct(
+        A(truth),
+        A,
+        "tv",
+        solver,
+        noise=0.1,
+        sigma=0.02,
+        iterations=3,
+        data_iterations=60,
+        progress=False,
+    )
+    assert all(
+        a > 2 * b
+        for a, b in zip(few.history["data_residual"], many.history["data_residual"], strict=True)
+    )

@@ -35,7 +35,9 @@ def noisy(A, truth, noise, seed=0):
 
 def too_smooth(x, sigma):
     """A denoiser that knows smooth images only: the mean over 5 x 5 pixels."""
-    return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+    return torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect"), 5, stride=1
+    )
 
 
 def mostly_smooth(x, sigma):
@@ -54,7 +56,11 @@ OPERATORS = {
 def test_chi2_of_the_truth_is_one(name):
     A = OPERATORS[name]()
     x = torch.rand(3, *A.image_shape, generator=torch.Generator().manual_seed(0))
-    seen = A(torch.ones_like(x)) != 0 if name == "mask" else torch.ones(3, *A.data_shape, dtype=torch.bool)
+    seen = (
+        A(torch.ones_like(x)) != 0
+        if name == "mask"
+        else torch.ones(3, *A.data_shape, dtype=torch.bool)
+    )
     noise = torch.where(seen, torch.full(seen.shape, 0.1), torch.tensor(math.inf))
     q = noisy(A, x, 0.1)
     found = chi2(q, A, x, noise)
@@ -66,7 +72,9 @@ def test_chi2_takes_numbers_images_and_maps(truth):
     A = Identity((1, SIZE, SIZE))
     q = noisy(A, truth, 0.1)
     one = chi2(q, A, truth, 0.1)
-    assert torch.allclose(chi2(q, A, truth, torch.tensor([0.1, 0.2])), one * torch.tensor([1, 0.25]))
+    assert torch.allclose(
+        chi2(q, A, truth, torch.tensor([0.1, 0.2])), one * torch.tensor([1, 0.25])
+    )
     assert torch.allclose(chi2(q, A, truth, torch.full((1, SIZE, SIZE), 0.1)), one)
     each = torch.tensor([0.1, 0.2])[:, None, None, None].expand(2, 1, SIZE, SIZE)
     assert torch.allclose(chi2(q, A, truth, each), one * torch.tensor([1, 0.25]))
@@ -86,7 +94,9 @@ def test_alpha_is_halved_where_the_data_are_not_met(truth):
     A = Identity((1, SIZE, SIZE))
     q = noisy(A, truth, 0.1)
     solver = solvers.make("fast_admm", sigma=0.1, iterations=10, tol=0)
-    found = discrepancy(q, A, mostly_smooth, solver, noise=0.1, lowest=0.1, iterations=5, progress=False)
+    found = discrepancy(
+        q, A, mostly_smooth, solver, noise=0.1, lowest=0.1, iterations=5, progress=False
+    )
     assert found.factor.tolist() == [1.0, 0.125]
     first = solver.run(q, A, mostly_smooth, noise=0.1, progress=False)
     assert torch.equal(found.x[0], first.x[0])
@@ -94,7 +104,9 @@ def test_alpha_is_halved_where_the_data_are_not_met(truth):
     assert torch.allclose(found.chi2, chi2(q, A, found.x, 0.1))
     assert float(found.chi2[1]) < 0.7 * float(chi2(q, A, first.x, 0.1)[1])
     assert [result.state.iteration for result in found.runs] == [10, 5, 5, 5]
-    assert [result.history["alpha"][0] for result in found.runs] == pytest.approx([1, 0.75, 0.625, 0.5625])  # means of both images
+    assert [result.history["alpha"][0] for result in found.runs] == pytest.approx(
+        [1, 0.75, 0.625, 0.5625]
+    )  # means of both images
 
 
 @pytest.mark.parametrize("name", ["admm", "fast_admm", "hqs"])
@@ -106,10 +118,21 @@ def test_images_of_a_batch_do_not_see_each_other(truth, name, level):
     q = noisy(A, truth, 0.1)
     solver = solvers.make(name, sigma=level, iterations=6, tol=0)
     x0 = torch.full_like(truth, 0.5)
-    together = discrepancy(q, A, mostly_smooth, solver, noise=noise, x0=x0, iterations=4, progress=False)
+    together = discrepancy(
+        q, A, mostly_smooth, solver, noise=noise, x0=x0, iterations=4, progress=False
+    )
     for k in range(2):
         one = slice(k, k + 1)
-        alone = discrepancy(q[one], A, mostly_smooth, solver, noise=noise[one], x0=x0[one], iterations=4, progress=False)
+        alone = discrepancy(
+            q[one],
+            A,
+            mostly_smooth,
+            solver,
+            noise=noise[one],
+            x0=x0[one],
+            iterations=4,
+            progress=False,
+        )
         assert torch.equal(alone.factor, together.factor[one])
         assert torch.allclose(alone.x, together.x[one], atol=1e-6)
         assert torch.allclose(alone.chi2, together.chi2[one], rtol=1e-5)
@@ -124,15 +147,21 @@ def test_the_levels_of_the_last_step_are_held(truth):
         return too_smooth(x, sigma)
 
     solver = solvers.make("hqs", sigma=(0.3, 0.2, 0.1), iterations=3, lam=0.5)
-    found = discrepancy(noisy(A, truth, 0.1), A, watched, solver, noise=0.1, iterations=2, progress=False)
+    found = discrepancy(
+        noisy(A, truth, 0.1), A, watched, solver, noise=0.1, iterations=2, progress=False
+    )
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
-    assert found.runs[1].history["alpha"] == pytest.approx([0.25, 0.25] if float(found.factor[0]) < 1 else [0.375, 0.375])
+    assert found.runs[1].history["alpha"] == pytest.approx(
+        [0.25, 0.25] if float(found.factor[0]) < 1 else [0.375, 0.375]
+    )
 
 
 def test_alpha_given_is_the_one_that_is_lowered(truth):
     A = Identity((1, SIZE, SIZE))
     solver = solvers.make("admm", alpha=3.0, iterations=5, tol=0)
-    found = discrepancy(noisy(A, truth, 0.1)[1:], A, mostly_smooth, solver, noise=0.1, iterations=3, progress=False)
+    found = discrepancy(
+        noisy(A, truth, 0.1)[1:], A, mostly_smooth, solver, noise=0.1, iterations=3, progress=False
+    )
     assert [result.history["alpha"][0] for result in found.runs] == [3.0, 1.5, 0.75]
 
 
@@ -141,17 +170,30 @@ def test_a_start_is_taken(truth):
     solver = solvers.make("fast_admm", sigma=0.1, iterations=1, tol=0)
     q = noisy(A, truth, 0.1)
     found = discrepancy(q, A, denoisers.make("tv"), solver, noise=0.1, x0=truth, progress=False)
-    assert torch.equal(found.runs[0].x, solver.run(q, A, denoisers.make("tv"), noise=0.1, x0=truth, progress=False).x)
+    assert torch.equal(
+        found.runs[0].x,
+        solver.run(q, A, denoisers.make("tv"), noise=0.1, x0=truth, progress=False).x,
+    )
 
 
 def test_the_recipe(truth):
     """A level for each image, a start by TV, then the discrepancy; as written in a few lines by hand."""
     A = Radon(ParallelBeam((SIZE, SIZE), 40), cache=False)
     noise = torch.tensor([0.2, 1.0])
-    q = A(truth) + noise[:, None, None, None] * torch.randn(2, *A.data_shape, generator=torch.Generator().manual_seed(0))
+    q = A(truth) + noise[:, None, None, None] * torch.randn(
+        2, *A.data_shape, generator=torch.Generator().manual_seed(0)
+    )
     sigma = schedules.from_noise(A, noise)
     steps = []
-    found = recipe(q, A, mostly_smooth, noise=noise, sigma=sigma, callbacks=[lambda state: steps.append(state.iteration)], progress=False)
+    found = recipe(
+        q,
+        A,
+        mostly_smooth,
+        noise=noise,
+        sigma=sigma,
+        callbacks=[lambda state: steps.append(state.iteration)],
+        progress=False,
+    )
     tv = solvers.make("fast_admm", sigma=sigma, iterations=150, tol=5e-4)
     start = tv.run(q, A, denoisers.make("tv", strength=2.0), noise=noise, progress=False).x
     solver = solvers.make("fast_admm", sigma=sigma, iterations=40, tol=3e-4)
@@ -167,9 +209,14 @@ def test_the_recipe(truth):
 def test_refusals(truth):
     A = Identity((1, SIZE, SIZE))
     q = A(truth)
-    with pytest.raises(InputError, match=r"discrepancy: PGD has no setting alpha to lower. Use a solver with one, such as admm"):
+    with pytest.raises(
+        InputError,
+        match=r"discrepancy: PGD has no setting alpha to lower. Use a solver with one, such as admm",
+    ):
         discrepancy(q, A, too_smooth, solvers.make("pgd"), noise=0.1)
-    with pytest.raises(InputTypeError, match=r"discrepancy: solver must be a Solver object, .* got 'admm'"):
+    with pytest.raises(
+        InputTypeError, match=r"discrepancy: solver must be a Solver object, .* got 'admm'"
+    ):
         discrepancy(q, A, too_smooth, "admm", noise=0.1)
     for lowest in (0.0, 2.0, math.nan, True, "a"):
         with pytest.raises(InputError, match=r"discrepancy: lowest must be a number in \(0, 1\]"):
@@ -192,7 +239,10 @@ def test_refusals(truth):
 
 def spectrum(shape):
     """The variances of the modes of images of standard deviation 1 with the covariance (0.05 - laplacian)^-2."""
-    rows, cols = (2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64)) for n in shape[-2:])
+    rows, cols = (
+        2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64))
+        for n in shape[-2:]
+    )
     values = 1 / (0.05 + rows[:, None] + cols) ** 2
     return values / values.mean()
 
@@ -204,7 +254,9 @@ def prior(x, sigma):
 
 
 def draws(count=6):
-    e = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    e = torch.randn(
+        count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     return torch.fft.ifft2(torch.fft.fft2(e) * spectrum((SIZE, SIZE)).sqrt()).real
 
 
@@ -220,14 +272,21 @@ def test_cross_validation_finds_a_level_as_good_as_the_best(name):
     """Six images, levels over two decades, of which the ends are bad: the chosen one costs a tenth of the error at most."""
     A, x = KINDS[name](), draws()
     noise = (0.5 if name == "mask" else 0.1) * float(A(x).std())
-    q = A(x) + noise * torch.randn(6, *A.data_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q = A(x) + noise * torch.randn(
+        6, *A.data_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     q = q * (A(torch.ones_like(x)).abs() > 0)
     sigmas = (0.03, 0.1, 10.0)
     solver = solvers.make("admm", iterations=50, data_iterations=6)
     found = cross_validate(q, A, prior, solver, noise=noise, sigmas=sigmas, progress=False)
     errors = torch.stack(
         [
-            (solvers.make("admm", iterations=50, data_iterations=6, sigma=s).run(q, A, prior, noise=noise, progress=False).x - x)
+            (
+                solvers.make("admm", iterations=50, data_iterations=6, sigma=s)
+                .run(q, A, prior, noise=noise, progress=False)
+                .x
+                - x
+            )
             .flatten(1)
             .norm(dim=1)
             for s in sigmas
@@ -251,10 +310,19 @@ def test_cross_validation_is_of_each_image_and_of_what_was_measured():
     assert one.errors.shape == (6, 2)
     alone = cross_validate(q[1:], A, prior, solver, noise=noise, progress=False)
     assert torch.allclose(alone.errors[:, 0], one.errors[:, 1])
-    both = cross_validate(q, A, prior, solver, noise=torch.tensor([0.3, 0.6], dtype=torch.float64), progress=False)
+    both = cross_validate(
+        q, A, prior, solver, noise=torch.tensor([0.3, 0.6], dtype=torch.float64), progress=False
+    )
     assert both.errors.shape == (6, 2)
     mlpatch = denoisers.make("mlpatch")
-    levels = cross_validate(q.float().clamp(0, 1), A, mlpatch, solvers.make("admm", iterations=1), noise=0.1, progress=False).sigmas
+    levels = cross_validate(
+        q.float().clamp(0, 1),
+        A,
+        mlpatch,
+        solvers.make("admm", iterations=1),
+        noise=0.1,
+        progress=False,
+    ).sigmas
     assert torch.allclose(levels[[0, -1]], torch.tensor([6.0, 60.0]) / 255)
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, Rectangle
 from torch import Tensor, nn
 
 from pnp_mlpatch import as_denoiser, denoisers, equivariant, viz
-from pnp_mlpatch.denoisers.base import DenoiserInfo
+from pnp_mlpatch.denoisers import DenoiserInfo
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage, PnPError
 
@@ -75,15 +75,24 @@ def test_patch_draws_the_offsets_with_their_weights(member):
     (axis,) = figure.axes
     drawn = axis.collections[0]
     offsets, weights = net.patch_offsets().numpy(), net.patch_weights().numpy()
-    np.testing.assert_allclose(drawn.get_offsets(), offsets[:, ::-1], atol=1e-6)  # x is the column, y the row
-    np.testing.assert_allclose(drawn.get_sizes() / drawn.get_sizes().max(), weights / weights.max(), rtol=1e-5)
+    np.testing.assert_allclose(
+        drawn.get_offsets(), offsets[:, ::-1], atol=1e-6
+    )  # x is the column, y the row
+    np.testing.assert_allclose(
+        drawn.get_sizes() / drawn.get_sizes().max(), weights / weights.max(), rtol=1e-5
+    )
     bottom, top = axis.get_ylim()
     assert bottom > 0 > top  # rows go down
     assert axis.get_aspect() == 1
     circles = [p for p in axis.patches if isinstance(p, Circle)]
     assert [c.radius for c in circles] == ([] if net.fixed else [net.radius])
     (square,) = (p for p in axis.patches if isinstance(p, Rectangle))
-    assert square.get_bbox().bounds == (-net.field - 0.5, -net.field - 0.5, 2 * net.field + 1, 2 * net.field + 1)
+    assert square.get_bbox().bounds == (
+        -net.field - 0.5,
+        -net.field - 0.5,
+        2 * net.field + 1,
+        2 * net.field + 1,
+    )
     assert axis.get_title().startswith(f"{len(offsets)} samples of ")
     figure.draw_without_rendering()
 
@@ -104,9 +113,14 @@ def test_patches_over_an_image(member):
     assert len(axis.collections) == len(axis.lines) == 2
     for k in range(2):
         np.testing.assert_allclose(axis.collections[k].get_offsets(), where[k, :, ::-1], atol=1e-5)
-        assert [v.item() for v in axis.lines[k].get_xydata()[0]] == [coords[k, 1].item(), coords[k, 0].item()]
+        assert [v.item() for v in axis.lines[k].get_xydata()[0]] == [
+            coords[k, 1].item(),
+            coords[k, 0].item(),
+        ]
     if not net.deform:
-        np.testing.assert_allclose(where, coords[:, None].numpy() + net.patch_offsets().numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            where, coords[:, None].numpy() + net.patch_offsets().numpy(), atol=1e-5
+        )
     shown = x[0, 0] if net.channels == 1 else x[0].permute(1, 2, 0)
     upright(axis, shown)
     left, right = axis.get_xlim()
@@ -114,7 +128,9 @@ def test_patches_over_an_image(member):
     assert right >= where[..., 1].max()
     figure.draw_without_rendering()
     again = viz.patches_over(net, x, [(3, 4), (10.5, 20.25)], 0.1)
-    np.testing.assert_array_equal(again.axes[0].collections[1].get_offsets(), axis.collections[1].get_offsets())
+    np.testing.assert_array_equal(
+        again.axes[0].collections[1].get_offsets(), axis.collections[1].get_offsets()
+    )
 
 
 def test_an_asymmetric_image_is_the_right_way_up():
@@ -130,7 +146,9 @@ def test_influence_is_the_row_of_the_jacobian(member):
     net = network(member).double()
     x = noise(1, net.channels, 9, 11).double()
     g = viz.influence(net, x, (4, 6), 0.1)
-    jacobian = torch.autograd.functional.jacobian(lambda v: net(v, 0.1)[0, :, 4, 6], x)  # C, 1, C, H, W
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: net(v, 0.1)[0, :, 4, 6], x
+    )  # C, 1, C, H, W
     torch.testing.assert_close(g, jacobian.square().sum(dim=(0, 1, 2)).sqrt())
 
 
@@ -164,7 +182,9 @@ def test_receptive_field_gives_the_share_of_the_energy_within_each_radius():
     assert 0.1 < shares[0] < shares[1] < shares[2] == pytest.approx(1)
     title = viz.receptive_field(net, x, (11, 12), 0.1).axes[0].get_title()
     assert title.startswith("mlpatch at (11, 12)")
-    assert re.findall(r"(\d): ([\d.]+) %", title) == [(str(r), f"{100 * s:.1f}") for r, s in zip((2, 4, 8), shares, strict=True)]
+    assert re.findall(r"(\d): ([\d.]+) %", title) == [
+        (str(r), f"{100 * s:.1f}") for r, s in zip((2, 4, 8), shares, strict=True)
+    ]
 
 
 def test_receptive_field_of_an_operator_known_by_hand():
@@ -191,13 +211,23 @@ def test_receptive_field_at_the_corners(coord):
 
 @pytest.mark.parametrize("name", ["tv", "unet", "ircnn"])
 def test_receptive_field_of_other_denoisers(name):
-    viz.receptive_field(denoisers.make(name), noise(1, 1, 24, 20), (12, 9), 0.05).draw_without_rendering()
+    viz.receptive_field(
+        denoisers.make(name), noise(1, 1, 24, 20), (12, 9), 0.05
+    ).draw_without_rendering()
 
 
 # ---- equivariance
 
 
-GEOMETRIC = ("rotation 90", "rotation 180", "rotation 270", "flip left-right", "flip up-down", "transpose", "anti-transpose")
+GEOMETRIC = (
+    "rotation 90",
+    "rotation 180",
+    "rotation 270",
+    "flip left-right",
+    "flip up-down",
+    "transpose",
+    "anti-transpose",
+)
 
 
 @pytest.mark.parametrize("symmetry", [*GEOMETRIC, (3, 5), (-2, 4), (0, 0), (1, -7)], ids=str)
@@ -205,7 +235,9 @@ def test_equivariance_error(symmetry):
     net, x = network(), noise(2, 1, 26, 31)
     shift = isinstance(symmetry, tuple)
     error = viz.equivariance_error(net, x, 0.1, symmetry)
-    assert error < 1e-5 if shift else error > 1e-2  # MLPatch commutes with shifts, and random weights with nothing else
+    assert (
+        error < 1e-5 if shift else error > 1e-2
+    )  # MLPatch commutes with shifts, and random weights with nothing else
     assert viz.equivariance_error(equivariant(net), x, 0.1, symmetry) < 1e-5
 
 
@@ -247,15 +279,21 @@ def test_equivariance_figure():
         (E(turn, 0.1), E(x, 0.1).rot90(1, (-2, -1))),
     ]
     symmetries = [(3, 5), "rotation 90", "flip left-right", "rotation 90"]
-    for line, (one, two), D, symmetry in zip(axes, expected, (net, net, net, E), symmetries, strict=True):
+    for line, (one, two), D, symmetry in zip(
+        axes, expected, (net, net, net, E), symmetries, strict=True
+    ):
         upright(line[0], one[0, 0].clamp(0, 1))
         upright(line[1], two[0, 0].clamp(0, 1))
         difference = line[2].images[0]
-        np.testing.assert_allclose(np.asarray(difference.get_array()), (one - two)[0, 0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(difference.get_array()), (one - two)[0, 0].numpy(), atol=1e-6
+        )
         low, high = difference.get_clim()
         assert low == -high
         error = viz.equivariance_error(D, x, 0.1, symmetry)
-        assert line[2].get_title() == (f"relative error {error:.1e}" if error else "relative error 0")
+        assert line[2].get_title() == (
+            f"relative error {error:.1e}" if error else "relative error 0"
+        )
         assert len(line[2].child_axes) == 1  # the colour bar
     assert "equivariant(D)" in axes[3, 0].get_ylabel()
     figure.draw_without_rendering()
@@ -269,7 +307,9 @@ def test_equivariance_of_colour_and_of_a_plain_function():
 # ---- files
 
 
-@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
 def test_save(tmp_path, suffix, start):
     path = tmp_path / "new folder" / f"patch.{suffix}"
     viz.save(viz.patch(network()), path)
@@ -305,7 +345,9 @@ def test_a_failed_save_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.txt", "a"])
 def test_save_refuses_formats_that_are_none(tmp_path, name):
-    with pytest.raises(InputError, match=rf"save: cannot write '{name}'; the name must end in one of .*\.png"):
+    with pytest.raises(
+        InputError, match=rf"save: cannot write '{name}'; the name must end in one of .*\.png"
+    ):
         viz.save(viz.patch(network()), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -313,10 +355,19 @@ def test_save_refuses_formats_that_are_none(tmp_path, name):
 # ---- what is refused
 
 
-@pytest.mark.parametrize("draw", [viz.patch, lambda D: viz.patches_over(D, corner(), [(3, 4)], 0.1)], ids=["patch", "patches_over"])
-@pytest.mark.parametrize("D", [lambda x, s: x, 3, as_denoiser(network())], ids=["function", "number", "wrapper"])
+@pytest.mark.parametrize(
+    "draw",
+    [viz.patch, lambda D: viz.patches_over(D, corner(), [(3, 4)], 0.1)],
+    ids=["patch", "patches_over"],
+)
+@pytest.mark.parametrize(
+    "D", [lambda x, s: x, 3, as_denoiser(network())], ids=["function", "number", "wrapper"]
+)
 def test_only_networks_with_a_patch_have_their_patch_drawn(draw, D):
-    with pytest.raises(InputTypeError, match=r"expected an MLPatch, which has a patch, got .*Give the network itself"):
+    with pytest.raises(
+        InputTypeError,
+        match=r"expected an MLPatch, which has a patch, got .*Give the network itself",
+    ):
         draw(D)
 
 
@@ -326,32 +377,120 @@ X = corner()
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: viz.patches_over(network(), X[0], [(3, 4)], 0.1), InputError, r"patches_over: the image must have shape \(B, C, H, W\)"),
-        (lambda: viz.patches_over(network(), X.repeat(2, 1, 1, 1), [(3, 4)], 0.1), InputError, r"patches_over: expected one image"),
-        (lambda: viz.patches_over(network(), X, [(3, 4, 5)], 0.1), InputError, r"coords must have shape \(Q, 2\).*got \(1, 3\)"),
-        (lambda: viz.patches_over(network(), X, (3, 4), 0.1), InputError, r"coords must have shape \(Q, 2\).*One place p is \[p\]"),
+        (
+            lambda: viz.patches_over(network(), X[0], [(3, 4)], 0.1),
+            InputError,
+            r"patches_over: the image must have shape \(B, C, H, W\)",
+        ),
+        (
+            lambda: viz.patches_over(network(), X.repeat(2, 1, 1, 1), [(3, 4)], 0.1),
+            InputError,
+            r"patches_over: expected one image",
+        ),
+        (
+            lambda: viz.patches_over(network(), X, [(3, 4, 5)], 0.1),
+            InputError,
+            r"coords must have shape \(Q, 2\).*got \(1, 3\)",
+        ),
+        (
+            lambda: viz.patches_over(network(), X, (3, 4), 0.1),
+            InputError,
+            r"coords must have shape \(Q, 2\).*One place p is \[p\]",
+        ),
         (lambda: viz.patches_over(network(), X, [], 0.1), InputError, "at least one"),
-        (lambda: viz.patches_over(network(), X, "here", 0.1), InputTypeError, "patches_over: coords must be a tensor .* got str"),
-        (lambda: viz.patches_over(network(), X, [(40, 4)], 0.1), InputError, "coordinates must lie in"),
-        (lambda: viz.influence(network(), X, (3.5, 4), 0.1), InputTypeError, r"coord must be \(row, column\), two whole numbers"),
+        (
+            lambda: viz.patches_over(network(), X, "here", 0.1),
+            InputTypeError,
+            "patches_over: coords must be a tensor .* got str",
+        ),
+        (
+            lambda: viz.patches_over(network(), X, [(40, 4)], 0.1),
+            InputError,
+            "coordinates must lie in",
+        ),
+        (
+            lambda: viz.influence(network(), X, (3.5, 4), 0.1),
+            InputTypeError,
+            r"coord must be \(row, column\), two whole numbers",
+        ),
         (lambda: viz.influence(network(), X, 3, 0.1), InputTypeError, "two whole numbers, got 3"),
-        (lambda: viz.influence(network(), X, (30, 4), 0.1), InputError, r"row 0 to 29, column 0 to 35; got \(30, 4\)"),
+        (
+            lambda: viz.influence(network(), X, (30, 4), 0.1),
+            InputError,
+            r"row 0 to 29, column 0 to 35; got \(30, 4\)",
+        ),
         (lambda: viz.influence(network(), X, (-1, 4), 0.1), InputError, r"got \(-1, 4\)"),
-        (lambda: viz.influence(network(), X.repeat(2, 1, 1, 1), (3, 4), 0.1), InputError, r"Give x\[k : k \+ 1\]"),
-        (lambda: viz.influence(network(), noise(1, 3, 9, 9), (3, 4), 0.1), InputError, r"1 channel\(s\), the image has 3"),
-        (lambda: viz.influence(as_denoiser(lambda i, s: i, array="numpy"), X, (3, 4), 0.1), InputTypeError, "gives no gradients"),
-        (lambda: viz.influence(3, X, (3, 4), 0.1), InputTypeError, "expected a name or a callable, got int"),
-        (lambda: viz.influence(lambda x, s: x[..., 1:], X, (3, 4), 0.1), InputError, "expected shape"),
-        (lambda: viz.receptive_field(lambda x, s: 0 * x, X, (3, 4), 0.1), InputError, r"D\(x\) at \(3, 4\) does not depend on x"),
-        (lambda: viz.equivariance_error(network(), X, 0.1, "turn"), InputError, "symmetry must be one of .*'rotation 90'.* got 'turn'"),
-        (lambda: viz.equivariance_error(network(), X, 0.1, (0.5, 1)), InputError, "a shift by whole numbers"),
-        (lambda: viz.equivariance_error(network(), X, 0.1, (3, 5), border=-1), InputError, "border must be a whole number of pixels >= 0"),
-        (lambda: viz.equivariance_error(network(), X, 0.1, (3, 5), border=14), InputError, r"Give at least 32 x 34 pixels"),
-        (lambda: viz.equivariance(network(), X[..., :10, :], 0.1), InputError, r"nothing is left of 10 x 36 pixels.*Give at least 12 x 14"),
-        (lambda: viz.equivariance(network(), X.repeat(2, 1, 1, 1), 0.1), InputError, "equivariance: expected one image"),
-        (lambda: viz.equivariance(lambda x, s: x, noise(1, 2, 20, 20), 0.1), InputError, "only images of 1 or 3 channels can be drawn"),
+        (
+            lambda: viz.influence(network(), X.repeat(2, 1, 1, 1), (3, 4), 0.1),
+            InputError,
+            r"Give x\[k : k \+ 1\]",
+        ),
+        (
+            lambda: viz.influence(network(), noise(1, 3, 9, 9), (3, 4), 0.1),
+            InputError,
+            r"1 channel\(s\), the image has 3",
+        ),
+        (
+            lambda: viz.influence(as_denoiser(lambda i, s: i, array="numpy"), X, (3, 4), 0.1),
+            InputTypeError,
+            "gives no gradients",
+        ),
+        (
+            lambda: viz.influence(3, X, (3, 4), 0.1),
+            InputTypeError,
+            "expected a name or a callable, got int",
+        ),
+        (
+            lambda: viz.influence(lambda x, s: x[..., 1:], X, (3, 4), 0.1),
+            InputError,
+            "expected shape",
+        ),
+        (
+            lambda: viz.receptive_field(lambda x, s: 0 * x, X, (3, 4), 0.1),
+            InputError,
+            r"D\(x\) at \(3, 4\) does not depend on x",
+        ),
+        (
+            lambda: viz.equivariance_error(network(), X, 0.1, "turn"),
+            InputError,
+            "symmetry must be one of .*'rotation 90'.* got 'turn'",
+        ),
+        (
+            lambda: viz.equivariance_error(network(), X, 0.1, (0.5, 1)),
+            InputError,
+            "a shift by whole numbers",
+        ),
+        (
+            lambda: viz.equivariance_error(network(), X, 0.1, (3, 5), border=-1),
+            InputError,
+            "border must be a whole number of pixels >= 0",
+        ),
+        (
+            lambda: viz.equivariance_error(network(), X, 0.1, (3, 5), border=14),
+            InputError,
+            r"Give at least 32 x 34 pixels",
+        ),
+        (
+            lambda: viz.equivariance(network(), X[..., :10, :], 0.1),
+            InputError,
+            r"nothing is left of 10 x 36 pixels.*Give at least 12 x 14",
+        ),
+        (
+            lambda: viz.equivariance(network(), X.repeat(2, 1, 1, 1), 0.1),
+            InputError,
+            "equivariance: expected one image",
+        ),
+        (
+            lambda: viz.equivariance(lambda x, s: x, noise(1, 2, 20, 20), 0.1),
+            InputError,
+            "only images of 1 or 3 channels can be drawn",
+        ),
         (lambda: viz.equivariance(network(), X, 2.0), InputError, "above the trained range"),
-        (lambda: viz.equivariance_error(lambda x, s: x[..., 1:], X, 0.1, "transpose"), InputError, "expected shape"),
+        (
+            lambda: viz.equivariance_error(lambda x, s: x[..., 1:], X, 0.1, "transpose"),
+            InputError,
+            "expected shape",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, error, words):

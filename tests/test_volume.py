@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from pnp_mlpatch import volume as volumes
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam
-from pnp_mlpatch.ct.scans import COUNTS, INTEGRALS, Scan, read_scan
+from pnp_mlpatch.ct.scan import COUNTS, INTEGRALS, Scan, read_scan
+from pnp_mlpatch.denoisers import as_denoiser, rescaled
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.denoisers.wrap import as_denoiser, rescaled
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.checkpoint import save_table
 from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.pipelines import ct_volume as volumes
+from pnp_mlpatch.pipelines.ct_volume import (
+    VolumeConfig,
+    check_scan,
+    estimate_noise,
+    reconstruct_volume,
+)
 from pnp_mlpatch.solvers import schedules
 from pnp_mlpatch.tuning import recipe
-from pnp_mlpatch.volume import VolumeConfig, check_scan, estimate_noise, reconstruct_volume
 
 SIZE, SLICES, ANGLES, PIXEL, BLANK, DARK = 40, 5, 36, 1.5, 3000.0, 20.0
 TV_ = TV(iterations=15)
@@ -34,7 +39,9 @@ def phantom(size: int = SIZE) -> torch.Tensor:
     rows, cols = np.mgrid[:size, :size] / size - 0.5
     slices = []
     for k in range(SLICES):
-        image = 0.02 * (rows**2 + cols**2 < 0.17) + 0.01 * ((cols - 0.12) ** 2 + (rows - 0.06 * (k - 2)) ** 2 < 0.01)
+        image = 0.02 * (rows**2 + cols**2 < 0.17) + 0.01 * (
+            (cols - 0.12) ** 2 + (rows - 0.06 * (k - 2)) ** 2 < 0.01
+        )
         slices.append(image - 0.02 * ((np.abs(cols + 0.2) < 0.07) & (np.abs(rows) < 0.1)))
     return torch.from_numpy(np.stack(slices)).float()
 
@@ -52,12 +59,18 @@ def made(data: torch.Tensor, kind: str, tmp_path, flat=None, dark=None) -> Scan:
 
 @pytest.fixture
 def counts(tmp_path) -> Scan:
-    return made(simulate_counts(Q, BLANK + DARK, DARK, seed=1), COUNTS, tmp_path, BLANK + DARK, DARK)
+    return made(
+        simulate_counts(Q, BLANK + DARK, DARK, seed=1), COUNTS, tmp_path, BLANK + DARK, DARK
+    )
 
 
 @pytest.fixture
 def integrals(tmp_path) -> Scan:
-    return made(Q + 0.05 * torch.randn(Q.shape, generator=torch.Generator().manual_seed(0)), INTEGRALS, tmp_path)
+    return made(
+        Q + 0.05 * torch.randn(Q.shape, generator=torch.Generator().manual_seed(0)),
+        INTEGRALS,
+        tmp_path,
+    )
 
 
 def run(scan, out, config=FAST, D=TV_, **settings):
@@ -95,7 +108,13 @@ def test_counts(counts, tmp_path):
     assert report["result"]["residual"] == result.residual
     assert report["result"]["noise"] == [None] * SLICES
     assert report["units"] == "1 / unit of pixel"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fbp.json", "fbp.npy", "scan.npy", "v.json", "v.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "fbp.json",
+        "fbp.npy",
+        "scan.npy",
+        "v.json",
+        "v.npy",
+    ]
     assert json.loads((tmp_path / "fbp.json").read_text())["result"]["status"] == ["fbp"] * SLICES
 
 
@@ -114,7 +133,11 @@ def test_poisson_agrees_and_is_better_where_photons_are_few(tmp_path):
 
 def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
     """Where there is more noise than signal, three iterations from filtered backprojection as it is would keep its streaks."""
-    scan = made(Q + 0.4 * torch.randn(Q.shape, generator=torch.Generator().manual_seed(1)), INTEGRALS, tmp_path)
+    scan = made(
+        Q + 0.4 * torch.randn(Q.shape, generator=torch.Generator().manual_seed(1)),
+        INTEGRALS,
+        tmp_path,
+    )
     config = changed(FAST, window=(0.0, 0.04))
     A = Radon(GEOMETRY, cache=False)
     slab = volumes._read(scan, config, 0, 2)
@@ -130,14 +153,18 @@ def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
 
 def test_gain_is_detector_units_per_photon(counts, tmp_path):
     run(counts, tmp_path / "one.npy")
-    scaled = dataclasses.replace(counts, flat=counts.flat * 4, dark=counts.dark * 4, slab=lambda a, b: 4 * counts.slab(a, b))
+    scaled = dataclasses.replace(
+        counts, flat=counts.flat * 4, dark=counts.dark * 4, slab=lambda a, b: 4 * counts.slab(a, b)
+    )
     run(scaled, tmp_path / "four.npy", changed(FAST, gain=4.0))
     assert np.allclose(np.load(tmp_path / "one.npy"), np.load(tmp_path / "four.npy"), atol=1e-6)
 
 
 def test_noise_is_estimated(integrals, tmp_path):
     run(integrals, tmp_path / "v.npy")
-    assert json.loads((tmp_path / "v.json").read_text())["result"]["noise"] == pytest.approx([0.05] * SLICES, rel=0.2)
+    assert json.loads((tmp_path / "v.json").read_text())["result"]["noise"] == pytest.approx(
+        [0.05] * SLICES, rel=0.2
+    )
     run(integrals, tmp_path / "given.npy", changed(FAST, noise=0.05))
     assert error(np.load(tmp_path / "v.npy"), np.load(tmp_path / "given.npy")) < 3e-4
     assert error(np.load(tmp_path / "v.npy")) < 0.004
@@ -145,11 +172,16 @@ def test_noise_is_estimated(integrals, tmp_path):
 
 def test_hounsfield_units(counts, tmp_path):
     run(counts, tmp_path / "mu.npy", changed(FAST, window=(0.0, 0.04)))
-    result = run(counts, tmp_path / "hu.npy", changed(FAST, mu_water=0.02, window=(-1000.0, 1000.0)))
+    result = run(
+        counts, tmp_path / "hu.npy", changed(FAST, mu_water=0.02, window=(-1000.0, 1000.0))
+    )
     mu, hu = np.load(tmp_path / "mu.npy"), np.load(tmp_path / "hu.npy")
     assert np.allclose(1000 * (mu - 0.02) / 0.02, hu, atol=0.5)
     assert (result.units, result.window) == ("HU", (-1000.0, 1000.0))
-    assert run(counts, tmp_path / "hu.npy", changed(FAST, mu_water=0.02)).window == (-1024.0, 1024.0)
+    assert run(counts, tmp_path / "hu.npy", changed(FAST, mu_water=0.02)).window == (
+        -1024.0,
+        1024.0,
+    )
     assert float(result.fbp[20, 20]) == pytest.approx(0, abs=150)
 
 
@@ -158,7 +190,11 @@ def test_the_window_only_moves_the_denoiser(counts, tmp_path):
     run(counts, tmp_path / "a.npy", changed(FAST, window=(0.0, 0.04)))
     run(counts, tmp_path / "b.npy", changed(FAST, window=(-0.04, 0.04), sigma=FAST.sigma / 2))
     assert np.allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"), atol=1e-5)
-    run(counts, tmp_path / "c.npy", changed(FAST, window=(0.0, 0.04), sigma=(0.06, 0.06), solver="hqs", settings={"lam": 1.0}))
+    run(
+        counts,
+        tmp_path / "c.npy",
+        changed(FAST, window=(0.0, 0.04), sigma=(0.06, 0.06), solver="hqs", settings={"lam": 1.0}),
+    )
     assert error(np.load(tmp_path / "c.npy")) < 0.005
 
 
@@ -234,7 +270,11 @@ def test_gaps_in_line_integrals(integrals, tmp_path):
     data[:, 3, 8] = math.inf
     data[2:4] = math.nan
     with pytest.warns(UserWarning, match="slices 2, 3;"):
-        run(dataclasses.replace(integrals, slab=lambda a, b: data[a:b].numpy()), tmp_path / "gaps.npy", config)
+        run(
+            dataclasses.replace(integrals, slab=lambda a, b: data[a:b].numpy()),
+            tmp_path / "gaps.npy",
+            config,
+        )
     whole, x = np.load(tmp_path / "whole.npy"), np.load(tmp_path / "gaps.npy")
     assert not x[2:4].any()
     assert error(x[[0, 1, 4]], TRUTH[[0, 1, 4]]) < 1.1 * error(whole)
@@ -245,7 +285,10 @@ def test_filled_is_linear_along_the_detector():
     missing = torch.tensor([[True, False, True, True, False, True], [True] * 6])
     filled = Radon((4, 4), 2, 6, cache=False)._fill(q[None, None], ~missing[None, None])[0, 0]
     one = [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
-    assert filled.tolist() == [pytest.approx([2 * value for value in one]), [0.0] * 6]  # the first stands for the second
+    assert filled.tolist() == [
+        pytest.approx([2 * value for value in one]),
+        [0.0] * 6,
+    ]  # the first stands for the second
 
 
 # ---- the noise
@@ -254,7 +297,9 @@ def test_filled_is_linear_along_the_detector():
 @pytest.fixture(scope="module")
 def fine() -> torch.Tensor:
     """Line integrals on 128 detectors, along which the object changes less than the noise."""
-    return Radon(ParallelBeam((128, 128), 60, 132, pixel=0.47), cache=False)(phantom(128)[:2, None])[:, 0]
+    return Radon(ParallelBeam((128, 128), 60, 132, pixel=0.47), cache=False)(
+        phantom(128)[:2, None]
+    )[:, 0]
 
 
 @pytest.mark.parametrize("level", [0.02, 0.1])
@@ -346,7 +391,9 @@ def test_killed_twice_and_while_writing(counts, tmp_path, killed, monkeypatch):
     killed(counts, tmp_path / "v.npy", 2)
     killed(counts, tmp_path / "v.npy", 4)
     with monkeypatch.context() as patch:
-        patch.setattr(volumes, "write_volume", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            volumes, "write_volume", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run(counts, tmp_path / "v.npy")
     seen = batches(monkeypatch)
@@ -360,7 +407,10 @@ def test_other_settings_are_refused_by_name(counts, tmp_path, killed):
     killed(counts, out, 2)
     for config, words in (
         (changed(FAST, sigma=0.07), r"sigma: 0.06 before, 0.07 now\)"),
-        (changed(FAST, batch=3, iterations=9), r"batch: 2 before, 3 now; iterations: 3 before, 9 now\)"),
+        (
+            changed(FAST, batch=3, iterations=9),
+            r"batch: 2 before, 3 now; iterations: 3 before, 9 now\)",
+        ),
         (changed(FAST, slices=(0, 4)), r"slices: \[0, 5\] before, \[0, 4\] now"),
     ):
         with pytest.raises(InputError, match=words + r".*resume=False \(--no-resume\)"):
@@ -384,7 +434,16 @@ def test_another_module_is_another_denoiser(counts, tmp_path, killed):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"settings": 3, "found": {}, "done": {}}', "rows", "window", "keys", "flipped"],
+    [
+        "",
+        "{",
+        "[]",
+        '{"settings": 3, "found": {}, "done": {}}',
+        "rows",
+        "window",
+        "keys",
+        "flipped",
+    ],
     ids=lambda t: t[:12] or "empty",
 )
 def test_a_damaged_journal_is_refused(counts, tmp_path, killed, text):
@@ -400,8 +459,14 @@ def test_a_damaged_journal_is_refused(counts, tmp_path, killed, text):
     if text in ("rows", "window", "keys"):
         save_table(path, {key: value for key, value in values.items() if key != "sha256"})
     else:
-        path.write_text(json.dumps(values | {"found": values["found"] | {"window": [0.0, 0.03]}}) if text == "flipped" else text)
-    with pytest.raises(FileError, match=r"\.v\.npy\.partial\.json: the journal .* damaged .*--no-resume"):
+        path.write_text(
+            json.dumps(values | {"found": values["found"] | {"window": [0.0, 0.03]}})
+            if text == "flipped"
+            else text
+        )
+    with pytest.raises(
+        FileError, match=r"\.v\.npy\.partial\.json: the journal .* damaged .*--no-resume"
+    ):
         run(counts, tmp_path / "v.npy")
     run(counts, tmp_path / "v.npy", resume=False)
 
@@ -417,7 +482,10 @@ def test_a_damaged_partial_is_made_again(counts, tmp_path, killed, harm):
         content = bytearray(path.read_bytes())
         content[300] ^= 1
         path.write_bytes(content if harm == "bytes" else content[:-9])
-    with pytest.warns(UserWarning, match=r"partial.npy: the slices 0:2.* are missing or damaged; they are made again"):
+    with pytest.warns(
+        UserWarning,
+        match=r"partial.npy: the slices 0:2.* are missing or damaged; they are made again",
+    ):
         result = run(counts, tmp_path / "v.npy")
     assert result.resumed == (2 if harm == "bytes" else 0)
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
@@ -432,7 +500,9 @@ def test_a_partial_without_journal_is_started_anew(counts, tmp_path):
 
 
 def test_a_full_disk_is_told_before_the_work(counts, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes.shutil, "disk_usage", lambda path: volumes.shutil._ntuple_diskusage(10, 5, 5))
+    monkeypatch.setattr(
+        volumes.shutil, "disk_usage", lambda path: volumes.shutil._ntuple_diskusage(10, 5, 5)
+    )
     with pytest.raises(FileError, match=r"need .* GiB, but .* GiB are free"):
         run(counts, tmp_path / "v.npy")
 
@@ -480,7 +550,10 @@ def test_settings_that_do_not_fit_the_scan(counts, tmp_path, settings, words):
 
 
 def test_line_integrals_take_no_settings_of_counts(integrals, tmp_path):
-    for settings, words in (({"likelihood": "poisson"}, "likelihood 'poisson' is for counts"), ({"gain": 2.0}, "gain is for counts")):
+    for settings, words in (
+        ({"likelihood": "poisson"}, "likelihood 'poisson' is for counts"),
+        ({"gain": 2.0}, "gain is for counts"),
+    ):
         with pytest.raises(InputError, match=words):
             run(integrals, tmp_path / "v.npy", changed(FAST, **settings))
 
@@ -497,7 +570,8 @@ def test_geometry_and_scan(counts):
 
     check((5, 36, 44), 36, 44)
     with pytest.raises(
-        InputError, match=r"36 angles x 44 detectors \(in 5 slices\), the geometry 35 angles x 44 detectors. Check the number"
+        InputError,
+        match=r"36 angles x 44 detectors \(in 5 slices\), the geometry 35 angles x 44 detectors. Check the number",
     ):
         check((5, 36, 44), 35, 44)
     with pytest.raises(InputError, match=r"layout 'sda' \(slices, detectors, angles\) would fit"):
@@ -520,7 +594,11 @@ def test_outputs_that_cannot_be(counts, tmp_path):
 
 def test_denoisers_of_colour_are_refused(counts, tmp_path):
     with pytest.raises(InputError, match="slices have one channel"):
-        run(counts, tmp_path / "v.npy", D=MLPatch(3, square=3, features=4, dilations=(1,), width=4, depth=1).eval())
+        run(
+            counts,
+            tmp_path / "v.npy",
+            D=MLPatch(3, square=3, features=4, dilations=(1,), width=4, depth=1).eval(),
+        )
 
 
 def test_an_empty_middle_tells_no_window(tmp_path):
@@ -546,12 +624,16 @@ def test_the_recipe_is_the_default(counts, tmp_path):
     assert set(result.status) <= {"converged", "max_iter"}
     assert all(5 / 255 <= sigma <= 50 / 255 for sigma in rows["sigma"])
     assert all(
-        factor in (1.0, 0.5, 0.25) and (factor == 0.25 or chi2 <= 1) for factor, chi2 in zip(rows["factor"], rows["chi2"], strict=True)
+        factor in (1.0, 0.5, 0.25) and (factor == 0.25 or chi2 <= 1)
+        for factor, chi2 in zip(rows["factor"], rows["chi2"], strict=True)
     )
     assert all(value is not None and 0 < value < 0.1 for value in result.residual)
     run(counts, tmp_path / "given.npy", changed(RECIPE, iterations=3))
     given = json.loads((tmp_path / "given.json").read_text())
-    assert (given["result"]["iterations"], given["result"]["factor"]) == ([3] * SLICES, [None] * SLICES)
+    assert (given["result"]["iterations"], given["result"]["factor"]) == (
+        [3] * SLICES,
+        [None] * SLICES,
+    )
     assert given["solver"] is None
 
 
@@ -567,7 +649,9 @@ def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
     A = Radon(GEOMETRY, cache=False)
     noise = float(estimate_noise(noisier[4]))
     sigma = schedules.from_noise(A, noise, scale=0.04)
-    alone = recipe(noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False)
+    alone = recipe(
+        noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False
+    )
     assert rows["sigma"][4] == pytest.approx(float(sigma) / 0.04)
     assert rows["factor"][4] == float(alone.factor)
     assert rows["chi2"][4] == pytest.approx(float(alone.chi2), rel=1e-3)

@@ -12,7 +12,12 @@ from pnp_mlpatch import denoisers, weights
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import FileError, PnPError, WeightsError
 
-CARD = {"data": "six pictures", "licence": "CC0", "trained_size": [32, 32], "scores": {"psnr_25": 29.5}}
+CARD = {
+    "data": "six pictures",
+    "licence": "CC0",
+    "trained_size": [32, 32],
+    "scores": {"psnr_25": 29.5},
+}
 
 
 def tiny(**settings) -> MLPatch:
@@ -28,7 +33,9 @@ def path(tmp_path):
     return tmp_path / "tiny.safetensors"
 
 
-@pytest.mark.parametrize("settings", [{}, {"channels": 3, "sigma_max": 0.5, "radius": 1.25, "depth": 1, "width": 5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"channels": 3, "sigma_max": 0.5, "radius": 1.25, "depth": 1, "width": 5}]
+)
 def test_round_trip(settings, tmp_path):
     net = tiny(**settings)
     net.save(tmp_path / "new" / "a.safetensors", CARD)
@@ -60,7 +67,10 @@ def test_a_tile_that_cannot_be(tile, path):
 
 
 def test_weights_of_float64_and_strided_tensors(tmp_path):
-    tensors = {name: tensor.double().t().contiguous().t() if tensor.ndim == 2 else tensor for name, tensor in tiny().state_dict().items()}
+    tensors = {
+        name: tensor.double().t().contiguous().t() if tensor.ndim == 2 else tensor
+        for name, tensor in tiny().state_dict().items()
+    }
     weights.save(tmp_path / "a", tensors, kind="mlpatch", config=tiny().config, card={})
     x = torch.rand(1, 1, 9, 7)
     assert torch.equal(MLPatch.load(tmp_path / "a")(x, 0.1), tiny()(x, 0.1))
@@ -68,8 +78,16 @@ def test_weights_of_float64_and_strided_tensors(tmp_path):
 
 def rewrite(path, *, tensors=None, **header) -> None:
     """Write the file again with other tensors or header entries; None leaves an entry out."""
-    old = {"kind": "mlpatch", "config": json.dumps(tiny().config), "card": json.dumps(CARD)} | header
-    save_file(tiny().state_dict() if tensors is None else tensors, path, metadata={k: v for k, v in old.items() if v is not None})
+    old = {
+        "kind": "mlpatch",
+        "config": json.dumps(tiny().config),
+        "card": json.dumps(CARD),
+    } | header
+    save_file(
+        tiny().state_dict() if tensors is None else tensors,
+        path,
+        metadata={k: v for k, v in old.items() if v is not None},
+    )
 
 
 def config(**changes) -> str:
@@ -110,7 +128,11 @@ SPOILT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("load", [MLPatch.load, lambda path: denoisers.make("mlpatch", weights=path)], ids=["load", "make"])
+@pytest.mark.parametrize(
+    "load",
+    [MLPatch.load, lambda path: denoisers.make("mlpatch", weights=path)],
+    ids=["load", "make"],
+)
 @pytest.mark.parametrize("case", SPOILT)
 def test_refused(case, load, path):
     spoil, words = SPOILT[case]
@@ -145,7 +167,11 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch):
 def test_equal_weights_make_equal_files(tmp_path):
     for name in ("a", "b", "c"):
         tiny().save(tmp_path / name, CARD)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    assert (
+        (tmp_path / "a").read_bytes()
+        == (tmp_path / "b").read_bytes()
+        == (tmp_path / "c").read_bytes()
+    )
 
 
 def test_saved_files_are_readable_by_others(path):
@@ -181,33 +207,48 @@ def test_shipped_weights_are_found_by_name(shipped):
 
 
 def test_unknown_names_list_the_shipped_ones(shipped):
-    with pytest.raises(WeightsError, match=r"'smal' is neither a weights file nor a shipped name. .*Shipped: small"):
+    with pytest.raises(
+        WeightsError, match=r"'smal' is neither a weights file nor a shipped name. .*Shipped: small"
+    ):
         denoisers.make("mlpatch", weights="smal")
     (shipped / "manifest.toml").unlink()
-    with pytest.raises(WeightsError, match=r"'small' is neither a weights file nor a shipped name. .*Shipped: none"):
+    with pytest.raises(
+        WeightsError, match=r"'small' is neither a weights file nor a shipped name. .*Shipped: none"
+    ):
         weights.locate("small")
 
 
 @pytest.mark.parametrize("name", [None, 3])
 def test_names_are_strings_or_paths(name, shipped):
-    with pytest.raises(WeightsError, match=f"{name}.* is neither a weights file nor a shipped name|weights must be"):
+    with pytest.raises(
+        WeightsError, match=f"{name}.* is neither a weights file nor a shipped name|weights must be"
+    ):
         denoisers.make("mlpatch", weights=name)
 
 
 def test_a_changed_file_is_refused(shipped):
     with (shipped / "small.safetensors").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(WeightsError, match=r"small.safetensors: sha256 differs from the manifest.*Reinstall the package"):
+    with pytest.raises(
+        WeightsError,
+        match=r"small.safetensors: sha256 differs from the manifest.*Reinstall the package",
+    ):
         weights.locate("small")
 
 
 def test_a_lost_file_is_refused(shipped):
     (shipped / "small.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"small.safetensors: the shipped weights 'small' are missing. Reinstall the package"):
+    with pytest.raises(
+        WeightsError,
+        match=r"small.safetensors: the shipped weights 'small' are missing. Reinstall the package",
+    ):
         weights.locate("small")
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"[small", "not valid TOML"), (b"\xff\xfe", "cannot be read .*Check the path")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"[small", "not valid TOML"), (b"\xff\xfe", "cannot be read .*Check the path")],
+)
 def test_a_damaged_manifest_is_refused(content, words, shipped):
     (shipped / "manifest.toml").write_bytes(content)
     with pytest.raises(FileError, match=f"manifest.toml: {words}"):

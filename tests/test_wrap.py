@@ -10,12 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnp_mlpatch import as_denoiser, averaged, contracted, denoisers, e_mode, equivariant, per_channel, reconstruct, rescaled
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch import (
+    as_denoiser,
+    averaged,
+    contracted,
+    denoisers,
+    e_mode,
+    equivariant,
+    per_channel,
+    reconstruct,
+    rescaled,
+)
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import Denoiser, describe
+from pnp_mlpatch.denoisers._adapt import SYMMETRIES, identity, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
-from pnp_mlpatch.denoisers.wrap import SYMMETRIES, describe, identity, turned
-from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin, require
+from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.testing import check_denoiser
@@ -76,7 +87,17 @@ def test_a_name_is_made_by_the_registry():
         (lambda *both: both[0] - both[1], {"sigma": "input"}, "input", X - 0.2),
         (torch.relu, {"sigma": "ignored"}, "ignored", X),
     ],
-    ids=["module", "module, told", "module with sigma", "module without its sigma", "lambda", "function", "told", "star", "builtin"],
+    ids=[
+        "module",
+        "module, told",
+        "module with sigma",
+        "module without its sigma",
+        "lambda",
+        "function",
+        "told",
+        "star",
+        "builtin",
+    ],
 )
 def test_modules_and_functions(D, settings, how, expected):
     wrapped = as_denoiser(D, **settings)
@@ -90,13 +111,20 @@ def test_each_image_gets_its_own_level():
     sigma = torch.tensor([0.1, 0.3])
     one_by_one = torch.cat([shrink(X[k : k + 1], float(sigma[k])) for k in range(2)])
     torch.testing.assert_close(as_denoiser(Conditional())(X, sigma), one_by_one)
-    torch.testing.assert_close(as_denoiser(lambda image, s: image / (1 + 2 * s), array="numpy")(X, sigma), one_by_one)
+    torch.testing.assert_close(
+        as_denoiser(lambda image, s: image / (1 + 2 * s), array="numpy")(X, sigma), one_by_one
+    )
 
 
 def test_what_is_known_of_a_denoiser_is_kept():
     net = tiny()
     info = as_denoiser(net).info
-    assert (info.name, info.channels, info.field, info.sigma_range) == ("mlpatch", 1, net.field, (0.0, net.sigma_max))
+    assert (info.name, info.channels, info.field, info.sigma_range) == (
+        "mlpatch",
+        1,
+        net.field,
+        (0.0, net.sigma_max),
+    )
     assert as_denoiser(shrink).info.name == "shrink"
     assert repr(as_denoiser(shrink)) == "<denoiser shrink>"
     assert as_denoiser(Blind()).info.name == "Blind"
@@ -124,26 +152,37 @@ def test_numpy_functions(x, shape):
     for dtype in (torch.float32, torch.float64):
         y = D(x.to(dtype), torch.tensor([0.25, 0.75]))
         assert y.dtype == dtype
-        torch.testing.assert_close(y, (0.5 * x + torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)).to(dtype))
+        torch.testing.assert_close(
+            y, (0.5 * x + torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)).to(dtype)
+        )
     assert torch.equal(x, kept)
-    assert seen[:2] == [(shape, np.float64, True, float, 0.25), (shape, np.float64, True, float, 0.75)]
+    assert seen[:2] == [
+        (shape, np.float64, True, float, 0.25),
+        (shape, np.float64, True, float, 0.75),
+    ]
 
 
 def test_numpy_function_without_sigma_and_with_a_real_filter():
     ndimage = require("scipy.ndimage", "a test")
     D = as_denoiser(lambda image: ndimage.median_filter(image, 3), array="numpy")
     assert D.info.sigma == "ignored"
-    expected = np.stack([ndimage.median_filter(image, 3) for image in X[:, 0].double().numpy()])[:, None]
+    expected = np.stack([ndimage.median_filter(image, 3) for image in X[:, 0].double().numpy()])[
+        :, None
+    ]
     torch.testing.assert_close(D(X, 0.1), torch.from_numpy(expected).float())
 
 
 def test_deepinv_denoiser():
     TVDenoiser = require("deepinv", "a test").models.TVDenoiser
     tv = TVDenoiser(n_it_max=50)
-    with pytest.raises(InputTypeError, match=r"cannot tell from its signature how TVDenoiser takes the noise level"):
+    with pytest.raises(
+        InputTypeError, match=r"cannot tell from its signature how TVDenoiser takes the noise level"
+    ):
         as_denoiser(tv)  # forward(y, ths=None): is ths a noise level?
     D = as_denoiser(tv, sigma="input")
-    assert torch.equal(D(X, 0.1), TVDenoiser(n_it_max=50)(X, 0.1))  # a fresh one: it starts from its last result
+    assert torch.equal(
+        D(X, 0.1), TVDenoiser(n_it_max=50)(X, 0.1)
+    )  # a fresh one: it starts from its last result
     assert float(D(X, 0.2).std()) < float(X.std())
 
 
@@ -166,37 +205,58 @@ def test_unclear_signatures(D):
         as_denoiser(D)
 
 
-@pytest.mark.parametrize("D", [None, 3, X, np.ones(3), ["tv"]], ids=["None", "int", "tensor", "numpy", "list"])
+@pytest.mark.parametrize(
+    "D", [None, 3, X, np.ones(3), ["tv"]], ids=["None", "int", "tensor", "numpy", "list"]
+)
 def test_not_a_denoiser(D):
-    with pytest.raises(InputTypeError, match=rf"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: "):
+    with pytest.raises(
+        InputTypeError,
+        match=rf"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: ",
+    ):
         as_denoiser(D)
 
 
 def test_options_are_checked():
-    with pytest.raises(InputError, match="as_denoiser: array must be 'torch' or 'numpy', got 'jax'"):
+    with pytest.raises(
+        InputError, match="as_denoiser: array must be 'torch' or 'numpy', got 'jax'"
+    ):
         as_denoiser(shrink, array="jax")
-    with pytest.raises(InputError, match="as_denoiser: sigma must be 'input', 'map' or 'ignored', got 'noise'"):
+    with pytest.raises(
+        InputError, match="as_denoiser: sigma must be 'input', 'map' or 'ignored', got 'noise'"
+    ):
         as_denoiser(shrink, sigma="noise")
 
 
 @pytest.mark.parametrize(
     ("D", "array", "words"),
     [
-        (lambda x, s: x[..., 1:], "torch", r"expected shape \(2, 1, 9, 7\) back, got \(2, 1, 9, 6\).*per_channel"),
+        (
+            lambda x, s: x[..., 1:],
+            "torch",
+            r"expected shape \(2, 1, 9, 7\) back, got \(2, 1, 9, 6\).*per_channel",
+        ),
         (
             lambda x, s: x.numpy(),
             "torch",
             r"expected a tensor back, got ndarray. For numpy functions say as_denoiser\(..., array='numpy'\)",
         ),
         (lambda x, s: (x, s), "torch", "expected a tensor back, got tuple"),
-        (lambda x, s: x.to("meta"), "torch", "expected the result on cpu, got meta. Move the model there first"),
+        (
+            lambda x, s: x.to("meta"),
+            "torch",
+            "expected the result on cpu, got meta. Move the model there first",
+        ),
         (lambda x, s: x + 1j, "torch", "complex"),
         (lambda x, s: x[1:], "numpy", r"expected an array \(9, 7\) back, got \(8, 7\)"),
         (lambda x, s: x[..., None], "numpy", r"expected an array \(9, 7\) back, got \(9, 7, 1\)"),
         (lambda x, s: None, "numpy", r"expected an array \(9, 7\) back, got \(\)"),
         (lambda x, s: x + 1j, "numpy", "complex"),
         (lambda x, s: x.astype(object), "numpy", "object"),
-        (lambda x, s: (255 * x).astype(np.uint8), "numpy", "uint8 values. Integers lose what is between them"),
+        (
+            lambda x, s: (255 * x).astype(np.uint8),
+            "numpy",
+            "uint8 values. Integers lose what is between them",
+        ),
         (lambda x, s: x > 0.5, "numpy", "bool values. Integers"),
         (lambda x, s: (255 * x).byte(), "torch", "uint8 values. Integers"),
     ],
@@ -230,31 +290,54 @@ def test_rescaled_equals_by_hand(sigma):
     net = tiny()
     hounsfield = 2048 * X - 1024
     D = rescaled(net, scale=2048, offset=-1024)
-    torch.testing.assert_close(D(hounsfield, sigma), net((hounsfield + 1024) / 2048, sigma / 2048) * 2048 - 1024)
+    torch.testing.assert_close(
+        D(hounsfield, sigma), net((hounsfield + 1024) / 2048, sigma / 2048) * 2048 - 1024
+    )
     assert float((D(hounsfield, sigma) - hounsfield).abs().max()) > 1
     assert D(hounsfield.double(), sigma).dtype == torch.float64
     info = D.info
-    assert (info.name, info.channels, info.sigma_range, info.field) == ("rescaled mlpatch", 1, (0.0, 2048 * net.sigma_max), net.field)
+    assert (info.name, info.channels, info.sigma_range, info.field) == (
+        "rescaled mlpatch",
+        1,
+        (0.0, 2048 * net.sigma_max),
+        net.field,
+    )
     with pytest.raises(InputError, match=r"sigma = 0.\d* is above the trained range"):
         D(hounsfield, 1000.0)
 
 
-@pytest.mark.parametrize(("scale", "offset"), [(0, 0), (-1, 0), (float("nan"), 0), (float("inf"), 0), (1, float("nan")), (1, float("inf"))])
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [(0, 0), (-1, 0), (float("nan"), 0), (float("inf"), 0), (1, float("nan")), (1, float("inf"))],
+)
 def test_rescaled_refuses(scale, offset):
-    with pytest.raises(InputError, match=rf"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}"):
+    with pytest.raises(
+        InputError,
+        match=rf"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}",
+    ):
         rescaled(TV(), scale, offset)
 
 
 def test_wrappers_compose():
     net = tiny()
     D = rescaled(per_channel(net), 255.0)
-    torch.testing.assert_close(D(255 * COLOUR, 10.0)[:, 1:2], 255 * net(COLOUR[:, 1:2], 10 / 255), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        D(255 * COLOUR, 10.0)[:, 1:2], 255 * net(COLOUR[:, 1:2], 10 / 255), rtol=1e-4, atol=1e-3
+    )
 
 
 # ---- per_channel and e_mode
 
 
-@pytest.mark.parametrize("sigma", [0.1, torch.tensor(0.1), torch.tensor([0.05, 0.2]), torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "sigma",
+    [
+        0.1,
+        torch.tensor(0.1),
+        torch.tensor([0.05, 0.2]),
+        torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1),
+    ],
+)
 def test_per_channel_equals_channel_by_channel(sigma):
     net = tiny()
     D = per_channel(net)
@@ -267,7 +350,8 @@ def test_per_channel_equals_channel_by_channel(sigma):
 
 def test_per_channel_refuses_a_level_for_each_channel():
     with pytest.raises(
-        InputError, match=r"mlpatch: sigma must be a number or a tensor of shape \(2,\), one level an image, got shape \(3,\)"
+        InputError,
+        match=r"mlpatch: sigma must be a number or a tensor of shape \(2,\), one level an image, got shape \(3,\)",
     ):
         per_channel(tiny())(COLOUR, torch.full((3,), 0.1))
 
@@ -280,7 +364,13 @@ def test_e_mode(sigma):
     assert torch.equal(y[:, 1:], torch.zeros(2, 1, 9, 7))
     assert e_mode(net).info.channels == 2
     A = Lensing((9, 7))
-    assert not reconstruct(A(kappa), A, e_mode(net), noise=0.1, sigma=0.1, iterations=3, progress=False).x[:, 1].any()
+    assert (
+        not reconstruct(
+            A(kappa), A, e_mode(net), noise=0.1, sigma=0.1, iterations=3, progress=False
+        )
+        .x[:, 1]
+        .any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,7 +384,9 @@ def test_e_mode(sigma):
     ids=["transposed", "channels", "numpy", "tuple"],
 )
 @pytest.mark.parametrize(
-    "wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant], ids=["per_channel", "e_mode", "rescaled", "equivariant"]
+    "wrap",
+    [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant],
+    ids=["per_channel", "e_mode", "rescaled", "equivariant"],
 )
 def test_wrappers_check_what_they_wrap(wrap, D, words):
     """A result of another shape is not reshaped into an image."""
@@ -303,7 +395,9 @@ def test_wrappers_check_what_they_wrap(wrap, D, words):
 
 
 @pytest.mark.parametrize(
-    "wrap", [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant], ids=["per_channel", "e_mode", "rescaled", "equivariant"]
+    "wrap",
+    [per_channel, e_mode, lambda D: rescaled(D, 2.0), equivariant],
+    ids=["per_channel", "e_mode", "rescaled", "equivariant"],
 )
 @pytest.mark.parametrize("D", [3, None, "tv"])
 def test_wrappers_refuse_what_cannot_be_called(wrap, D):
@@ -323,7 +417,9 @@ def test_the_symmetries_are_what_their_names_say():
     x = distinct()
     by_hand = {
         "identity": x,
-        "rotation 90": x.transpose(-1, -2).flip(-2),  # counterclockwise: the top right corner goes to the top left
+        "rotation 90": x.transpose(-1, -2).flip(
+            -2
+        ),  # counterclockwise: the top right corner goes to the top left
         "rotation 180": x.flip((-2, -1)),
         "rotation 270": x.transpose(-1, -2).flip(-1),
         "flip left-right": x.flip(-1),
@@ -344,13 +440,22 @@ def test_equivariant_is_the_average_over_the_group(group, size):
 
     def lopsided(x, sigma):
         seen.append(x.clone())
-        return x * torch.linspace(0, 1, x.shape[-1]) + sigma * torch.linspace(0, 1, x.shape[-2])[:, None]
+        return (
+            x * torch.linspace(0, 1, x.shape[-1])
+            + sigma * torch.linspace(0, 1, x.shape[-2])[:, None]
+        )
 
     x = distinct()
     y = equivariant(lopsided, group)(x, 0.5)
-    assert len({image.numpy().tobytes() + bytes(image.shape) for image in seen}) == len(seen) == size
-    members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
-    expected = torch.stack([turned(lopsided(turned(x, g), 0.5), g, back=True) for g in members]).mean(dim=0)
+    assert (
+        len({image.numpy().tobytes() + bytes(image.shape) for image in seen}) == len(seen) == size
+    )
+    members = [
+        name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror
+    ]
+    expected = torch.stack(
+        [turned(lopsided(turned(x, g), 0.5), g, back=True) for g in members]
+    ).mean(dim=0)
     torch.testing.assert_close(y, expected)
 
 
@@ -358,14 +463,18 @@ def test_equivariant_is_the_average_over_the_group(group, size):
 @pytest.mark.parametrize("g", SYMMETRIES)
 def test_equivariant_commutes_with_the_symmetries_of_the_square(which, g, mlpatch, photo):
     net = tiny() if which == "random" else mlpatch
-    x = photo[..., 10:44, 20:47] + 0.1 * torch.randn(1, 1, 34, 27, generator=torch.Generator().manual_seed(1))
+    x = photo[..., 10:44, 20:47] + 0.1 * torch.randn(
+        1, 1, 34, 27, generator=torch.Generator().manual_seed(1)
+    )
     D, R = equivariant(net), equivariant(net, "rotations")
     assert (D(turned(x, g), 0.1) - turned(D(x, 0.1), g)).abs().max() < 1e-6
     rotations = (R(turned(x, g), 0.1) - turned(R(x, 0.1), g)).abs().max()
     if not SYMMETRIES[g][0]:
         assert rotations < 1e-6
     if which == "random" and g != "identity":
-        assert (net(turned(x, g), 0.1) - turned(net(x, 0.1), g)).abs().max() > 1e-4  # which D does not
+        assert (
+            net(turned(x, g), 0.1) - turned(net(x, 0.1), g)
+        ).abs().max() > 1e-4  # which D does not
         assert SYMMETRIES[g][0] == (rotations > 1e-5)
 
 
@@ -404,7 +513,12 @@ def test_equivariant_turns_a_map_of_sigma_with_the_image(batch):
 def test_equivariant_keeps_what_is_known_and_the_contract():
     net = tiny()
     D = equivariant(net)
-    assert (D.info.name, D.info.channels, D.info.field, D.info.sigma_range) == ("equivariant mlpatch", 1, net.field, (0.0, net.sigma_max))
+    assert (D.info.name, D.info.channels, D.info.field, D.info.sigma_range) == (
+        "equivariant mlpatch",
+        1,
+        net.field,
+        (0.0, net.sigma_max),
+    )
     check_denoiser(D, stateless_only=True)
     kept = X.clone()
     D(X, 0.1)
@@ -422,17 +536,23 @@ def test_gradients_flow_through_equivariant():
 
 def test_equivariant_refuses():
     with pytest.raises(
-        InputError, match=r"equivariant: group must be 'dihedral' \(8 symmetries\), 'rotations' \(4\) or 'shifts' \(16\), got 'flips'"
+        InputError,
+        match=r"equivariant: group must be 'dihedral' \(8 symmetries\), 'rotations' \(4\) or 'shifts' \(16\), got 'flips'",
     ):
         equivariant(tiny(), "flips")
     D = equivariant(tiny())
-    with pytest.raises(InputError, match=r"equivariant mlpatch: the image must have shape \(B, C, H, W\)"):
+    with pytest.raises(
+        InputError, match=r"equivariant mlpatch: the image must have shape \(B, C, H, W\)"
+    ):
         D(X[0], 0.1)
     with pytest.raises(
-        InputError, match=r"equivariant mlpatch: sigma must be a number or a tensor of shape \(2,\).*got shape \(2, 1, 7, 9\)"
+        InputError,
+        match=r"equivariant mlpatch: sigma must be a number or a tensor of shape \(2,\).*got shape \(2, 1, 7, 9\)",
     ):
         D(X, rand(2, 1, 7, 9))
-    with pytest.raises(InputError, match=r"equivariant mlpatch: sigma must be finite and >= 0, got -0.1"):
+    with pytest.raises(
+        InputError, match=r"equivariant mlpatch: sigma must be finite and >= 0, got -0.1"
+    ):
         D(X, -0.1)
 
 
@@ -451,7 +571,9 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda W: pickle.loads(pickle.dumps(W))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda W: pickle.loads(pickle.dumps(W))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_has_weights_of_its_own(wrap, how):
     W = wrap(tiny())
     x = COLOUR[:, :2] if wrap is e_mode else X
@@ -494,7 +616,9 @@ def test_networks_run_in_float32_on_float64_images(name):
     D, seen = denoisers.make(name), set()
     for layer in D.modules():
         if layer is not D and not list(layer.children()):
-            layer.register_forward_hook(lambda _, inputs, output: seen.update({inputs[0].dtype, output.dtype}))
+            layer.register_forward_hook(
+                lambda _, inputs, output: seen.update({inputs[0].dtype, output.dtype})
+            )
     y = D(X.double(), 0.1)
     assert (y.dtype, seen) == (torch.float64, {torch.float32})
     torch.testing.assert_close(y.float(), D(X, 0.1), rtol=0, atol=1e-6)
@@ -508,7 +632,17 @@ def test_networks_run_in_float32_on_float64_images(name):
 def test_the_identity_tells_settings_apart():
     """Else a checkpoint of one is continued with the other."""
     net = tiny()
-    found = [identity(D) for D in (net, rescaled(net, 2.0), rescaled(net, 3.0), rescaled(per_channel(net), 2.0), TV(0.8), TV(0.7))]
+    found = [
+        identity(D)
+        for D in (
+            net,
+            rescaled(net, 2.0),
+            rescaled(net, 3.0),
+            rescaled(per_channel(net), 2.0),
+            TV(0.8),
+            TV(0.7),
+        )
+    ]
     assert len({str(one) for one in found}) == len(found)
     assert len({one["sha256"] for one in found[:4]}) == 1
 

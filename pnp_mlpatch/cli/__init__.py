@@ -48,7 +48,9 @@ def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
         parser = build_parser()
         ready()
         args = parser.parse_args(argv)
-        warnings.formatwarning = lambda message, *_, **__: f"pnp-mlpatch: warning: {spoken(str(message), args)}\n"
+        warnings.formatwarning = lambda message, *_, **__: (
+            f"pnp-mlpatch: warning: {spoken(str(message), args)}\n"
+        )
         if args.command is None:
             parser.print_help()
             return 2
@@ -262,82 +264,215 @@ def build_parser() -> argparse.ArgumentParser:
     from pnp_mlpatch.cli.train import run_train
 
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("pnp-mlpatch", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
-    parser.add_argument("--version", action="version", version=f"pnp-mlpatch {pnp_mlpatch.__version__}")
+    parser = argparse.ArgumentParser(
+        "pnp-mlpatch", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"pnp-mlpatch {pnp_mlpatch.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=epilog, formatter_class=raw
+        )
         sub.set_defaults(run=run)
         return sub
 
     sub = command("list", list_plugins, "List the operators, denoisers and solvers.", LIST_EPILOG)
-    sub.add_argument("family", nargs="?", choices=[f"{family}s" for family in REGISTRIES], help="only this family")
-
-    sub = command("info", show_info, "Tell what a plugin does, and its settings; or show the card of shipped weights.", INFO_EPILOG)
-    sub.add_argument("name", metavar="NAME", help="a plugin, or weights that ship with the package")
-    sub.add_argument("--family", choices=list(REGISTRIES), help="where a name is in several families")
-
-    sub = command("solve", run_solve, "Reconstruct an image from data, or from data simulated from a known image.", SOLVE_EPILOG)
-    sub.add_argument("--simulate", metavar="IMAGE", help="take this picture as the truth, and simulate its data")
-    sub.add_argument("--data", metavar="FILE", help="data: .npy, or a picture for data of the image's shape")
-    sub.add_argument("--operator", metavar="NAME", help="the operator")
-    sub.add_argument("--denoiser", metavar="NAME", help=f"the denoiser (default: {DEFAULTS['denoiser']})")
-    sub.add_argument("--solver", metavar="NAME", help=f"the solver (default: {DEFAULTS['solver']})")
-    sub.add_argument("--noise", type=float, metavar="STD", help="standard deviation of the noise, in the units of the data")
     sub.add_argument(
-        "--tune", action="store_true", default=None, help="let the data choose the level of the denoiser: a search of many runs"
+        "family",
+        nargs="?",
+        choices=[f"{family}s" for family in REGISTRIES],
+        help="only this family",
     )
-    sub.add_argument("--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)")
-    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; may be given many times")
-    sub.add_argument("--config", metavar="FILE.toml", help="a configuration file; flags override it")
+
+    sub = command(
+        "info",
+        show_info,
+        "Tell what a plugin does, and its settings; or show the card of shipped weights.",
+        INFO_EPILOG,
+    )
+    sub.add_argument("name", metavar="NAME", help="a plugin, or weights that ship with the package")
+    sub.add_argument(
+        "--family", choices=list(REGISTRIES), help="where a name is in several families"
+    )
+
+    sub = command(
+        "solve",
+        run_solve,
+        "Reconstruct an image from data, or from data simulated from a known image.",
+        SOLVE_EPILOG,
+    )
+    sub.add_argument(
+        "--simulate", metavar="IMAGE", help="take this picture as the truth, and simulate its data"
+    )
+    sub.add_argument(
+        "--data", metavar="FILE", help="data: .npy, or a picture for data of the image's shape"
+    )
+    sub.add_argument("--operator", metavar="NAME", help="the operator")
+    sub.add_argument(
+        "--denoiser", metavar="NAME", help=f"the denoiser (default: {DEFAULTS['denoiser']})"
+    )
+    sub.add_argument("--solver", metavar="NAME", help=f"the solver (default: {DEFAULTS['solver']})")
+    sub.add_argument(
+        "--noise",
+        type=float,
+        metavar="STD",
+        help="standard deviation of the noise, in the units of the data",
+    )
+    sub.add_argument(
+        "--tune",
+        action="store_true",
+        default=None,
+        help="let the data choose the level of the denoiser: a search of many runs",
+    )
+    sub.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting; may be given many times",
+    )
+    sub.add_argument(
+        "--config", metavar="FILE.toml", help="a configuration file; flags override it"
+    )
     sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
-    sub.add_argument("--output", metavar="PATH", help="the result: .npy, .png or .tiff (float); beside it a .json that tells all")
-    sub.add_argument("--checkpoint", metavar="STATE.pt", help="keep the solver's state here, and go on from it if it is there")
+    sub.add_argument(
+        "--output",
+        metavar="PATH",
+        help="the result: .npy, .png or .tiff (float); beside it a .json that tells all",
+    )
+    sub.add_argument(
+        "--checkpoint",
+        metavar="STATE.pt",
+        help="keep the solver's state here, and go on from it if it is there",
+    )
     sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
     sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
     sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
-    sub = command("ct", run_ct, "Reconstruct a volume from a CT scan on disk, slice by slice, in bounded memory.", CT_EPILOG)
+    sub = command(
+        "ct",
+        run_ct,
+        "Reconstruct a volume from a CT scan on disk, slice by slice, in bounded memory.",
+        CT_EPILOG,
+    )
     sub.add_argument("scan", metavar="SCAN", help="the scan: a file, FILE:DATASET, or a folder")
-    sub.add_argument("--out", metavar="FILE", required=True, help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json')
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        required=True,
+        help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json',
+    )
 
     group = sub.add_argument_group("scan")
     group.add_argument("--dataset", metavar="NAME", help="the dataset in the file")
-    group.add_argument("--layout", metavar="AXES", help="the axes of the array: s slices, a angles, d detectors")
-    group.add_argument("--kind", choices=["counts", "line-integrals"], help="what the numbers are (default: as the file seems)")
-    group.add_argument("--angles", metavar="FILE|N", help="a .npy or .txt file, in radians; or N equally spaced over pi (fan: over 2 pi)")
-    group.add_argument("--degrees", action=argparse.BooleanOptionalAction, help="the angles of the file are degrees, or are not")
-    group.add_argument("--blank", metavar="I0|FILE", help="the open beam, for counts: a number or a file")
+    group.add_argument(
+        "--layout", metavar="AXES", help="the axes of the array: s slices, a angles, d detectors"
+    )
+    group.add_argument(
+        "--kind",
+        choices=["counts", "line-integrals"],
+        help="what the numbers are (default: as the file seems)",
+    )
+    group.add_argument(
+        "--angles",
+        metavar="FILE|N",
+        help="a .npy or .txt file, in radians; or N equally spaced over pi (fan: over 2 pi)",
+    )
+    group.add_argument(
+        "--degrees",
+        action=argparse.BooleanOptionalAction,
+        help="the angles of the file are degrees, or are not",
+    )
+    group.add_argument(
+        "--blank", metavar="I0|FILE", help="the open beam, for counts: a number or a file"
+    )
     group.add_argument("--dark", metavar="VALUE|FILE", help="the dark field, for counts")
-    group.add_argument("--gain", type=float, metavar="G", help="detector units per photon (default: 1)")
-    group.add_argument("--electronic", type=float, metavar="STD", help="noise of the electronics, in detector units (default: 0)")
-    group.add_argument("--noise", type=float, metavar="STD", help="noise of line integrals (default: estimated for each slice)")
+    group.add_argument(
+        "--gain", type=float, metavar="G", help="detector units per photon (default: 1)"
+    )
+    group.add_argument(
+        "--electronic",
+        type=float,
+        metavar="STD",
+        help="noise of the electronics, in detector units (default: 0)",
+    )
+    group.add_argument(
+        "--noise",
+        type=float,
+        metavar="STD",
+        help="noise of line integrals (default: estimated for each slice)",
+    )
     group.add_argument("--slices", metavar="START:STOP", help="only these slices")
 
     group = sub.add_argument_group("geometry")
-    group.add_argument("--beam", choices=BEAMS, help="parallel (default), fan (flat detector), arc (detector about the source)")
-    group.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of a slice (default: the field of view)")
-    group.add_argument("--pixel", type=float, metavar="LENGTH", help="side of a pixel (default: a detector element, seen at the centre)")
-    group.add_argument("--spacing", type=float, metavar="LENGTH", help="width of a detector element (default: a pixel, magnified)")
+    group.add_argument(
+        "--beam",
+        choices=BEAMS,
+        help="parallel (default), fan (flat detector), arc (detector about the source)",
+    )
+    group.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels of a slice (default: the field of view)",
+    )
+    group.add_argument(
+        "--pixel",
+        type=float,
+        metavar="LENGTH",
+        help="side of a pixel (default: a detector element, seen at the centre)",
+    )
+    group.add_argument(
+        "--spacing",
+        type=float,
+        metavar="LENGTH",
+        help="width of a detector element (default: a pixel, magnified)",
+    )
     group.add_argument(
         "--center",
         type=float,
         metavar="INDEX",
         help="detector index of the centre of rotation, may be a fraction (default: middle, (D - 1) / 2; tomopy's D / 2 less 0.5)",
     )
-    group.add_argument("--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector")
-    group.add_argument("--source-origin", type=float, metavar="LENGTH", help="from the source to the centre of rotation")
-    group.add_argument("--origin-detector", type=float, metavar="LENGTH", help="from there to the detector")
     group.add_argument(
-        "--geometry", metavar="FILE", help="instead of these: .json or .toml, as ct.geometry.as_dict; or the .json of a volume"
+        "--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector"
+    )
+    group.add_argument(
+        "--source-origin",
+        type=float,
+        metavar="LENGTH",
+        help="from the source to the centre of rotation",
+    )
+    group.add_argument(
+        "--origin-detector", type=float, metavar="LENGTH", help="from there to the detector"
+    )
+    group.add_argument(
+        "--geometry",
+        metavar="FILE",
+        help="instead of these: .json or .toml, as ct.geometry.as_dict; or the .json of a volume",
     )
 
     group = sub.add_argument_group("reconstruction")
-    group.add_argument("--denoiser", metavar="NAME", default=DEFAULTS["denoiser"], help=f"the denoiser (default: {DEFAULTS['denoiser']})")
+    group.add_argument(
+        "--denoiser",
+        metavar="NAME",
+        default=DEFAULTS["denoiser"],
+        help=f"the denoiser (default: {DEFAULTS['denoiser']})",
+    )
     group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
     group.add_argument(
-        "--solver", metavar="NAME", help=f"the solver (default: the recipe; with one of these settings {DEFAULTS['solver']})"
+        "--solver",
+        metavar="NAME",
+        help=f"the solver (default: the recipe; with one of these settings {DEFAULTS['solver']})",
     )
     group.add_argument(
         "--sigma",
@@ -346,7 +481,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="level of the denoiser, relative to the window; or one for each iteration (default: from the noise; with a solver 20/255)",
     )
-    group.add_argument("--iterations", type=int, metavar="N", help="of the solver (with one by default 20)")
+    group.add_argument(
+        "--iterations", type=int, metavar="N", help="of the solver (with one by default 20)"
+    )
     group.add_argument(
         "--set",
         action="append",
@@ -355,65 +492,157 @@ def build_parser() -> argparse.ArgumentParser:
         help="a setting of the denoiser or the solver; may be given many times",
     )
     group.add_argument(
-        "--likelihood", choices=["gaussian", "poisson"], help="of counts: weighted least squares (default), or exact, for few photons"
+        "--likelihood",
+        choices=["gaussian", "poisson"],
+        help="of counts: weighted least squares (default), or exact, for few photons",
     )
     group.add_argument(
-        "--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the range of the image, in its units (default: from the data)"
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="the range of the image, in its units (default: from the data)",
     )
-    group.add_argument("--mu-water", type=float, metavar="MU", help="attenuation of water: write Hounsfield units, window -1024 1024")
-    group.add_argument("--fbp", action="store_true", help="only filtered backprojection: a fast look")
+    group.add_argument(
+        "--mu-water",
+        type=float,
+        metavar="MU",
+        help="attenuation of water: write Hounsfield units, window -1024 1024",
+    )
+    group.add_argument(
+        "--fbp", action="store_true", help="only filtered backprojection: a fast look"
+    )
 
     group = sub.add_argument_group("running")
     group.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
-    group.add_argument("--backend", choices=["auto", "sparse", "astra_cpu", "astra_cuda"], help="of the projector (default: auto)")
-    group.add_argument("--memory", type=float, metavar="GIB", help="for the projector (default: half of what is free, at most 4)")
+    group.add_argument(
+        "--backend",
+        choices=["auto", "sparse", "astra_cpu", "astra_cuda"],
+        help="of the projector (default: auto)",
+    )
+    group.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="for the projector (default: half of what is free, at most 4)",
+    )
     group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
     group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
+    group.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
+    )
     group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
-    group.add_argument("--preview", metavar="FILE.png", help="draw the slice in the middle beside its filtered backprojection")
+    group.add_argument(
+        "--preview",
+        metavar="FILE.png",
+        help="draw the slice in the middle beside its filtered backprojection",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
-    sub = command("massmap", run_massmap, "Map the convergence (dark matter) from a shear map or a catalogue of galaxies.", MASSMAP_EPILOG)
+    sub = command(
+        "massmap",
+        run_massmap,
+        "Map the convergence (dark matter) from a shear map or a catalogue of galaxies.",
+        MASSMAP_EPILOG,
+    )
     sub.add_argument("shear", metavar="SHEAR", nargs="?", help="the shear map or the catalogue")
     sub.add_argument("--out", metavar="FILE.fits", help="the map; beside it a .json")
-    sub.add_argument("--from", dest="source", metavar="OUT.json", help="take what is not given here from an earlier run")
+    sub.add_argument(
+        "--from",
+        dest="source",
+        metavar="OUT.json",
+        help="take what is not given here from an earlier run",
+    )
 
     group = sub.add_argument_group("shear map")
     for name in ("gamma1", "gamma2"):
         group.add_argument(f"--{name}", metavar="IMAGE", help="its name, [number], or FILE[NAME]")
     group.add_argument("--noise", metavar="STD|IMAGE", help="standard deviation of a component")
     group.add_argument("--n-gal", metavar="N|IMAGE", help="galaxies for each square arcminute")
-    group.add_argument("--shape-noise", type=float, metavar="STD", help="of one component of the ellipticity of a galaxy (default: 0.26)")
-    group.add_argument("--mask", metavar="IMAGE", help="0 where nothing is seen")
-    group.add_argument("--pixel", metavar="ANGLE", help="side of a pixel with its unit: '0.29 arcmin'")
     group.add_argument(
-        "--flip-ra", action=argparse.BooleanOptionalAction, help="right ascension falls along the columns (default: by the WCS)"
+        "--shape-noise",
+        type=float,
+        metavar="STD",
+        help="of one component of the ellipticity of a galaxy (default: 0.26)",
     )
-    group.add_argument("--reduced", action="store_true", default=None, help="the data are reduced shear: three passes")
+    group.add_argument("--mask", metavar="IMAGE", help="0 where nothing is seen")
+    group.add_argument(
+        "--pixel", metavar="ANGLE", help="side of a pixel with its unit: '0.29 arcmin'"
+    )
+    group.add_argument(
+        "--flip-ra",
+        action=argparse.BooleanOptionalAction,
+        help="right ascension falls along the columns (default: by the WCS)",
+    )
+    group.add_argument(
+        "--reduced",
+        action="store_true",
+        default=None,
+        help="the data are reduced shear: three passes",
+    )
 
     group = sub.add_argument_group("catalogue")
-    group.add_argument("--catalogue", action="store_true", default=None, help="the input is a table of galaxies; --pixel is needed")
-    group.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="names of the columns ra, dec, e1, e2, w")
+    group.add_argument(
+        "--catalogue",
+        action="store_true",
+        default=None,
+        help="the input is a table of galaxies; --pixel is needed",
+    )
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="names of the columns ra, dec, e1, e2, w",
+    )
     group.add_argument("--flip-e2", action="store_true", default=None, help="e2 has the other sign")
     group.add_argument(
-        "--center", type=float, nargs=2, metavar=("RA", "DEC"), help="of the map, in degrees (default: mean direction of the galaxies)"
+        "--center",
+        type=float,
+        nargs=2,
+        metavar=("RA", "DEC"),
+        help="of the map, in degrees (default: mean direction of the galaxies)",
     )
-    group.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="pixels of the map (default: what holds all galaxies)")
+    group.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels of the map (default: what holds all galaxies)",
+    )
 
     group = sub.add_argument_group("reconstruction")
     group.add_argument("--denoiser", metavar="NAME", help="the denoiser (default: mlpatch)")
-    group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path (default: mlpatch-kappa)")
-    group.add_argument("--sigma", type=float, metavar="S", help="noise that the denoiser is given (default: 0.75 of the data's)")
+    group.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="its weights: a shipped name or a path (default: mlpatch-kappa)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=float,
+        metavar="S",
+        help="noise that the denoiser is given (default: 0.75 of the data's)",
+    )
     for name in ("iterations", "burn-in", "padding", "seed"):
-        group.add_argument(f"--{name}", type=int, metavar="N", help=f"see massmap.MassMapConfig: {name.replace('-', '_')}")
+        group.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="N",
+            help=f"see massmap.MassMapConfig: {name.replace('-', '_')}",
+        )
 
     group = sub.add_argument_group("running")
-    group.add_argument("--truth", metavar="FILE[NAME]", help="a known convergence: judge the map by it, in the .json")
+    group.add_argument(
+        "--truth",
+        metavar="FILE[NAME]",
+        help="a known convergence: judge the map by it, in the .json",
+    )
     group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
     group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
     group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument("--no-resume", action="store_true", help="start anew even if there is an interrupted run")
+    group.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
     from pnp_mlpatch.training import TrainConfig
@@ -421,28 +650,62 @@ def build_parser() -> argparse.ArgumentParser:
     doc = plain_text(inspect.getdoc(TrainConfig) or "")
     keys = textwrap.fill(", ".join(_key(f) for f in dataclasses.fields(TrainConfig)), 110)
     about = f"{doc}\n\nKeys and defaults:\n{keys}\n\n{TRAIN_EPILOG}"
-    sub = command("train", run_train, "Train a denoiser, or an upscaler, on pictures or stacks of images.", about)
-    sub.add_argument("--config", metavar="FILE.toml", help="the settings, see below; flags override them")
+    sub = command(
+        "train",
+        run_train,
+        "Train a denoiser, or an upscaler, on pictures or stacks of images.",
+        about,
+    )
     sub.add_argument(
-        "--data", action="append", metavar="SOURCE", help="training images: folder, stack or procedural; may be given many times"
+        "--config", metavar="FILE.toml", help="the settings, see below; flags override them"
+    )
+    sub.add_argument(
+        "--data",
+        action="append",
+        metavar="SOURCE",
+        help="training images: folder, stack or procedural; may be given many times",
     )
     sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
     sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
-    sub.add_argument("--validation", action="append", metavar="SOURCE", help="images to measure PSNR on; may be given many times")
+    sub.add_argument(
+        "--validation",
+        action="append",
+        metavar="SOURCE",
+        help="images to measure PSNR on; may be given many times",
+    )
     sub.add_argument("--init", metavar="WEIGHTS", help="start from these: a shipped name or a path")
-    sub.add_argument("--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)")
+    sub.add_argument(
+        "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
+    )
     sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
     sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
-    sub.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="of the arithmetic; weights stay float32")
+    sub.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the arithmetic; weights stay float32",
+    )
     sub.add_argument("--seed", type=int, metavar="N", help="seed of the weights, cuts and noise")
     sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, or model.KEY=VALUE; may be given many times"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting, or model.KEY=VALUE; may be given many times",
     )
-    sub.add_argument("--no-resume", action="store_true", help="start anew even if there is a checkpoint")
+    sub.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is a checkpoint"
+    )
     sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
 
-    sub = command("demo", run_demo, "Run the two example reconstructions, and keep their pictures.", DEMO_EPILOG)
-    sub.add_argument("--out", metavar="DIR", default="demo", help="folder of the pictures (default: demo)")
+    sub = command(
+        "demo",
+        run_demo,
+        "Run the two example reconstructions, and keep their pictures.",
+        DEMO_EPILOG,
+    )
+    sub.add_argument(
+        "--out", metavar="DIR", default="demo", help="folder of the pictures (default: demo)"
+    )
     sub.add_argument("--quick", action="store_true", help="small and few iterations")
     return parser
 
@@ -454,7 +717,11 @@ def _key(field: dataclasses.Field[Any]) -> str:
         return f"{field.name} = {field.default_factory()!r}"
     if field.default is MISSING:
         return f"{field.name} (required)"
-    return f"{field.name} = {field.default:.4g}" if isinstance(field.default, float) else f"{field.name} = {field.default!r}"
+    return (
+        f"{field.name} = {field.default:.4g}"
+        if isinstance(field.default, float)
+        else f"{field.name} = {field.default!r}"
+    )
 
 
 __all__ = ["build_parser", "explain", "main"]

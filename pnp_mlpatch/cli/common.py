@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import torch
 
-from pnp_mlpatch.denoisers.base import registry as denoisers
+from pnp_mlpatch.denoisers import registry as denoisers
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.atomic import out_of_memory
-from pnp_mlpatch.operators.base import registry as operators
+from pnp_mlpatch.operators import registry as operators
 from pnp_mlpatch.registry import Registry
-from pnp_mlpatch.solvers.base import registry as solvers
+from pnp_mlpatch.solvers import registry as solvers
 
 REGISTRIES: dict[str, Registry] = {"operator": operators, "denoiser": denoisers, "solver": solvers}
 DEFAULTS = {"denoiser": "mlpatch", "solver": "admm"}
@@ -27,10 +27,19 @@ def blame(who: str) -> Iterator[None]:
         yield
     except (PnPError, OSError, RecursionError):
         raise
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         if out_of_memory(error):
             raise
-        raise InputTypeError(f"{who}: a setting has a wrong type or value ({type(error).__name__}: {error}).") from error
+        raise InputTypeError(
+            f"{who}: a setting has a wrong type or value ({type(error).__name__}: {error})."
+        ) from error
 
 
 def prepare(args: argparse.Namespace) -> torch.device:
@@ -83,10 +92,18 @@ def spoken(text: str, args: argparse.Namespace) -> str:
             return f"--set solver.{name}={value or 'VALUE'}"
         return found[0]
 
-    said = re.sub(r"(?<![\w.(\[{/=-])(?P<name>[a-z]\w*)=(?P<value>'[^']*'|\w+(?:\.\d+)?)?", flag, " ".join(text.split()))
+    said = re.sub(
+        r"(?<![\w.(\[{/=-])(?P<name>[a-z]\w*)=(?P<value>'[^']*'|\w+(?:\.\d+)?)?",
+        flag,
+        " ".join(text.split()),
+    )
     return re.sub(r"(--[\w-]+) \(\1\)", r"\1", said)  # where a message names both
 
 
 def plain_text(doc: str) -> str:
     """A docstring without its reStructuredText marks."""
-    return re.sub(r":\w+:`~?(?:pnp_mlpatch\.[\w.]*\.)?([^`]*)`", r"\1", doc).replace("``", "").replace("\\*", "*")
+    return (
+        re.sub(r":\w+:`~?(?:pnp_mlpatch\.[\w.]*\.)?([^`]*)`", r"\1", doc)
+        .replace("``", "")
+        .replace("\\*", "*")
+    )

@@ -15,19 +15,33 @@ from pnp_mlpatch.cli.common import blame, prepare
 from pnp_mlpatch.cli.solve import make, parse_set, plain
 from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
-from pnp_mlpatch.ct.scans import INTEGRALS, Scan, read_scan
+from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.reading import refuse_special
+from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.weights import read_toml
 
 BEAMS = ("parallel", "fan", "arc")
-GEOMETRY = ("beam", "shape", "pixel", "spacing", "center", "offset", "source_origin", "origin_detector")  # flags that --geometry replaces
+GEOMETRY = (
+    "beam",
+    "shape",
+    "pixel",
+    "spacing",
+    "center",
+    "offset",
+    "source_origin",
+    "origin_detector",
+)  # flags that --geometry replaces
 
 
 def run_ct(args: argparse.Namespace) -> int:
     """Reconstruct a volume and write it, with a JSON file that tells how it was made."""
-    from pnp_mlpatch.volume import VolumeConfig, check_out, check_scan, reconstruct_volume
+    from pnp_mlpatch.pipelines.ct_volume import (
+        VolumeConfig,
+        check_out,
+        check_scan,
+        reconstruct_volume,
+    )
 
     device = prepare(args)
     sections = _sections(args)
@@ -36,7 +50,17 @@ def run_ct(args: argparse.Namespace) -> int:
     geometry = _geometry(args, scan) if table is None else _from_table(args, scan, table)
     given = {
         key: getattr(args, key)
-        for key in ("iterations", "mu_water", "noise", "gain", "electronic", "likelihood", "batch", "backend", "memory")
+        for key in (
+            "iterations",
+            "mu_water",
+            "noise",
+            "gain",
+            "electronic",
+            "likelihood",
+            "batch",
+            "backend",
+            "memory",
+        )
         if getattr(args, key) is not None
     }
     if args.sigma is not None:
@@ -46,9 +70,13 @@ def run_ct(args: argparse.Namespace) -> int:
     if args.slices is not None:
         given["slices"] = _slices(args.slices, scan)
     with blame("ct"):
-        config = VolumeConfig(**given, solver=args.solver, settings=sections["solver"], device=str(device))
+        config = VolumeConfig(
+            **given, solver=args.solver, settings=sections["solver"], device=str(device)
+        )
     first, last = check_scan(scan, geometry, config)
-    check_out(Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None])
+    check_out(
+        Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None]
+    )
     _check_files(args, scan)
 
     D, used = None, None
@@ -60,7 +88,9 @@ def run_ct(args: argparse.Namespace) -> int:
         write_whole(args.plot, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     if not args.quiet:
         count, height, width = last - first, *geometry.shape
-        print(f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; {count} slices of {height} x {width}")
+        print(
+            f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; {count} slices of {height} x {width}"
+        )
     result = reconstruct_volume(
         scan,
         geometry,
@@ -72,18 +102,24 @@ def run_ct(args: argparse.Namespace) -> int:
         progress=False if args.quiet else None,
     )
     if args.preview:
-        from pnp_mlpatch.report import panel
+        from pnp_mlpatch.viz.panels import panel
 
-        images = {"filtered backprojection": result.fbp[None, None]} | ({} if D is None else {args.denoiser: result.middle[None, None]})
+        images = {"filtered backprojection": result.fbp[None, None]} | (
+            {} if D is None else {args.denoiser: result.middle[None, None]}
+        )
         low, high = result.window
         title = f"slice {first + (last - first) // 2}, grey from {low:.4g} to {high:.4g} ({result.units})"
         panel(args.preview, images, window=result.window, title=title)
     if not args.quiet:
         before = f", {result.resumed} of them from an earlier run" if result.resumed else ""
         change = max((value for value in result.residual if value is not None), default=None)
-        ended = ", ".join(f"{result.status.count(status)} {status}" for status in sorted(set(result.status)))
+        ended = ", ".join(
+            f"{result.status.count(status)} {status}" for status in sorted(set(result.status))
+        )
         shown = "" if change is None else f", last change {change:.2g} at most"
-        print(f"{ended}{shown}; window {result.window[0]:.4g} to {result.window[1]:.4g} ({result.units})")
+        print(
+            f"{ended}{shown}; window {result.window[0]:.4g} to {result.window[1]:.4g} ({result.units})"
+        )
         print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s, {result.path}")
     return 0
 
@@ -96,7 +132,9 @@ def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for text in args.set:
         family, key, value = parse_set(text)
         if family == "operator":
-            raise InputError(f"--set '{text}': the operator of ct is set by its geometry; SECTION is denoiser or solver.")
+            raise InputError(
+                f"--set '{text}': the operator of ct is set by its geometry; SECTION is denoiser or solver."
+            )
         if family == "solver" and key in ("sigma", "iterations"):
             raise InputError(f"--set '{text}': give --{key}.")
         sections[family][key] = value
@@ -108,15 +146,25 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
     angles, degrees = args.angles, args.degrees
     if angles is not None and angles.isdigit():
         if args.degrees is not None:
-            raise InputError(f"--degrees tells the unit of a file of angles; --angles {angles} needs none. Leave it out.")
+            raise InputError(
+                f"--degrees tells the unit of a file of angles; --angles {angles} needs none. Leave it out."
+            )
         if int(angles) < 1:
             raise InputError(f"--angles {angles}: the number of angles must be >= 1.")
-        parallel = (args.beam or "parallel") == "parallel" if table is None else table.get("type") == "ParallelBeam"
+        parallel = (
+            (args.beam or "parallel") == "parallel"
+            if table is None
+            else table.get("type") == "ParallelBeam"
+        )
         turn = math.pi if parallel else 2 * math.pi
         angles, degrees = np.arange(int(angles)) * (turn / int(angles)), False
     fields = {name: _number_or_path(getattr(args, name)) for name in ("blank", "dark")}
-    if args.kind == INTEGRALS.replace(" ", "-") and any(value is not None for value in fields.values()):
-        raise InputError("--blank and --dark are for counts; line integrals have been divided by the open beam already.")
+    if args.kind == INTEGRALS.replace(" ", "-") and any(
+        value is not None for value in fields.values()
+    ):
+        raise InputError(
+            "--blank and --dark are for counts; line integrals have been divided by the open beam already."
+        )
     return read_scan(
         args.scan,
         dataset=args.dataset,
@@ -155,7 +203,9 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             raise InputError(
                 f"--beam {beam} needs {flag}, a length in the unit of --pixel. (From source to detector it is source_origin + origin_detector.)"
             )
-        if value is not None and not (math.isfinite(value) and value >= 0 and (value > 0 or name == "origin_detector")):
+        if value is not None and not (
+            math.isfinite(value) and value >= 0 and (value > 0 or name == "origin_detector")
+        ):
             raise InputError(f"{flag} must be a length > 0, got {value}.")
     for name in ("pixel", "spacing"):
         value = getattr(args, name)
@@ -163,7 +213,13 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             raise InputError(f"--{name} must be a length > 0, got {value}.")
     distance = 1.0 if beam == "parallel" else lengths["source_origin"] + lengths["origin_detector"]
     magnification = 1.0 if beam == "parallel" else distance / lengths["source_origin"]
-    pixel = args.pixel if args.pixel is not None else 1.0 if args.spacing is None else args.spacing / magnification
+    pixel = (
+        args.pixel
+        if args.pixel is not None
+        else 1.0
+        if args.spacing is None
+        else args.spacing / magnification
+    )
     spacing = args.spacing if args.spacing is not None else pixel * magnification
 
     offset = args.offset
@@ -186,7 +242,9 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
         if whole_turn(scan.angles):  # then each side of the detector sees all around the axis
             half += abs(offset or 0.0)
         if beam != "parallel":
-            gamma = math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
+            gamma = (
+                math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
+            )
             half = lengths["source_origin"] * math.sin(gamma)
         side = max(1, math.floor(2 * half / pixel + 1e-6))
         shape = (side, side)
@@ -204,28 +262,42 @@ def _table(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     void = [f"--{name.replace('_', '-')}" for name in GEOMETRY if getattr(args, name) is not None]
     if void:
-        raise InputError(f"--geometry {args.geometry} tells the whole geometry; leave out {', '.join(void)}, or change the file.")
+        raise InputError(
+            f"--geometry {args.geometry} tells the whole geometry; leave out {', '.join(void)}, or change the file."
+        )
     path = Path(args.geometry)
     refuse_special(path)
     try:
-        values = read_toml(path) if path.suffix.lower() == ".toml" else json.loads(path.read_text(encoding="utf-8"))
+        values = (
+            read_toml(path)
+            if path.suffix.lower() == ".toml"
+            else json.loads(path.read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError) as error:
         raise (
-            error if isinstance(error, FileError) else FileError(f"{path}: cannot be read as JSON ({error}). Give .json or .toml.")
+            error
+            if isinstance(error, FileError)
+            else FileError(f"{path}: cannot be read as JSON ({error}). Give .json or .toml.")
         ) from error
     if isinstance(values, dict) and isinstance(values.get("geometry"), dict):
         values = values["geometry"]
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a table of the values of a geometry, got {type(values).__name__}.")
+        raise InputError(
+            f"{path}: expected a table of the values of a geometry, got {type(values).__name__}."
+        )
     if args.angles is not None and "angles" in values:
-        raise InputError(f"--geometry {path} has the angles; leave out --angles, or take them out of the file.")
+        raise InputError(
+            f"--geometry {path} has the angles; leave out --angles, or take them out of the file."
+        )
     return values
 
 
 def _from_table(args: argparse.Namespace, scan: Scan, table: dict[str, Any]) -> Geometry:
     """The geometry of the file; angles and detectors that it does not tell are those of the scan."""
     if "angles" not in table and scan.angles is None:
-        raise InputError(f"{args.geometry}: neither it nor the scan tells the angles. Give --angles FILE or --angles N.")
+        raise InputError(
+            f"{args.geometry}: neither it nor the scan tells the angles. Give --angles FILE or --angles N."
+        )
     angles = {} if "angles" in table or scan.angles is None else {"angles": scan.angles.tolist()}
     with blame(args.geometry):
         return from_dict({**table, **angles, "detectors": table.get("detectors", scan.shape[2])})
@@ -253,7 +325,9 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
     angles = None if args.angles is None or args.angles.isdigit() else args.angles
     for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):
         if text is not None and Path(text).resolve() in results:
-            raise InputError(f"{results[Path(text).resolve()]} would overwrite {text}, which is read. Choose another name.")
+            raise InputError(
+                f"{results[Path(text).resolve()]} would overwrite {text}, which is read. Choose another name."
+            )
 
 
 __all__ = ["run_ct"]

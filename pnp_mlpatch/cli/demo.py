@@ -46,4 +46,6 @@ def find_examples() -> Path:
     for folder in places:
         if all((folder / name).is_file() for name in EXAMPLES):
             return folder
-    raise FileError(f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. Reinstall the package.")
+    raise FileError(
+        f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. Reinstall the package."
+    )

@@ -49,7 +49,10 @@ def as_program(run: Callable[..., int]) -> int:
         status = run(ready=lambda: _on_interrupt(stop))
         sys.stdout.flush()
     except OSError as error:
-        print(f"pnp-mlpatch: what was printed could not be written ({error.strerror}).", file=sys.stderr)
+        print(
+            f"pnp-mlpatch: what was printed could not be written ({error.strerror}).",
+            file=sys.stderr,
+        )
         status = 2
     except Exception:
         if interrupted:
@@ -66,7 +69,10 @@ def as_program(run: Callable[..., int]) -> int:
 
 def _on_interrupt(handler: Callable[..., object]) -> None:
     """Handle SIGINT so, unless somebody asked for it to be ignored (nohup, a job in the background)."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ):
         signal.signal(signal.SIGINT, handler)
 
 
@@ -85,7 +91,9 @@ def _stream(stream: TextIO) -> TextIO:
     except (AttributeError, OSError, ValueError):  # closed, or no stream of the system
         return stream
     raw = io.BufferedWriter(Pipe(number, "w", closefd=False))
-    return io.TextIOWrapper(raw, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+    return io.TextIOWrapper(
+        raw, encoding=stream.encoding, errors=stream.errors, line_buffering=True
+    )
 
 
 __all__ = ["as_program"]

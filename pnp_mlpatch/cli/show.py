@@ -17,24 +17,49 @@ def list_plugins(args: argparse.Namespace) -> int:
     for family, registry in REGISTRIES.items():
         if args.family in (None, f"{family}s"):
             for found in map(registry.info, registry.names()):
-                needs = ", ".join(f"{package} (missing)" if package in found.missing else package for package in found.needs)
+                needs = ", ".join(
+                    f"{package} (missing)" if package in found.missing else package
+                    for package in found.needs
+                )
                 first = plain_text(found.doc).partition("\n")[0]
-                rows.append((found.name, family, "BROKEN" if found.broken else needs or "-", found.source or "-", found.broken or first))
+                rows.append(
+                    (
+                        found.name,
+                        family,
+                        "BROKEN" if found.broken else needs or "-",
+                        found.source or "-",
+                        found.broken or first,
+                    )
+                )
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+        print(
+            "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]
+            ).rstrip()
+        )
     return 0
 
 
 def show_info(args: argparse.Namespace) -> int:
     """Print what is known of a plugin, or the card of shipped weights."""
-    families = [family for family in REGISTRIES if args.family in (None, family) and args.name in REGISTRIES[family].names()]
+    families = [
+        family
+        for family in REGISTRIES
+        if args.family in (None, family) and args.name in REGISTRIES[family].names()
+    ]
     shipped = weights.manifest()
     if len(families) > 1:
-        raise InputError(f"info: '{args.name}' is in {len(families)} families. Say --family {' or --family '.join(families)}.")
+        raise InputError(
+            f"info: '{args.name}' is in {len(families)} families. Say --family {' or --family '.join(families)}."
+        )
     if families:
         _print_plugin(REGISTRIES[families[0]], args.name)
-        own = [name for name in shipped if _kind(name) == args.name] if families == ["denoiser"] else []
+        own = (
+            [name for name in shipped if _kind(name) == args.name]
+            if families == ["denoiser"]
+            else []
+        )
         for name in own:
             print()
             try:
@@ -46,7 +71,15 @@ def show_info(args: argparse.Namespace) -> int:
     elif args.name in shipped and args.family in (None, "denoiser"):
         _print_card(args.name)
     else:
-        known = sorted({name for family, r in REGISTRIES.items() if args.family in (None, family) for name in r.names()} | {*shipped})
+        known = sorted(
+            {
+                name
+                for family, r in REGISTRIES.items()
+                if args.family in (None, family)
+                for name in r.names()
+            }
+            | {*shipped}
+        )
         raise UnknownPlugin(
             f"info: no {args.family or 'plugin'} is called '{args.name}'. {did_you_mean(args.name, known)}See: pnp-mlpatch list"
         )
@@ -60,11 +93,16 @@ def _print_plugin(registry: Registry, name: str) -> None:
         print(f"\n{found.broken}")
         return
     if found.needs:
-        print(f"needs: {', '.join(found.needs)}" + (f"; missing: {', '.join(found.missing)}" if found.missing else ""))
+        print(
+            f"needs: {', '.join(found.needs)}"
+            + (f"; missing: {', '.join(found.missing)}" if found.missing else "")
+        )
     print(f"\n{plain_text(found.doc)}\n\nsettings (--set {registry.family}.NAME=VALUE):")
     for p in inspect.signature(registry.get(name)).parameters.values():
         kind = "" if p.annotation is p.empty else f": {p.annotation}"
-        print(f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}"))
+        print(
+            f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}")
+        )
 
 
 def _kind(name: str) -> str:

@@ -21,20 +21,21 @@ from torch import Tensor
 
 import pnp_mlpatch
 from pnp_mlpatch import metrics
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.api import reconstruct
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, blame, prepare
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.wrap import describe, e_mode, per_channel
-from pnp_mlpatch.errors import InputError, InputTypeError, require
-from pnp_mlpatch.imageio import READABLE, read_array, read_image, write_image
+from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io import checkpoint as checkpoints
+from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.images import READABLE, read_image, write_image
 from pnp_mlpatch.io.lock import lock
-from pnp_mlpatch.operators.base import LinearOperator
-from pnp_mlpatch.operators.base import registry as operators
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.operators import registry as operators
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.registry import did_you_mean
-from pnp_mlpatch.solvers.base import Solver, State
+from pnp_mlpatch.solvers import Solver, State
 from pnp_mlpatch.weights import read_toml, sha256
 
 CHECKPOINT_EVERY = 5
@@ -62,7 +63,9 @@ def run_solve(args: argparse.Namespace) -> int:
     run = read_run(args)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
     if run.output.suffix.lower() not in (".npy", ".png", ".tif", ".tiff"):
-        raise InputError(f"{run.output}: unknown ending '{run.output.suffix}'. Writable: .npy, .png, .tiff.")
+        raise InputError(
+            f"{run.output}: unknown ending '{run.output.suffix}'. Writable: .npy, .png, .tiff."
+        )
     written = [run.output, run.output.with_suffix(".json"), *([checkpoint] if checkpoint else [])]
     reads = [run.source, *([args.config] if args.config else []), *_files(dataclasses.asdict(run))]
     for k, path in enumerate(written):
@@ -73,7 +76,9 @@ def run_solve(args: argparse.Namespace) -> int:
         return _solve(args, run, checkpoint, device)
 
 
-def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device) -> int:
+def _solve(
+    args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device
+) -> int:
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
@@ -144,15 +149,26 @@ def _solve(args: argparse.Namespace, run: Run, checkpoint: Path | None, device: 
         report["tuned"] = {key: _one(value) for key, value in values.items()}
     if truth is not None and score is not None:
         enough = min(truth.shape[-2:]) >= 11
-        report |= {"data_range": _data_range(truth), "psnr_initial": before, "psnr": score(result.x)}
-        report["ssim"] = float(metrics.ssim(result.x, truth, _data_range(truth)).mean()) if enough else None
+        report |= {
+            "data_range": _data_range(truth),
+            "psnr_initial": before,
+            "psnr": score(result.x),
+        }
+        report["ssim"] = (
+            float(metrics.ssim(result.x, truth, _data_range(truth)).mean()) if enough else None
+        )
     report["history"] = result.history
     write_image(run.output, result.x)
     text = json.dumps(plain(report), indent=2) + "\n"
-    write_whole(run.output.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(
+        run.output.with_suffix(".json"),
+        lambda temporary: temporary.write_text(text, encoding="utf-8"),
+    )
     if not args.quiet:
         gain = f", PSNR {before:.2f} -> {report['psnr']:.2f} dB" if before is not None else ""
-        print(f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}")
+        print(
+            f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}"
+        )
         if result.tuned is not None:
             print(f"chosen: {result.tuned}")
     return 0
@@ -164,13 +180,22 @@ def read_run(args: argparse.Namespace) -> Run:
     known = ["data", "simulate", "noise", "seed", "gray", "tune", "output", *REGISTRIES]
     for key in values:
         if key not in known:
-            raise InputTypeError(f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}.")
+            raise InputTypeError(
+                f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}."
+            )
 
-    given = {key: getattr(args, key) for key in ("data", "simulate") if getattr(args, key) is not None}
+    given = {
+        key: getattr(args, key) for key in ("data", "simulate") if getattr(args, key) is not None
+    }
     given = given or {key: values[key] for key in ("data", "simulate") if key in values}
     if len(given) != 1:
-        raise InputError(f"solve: give exactly one of --simulate IMAGE and --data FILE; got {'both' if given else 'neither'}.")
-    (mode, source), output = next(iter(given.items())), values.get("output") if args.output is None else args.output
+        raise InputError(
+            f"solve: give exactly one of --simulate IMAGE and --data FILE; got {'both' if given else 'neither'}."
+        )
+    (mode, source), output = (
+        next(iter(given.items())),
+        values.get("output") if args.output is None else args.output,
+    )
     if output is None:
         raise InputError("solve: give --output PATH, ending in .npy, .png or .tiff.")
     for key, value in ((mode, source), ("output", output)):
@@ -178,8 +203,12 @@ def read_run(args: argparse.Namespace) -> Run:
             raise InputTypeError(f"solve: {key} must be the path of a file, got {value!r}.")
 
     noise = values.get("noise") if args.noise is None else args.noise
-    if noise is not None and (isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 < noise < math.inf):
-        raise InputError(f"solve: noise is a standard deviation, a number > 0 in the units of the data; got {noise!r}.")
+    if noise is not None and (
+        isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 < noise < math.inf
+    ):
+        raise InputError(
+            f"solve: noise is a standard deviation, a number > 0 in the units of the data; got {noise!r}."
+        )
     seed = values.get("seed", 0) if args.seed is None else args.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise InputError(f"solve: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
@@ -194,19 +223,36 @@ def read_run(args: argparse.Namespace) -> Run:
         family, key, value = parse_set(text)
         sections[family][key] = value
     if tune and args.checkpoint:
-        raise InputError("solve: --tune makes many runs, which --checkpoint cannot go on from. Leave one of them out.")
+        raise InputError(
+            "solve: --tune makes many runs, which --checkpoint cannot go on from. Leave one of them out."
+        )
     if tune and (given_levels := [key for key in ("sigma", "alpha") if key in sections["solver"]]):
-        raise InputError(f"solve: --tune chooses the level, and solver.{given_levels[0]} gives it. Leave one of them out.")
-    return Run(Path(source), mode == "simulate", **sections, noise=noise, seed=seed, gray=gray, tune=tune, output=Path(output))
+        raise InputError(
+            f"solve: --tune chooses the level, and solver.{given_levels[0]} gives it. Leave one of them out."
+        )
+    return Run(
+        Path(source),
+        mode == "simulate",
+        **sections,
+        noise=noise,
+        seed=seed,
+        gray=gray,
+        tune=tune,
+        output=Path(output),
+    )
 
 
 def _section(args: argparse.Namespace, table: Any, family: str) -> dict[str, Any]:
     """Name and settings of one family; settings that the file gives for another name than the flag's are left out."""
     if not isinstance(table, dict):
-        raise InputTypeError(f'{args.config}: {family} must be a table: [{family}], then name = "...", then its settings.')
+        raise InputTypeError(
+            f'{args.config}: {family} must be a table: [{family}], then name = "...", then its settings.'
+        )
     name = getattr(args, family) or table.get("name") or DEFAULTS.get(family)
     if name is None:
-        raise InputError(f"solve: give --{family} NAME. Known: {', '.join(REGISTRIES[family].names())}.")
+        raise InputError(
+            f"solve: give --{family} NAME. Known: {', '.join(REGISTRIES[family].names())}."
+        )
     settings = table if table.get("name", name) == name else {}
     return {**settings, "name": name}
 
@@ -235,7 +281,9 @@ def literal(text: str) -> Any:
     return values["value"] if len(values) == 1 else text
 
 
-def make(family: str, section: Mapping[str, Any], loaded: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+def make(
+    family: str, section: Mapping[str, Any], loaded: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """A plugin from its section, and all settings that it runs with, defaults included.
 
     ``loaded`` are the settings to call it with, where those of the section only describe them (files).
@@ -253,7 +301,9 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
     name = run.operator["name"]
     if run.simulate:
         truth = read_image(run.source, gray=run.gray)
-        if name == "lensing" and truth.shape[1] == 1:  # the E mode; shear does not see its mean, and there is no B mode
+        if (
+            name == "lensing" and truth.shape[1] == 1
+        ):  # the E mode; shear does not see its mean, and there is no B mode
             truth = torch.cat([truth - truth.mean(), torch.zeros_like(truth)], dim=1)
         A, used = make_operator(run.operator, _sizes(truth))
         if tuple(truth.shape[1:]) != A.image_shape:
@@ -271,7 +321,11 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
         q = read_image(run.source, gray=run.gray)
         A, used = make_operator(run.operator, _sizes(q))
     else:
-        q = _measured(run.source) if run.source.suffix.lower() == ".npy" else read_image(run.source, gray=run.gray)[0]
+        q = (
+            _measured(run.source)
+            if run.source.suffix.lower() == ".npy"
+            else read_image(run.source, gray=run.gray)[0]
+        )
         A, used = make_operator(run.operator, {"channels": q.shape[0]} if q.ndim == 3 else {})
         while q.ndim < len(A.data_shape) + 1:
             q = q[None]
@@ -288,22 +342,32 @@ def _measured(path: Path) -> Tensor:
     """Data from a .npy file, in float32; integers are counts or pixels, which no operator has as data."""
     q = read_array(path)
     if not q.is_floating_point():
-        raise InputError(f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals by pnp-mlpatch ct.")
+        raise InputError(
+            f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals by pnp-mlpatch ct."
+        )
     return q.float()
 
 
-def make_operator(section: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:
+def make_operator(
+    section: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> tuple[LinearOperator, dict[str, Any]]:
     """The operator with the ``sizes`` that it asks for and was not given, with files in place of tensors."""
     name = section["name"]
     parameters = inspect.signature(operators.get(name)).parameters
     given = {key: value for key, value in section.items() if key != "name"}
     for key, value in sizes.items():
-        if key in parameters and key not in given and not (key == "shape" and "weight" in given):  # a weight has the shape
+        if (
+            key in parameters and key not in given and not (key == "shape" and "weight" in given)
+        ):  # a weight has the shape
             given[key] = value
     loaded = {}
     for key, value in given.items():
         with blame(f"operator.{key}"):
-            loaded[key] = _tensor(value, key) if key in parameters and "Tensor" in str(parameters[key].annotation) else value
+            loaded[key] = (
+                _tensor(value, key)
+                if key in parameters and "Tensor" in str(parameters[key].annotation)
+                else value
+            )
     if name == "mask" and ("mask" in given) == ("keep" in given):
         raise InputError(
             "the operator 'mask': give either operator.mask=FILE or operator.keep=FRACTION, the part of the pixels seen at random."
@@ -311,7 +375,9 @@ def make_operator(section: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple
     if name == "mask" and "keep" in given:
         given.setdefault("seed", 0)
         with blame("operator.keep, operator.seed"):
-            loaded["mask"] = random_mask(sizes["shape"], keep=loaded.pop("keep"), seed=given["seed"])
+            loaded["mask"] = random_mask(
+                sizes["shape"], keep=loaded.pop("keep"), seed=given["seed"]
+            )
         loaded.pop("seed", None)
     return make("operator", {"name": name, **given}, loaded)
 
@@ -333,7 +399,11 @@ def _tensor(value: Any, key: str) -> Any:
 
 def _sizes(image: Tensor) -> dict[str, Any]:
     channels, height, width = image.shape[1:]
-    return {"image_shape": (channels, height, width), "shape": (height, width), "channels": channels}
+    return {
+        "image_shape": (channels, height, width),
+        "shape": (height, width),
+        "channels": channels,
+    }
 
 
 def _image_shaped(plugin: Callable[..., Any]) -> bool:
@@ -353,23 +423,37 @@ def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
     return per_channel(D) if known == 1 and channels > 1 else D
 
 
-def resume(path: Path, solver: Solver, asked: Mapping[str, Any], device: torch.device) -> tuple[State, dict[str, list[float]]]:
+def resume(
+    path: Path, solver: Solver, asked: Mapping[str, Any], device: torch.device
+) -> tuple[State, dict[str, list[float]]]:
     """The state that an earlier run of the same problem left at ``path``, and its history; a state of another problem is refused."""
     about = checkpoints.load(path, "solver state")[1]
     if not isinstance(about, dict) or not isinstance(about.get("history"), dict):
-        raise InputError(f"{path}: does not say which problem it is the state of. Remove it, or use another --checkpoint.")
+        raise InputError(
+            f"{path}: does not say which problem it is the state of. Remove it, or use another --checkpoint."
+        )
     differ = checkpoints.differing(about.get("asked"), asked)
     if differ:
-        raise InputError(f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or use another --checkpoint.")
+        raise InputError(
+            f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or use another --checkpoint."
+        )
     state = type(solver).load_state(path)
     values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    state = dataclasses.replace(state, **{key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)})
+    state = dataclasses.replace(
+        state,
+        **{key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)},
+    )
     return state, about["history"]
 
 
 def _lasting(asked: dict[str, Any]) -> dict[str, Any]:
     """What must not change between a run and the one that goes on from it: iterations and tol may."""
-    return {**asked, "solver": {key: value for key, value in asked["solver"].items() if key not in ("iterations", "tol")}}
+    return {
+        **asked,
+        "solver": {
+            key: value for key, value in asked["solver"].items() if key not in ("iterations", "tol")
+        },
+    }
 
 
 def plain(value: Any) -> Any:
@@ -412,5 +496,7 @@ def _psnr_to(truth: Tensor) -> Callable[[Tensor], float]:
 
 def _check_channels(output: Path, channels: int) -> None:
     suffix = output.suffix.lower()
-    if (suffix == ".png" and channels not in (1, 3)) or (suffix in (".tif", ".tiff") and channels != 1):
+    if (suffix == ".png" and channels not in (1, 3)) or (
+        suffix in (".tif", ".tiff") and channels != 1
+    ):
         raise InputError(f"{output}: {channels} channels do not fit a {suffix} file. Write .npy.")

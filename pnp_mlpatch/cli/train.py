@@ -11,7 +11,18 @@ from pnp_mlpatch.cli.solve import literal
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.weights import read_toml
 
-FLAGS = ("data", "out", "denoiser", "validation", "init", "task", "steps", "device", "precision", "seed")
+FLAGS = (
+    "data",
+    "out",
+    "denoiser",
+    "validation",
+    "init",
+    "task",
+    "steps",
+    "device",
+    "precision",
+    "seed",
+)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -27,7 +38,9 @@ def run_train(args: argparse.Namespace) -> int:
         for text in args.set:
             put(values, text)
         config = TrainConfig.from_dict(values, source=args.config or "train")
-    args.device = config.device if os.environ.get("WORLD_SIZE", "1") == "1" else None  # else train gives every process its own
+    args.device = (
+        config.device if os.environ.get("WORLD_SIZE", "1") == "1" else None
+    )  # else train gives every process its own
     prepare(args)
     path = train(config, resume=not args.no_resume)
     if os.environ.get("RANK", "0") == "0":
@@ -40,7 +53,9 @@ def put(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not key or (dot and (section not in ("model", "card") or not name)):
-        raise InputError(f"--set '{text}': expected KEY=VALUE, model.KEY=VALUE or card.KEY=VALUE, for example --set lr=0.002.")
+        raise InputError(
+            f"--set '{text}': expected KEY=VALUE, model.KEY=VALUE or card.KEY=VALUE, for example --set lr=0.002."
+        )
     if dot:
         values[section] = {**values.get(section, {}), name: literal(value)}
     else:

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, coordinates, sizes
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 Values = Sequence[float] | Tensor | np.ndarray
 NEAR = 1e-6  # relative to a length of the scan: the same length
@@ -43,21 +44,39 @@ def from_astra(projection: Mapping[str, Any], volume: Mapping[str, Any]) -> Geom
     that describe no circular scan or a detector that runs backwards; :class:`InputTypeError` for anything but two dicts.
     """
     who = "from_astra"
-    for name, given, maker in (("projection", projection, "create_proj_geom"), ("volume", volume, "create_vol_geom")):
+    for name, given, maker in (
+        ("projection", projection, "create_proj_geom"),
+        ("volume", volume, "create_vol_geom"),
+    ):
         if not isinstance(given, Mapping):
-            raise InputTypeError(f"{who}: {name} must be a dict of astra.{maker}, got {type(given).__name__}.")
+            raise InputTypeError(
+                f"{who}: {name} must be a dict of astra.{maker}, got {type(given).__name__}."
+            )
     shape, pixel = _window(volume, who)
     kind = _entry(projection, "type", who)
     if kind not in ("parallel", "fanflat", "parallel_vec", "fanflat_vec"):
-        raise InputError(f"{who}: type must be parallel, fanflat, parallel_vec or fanflat_vec, got {kind!r}. Give the scan of one slice.")
+        raise InputError(
+            f"{who}: type must be parallel, fanflat, parallel_vec or fanflat_vec, got {kind!r}. Give the scan of one slice."
+        )
     count = _count(_entry(projection, "DetectorCount", who), "DetectorCount", who)
     if kind.endswith("_vec"):
         vectors = _numbers(_entry(projection, "Vectors", who), "Vectors", who).numpy()
         if vectors.ndim != 2 or vectors.shape[1] != 6 or not np.isfinite(vectors).all():
-            raise InputError(f"{who}: Vectors must be finite, of shape (angles, 6), got shape {vectors.shape}.")
+            raise InputError(
+                f"{who}: Vectors must be finite, of shape (angles, 6), got shape {vectors.shape}."
+            )
         first, centre, element = vectors[:, :2], vectors[:, 2:4], vectors[:, 4:]
         fan = kind == "fanflat_vec"
-        return _rigid(shape, pixel, count, element, centre, first if fan else None, None if fan else first, who)
+        return _rigid(
+            shape,
+            pixel,
+            count,
+            element,
+            centre,
+            first if fan else None,
+            None if fan else first,
+            who,
+        )
     angles = _numbers(_entry(projection, "ProjectionAngles", who), "ProjectionAngles", who)
     spacing = _entry(projection, "DetectorWidth", who)
     if kind == "parallel":
@@ -81,7 +100,9 @@ def to_astra(geometry: Geometry) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises :class:`InputError` for an arc: ASTRA has flat detectors only in the plane; :class:`InputTypeError` for anything but a geometry.
     """
     if not isinstance(geometry, (ParallelBeam, FanBeam)):
-        raise InputTypeError(f"to_astra: expected a ParallelBeam or a FanBeam, got {type(geometry).__name__}.")
+        raise InputTypeError(
+            f"to_astra: expected a ParallelBeam or a FanBeam, got {type(geometry).__name__}."
+        )
     fan = isinstance(geometry, FanBeam)
     if isinstance(geometry, FanBeam) and geometry.arc:
         raise InputError(
@@ -94,12 +115,28 @@ def to_astra(geometry: Geometry) -> tuple[dict[str, Any], dict[str, Any]]:
     theta = np.asarray(geometry.angles)
     e, d = np.stack([np.cos(theta), np.sin(theta)], 1), np.stack([-np.sin(theta), np.cos(theta)], 1)
     if geometry.offset:
-        first, behind = (-geometry.source_origin * d, geometry.origin_detector) if isinstance(geometry, FanBeam) else (d, 0.0)
+        first, behind = (
+            (-geometry.source_origin * d, geometry.origin_detector)
+            if isinstance(geometry, FanBeam)
+            else (d, 0.0)
+        )
         vectors = np.concatenate([first, behind * d + geometry.offset * e, spacing * e], 1)
-        return {"type": "fanflat_vec" if fan else "parallel_vec", "DetectorCount": count, "Vectors": vectors}, volume
-    projection = {"type": "parallel", "DetectorWidth": spacing, "DetectorCount": count, "ProjectionAngles": theta}
+        return {
+            "type": "fanflat_vec" if fan else "parallel_vec",
+            "DetectorCount": count,
+            "Vectors": vectors,
+        }, volume
+    projection = {
+        "type": "parallel",
+        "DetectorWidth": spacing,
+        "DetectorCount": count,
+        "ProjectionAngles": theta,
+    }
     if isinstance(geometry, FanBeam):
-        lengths = {"DistanceOriginSource": geometry.source_origin, "DistanceOriginDetector": geometry.origin_detector}
+        lengths = {
+            "DistanceOriginSource": geometry.source_origin,
+            "DistanceOriginDetector": geometry.origin_detector,
+        }
         projection |= {"type": "fanflat", **lengths}
     return projection, volume
 
@@ -121,16 +158,27 @@ def from_odl(geometry: Any, space: Any) -> Geometry:
     who = "from_odl"
     needed = ("angles", "det_axis", "det_refpoint", "det_partition")
     if getattr(geometry, "ndim", None) != 2 or not all(hasattr(geometry, name) for name in needed):
-        raise InputTypeError(f"{who}: expected a Parallel2dGeometry or a FanBeamGeometry, got {type(geometry).__name__}.")
+        raise InputTypeError(
+            f"{who}: expected a Parallel2dGeometry or a FanBeamGeometry, got {type(geometry).__name__}."
+        )
     grid, detector = getattr(space, "partition", None), geometry.det_partition
     if grid is None or getattr(space, "ndim", None) != 2:
-        raise InputTypeError(f"{who}: expected a space of odl.uniform_discr with two axes, got {type(space).__name__}.")
+        raise InputTypeError(
+            f"{who}: expected a space of odl.uniform_discr with two axes, got {type(space).__name__}."
+        )
     if not grid.is_uniform or not detector.is_uniform:
-        raise InputError(f"{who}: the space and the detector must be uniform, got sampling that varies. Resample the data.")
+        raise InputError(
+            f"{who}: the space and the detector must be uniform, got sampling that varies. Resample the data."
+        )
     across, upwards = (float(side) for side in grid.cell_sides)
     if abs(across - upwards) > NEAR * across:
-        raise InputError(f"{who}: pixels must be square, got sides {across:g} x {upwards:g}. Resample the image.")
-    shape, middle = (int(grid.shape[1]), int(grid.shape[0])), np.asarray(grid.mid_pt, dtype=np.float64)
+        raise InputError(
+            f"{who}: pixels must be square, got sides {across:g} x {upwards:g}. Resample the image."
+        )
+    shape, middle = (
+        (int(grid.shape[1]), int(grid.shape[0])),
+        np.asarray(grid.mid_pt, dtype=np.float64),
+    )
     angles = np.asarray(geometry.angles, dtype=np.float64)
     side, start = float(detector.cell_sides[0]), float(detector.mid_pt[0])
     axis = np.asarray(geometry.det_axis(angles), dtype=np.float64).reshape(-1, 2)
@@ -145,7 +193,18 @@ def from_odl(geometry: Any, space: Any) -> Geometry:
                 f"{who}: det_curvature_radius must be None or src_radius + det_radius = {distance:g}, an arc about the source, got {radius:g}."
             )
     unit = 1.0 if radius is None else float(radius)
-    found = _rigid(shape, across, detector.size, axis * side * unit, centre, source, None, who, shift=start * unit, arc=radius is not None)
+    found = _rigid(
+        shape,
+        across,
+        detector.size,
+        axis * side * unit,
+        centre,
+        source,
+        None,
+        who,
+        shift=start * unit,
+        arc=radius is not None,
+    )
     return found
 
 
@@ -183,9 +242,16 @@ def from_tigre(
             f"{who}: give one of sVoxel, the size of the image, and dVoxel, that of a voxel; got {'neither' if dVoxel is None else 'both'}."
         )
     height, width = (_count(n, "nVoxel", who) for n in _pair(nVoxel, "nVoxel", who))
-    lengths = [_plain(value) for value in _pair(dVoxel if sVoxel is None else sVoxel, "dVoxel" if sVoxel is None else "sVoxel", who)]
+    lengths = [
+        _plain(value)
+        for value in _pair(
+            dVoxel if sVoxel is None else sVoxel, "dVoxel" if sVoxel is None else "sVoxel", who
+        )
+    ]
     if not all(finite_number(value) and value > 0 for value in lengths):
-        raise InputError(f"{who}: sVoxel and dVoxel are lengths > 0, got {sVoxel if dVoxel is None else dVoxel!r}.")
+        raise InputError(
+            f"{who}: sVoxel and dVoxel are lengths > 0, got {sVoxel if dVoxel is None else dVoxel!r}."
+        )
     tall, wide = lengths if sVoxel is None else (lengths[0] / height, lengths[1] / width)
     if abs(tall - wide) > NEAR * wide:
         raise InputError(
@@ -195,9 +261,13 @@ def from_tigre(
     theta = _numbers(angles, "angles", who) + math.pi / 2
     spacing, offset = _plain(dDetector), _plain(offDetector)
     if mode == "parallel":
-        return ParallelBeam((height, width), theta, count, pixel=wide, spacing=spacing, offset=offset)
+        return ParallelBeam(
+            (height, width), theta, count, pixel=wide, spacing=spacing, offset=offset
+        )
     if not finite_number(DSO) or not finite_number(DSD) or not 0 < DSO <= DSD:
-        raise InputError(f"{who}: expected 0 < DSO <= DSD, source to origin and source to detector, got DSO = {DSO!r}, DSD = {DSD!r}.")
+        raise InputError(
+            f"{who}: expected 0 < DSO <= DSD, source to origin and source to detector, got DSO = {DSO!r}, DSD = {DSD!r}."
+        )
     return FanBeam(
         (height, width),
         theta,
@@ -235,9 +305,17 @@ def from_deepinv(
     if width < 2:
         raise InputError(f"{who}: img_width must be >= 2, got {width}.")
     count = None if not _is_count(angles) else _count(angles, "angles", who)
-    degrees = _numbers(angles, "angles", who) if count is None else torch.arange(count, dtype=torch.float64) * (180 / count)
+    degrees = (
+        _numbers(angles, "angles", who)
+        if count is None
+        else torch.arange(count, dtype=torch.float64) * (180 / count)
+    )
     if (padded - width) % 2:
-        _warn_half(who, f"deepinv pads {width} to {padded} pixels", "Another img_width, or circle=True, avoids it.")
+        _warn_half(
+            who,
+            f"deepinv pads {width} to {padded} pixels",
+            "Another img_width, or circle=True, avoids it.",
+        )
     if not fan_beam:
         return ParallelBeam((width, width), degrees, padded, degrees=True)
     default = {
@@ -248,10 +326,14 @@ def from_deepinv(
         "detector_spacing": 0.077,
     }
     if not isinstance(fan_parameters, (Mapping, type(None))):
-        raise InputTypeError(f"{who}: fan_parameters must be a dict, got {type(fan_parameters).__name__}.")
+        raise InputTypeError(
+            f"{who}: fan_parameters must be a dict, got {type(fan_parameters).__name__}."
+        )
     unknown = sorted(set(map(str, fan_parameters or {})) - set(default))
     if unknown:
-        raise InputError(f"{who}: fan_parameters has {', '.join(default)}, got {', '.join(unknown)}.")
+        raise InputError(
+            f"{who}: fan_parameters has {', '.join(default)}, got {', '.join(unknown)}."
+        )
     words = default | dict(fan_parameters or {})
     return FanBeam(
         (width, width),
@@ -278,10 +360,16 @@ def deepinv_sinogram(sinogram: Tensor, geometry: Geometry, norm: float = 1.0) ->
     count, number = sizes(geometry)[0], len(geometry.theta)
     if not isinstance(sinogram, Tensor) or sinogram.shape[-2:] != (count, number):
         got = tuple(sinogram.shape) if isinstance(sinogram, Tensor) else type(sinogram).__name__
-        raise InputError(f"deepinv_sinogram: expected a tensor (..., {count}, {number}), detectors and angles, got {got}.")
+        raise InputError(
+            f"deepinv_sinogram: expected a tensor (..., {count}, {number}), detectors and angles, got {got}."
+        )
     if not sinogram.is_floating_point():
-        raise InputTypeError(f"deepinv_sinogram: expected floating-point data, got {sinogram.dtype}. Call sinogram.float() first.")
-    factor = torch.full((count,), float(norm) * geometry.pixel, device=sinogram.device, dtype=torch.float64)
+        raise InputTypeError(
+            f"deepinv_sinogram: expected floating-point data, got {sinogram.dtype}. Call sinogram.float() first."
+        )
+    factor = torch.full(
+        (count,), float(norm) * geometry.pixel, device=sinogram.device, dtype=torch.float64
+    )
     if isinstance(geometry, FanBeam):
         factor *= torch.sqrt(1 + (coordinates(geometry).to(factor) / geometry.distance) ** 2)
     return sinogram.transpose(-2, -1) * factor.to(sinogram)
@@ -303,10 +391,20 @@ def from_skimage(shape: Sequence[int], theta: Values, circle: bool = True) -> Pa
     height, width = (_count(n, "shape", who) for n in shape)
     least = min(height, width)
     count = least if circle else math.ceil(math.sqrt(2) * max(height, width))
-    pixels = [(-(-(n - least) // 2) + least // 2 if circle else n // 2) for n in (height, width)]  # of the axis of rotation
+    pixels = [
+        (-(-(n - least) // 2) + least // 2 if circle else n // 2) for n in (height, width)
+    ]  # of the axis of rotation
     if any(2 * pixel != n - 1 for pixel, n in zip(pixels, (height, width), strict=True)):
-        _warn_half(who, f"scikit-image turns about the pixel {tuple(pixels)}", "Odd H and W avoid it.")
-    return ParallelBeam((height, width), _numbers(theta, "theta", who), count, offset=(count - 1) / 2 - count // 2, degrees=True)
+        _warn_half(
+            who, f"scikit-image turns about the pixel {tuple(pixels)}", "Odd H and W avoid it."
+        )
+    return ParallelBeam(
+        (height, width),
+        _numbers(theta, "theta", who),
+        count,
+        offset=(count - 1) / 2 - count // 2,
+        degrees=True,
+    )
 
 
 # ---- pieces
@@ -328,11 +426,15 @@ def _rigid(
     """The scan of vectors (angles, 2) that turn as one about the origin: of a detector element, to the detector, to the source, of the rays."""
     spacing = np.linalg.norm(element, axis=1)
     if not (spacing > 0).all():
-        raise InputError(f"{who}: the detector elements must have a length > 0, got {spacing.min():g}.")
+        raise InputError(
+            f"{who}: the detector elements must have a length > 0, got {spacing.min():g}."
+        )
     e = element / spacing[:, None]
     d = np.stack([-e[:, 1], e[:, 0]], 1)
     theta = torch.from_numpy(np.arctan2(e[:, 1], e[:, 0]))
-    near = NEAR * float(max(np.abs(centre).max(), spacing.max(), 0.0 if source is None else np.abs(source).max()))
+    near = NEAR * float(
+        max(np.abs(centre).max(), spacing.max(), 0.0 if source is None else np.abs(source).max())
+    )
 
     def same(values: np.ndarray, what: str) -> float:
         if float(np.ptp(values)) > near:
@@ -362,13 +464,18 @@ def _rigid(
             f"{who}: the line from the source to the centre of the image must be perpendicular to the detector, "
             f"got a source that is {aside:g} aside. Such a scan has no FanBeam."
         )
-    before, behind = same(-(source * d).sum(1), "the distance of the source"), same((centre * d).sum(1), "the distance of the detector")
+    before, behind = (
+        same(-(source * d).sum(1), "the distance of the source"),
+        same((centre * d).sum(1), "the distance of the detector"),
+    )
     if before < 0:
         raise InputError(
             f"{who}: the detector runs backwards: seen from the source it must run to the right. Negate its vectors, and flip the detector axis of the data."
         )
     if arc and abs(offset - shift) > near:
-        raise InputError(f"{who}: the arc must be centred on the source, got a detector shifted by {offset - shift:g}.")
+        raise InputError(
+            f"{who}: the arc must be centred on the source, got a detector shifted by {offset - shift:g}."
+        )
     return FanBeam(
         shape,
         theta,
@@ -385,8 +492,12 @@ def _rigid(
 def _window(volume: Mapping[str, Any], who: str) -> tuple[tuple[int, int], float]:
     """The shape and the pixel of ASTRA's volume."""
     if "GridSliceCount" in volume:
-        raise InputError(f"{who}: the volume must be a plane, got one with GridSliceCount. Give astra.create_vol_geom(rows, columns).")
-    height, width = (_count(_entry(volume, name, who), name, who) for name in ("GridRowCount", "GridColCount"))
+        raise InputError(
+            f"{who}: the volume must be a plane, got one with GridSliceCount. Give astra.create_vol_geom(rows, columns)."
+        )
+    height, width = (
+        _count(_entry(volume, name, who), name, who) for name in ("GridRowCount", "GridColCount")
+    )
     option = _entry(volume, "option", who)
     if not isinstance(option, Mapping):
         raise InputTypeError(
@@ -398,7 +509,9 @@ def _window(volume: Mapping[str, Any], who: str) -> tuple[tuple[int, int], float
     left, right, low, high = (float(edge) for edge in edges)
     wide, tall = (right - left) / width, (high - low) / height
     if not wide > 0 or abs(wide - tall) > NEAR * wide:
-        raise InputError(f"{who}: pixels must be square, got {wide:g} x {tall:g}. Give the volume a window with the ratio of its sides.")
+        raise InputError(
+            f"{who}: pixels must be square, got {wide:g} x {tall:g}. Give the volume a window with the ratio of its sides."
+        )
     if max(abs(left + right), abs(low + high)) > 2 * NEAR * max(right - left, high - low):
         raise InputError(
             f"{who}: the image must be centred on the origin, the axis of rotation, got the window x {left:g} ... {right:g}, y {low:g} ... {high:g}. "
@@ -411,7 +524,9 @@ def _entry(values: Mapping[str, Any], name: str, who: str) -> Any:
     try:
         return values[name]
     except KeyError as error:
-        raise InputError(f"{who}: expected an entry {name!r}, got {', '.join(map(str, values))}. Make the dict with ASTRA.") from error
+        raise InputError(
+            f"{who}: expected an entry {name!r}, got {', '.join(map(str, values))}. Make the dict with ASTRA."
+        ) from error
 
 
 def _is_count(value: Any) -> bool:
@@ -439,17 +554,32 @@ def _pair(value: Any, name: str, who: str) -> tuple[Any, Any]:
 
 def _numbers(values: Any, name: str, who: str) -> Tensor:
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))  # which keeps Python's numbers whole
+        tensor = (
+            values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        )  # which keeps Python's numbers whole
         if tensor.is_complex():
             raise TypeError("complex")
         tensor = tensor.detach().cpu().to(torch.float64)
         return tensor.reshape(1) if tensor.ndim == 0 else tensor
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(f"{who}: {name} must be a sequence of real numbers, got {values!r}.") from error
+        raise InputTypeError(
+            f"{who}: {name} must be a sequence of real numbers, got {values!r}."
+        ) from error
 
 
 def _warn_half(who: str, what: str, advice: str) -> None:
-    warnings.warn(f"{who}: {what}, half a pixel from the centre of the image, about which our geometry turns. {advice}", stacklevel=3)
+    warnings.warn(
+        f"{who}: {what}, half a pixel from the centre of the image, about which our geometry turns. {advice}",
+        stacklevel=3,
+    )
 
 
-__all__ = ["deepinv_sinogram", "from_astra", "from_deepinv", "from_odl", "from_skimage", "from_tigre", "to_astra"]
+__all__ = [
+    "deepinv_sinogram",
+    "from_astra",
+    "from_deepinv",
+    "from_odl",
+    "from_skimage",
+    "from_tigre",
+    "to_astra",
+]

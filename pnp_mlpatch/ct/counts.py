@@ -7,14 +7,20 @@ import warnings
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 FLOOR = 0.5  # photons: fewer are counted as so many, which bounds the logarithm
 FEW = 2.0  # photons: a blank below it is no number of photons, but a transmission of 1
 
 
 def line_integrals(
-    counts: Tensor, blank: Tensor | float, dark: Tensor | float = 0.0, *, electronic: float = 0.0, gain: float = 1.0
+    counts: Tensor,
+    blank: Tensor | float,
+    dark: Tensor | float = 0.0,
+    *,
+    electronic: float = 0.0,
+    gain: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The line integrals q and their standard deviation, from what a detector counted.
 
@@ -37,7 +43,10 @@ def line_integrals(
     """
     who = "line_integrals"
     counts, blank, dark = _three(counts, blank, dark, who)
-    for name, value, lowest in (("electronic", electronic, "number >= 0"), ("gain", gain, "number > 0")):
+    for name, value, lowest in (
+        ("electronic", electronic, "number >= 0"),
+        ("gain", gain, "number > 0"),
+    ):
         if not finite_number(value) or value < 0 or (name == "gain" and value == 0):
             raise InputError(f"{who}: {name} must be a {lowest}, got {value!r}.")
     counts, blank, dark, electronic = counts / gain, blank / gain, dark / gain, electronic / gain
@@ -49,7 +58,9 @@ def line_integrals(
             "Line integrals need no conversion."
         )
     open_beam = blank - dark
-    missing = dead.unsqueeze(-2) | ~torch.isfinite(counts) | ~(open_beam > 0) | ~torch.isfinite(open_beam)
+    missing = (
+        dead.unsqueeze(-2) | ~torch.isfinite(counts) | ~(open_beam > 0) | ~torch.isfinite(open_beam)
+    )
     net = (counts - dark).clamp_min(FLOOR)
     q = torch.log(open_beam / net)
     std = torch.sqrt(net + dark.clamp_min(0) + electronic**2) / net
@@ -67,7 +78,14 @@ def dead_bins(counts: Tensor, blank: Tensor | float, dark: Tensor | float = 0.0)
     return ~alive.any(dim=-2)
 
 
-def simulate_counts(q: Tensor, blank: Tensor | float, dark: Tensor | float = 0.0, *, electronic: float = 0.0, seed: int = 0) -> Tensor:
+def simulate_counts(
+    q: Tensor,
+    blank: Tensor | float,
+    dark: Tensor | float = 0.0,
+    *,
+    electronic: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
     """Counts as a detector would see them, ``I ~ Poisson((blank - dark) exp(-q) + dark) + N(0, electronic^2)``.
 
     ``q`` is (..., angles, detectors), floats; ``blank`` and ``dark``, in photons, are broadcast to it; the result has the shape and
@@ -84,23 +102,35 @@ def simulate_counts(q: Tensor, blank: Tensor | float, dark: Tensor | float = 0.0
         raise InputError(f"{who}: electronic must be a number >= 0, got {electronic!r}.")
     integrals, blank, dark = _three(q.detach().cpu().double(), blank, dark, who)
     if not all(bool(torch.isfinite(values).all()) for values in (integrals, blank, dark)):
-        raise InputError(f"{who}: q, blank or dark holds NaN or infinite values. Replace them first.")
+        raise InputError(
+            f"{who}: q, blank or dark holds NaN or infinite values. Replace them first."
+        )
     if bool((dark < 0).any()) or bool((blank < dark).any()):
-        raise InputError(f"{who}: expected blank >= dark >= 0, in photons. Give the blank of a dead bin as its dark.")
+        raise InputError(
+            f"{who}: expected blank >= dark >= 0, in photons. Give the blank of a dead bin as its dark."
+        )
     generator = torch.Generator().manual_seed(seed)
     counts = torch.poisson((blank - dark) * torch.exp(-integrals) + dark, generator=generator)
     if electronic:
-        counts = counts + electronic * torch.randn(counts.shape, generator=generator, dtype=counts.dtype)
+        counts = counts + electronic * torch.randn(
+            counts.shape, generator=generator, dtype=counts.dtype
+        )
     return counts.to(dtype=q.dtype, device=q.device)
 
 
-def _three(counts: Tensor, blank: Tensor | float, dark: Tensor | float, who: str) -> tuple[Tensor, Tensor, Tensor]:
+def _three(
+    counts: Tensor, blank: Tensor | float, dark: Tensor | float, who: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """All three as floats on one device; blank and dark of a shape that broadcasts to that of the counts."""
     if not isinstance(counts, Tensor) or counts.is_complex() or counts.dtype == torch.bool:
         got = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
-        raise InputTypeError(f"{who}: counts must be a tensor of real numbers (..., angles, detectors), got {got}.")
+        raise InputTypeError(
+            f"{who}: counts must be a tensor of real numbers (..., angles, detectors), got {got}."
+        )
     if counts.ndim < 2 or counts.numel() == 0:
-        raise InputError(f"{who}: counts must be (..., angles, detectors), not empty, got {tuple(counts.shape)}.")
+        raise InputError(
+            f"{who}: counts must be (..., angles, detectors), not empty, got {tuple(counts.shape)}."
+        )
     counts = counts.detach().to(torch.float64 if counts.dtype == torch.float64 else torch.float32)
     return counts, _field(blank, counts, "blank", who), _field(dark, counts, "dark", who)
 
@@ -112,13 +142,17 @@ def _field(value: Tensor | float, counts: Tensor, name: str, who: str) -> Tensor
         field = counts.new_tensor(value)
     else:
         got = value.dtype if isinstance(value, Tensor) else repr(value)
-        raise InputTypeError(f"{who}: {name} must be a finite number or a tensor of real numbers, got {got}.")
+        raise InputTypeError(
+            f"{who}: {name} must be a finite number or a tensor of real numbers, got {got}."
+        )
     shape, angles = tuple(counts.shape), counts.shape[-2]
     try:
         fits = torch.broadcast_shapes(field.shape, shape) == shape
     except RuntimeError:
         fits = False
-    ambiguous = field.ndim == 2 and counts.ndim > 2 and angles == counts.shape[-3] == field.shape[0] > 1
+    ambiguous = (
+        field.ndim == 2 and counts.ndim > 2 and angles == counts.shape[-3] == field.shape[0] > 1
+    )
     if not fits or ambiguous:
         wrong = "could be per slice or per angle of" if fits else "does not broadcast to"
         raise InputError(
@@ -137,7 +171,12 @@ def _look(counts: Tensor, blank: Tensor, dark: Tensor, electronic: float, gain: 
             f"line_integrals: the open beam has {brightest:.3g} photons at most; these look like transmissions I / I0. "
             "Give counts, or gain = 1 / I0 with I0 photons in the open beam; for line integrals there is nothing to convert."
         )
-    if brightest >= 1000 and float(seen.max()) <= 20 and gain == 1 and bool((seen != seen.round()).any()):
+    if (
+        brightest >= 1000
+        and float(seen.max()) <= 20
+        and gain == 1
+        and bool((seen != seen.round()).any())
+    ):
         raise InputError(
             f"line_integrals: the counts are fractions up to {float(seen.max()):.3g} for an open beam of {brightest:.3g}; they look like "
             "line integrals or transmissions already. If they are photons, round them."

@@ -26,10 +26,14 @@ from torch import Tensor
 
 from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam, coordinates, sizes
 
-SHORTEST = math.radians(10)  # a wedge that was not scanned; and over which the weights rise at the ends of the range of angles
+SHORTEST = math.radians(
+    10
+)  # a wedge that was not scanned; and over which the weights rise at the ends of the range of angles
 
 
-def fbp(geometry: Geometry, q: Tensor, window: str, back_project: Callable[[Tensor], Tensor]) -> Tensor:
+def fbp(
+    geometry: Geometry, q: Tensor, window: str, back_project: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Images (B, H, W) of sinograms (B, angles, detectors); ``back_project`` is the transpose of the projector, for parallel beams."""
     width, share = sizes(geometry)[1], weights(geometry).to(q)
     if not isinstance(geometry, ParallelBeam):
@@ -38,10 +42,15 @@ def fbp(geometry: Geometry, q: Tensor, window: str, back_project: Callable[[Tens
     weighted = F.pad(q * share, sides)
     if isinstance(geometry, ParallelBeam):
         filtered = _filter(weighted, _ramp(_length(weighted), window))
-        if width == geometry.pixel and sides == (0, 0):  # then the transpose interpolates linearly, and is fast
+        if width == geometry.pixel and sides == (
+            0,
+            0,
+        ):  # then the transpose interpolates linearly, and is fast
             return back_project(filtered) / geometry.pixel**2
         return _backprojection(geometry, filtered / width, offset)
-    spacing = width / (geometry.distance if geometry.arc else geometry.magnification)  # an angle, or a length at the centre
+    spacing = width / (
+        geometry.distance if geometry.arc else geometry.magnification
+    )  # an angle, or a length at the centre
     ramp = _ramp(_length(weighted), window, spacing if geometry.arc else None)
     return _backprojection(geometry, _filter(weighted, ramp) / spacing, offset)
 
@@ -55,7 +64,11 @@ def _completed(geometry: Geometry) -> tuple[tuple[int, int], float]:
     more = math.ceil(2 * abs(offset) / spacing - 1e-6)
     if more == 0 or (isinstance(geometry, ParallelBeam) and _half_turn(geometry.theta)):
         return (0, 0), offset
-    return ((more, 0), offset - more * spacing / 2) if offset > 0 else ((0, more), offset + more * spacing / 2)
+    return (
+        ((more, 0), offset - more * spacing / 2)
+        if offset > 0
+        else ((0, more), offset + more * spacing / 2)
+    )
 
 
 def _half_turn(theta: Tensor) -> bool:
@@ -86,7 +99,9 @@ def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
     u = coordinates(geometry)
     ends = u[0] - spacing / 2, u[-1] + spacing / 2
     if isinstance(geometry, ParallelBeam):
-        if abs(geometry.offset) < 1e-6 * spacing or _half_turn(theta):  # both directions of a line count alike
+        if abs(geometry.offset) < 1e-6 * spacing or _half_turn(
+            theta
+        ):  # both directions of a line count alike
             out[rows] = quadrature(theta, math.pi)[:, None].expand(-1, count)
             return out
         share = redundancy(theta, u, torch.zeros_like(u), (float(ends[0]), float(ends[1])))
@@ -134,7 +149,9 @@ def redundancy(theta: Tensor, place: Tensor, gamma: Tensor, ends: tuple[float, f
 
     one = _scanned(theta, theta[:, None]) * on_detector(place)
     other = _scanned(theta, theta[:, None] + math.pi - 2 * gamma) * on_detector(-place)
-    return torch.where(one + other > 0, one / (one + other).clamp_min(1e-300), torch.full_like(one, 0.5))
+    return torch.where(
+        one + other > 0, one / (one + other).clamp_min(1e-300), torch.full_like(one, 0.5)
+    )
 
 
 def _rise(part: Tensor) -> Tensor:
@@ -147,12 +164,20 @@ def _scanned(theta: Tensor, angle: Tensor) -> Tensor:
     if not bool(missing.any()):
         return torch.ones_like(angle)
     usual = float(gaps[~missing].max())
-    wedges = [(start + usual / 2, gap - usual) for start, gap in zip(theta[order][missing].tolist(), gaps[missing].tolist(), strict=True)]
+    wedges = [
+        (start + usual / 2, gap - usual)
+        for start, gap in zip(theta[order][missing].tolist(), gaps[missing].tolist(), strict=True)
+    ]
     scanned = 2 * math.pi - sum(size for _, size in wedges)
     inside = torch.full_like(angle, 2 * math.pi)
     for start, size in wedges:
-        before, after = torch.remainder(start - angle, 2 * math.pi), torch.remainder(angle - start - size, 2 * math.pi)
-        inside = torch.minimum(inside, torch.where(before + after < 2 * math.pi, torch.minimum(before, after), 0.0))
+        before, after = (
+            torch.remainder(start - angle, 2 * math.pi),
+            torch.remainder(angle - start - size, 2 * math.pi),
+        )
+        inside = torch.minimum(
+            inside, torch.where(before + after < 2 * math.pi, torch.minimum(before, after), 0.0)
+        )
     return _rise(inside / max(scanned - math.pi, SHORTEST))
 
 
@@ -181,24 +206,43 @@ def _backprojection(geometry: Geometry, filtered: Tensor, offset: float) -> Tens
     """The sum over the angles at the pixel centres, weighted by distance in a fan; linear interpolation on the detector."""
     height, width = geometry.shape
     theta = geometry.theta
-    x = ((torch.arange(width, dtype=torch.float64) - (width - 1) / 2) * geometry.pixel).to(filtered.device)[None, :]
-    y = (((height - 1) / 2 - torch.arange(height, dtype=torch.float64)) * geometry.pixel).to(filtered.device)[:, None]
+    x = ((torch.arange(width, dtype=torch.float64) - (width - 1) / 2) * geometry.pixel).to(
+        filtered.device
+    )[None, :]
+    y = (((height - 1) / 2 - torch.arange(height, dtype=torch.float64)) * geometry.pixel).to(
+        filtered.device
+    )[:, None]
     total = filtered.new_zeros(len(filtered), height, width)
     count = filtered.shape[-1]
     for index, angle in enumerate(theta.tolist()):
-        across, along = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+        across, along = (
+            x * math.cos(angle) + y * math.sin(angle),
+            y * math.cos(angle) - x * math.sin(angle),
+        )
         if isinstance(geometry, ParallelBeam):
             place, weight = across, torch.ones_like(across)
         elif geometry.arc:
             depth = geometry.source_origin + along
-            place, weight = torch.atan2(across, depth) * geometry.distance, geometry.source_origin / (across**2 + depth**2)
+            place, weight = (
+                torch.atan2(across, depth) * geometry.distance,
+                geometry.source_origin / (across**2 + depth**2),
+            )
         else:
             depth = geometry.source_origin + along
-            place, weight = across / depth * geometry.distance, (geometry.source_origin / depth) ** 2
+            place, weight = (
+                across / depth * geometry.distance,
+                (geometry.source_origin / depth) ** 2,
+            )
         k = (place - offset) / sizes(geometry)[1] + (count - 1) / 2
-        places = torch.stack([(2 * k - count + 1) / count, torch.zeros_like(k)], dim=-1).to(filtered)[None]
-        row = filtered[:, index].unsqueeze(0).unsqueeze(2)  # (1, B, 1, detectors): the batch as channels
-        value = F.grid_sample(row, places, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        places = torch.stack([(2 * k - count + 1) / count, torch.zeros_like(k)], dim=-1).to(
+            filtered
+        )[None]
+        row = (
+            filtered[:, index].unsqueeze(0).unsqueeze(2)
+        )  # (1, B, 1, detectors): the batch as channels
+        value = F.grid_sample(
+            row, places, mode="bilinear", padding_mode="zeros", align_corners=False
+        )[0]
         total += value * weight.to(filtered)
     return total
 
@@ -216,13 +260,19 @@ def _ramp(size: int, window: str, arc: float | None = None) -> Tensor:
     """The ramp filter for unit spacing from its band-limited impulse response, under a window; ``arc`` is the angle of an element."""
     n = torch.fft.fftfreq(size, 1 / size).double()
     odd = n.remainder(2) == 1
-    response = torch.where(odd, -1 / (math.pi * n.where(n != 0, torch.ones_like(n))) ** 2, torch.zeros_like(n))
+    response = torch.where(
+        odd, -1 / (math.pi * n.where(n != 0, torch.ones_like(n))) ** 2, torch.zeros_like(n)
+    )
     response[0] = 0.25
     if arc is not None:
         angle = (n * arc).clamp(-3, 3)
         response = response / torch.sinc(angle / math.pi) ** 2
     ramp = torch.fft.rfft(response).real
-    return ramp * 0.5 * (1 + torch.cos(2 * math.pi * torch.fft.rfftfreq(size).double())) if window == "hann" else ramp
+    return (
+        ramp * 0.5 * (1 + torch.cos(2 * math.pi * torch.fft.rfftfreq(size).double()))
+        if window == "hann"
+        else ramp
+    )
 
 
 __all__ = ["fbp", "quadrature", "redundancy", "weights", "whole_turn"]

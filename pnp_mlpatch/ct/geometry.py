@@ -30,8 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number, require
-from pnp_mlpatch.imageio import in_notebooks
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.io.images import in_notebooks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,8 +166,15 @@ Geometry = ParallelBeam | FanBeam
 
 def as_dict(geometry: Geometry) -> dict[str, Any]:
     """A geometry as plain values, for JSON; :func:`from_dict` reads it."""
-    values = {name: getattr(geometry, name) for name in geometry.__dataclass_fields__ if name != "degrees"}
-    return {"type": type(geometry).__name__, **values, "shape": list(geometry.shape), "angles": geometry.theta.tolist()}
+    values = {
+        name: getattr(geometry, name) for name in geometry.__dataclass_fields__ if name != "degrees"
+    }
+    return {
+        "type": type(geometry).__name__,
+        **values,
+        "shape": list(geometry.shape),
+        "angles": geometry.theta.tolist(),
+    }
 
 
 def from_dict(values: dict[str, Any]) -> Geometry:
@@ -178,7 +187,9 @@ def from_dict(values: dict[str, Any]) -> Geometry:
     try:
         return kinds[kind](**given | {"shape": tuple(given["shape"])})
     except (TypeError, KeyError) as error:
-        raise InputTypeError(f"geometry {kind}: {error}. It takes: {', '.join(kinds[kind].__dataclass_fields__)}.") from error
+        raise InputTypeError(
+            f"geometry {kind}: {error}. It takes: {', '.join(kinds[kind].__dataclass_fields__)}."
+        ) from error
 
 
 def rays(geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -193,7 +204,9 @@ def rays(geometry: Geometry) -> tuple[Tensor, Tensor]:
     source = (-geometry.source_origin * beam).expand(-1, len(u), -1)
     if geometry.arc:
         gamma = (u / geometry.distance)[:, None]
-        return source, source + geometry.distance * (torch.cos(gamma) * beam + torch.sin(gamma) * along)
+        return source, source + geometry.distance * (
+            torch.cos(gamma) * beam + torch.sin(gamma) * along
+        )
     return source, geometry.origin_detector * beam + u[:, None] * along
 
 
@@ -226,8 +239,14 @@ def _settle(geometry: Geometry, degrees: bool, turn: float) -> None:
             raise InputError(f"{who}: {name} must be a length > 0, got {value!r}.")
         _set(geometry, name, float(value))
     if not finite_number(geometry.offset):
-        raise InputError(f"{who}: offset must be a finite number, in the unit of pixel, got {geometry.offset!r}.")
-    for name in ("offset", "source_origin", "origin_detector"):  # of NumPy, too, plain numbers for JSON
+        raise InputError(
+            f"{who}: offset must be a finite number, in the unit of pixel, got {geometry.offset!r}."
+        )
+    for name in (
+        "offset",
+        "source_origin",
+        "origin_detector",
+    ):  # of NumPy, too, plain numbers for JSON
         if hasattr(geometry, name):
             _set(geometry, name, float(getattr(geometry, name)))
     if _whole(geometry.detectors):
@@ -236,7 +255,11 @@ def _settle(geometry: Geometry, degrees: bool, turn: float) -> None:
 
 
 def _two(shape: Sequence[int], who: str) -> tuple[int, int]:
-    if not isinstance(shape, Sequence) or len(shape) != 2 or any(not _whole(n) or n < 1 for n in shape):
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) != 2
+        or any(not _whole(n) or n < 1 for n in shape)
+    ):
         raise InputError(f"{who}: shape must be (H, W), two integers >= 1, got {shape!r}.")
     return int(shape[0]), int(shape[1])
 
@@ -259,14 +282,19 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
             raise TypeError
         theta = torch.as_tensor(angles, dtype=torch.float64).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(f"{who}: angles must be a number of angles or a sequence in radians, got {angles!r}.") from error
+        raise InputTypeError(
+            f"{who}: angles must be a number of angles or a sequence in radians, got {angles!r}."
+        ) from error
     if theta.ndim != 1 or len(theta) == 0 or not bool(torch.isfinite(theta).all()):
-        raise InputError(f"{who}: angles must be a non-empty, finite, one-dimensional sequence in radians.")
+        raise InputError(
+            f"{who}: angles must be a non-empty, finite, one-dimensional sequence in radians."
+        )
     span = float(theta.max() - theta.min())
     if degrees:
         if len(theta) > 4 and span < 2 * math.pi + 1e-6:
             warnings.warn(
-                f"{who}: {len(theta)} angles span only {span:.4g} degrees; are they radians? Then leave out degrees=True.", stacklevel=5
+                f"{who}: {len(theta)} angles span only {span:.4g} degrees; are they radians? Then leave out degrees=True.",
+                stacklevel=5,
             )
         theta = torch.deg2rad(theta)
     else:
@@ -284,12 +312,16 @@ def _angles(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
 def _look_at_radians(theta: Tensor, who: str) -> None:
     """Raise where the angles cannot be radians; warn where they are more likely degrees."""
     reach, span = float(theta.abs().max()), float(theta.max() - theta.min())
-    advice = "Convert degrees with math.radians, or say degrees=True (on the command line --degrees)."
+    advice = (
+        "Convert degrees with math.radians, or say degrees=True (on the command line --degrees)."
+    )
     whole = len(theta) > 2 and bool((theta == theta.round()).all())
     if reach > 4 * math.pi + 1e-9:
         raise InputError(f"{who}: angles reach {reach:.4g}, which cannot be radians. {advice}")
     if whole and reach > 2 * math.pi:
-        raise InputError(f"{who}: angles are whole numbers up to {reach:.4g}; they look like degrees, not radians. {advice}")
+        raise InputError(
+            f"{who}: angles are whole numbers up to {reach:.4g}; they look like degrees, not radians. {advice}"
+        )
     if (whole and reach > 2) or span > 2 * math.pi + 1e-3:
         seen = "are whole numbers" if whole else f"span {span / 2 / math.pi:.3g} turns"
         warnings.warn(f"{who}: angles in radians {seen}; are they degrees? {advice}", stacklevel=6)
@@ -321,14 +353,32 @@ def _plot(geometry: Geometry) -> Figure:
     sources, ends = (points[chosen] for points in rays(geometry))
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     axis = figure.subplots()
-    axis.add_patch(Rectangle((-width / 2, -height / 2), width, height, facecolor="0.9", edgecolor="0.4", label="image"))
+    axis.add_patch(
+        Rectangle(
+            (-width / 2, -height / 2),
+            width,
+            height,
+            facecolor="0.9",
+            edgecolor="0.4",
+            label="image",
+        )
+    )
     shown = torch.linspace(0, ends.shape[1] - 1, min(5, ends.shape[1])).round().long().tolist()
     for number, (index, source, end) in enumerate(zip(chosen, sources, ends, strict=True)):
         colour = f"C{number}"
         for k in shown:
-            axis.plot(*zip(source[k].tolist(), end[k].tolist(), strict=True), color=colour, linewidth=0.8, alpha=0.7)
+            axis.plot(
+                *zip(source[k].tolist(), end[k].tolist(), strict=True),
+                color=colour,
+                linewidth=0.8,
+                alpha=0.7,
+            )
         axis.plot(
-            *end.T.tolist(), color=colour, linewidth=3, solid_capstyle="butt", label=f"angle {index}: {math.degrees(theta[index]):.4g}°"
+            *end.T.tolist(),
+            color=colour,
+            linewidth=3,
+            solid_capstyle="butt",
+            label=f"angle {index}: {math.degrees(theta[index]):.4g}°",
         )
         axis.annotate(
             "0",
@@ -341,14 +391,32 @@ def _plot(geometry: Geometry) -> Figure:
         )
         if isinstance(geometry, FanBeam):
             axis.plot(*source[0].tolist(), marker="o", color=colour)
-    axis.plot(0, 0, marker="+", color="black", markersize=10, linestyle="none", label="centre of rotation")
+    axis.plot(
+        0, 0, marker="+", color="black", markersize=10, linestyle="none", label="centre of rotation"
+    )
     axis.set_aspect("equal")
     axis.margins(0.08)
     axis.set(xlabel="x", ylabel="y (up)")
-    kind = "parallel beam" if isinstance(geometry, ParallelBeam) else f"fan beam, {'arc' if geometry.arc else 'flat'} detector"
-    axis.set_title(f"{kind}: {len(theta)} angles, {geometry.detectors} elements of {geometry.spacing:.4g}; 0 marks the first", fontsize=11)
+    kind = (
+        "parallel beam"
+        if isinstance(geometry, ParallelBeam)
+        else f"fan beam, {'arc' if geometry.arc else 'flat'} detector"
+    )
+    axis.set_title(
+        f"{kind}: {len(theta)} angles, {geometry.detectors} elements of {geometry.spacing:.4g}; 0 marks the first",
+        fontsize=11,
+    )
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return in_notebooks(figure)
 
 
-__all__ = ["FanBeam", "Geometry", "ParallelBeam", "as_dict", "coordinates", "from_dict", "rays", "sizes"]
+__all__ = [
+    "FanBeam",
+    "Geometry",
+    "ParallelBeam",
+    "as_dict",
+    "coordinates",
+    "from_dict",
+    "rays",
+    "sizes",
+]

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, rays, sizes
-from pnp_mlpatch.errors import FileError, InputError, MissingPackage, require
+from pnp_mlpatch.errors import FileError, InputError, MissingPackage
 from pnp_mlpatch.io.atomic import write_whole
 
 BACKENDS = ("auto", "sparse", "astra_cpu", "astra_cuda")
@@ -41,7 +42,13 @@ COLUMNS = 16  # of one sparse product: more no longer share the cache
 # product would be one for all threads, and two of them would leave it set for good.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
-    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.zeros(0, dtype=torch.int64), torch.zeros(0), size=(1, 1), check_invariants=False)
+    torch.sparse_csr_tensor(
+        torch.tensor([0, 0]),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0),
+        size=(1, 1),
+        check_invariants=False,
+    )
 
 
 def choose(
@@ -58,8 +65,12 @@ def choose(
     astra = require("astra", "The operator 'radon'")
     if backend == "astra_cuda":
         if not astra.use_cuda():
-            raise MissingPackage("Radon: backend 'astra_cuda' needs a CUDA device and an ASTRA built for it; none was found. Use 'auto'.")
-        return AstraPair(geometry, projector, cuda=True), "asked for; its adjoint is not the exact transpose"
+            raise MissingPackage(
+                "Radon: backend 'astra_cuda' needs a CUDA device and an ASTRA built for it; none was found. Use 'auto'."
+            )
+        return AstraPair(
+            geometry, projector, cuda=True
+        ), "asked for; its adjoint is not the exact transpose"
     if backend == "astra_cpu":
         return AstraPair(geometry, projector), "asked for"
     symmetry = Symmetry.of(geometry)
@@ -78,7 +89,8 @@ def choose(
     if backend == "sparse":
         raise InputError(f"Radon: {why}. Raise memory, or use 'astra_cpu'.")
     warnings.warn(
-        f"Radon: {why}; the projections run by 'astra_cpu', several times slower. Raise memory where there is enough.", stacklevel=4
+        f"Radon: {why}; the projections run by 'astra_cpu', several times slower. Raise memory where there is enough.",
+        stacklevel=4,
     )
     return AstraPair(geometry, projector), why
 
@@ -88,12 +100,18 @@ def check_projector(geometry: Geometry, projector: str | None) -> str:
     if projector is None:
         return "linear" if isinstance(geometry, ParallelBeam) else "line"
     if projector not in PROJECTORS:
-        raise InputError(f"Radon: projector must be one of {', '.join(PROJECTORS)}, got {projector!r}.")
+        raise InputError(
+            f"Radon: projector must be one of {', '.join(PROJECTORS)}, got {projector!r}."
+        )
     if isinstance(geometry, FanBeam):
         if projector == "linear":
-            raise InputError("Radon: ASTRA has no 'linear' projector for fan beams. Use 'line' or 'strip'.")
+            raise InputError(
+                "Radon: ASTRA has no 'linear' projector for fan beams. Use 'line' or 'strip'."
+            )
         if projector == "strip" and (geometry.arc or geometry.offset):
-            raise InputError("Radon: ASTRA has the 'strip' projector for flat, centred fan beams only. Use 'line' for an arc or an offset.")
+            raise InputError(
+                "Radon: ASTRA has the 'strip' projector for flat, centred fan beams only. Use 'line' for an arc or an offset."
+            )
     return projector
 
 
@@ -107,7 +125,9 @@ def matrix_gib(geometry: Geometry, projector: str, angles: int) -> float:
 
 def available_gib() -> float:
     """The memory that this process may still take: of the machine, of its control groups, of its own limits; 8 GiB where none is known."""
-    known = [value for value in (_machine_free(), *_groups_free(), *_limits_free()) if value is not None]
+    known = [
+        value for value in (_machine_free(), *_groups_free(), *_limits_free()) if value is not None
+    ]
     return max(0.0, min(known)) / GIB if known else 8.0
 
 
@@ -115,7 +135,9 @@ def _machine_free() -> float | None:
     return _field_of(Path("/proc/meminfo"), "MemAvailable:", 1024)
 
 
-def _groups_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+def _groups_free(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[float]:
     """What the control groups of this process (version 1 or 2) and those above them leave; the page cache that they can drop is free."""
     try:
         lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
@@ -126,7 +148,11 @@ def _groups_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
             continue
         base = root / "memory" if controllers else root
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        names = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else ("memory.max", "memory.current")
+        )
         folder = base / place.strip("/")
         for group in (*[folder, *folder.parents][: len(Path(place).parts)], base):
             limit, used = (_number_in(group / name) for name in names)
@@ -178,7 +204,9 @@ def cache_directory() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnp_mlpatch"
     except RuntimeError as error:
-        raise FileError("Radon: there is no home folder, so nowhere to cache matrices. Set PNP_MLPATCH_CACHE, or cache=False.") from error
+        raise FileError(
+            "Radon: there is no home folder, so nowhere to cache matrices. Set PNP_MLPATCH_CACHE, or cache=False."
+        ) from error
 
 
 # ---- ASTRA
@@ -204,11 +232,21 @@ class AstraPair(nn.Module):
         source = x.detach().float().contiguous()
         target = source.new_zeros(len(x), *shape)
         if source.is_cuda:
-            torch.cuda.current_stream(source.device).synchronize()  # ASTRA knows nothing of torch's streams
-        with astra_projector(self.geometry, self.projector, cuda=self.on_gpu) as (astra, projector, rows):
+            torch.cuda.current_stream(
+                source.device
+            ).synchronize()  # ASTRA knows nothing of torch's streams
+        with astra_projector(self.geometry, self.projector, cuda=self.on_gpu) as (
+            astra,
+            projector,
+            rows,
+        ):
             call = astra.projector.direct_FP if forward else astra.projector.direct_BP
             for one, out in zip(source, target, strict=True):
-                call(projector, one if forward else one.reshape(rows), out=out.view(rows) if forward else out)
+                call(
+                    projector,
+                    one if forward else one.reshape(rows),
+                    out=out.view(rows) if forward else out,
+                )
         return target * self.geometry.pixel
 
 
@@ -228,13 +266,21 @@ def astra_projector(
     else:
         name = f"{projector}_fanflat"
         if geometry.arc:  # each ray a projection of its own, with a detector of one element
-            projection, rows = astra.create_proj_geom("fanflat_vec", 1, _arc(geometry, angles)), (len(angles) * count, 1)
+            projection, rows = (
+                astra.create_proj_geom("fanflat_vec", 1, _arc(geometry, angles)),
+                (len(angles) * count, 1),
+            )
         else:
-            lengths = geometry.source_origin / geometry.pixel, geometry.origin_detector / geometry.pixel
+            lengths = (
+                geometry.source_origin / geometry.pixel,
+                geometry.origin_detector / geometry.pixel,
+            )
             projection = astra.create_proj_geom("fanflat", spacing, count, angles, *lengths)
     if shift and not (isinstance(geometry, FanBeam) and geometry.arc):
         projection = astra.geom_postalignment(projection, shift)
-    identity = astra.create_projector("cuda" if cuda else name, projection, astra.create_vol_geom(height, width))
+    identity = astra.create_projector(
+        "cuda" if cuda else name, projection, astra.create_vol_geom(height, width)
+    )
     try:
         yield astra, identity, rows
     finally:
@@ -270,7 +316,13 @@ class Symmetry:
     the detector runs backwards.
     """
 
-    def __init__(self, transforms: list[tuple[int, bool]], base: list[int], source: list[int], mirrored: list[bool]):
+    def __init__(
+        self,
+        transforms: list[tuple[int, bool]],
+        base: list[int],
+        source: list[int],
+        mirrored: list[bool],
+    ):
         self.transforms, self.base, self.source, self.mirrored = transforms, base, source, mirrored
 
     @classmethod
@@ -311,11 +363,18 @@ class Symmetry:
                         break
             base.append(index)
         if 1.5 * len(base) > len(theta):
-            return cls([(0, False)], list(range(len(theta))), list(range(len(theta))), [False] * len(theta))
+            return cls(
+                [(0, False)], list(range(len(theta))), list(range(len(theta))), [False] * len(theta)
+            )
         entries = [entry for entry in found if entry is not None]
         used = sorted({number for number, _, _ in entries})
         source = [used.index(number) * len(base) + place for number, place, _ in entries]
-        return cls([candidates[number] for number in used], base, source, [mirror for _, _, mirror in entries])
+        return cls(
+            [candidates[number] for number in used],
+            base,
+            source,
+            [mirror for _, _, mirror in entries],
+        )
 
 
 class SparsePair(nn.Module):
@@ -323,7 +382,11 @@ class SparsePair(nn.Module):
 
     def __init__(self, geometry: Geometry, projector: str, symmetry: Symmetry, cache: bool):
         super().__init__()
-        self.geometry, self.transforms, self.count = geometry, symmetry.transforms, len(symmetry.base)
+        self.geometry, self.transforms, self.count = (
+            geometry,
+            symmetry.transforms,
+            len(symmetry.base),
+        )
         matrix = _matrix(geometry, geometry.theta[symmetry.base].tolist(), projector, cache)
         self.matrix, self.transpose = SparseMatrix(matrix), SparseMatrix(matrix.T.tocsr())
         self.source: Tensor
@@ -336,18 +399,29 @@ class SparsePair(nn.Module):
         return self._mirror(part[:, self.source])
 
     def back_project(self, y: Tensor) -> Tensor:
-        part = y.new_zeros(len(y), len(self.transforms) * self.count, y.shape[2], dtype=torch.float32)
+        part = y.new_zeros(
+            len(y), len(self.transforms) * self.count, y.shape[2], dtype=torch.float32
+        )
         part[:, self.source] = self._mirror(y.detach().float())
-        columns = part.unflatten(1, (len(self.transforms), self.count)).permute(2, 3, 1, 0).flatten(2).flatten(0, 1)
+        columns = (
+            part.unflatten(1, (len(self.transforms), self.count))
+            .permute(2, 3, 1, 0)
+            .flatten(2)
+            .flatten(0, 1)
+        )
         return self._sum(self.transpose(columns.contiguous()), len(y))
 
     def normal(self, x: Tensor) -> Tensor:
         columns = self.matrix(self._images(x))
-        if len(self.source) < len(self.transforms) * self.count:  # what no angle of the geometry asks for
+        if (
+            len(self.source) < len(self.transforms) * self.count
+        ):  # what no angle of the geometry asks for
             kept = columns.new_zeros(len(self.transforms) * self.count)
             kept[self.source] = 1
             weight = kept.reshape(len(self.transforms), self.count).T[:, None, :, None]
-            parts = columns.unflatten(0, (self.count, -1)).unflatten(2, (len(self.transforms), len(x)))
+            parts = columns.unflatten(0, (self.count, -1)).unflatten(
+                2, (len(self.transforms), len(x))
+            )
             columns = (parts * weight).flatten(2).flatten(0, 1)
         return self._sum(self.transpose(columns), len(x))
 
@@ -358,7 +432,10 @@ class SparsePair(nn.Module):
         return torch.stack(moved).flatten(2).permute(2, 0, 1).flatten(1).contiguous()
 
     def _sum(self, columns: Tensor, batch: int) -> Tensor:
-        images = columns.T.reshape(len(self.transforms), batch, *self.geometry.shape) * self.geometry.pixel
+        images = (
+            columns.T.reshape(len(self.transforms), batch, *self.geometry.shape)
+            * self.geometry.pixel
+        )
         total = None
         for (k, flip), image in zip(self.transforms, images, strict=True):
             image = torch.rot90(image, -k, (-2, -1))
@@ -391,7 +468,9 @@ class SparseMatrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product with a dense (columns, k)."""
-        matrix = torch.sparse_csr_tensor(self.rows, self.columns, self.values.float(), size=self.shape, check_invariants=False)
+        matrix = torch.sparse_csr_tensor(
+            self.rows, self.columns, self.values.float(), size=self.shape, check_invariants=False
+        )
         if x.shape[1] <= COLUMNS:
             return matrix @ x
         out = x.new_empty(self.shape[0], x.shape[1])
@@ -407,9 +486,26 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
     count, spacing = sizes(geometry)
     lengths: list[float] = [spacing / geometry.pixel, geometry.offset / geometry.pixel]
     if isinstance(geometry, FanBeam):
-        lengths += [geometry.source_origin / geometry.pixel, geometry.origin_detector / geometry.pixel, geometry.arc]
-    key = repr((VERSION, astra.__version__, geometry.shape, lengths, list(theta), geometry.detectors, projector))
-    name, shape = f"radon-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz", (len(theta) * count, math.prod(geometry.shape))
+        lengths += [
+            geometry.source_origin / geometry.pixel,
+            geometry.origin_detector / geometry.pixel,
+            geometry.arc,
+        ]
+    key = repr(
+        (
+            VERSION,
+            astra.__version__,
+            geometry.shape,
+            lengths,
+            list(theta),
+            geometry.detectors,
+            projector,
+        )
+    )
+    name, shape = (
+        f"radon-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz",
+        (len(theta) * count, math.prod(geometry.shape)),
+    )
     path = None
     try:
         path = cache_directory() / name if cache else None
@@ -417,12 +513,21 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
             return _cached(path, key, shape)
     except Exception as error:  # numpy and zipfile raise many kinds
         reason = error if isinstance(error, (ValueError, FileError)) else type(error).__name__
-        warnings.warn(f"Radon: the cached matrix {path or ''} cannot be read ({reason}); it is built again.", stacklevel=6)
+        warnings.warn(
+            f"Radon: the cached matrix {path or ''} cannot be read ({reason}); it is built again.",
+            stacklevel=6,
+        )
     parts, step = [], max(1, round(2**22 / max(1, math.prod(geometry.shape))))
     quiet = True if len(theta) * math.prod(geometry.shape) < 2**22 else None
-    with tqdm(total=len(theta), desc="Radon matrix", unit="angle", disable=quiet, leave=False) as bar:
+    with tqdm(
+        total=len(theta), desc="Radon matrix", unit="angle", disable=quiet, leave=False
+    ) as bar:
         for start in range(0, len(theta), step):
-            with astra_projector(geometry, projector, theta[start : start + step]) as (astra, identity, _):
+            with astra_projector(geometry, projector, theta[start : start + step]) as (
+                astra,
+                identity,
+                _,
+            ):
                 number = astra.projector.matrix(identity)
                 try:
                     parts.append(astra.matrix.get(number).astype(np.float32))
@@ -434,12 +539,20 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                np.savez(file, key=np.array(key), data=matrix.data, indices=matrix.indices, indptr=matrix.indptr)
+                np.savez(
+                    file,
+                    key=np.array(key),
+                    data=matrix.data,
+                    indices=matrix.indices,
+                    indptr=matrix.indptr,
+                )
 
         try:
             write_whole(path, write)
         except OSError as error:
-            warnings.warn(f"Radon: the matrix could not be cached in {path.parent} ({error}).", stacklevel=6)
+            warnings.warn(
+                f"Radon: the matrix could not be cached in {path.parent} ({error}).", stacklevel=6
+            )
     return matrix
 
 
@@ -450,8 +563,16 @@ def _cached(path: Path, key: str, shape: tuple[int, int]) -> Any:
         if str(file["key"]) != key:
             raise ValueError("it is of another version or geometry")
         data, indices, rows = file["data"], file["indices"], file["indptr"]
-    kinds = data.dtype == np.float32 and indices.dtype in (np.int32, np.int64) and rows.dtype == indices.dtype
-    sizes_fit = data.ndim == indices.ndim == rows.ndim == 1 and len(data) == len(indices) and len(rows) == shape[0] + 1
+    kinds = (
+        data.dtype == np.float32
+        and indices.dtype in (np.int32, np.int64)
+        and rows.dtype == indices.dtype
+    )
+    sizes_fit = (
+        data.ndim == indices.ndim == rows.ndim == 1
+        and len(data) == len(indices)
+        and len(rows) == shape[0] + 1
+    )
     if not kinds or not sizes_fit:
         raise ValueError("its arrays are of other types or sizes")
     if rows[0] != 0 or rows[-1] != len(data) or bool((np.diff(rows) < 0).any()):
@@ -463,4 +584,13 @@ def _cached(path: Path, key: str, shape: tuple[int, int]) -> Any:
     return sparse.csr_matrix((data, indices, rows), shape=shape)
 
 
-__all__ = ["BACKENDS", "PROJECTORS", "AstraPair", "SparsePair", "Symmetry", "cache_directory", "check_projector", "choose"]
+__all__ = [
+    "BACKENDS",
+    "PROJECTORS",
+    "AstraPair",
+    "SparsePair",
+    "Symmetry",
+    "cache_directory",
+    "check_projector",
+    "choose",
+]

@@ -30,7 +30,9 @@ def normal_kernel(geometry: Geometry, projector: str) -> Tensor:
     kernel = torch.zeros(2 * height, 2 * width, dtype=torch.float64)
     for angle in geometry.theta.tolist():
         c, s = abs(math.cos(angle)), abs(math.sin(angle))
-        boxes = {"linear": (max(c, s), max(c, s)), "line": (c, s), "strip": (c, s, spacing)}[projector]
+        boxes = {"linear": (max(c, s), max(c, s)), "line": (c, s), "strip": (c, s, spacing)}[
+            projector
+        ]
         g = torch.ones_like(frequency)
         for box in boxes:
             g = g * torch.sinc(frequency * box) ** 2
@@ -53,7 +55,9 @@ def circulant(kernel: Tensor) -> Tensor:
     for axis in (0, 1):
         size = kernel.shape[axis] // 2
         share = (1 - torch.arange(size, dtype=kernel.dtype) / size).reshape(-1, *[1] * (1 - axis))
-        kernel = kernel.narrow(axis, 0, size) * share + kernel.narrow(axis, size, size) * (1 - share)
+        kernel = kernel.narrow(axis, 0, size) * share + kernel.narrow(axis, size, size) * (
+            1 - share
+        )
     return torch.fft.rfft2(kernel).real.clamp_min(0)
 
 
@@ -63,7 +67,11 @@ def coverage(geometry: Geometry) -> float:
     gaps = torch.diff(theta, append=theta[:1] + math.pi)
     apart = gaps[gaps > 1e-6]  # over a whole turn directions come twice
     usual = float(apart.median()) if len(apart) > 1 else math.pi
-    fan = 0.0 if isinstance(geometry, ParallelBeam) else max(geometry.shape) * geometry.pixel / 2 / geometry.source_origin
+    fan = (
+        0.0
+        if isinstance(geometry, ParallelBeam)
+        else max(geometry.shape) * geometry.pixel / 2 / geometry.source_origin
+    )
     missing = float((gaps - 3 * usual - 2 * fan).clamp_min(0).sum())
     return 1 - missing / math.pi
 

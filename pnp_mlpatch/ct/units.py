@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 MU_WATER = {60: 0.02059, 70: 0.01928, 80: 0.01837, 100: 0.01707}
 """Linear attenuation of water in 1/mm by photon energy in keV, with coherent scattering (NIST XCOM; Hubbell and Seltzer 1995).
@@ -32,7 +33,9 @@ def to_hounsfield(mu: Tensor, mu_water: float, mu_air: float = 0.0) -> Tensor:
     return (_real(mu, "to_hounsfield") - mu_water) * (1000 / (mu_water - mu_air))
 
 
-def hounsfield_range(mu_water: float, mu_air: float = 0.0, low: float = -1024.0, high: float = 1024.0) -> tuple[float, float]:
+def hounsfield_range(
+    mu_water: float, mu_air: float = 0.0, low: float = -1024.0, high: float = 1024.0
+) -> tuple[float, float]:
     """The (scale, offset) with ``mu = scale u + offset`` where u = 0 stands for ``low`` HU and u = 1 for ``high`` HU.
 
     A denoiser D that was trained on this window becomes one for attenuation coefficients by ``rescaled(D, scale, offset)``.
@@ -40,7 +43,9 @@ def hounsfield_range(mu_water: float, mu_air: float = 0.0, low: float = -1024.0,
     """
     _check(mu_water, mu_air, "hounsfield_range")
     if not finite_number(low) or not finite_number(high) or not low < high:
-        raise InputError(f"hounsfield_range: low and high must be finite with low < high, in HU, got {low!r} and {high!r}.")
+        raise InputError(
+            f"hounsfield_range: low and high must be finite with low < high, in HU, got {low!r} and {high!r}."
+        )
     per_hu = (mu_water - mu_air) / 1000
     return (high - low) * per_hu, mu_water + low * per_hu
 
@@ -56,5 +61,7 @@ def _check(mu_water: float, mu_air: float, who: str) -> None:
 def _real(values: Tensor, who: str) -> Tensor:
     if not isinstance(values, Tensor) or not values.is_floating_point():
         got = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise InputTypeError(f"{who}: expected a tensor of real floats, got {got}. Convert it first, e.g. with x.float().")
+        raise InputTypeError(
+            f"{who}: expected a tensor of real floats, got {got}. Convert it first, e.g. with x.float()."
+        )
     return values

@@ -6,8 +6,8 @@ from os import PathLike
 
 import torch
 
-from pnp_mlpatch.denoisers.base import register
-from pnp_mlpatch.denoisers.networks import ConvNet, load_convnet, shipped_or_own
+from pnp_mlpatch.denoisers._base import register
+from pnp_mlpatch.denoisers._network import ConvNet, load_convnet, shipped_or_own
 from pnp_mlpatch.errors import InputError
 
 
@@ -65,6 +65,13 @@ def dncnn(weights: str | PathLike[str] = "dncnn-grey", *, residual: bool | None 
 
     def make(channels: int, depth: int, width: int, conditional: bool) -> DnCNN:
         predicts_noise = not conditional if residual is None else residual
-        return DnCNN(channels, depth=depth, width=width, conditional=conditional, residual=predicts_noise, sigma_max=None)
+        return DnCNN(
+            channels,
+            depth=depth,
+            width=width,
+            conditional=conditional,
+            residual=predicts_noise,
+            sigma_max=None,
+        )
 
     return load_convnet(make, weights, "dncnn")

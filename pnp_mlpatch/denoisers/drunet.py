@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import register
-from pnp_mlpatch.denoisers.networks import Network, load_state, shipped_or_own
-from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers._base import register
+from pnp_mlpatch.denoisers._network import Network, load_state, shipped_or_own
+from pnp_mlpatch.errors import InputError, WeightsError
 
 PUBLISHED = (64, 128, 256, 512)
 
@@ -26,14 +27,31 @@ class DRUNet(Network):
 
     kind = "drunet"
 
-    def __init__(self, channels: int = 1, *, nc: Sequence[int] = PUBLISHED, nb: int = 4, sigma_max: float | None = 60 / 255):
+    def __init__(
+        self,
+        channels: int = 1,
+        *,
+        nc: Sequence[int] = PUBLISHED,
+        nb: int = 4,
+        sigma_max: float | None = 60 / 255,
+    ):
         if channels not in (1, 3):
             raise InputError(f"DRUNet: channels must be 1 or 3, got {channels!r}.")
-        if len(nc) != 4 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*nc, nb)):
-            raise InputError(f"DRUNet: nc must be four widths >= 1 and nb an integer >= 1, got {nc!r} and {nb!r}.")
-        super().__init__(channels, sigma_max, {"channels": channels, "nc": list(nc), "nb": nb, "sigma_max": sigma_max})
+        if len(nc) != 4 or any(
+            isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*nc, nb)
+        ):
+            raise InputError(
+                f"DRUNet: nc must be four widths >= 1 and nb an integer >= 1, got {nc!r} and {nb!r}."
+            )
+        super().__init__(
+            channels,
+            sigma_max,
+            {"channels": channels, "nc": list(nc), "nb": nb, "sigma_max": sigma_max},
+        )
         deepinv = require("deepinv", "The denoiser 'drunet'")
-        self.net = deepinv.models.DRUNet(in_channels=channels, out_channels=channels, nc=tuple(nc), nb=nb, pretrained=None)
+        self.net = deepinv.models.DRUNet(
+            in_channels=channels, out_channels=channels, nc=tuple(nc), nb=nb, pretrained=None
+        )
 
     @classmethod
     def example(cls) -> DRUNet:
@@ -41,11 +59,18 @@ class DRUNet(Network):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
-        return self.net.forward_unet(self.with_map(x, sigma, 8))[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
+        return self.net.forward_unet(self.with_map(x, sigma, 8))[
+            ..., : x.shape[-2], : x.shape[-1]
+        ].to(x.dtype)
 
 
 @register("drunet", needs=("deepinv",), network=DRUNet)
-def drunet(weights: str | PathLike[str] | None = "drunet-grey", channels: int = 1, *, nc: Sequence[int] = PUBLISHED) -> DRUNet:
+def drunet(
+    weights: str | PathLike[str] | None = "drunet-grey",
+    channels: int = 1,
+    *,
+    nc: Sequence[int] = PUBLISHED,
+) -> DRUNet:
     """A :class:`DRUNet` with weights: a shipped name, "download", the path of a state dict, a file of this package's training, or none.
 
     "download" fetches the weights that deepinv publishes (needs the network once, and the default ``nc``); they are read as tensors only, no
@@ -67,12 +92,18 @@ def drunet(weights: str | PathLike[str] | None = "drunet-grey", channels: int = 
 
 def _downloaded(channels: int) -> Path:
     """The file of deepinv's published weights, from torch's cache or from the network."""
-    name = "drunet_deepinv_gray_finetune_26k.pth" if channels == 1 else "drunet_deepinv_color_finetune_22k.pth"
+    name = (
+        "drunet_deepinv_gray_finetune_26k.pth"
+        if channels == 1
+        else "drunet_deepinv_color_finetune_22k.pth"
+    )
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         return path
     try:
-        url = require("deepinv.models.utils", "The denoiser 'drunet'").get_weights_url(model_name="drunet", file_name=name)
+        url = require("deepinv.models.utils", "The denoiser 'drunet'").get_weights_url(
+            model_name="drunet", file_name=name
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)  # whole or not at all
     except Exception as error:  # of urllib, ssl and the system, a dozen kinds

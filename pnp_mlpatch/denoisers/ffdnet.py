@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnp_mlpatch.denoisers.base import register
-from pnp_mlpatch.denoisers.networks import Network, folded_convolutions, read_state_dict, shipped_or_own
+from pnp_mlpatch.denoisers._base import register
+from pnp_mlpatch.denoisers._network import (
+    Network,
+    folded_convolutions,
+    read_state_dict,
+    shipped_or_own,
+)
 from pnp_mlpatch.errors import InputError, WeightsError
 
 FOLD = 2  # pixels a side that become channels
@@ -45,15 +50,28 @@ class FFDNet(Network):
 
     kind = "ffdnet"
 
-    def __init__(self, channels: int = 1, *, depth: int = 15, width: int = 64, sigma_max: float | None = 60 / 255):
-        for name, value, least in (("channels", channels, 1), ("depth", depth, 2), ("width", width, 1)):
+    def __init__(
+        self,
+        channels: int = 1,
+        *,
+        depth: int = 15,
+        width: int = 64,
+        sigma_max: float | None = 60 / 255,
+    ):
+        for name, value, least in (
+            ("channels", channels, 1),
+            ("depth", depth, 2),
+            ("width", width, 1),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"FFDNet: {name} must be an integer >= {least}, got {value!r}.")
         config = {"channels": channels, "depth": depth, "width": width, "sigma_max": sigma_max}
         super().__init__(channels, sigma_max, config)
         folded = FOLD**2 * channels
         widths = [folded + 1, *[width] * (depth - 1), folded]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
+        )
         for layer in self.convolutions:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -67,7 +85,9 @@ class FFDNet(Network):
         with torch.no_grad():
             for layer in net.convolutions:
                 layer.weight.mul_(0.1)  # type: ignore[operator]
-            for k in range(FOLD**2):  # the first features carry the image through the middle of the kernels
+            for k in range(
+                FOLD**2
+            ):  # the first features carry the image through the middle of the kernels
                 for layer in net.convolutions:
                     layer.weight[k, k, 1, 1] = 1.0  # type: ignore[index]
         return net.eval().requires_grad_(False)
@@ -125,9 +145,15 @@ def ffdnet(weights: str | PathLike[str]) -> FFDNet:
     first, last = layers[0][0], layers[-1][0]
     widths = {kernel.shape[0] for kernel, _ in layers[:-1]}
     fits = len(layers) > 1 and len(widths) == 1 and first.shape[1] == last.shape[0] + 1
-    if not fits or last.shape[0] % FOLD**2 or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers):
+    if (
+        not fits
+        or last.shape[0] % FOLD**2
+        or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers)
+    ):
         shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
-        raise WeightsError(f"ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; got kernels {shapes}.")
+        raise WeightsError(
+            f"ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; got kernels {shapes}."
+        )
     net = FFDNet(last.shape[0] // FOLD**2, depth=len(layers), width=widths.pop(), sigma_max=None)
     with torch.no_grad():
         for layer, (kernel, bias) in zip(net.convolutions, layers, strict=True):

@@ -7,8 +7,8 @@ from os import PathLike
 
 import torch
 
-from pnp_mlpatch.denoisers.base import register
-from pnp_mlpatch.denoisers.networks import ConvNet, load_convnet, shipped_or_own
+from pnp_mlpatch.denoisers._base import register
+from pnp_mlpatch.denoisers._network import ConvNet, load_convnet, shipped_or_own
 from pnp_mlpatch.errors import WeightsError
 
 DILATIONS = (1, 2, 3, 4, 3, 2, 1)
@@ -32,7 +32,13 @@ class IRCNN(ConvNet):
         conditional: bool = True,
         sigma_max: float | None = 60 / 255,
     ):
-        config = {"channels": channels, "width": width, "dilations": list(dilations), "conditional": conditional, "sigma_max": sigma_max}
+        config = {
+            "channels": channels,
+            "width": width,
+            "dilations": list(dilations),
+            "conditional": conditional,
+            "sigma_max": sigma_max,
+        }
         super().__init__(channels, width, list(dilations), conditional, True, sigma_max, config)
 
     @classmethod
@@ -55,7 +61,9 @@ def ircnn(weights: str | PathLike[str] = "ircnn-grey") -> IRCNN:
 
     def make(channels: int, depth: int, width: int, conditional: bool) -> IRCNN:
         if depth != len(DILATIONS):
-            raise WeightsError(f"ircnn: expected {len(DILATIONS)} convolutions, {weights} has {depth}.")
+            raise WeightsError(
+                f"ircnn: expected {len(DILATIONS)} convolutions, {weights} has {depth}."
+            )
         return IRCNN(channels, width=width, conditional=conditional, sigma_max=None)
 
     return load_convnet(make, weights, "ircnn")

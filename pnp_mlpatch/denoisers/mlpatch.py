@@ -45,13 +45,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch import weights as weight_files
-from pnp_mlpatch.denoisers.base import check_image, register, sigma_column
-from pnp_mlpatch.denoisers.networks import Network
-from pnp_mlpatch.denoisers.sampling import cubic, neighbours, polar_offsets, reflect, sample, square_offsets, window
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers._base import check_image, register, sigma_column
+from pnp_mlpatch.denoisers._bicubic import (
+    cubic,
+    neighbours,
+    polar_offsets,
+    reflect,
+    sample,
+    square_offsets,
+    window,
+)
+from pnp_mlpatch.denoisers._network import Network
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
-HIDDEN, SIGNAL = math.sqrt(2), 4.0  # initial gains: of hidden layers, and of the one that sees the small differences between pixels
+HIDDEN, SIGNAL = (
+    math.sqrt(2),
+    4.0,
+)  # initial gains: of hidden layers, and of the one that sees the small differences between pixels
 
 
 def zero_mean(weight: Tensor) -> Tensor:
@@ -76,7 +88,9 @@ class Affine(nn.Module):
         super().__init__()
         self.dilation, self.groups = dilation, groups
         fan_in = inputs // groups * size**2
-        self.weight = nn.Parameter(torch.randn(outputs, inputs // groups, size, size) * (gain / math.sqrt(fan_in)))
+        self.weight = nn.Parameter(
+            torch.randn(outputs, inputs // groups, size, size) * (gain / math.sqrt(fan_in))
+        )
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.slope = nn.Parameter(torch.randn(outputs) / 2) if conditional else None
 
@@ -87,7 +101,9 @@ class Affine(nn.Module):
             bias = self.bias if self.slope is None else self.bias + level.flatten() * self.slope
             return F.conv2d(h, weight, bias.to(h.dtype), dilation=self.dilation, groups=self.groups)
         bias = (self.bias + level.flatten(1) * self.slope).to(h.dtype)
-        return F.conv2d(h, weight, dilation=self.dilation, groups=self.groups) + bias[:, :, None, None]
+        return (
+            F.conv2d(h, weight, dilation=self.dilation, groups=self.groups) + bias[:, :, None, None]
+        )
 
 
 class MLPatch(Network):
@@ -169,27 +185,53 @@ class MLPatch(Network):
         for k, dilation in enumerate(dilations):
             outputs = features * folded if k == len(dilations) - 1 else hidden
             if k:
-                gain = HIDDEN / 2 if residual and k % 2 == 0 else HIDDEN  # a branch ends small, so that the sum keeps its size
+                gain = (
+                    HIDDEN / 2 if residual and k % 2 == 0 else HIDDEN
+                )  # a branch ends small, so that the sum keeps its size
                 self.stem.append(Affine(hidden, outputs, 3, dilation=dilation, gain=gain))
             else:
-                self.stem.append(Affine(channels * folded, outputs, 3, dilation=dilation, gain=SIGNAL, conditional=True))
+                self.stem.append(
+                    Affine(
+                        channels * folded,
+                        outputs,
+                        3,
+                        dilation=dilation,
+                        gain=SIGNAL,
+                        conditional=True,
+                    )
+                )
         self.fixed, self.groups = square > 0, angles if sectors else 1
         if square:
             self.radius, self.reach = float(square // 2), square // 2
             self.register_buffer("offsets", square_offsets(square), persistent=False)
         else:
-            self.radius, self.reach = float(radius), math.ceil(radius) + 1  # cubic weights reach |t - o| < 2
+            self.radius, self.reach = (
+                float(radius),
+                math.ceil(radius) + 1,
+            )  # cubic weights reach |t - o| < 2
             offsets = polar_offsets(0.95 * radius, rings, angles).reshape(rings, angles, 2)
-            self.offsets = nn.Parameter((offsets.transpose(0, 1) if sectors else offsets).reshape(-1, 2).contiguous())
-        self.eaten = fold * sum(dilations)  # rows that the features are smaller than their block on either side
+            self.offsets = nn.Parameter(
+                (offsets.transpose(0, 1) if sectors else offsets).reshape(-1, 2).contiguous()
+            )
+        self.eaten = fold * sum(
+            dilations
+        )  # rows that the features are smaller than their block on either side
         self.field = self.eaten + self.reach + fold - 1
         self.halo = self.eaten + self._aligned(self.reach)
 
         samples = len(self.offsets)
-        first = {"gain": HIDDEN, "conditional": False} if features else {"gain": SIGNAL, "conditional": True}
+        first = (
+            {"gain": HIDDEN, "conditional": False}
+            if features
+            else {"gain": SIGNAL, "conditional": True}
+        )
         layers, inputs = [], sampled * samples
         for outputs in sectors:
-            layers.append(Affine(inputs, self.groups * outputs, groups=self.groups, **({} if layers else first)))
+            layers.append(
+                Affine(
+                    inputs, self.groups * outputs, groups=self.groups, **({} if layers else first)
+                )
+            )
             inputs = self.groups * outputs
         for _ in range(depth):
             layers.append(Affine(inputs, width, **({} if layers else first)))
@@ -197,7 +239,10 @@ class MLPatch(Network):
         self.layers = nn.ModuleList(layers)
         self.last = nn.Parameter(torch.zeros(channels, inputs, 1, 1))
         self.steer = nn.ModuleList(
-            nn.ModuleList([Affine(sampled * samples, 64, **first), Affine(64, 2 * samples, gain=0.0)]) for _ in range(deform)
+            nn.ModuleList(
+                [Affine(sampled * samples, 64, **first), Affine(64, 2 * samples, gain=0.0)]
+            )
+            for _ in range(deform)
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the fast layout for convolutions
 
@@ -217,7 +262,9 @@ class MLPatch(Network):
         out = torch.empty_like(x)
         for images, rows, cols, block in self._tiles(x, self.halo):
             h, w = rows.stop - rows.start, cols.stop - cols.start
-            out[images, :, rows, cols] = self.denoise_block(block, column[images], kernel)[:, :, :h, :w]
+            out[images, :, rows, cols] = self.denoise_block(block, column[images], kernel)[
+                :, :, :h, :w
+            ]
         return out
 
     def denoise_block(self, block: Tensor, sigma: Tensor, kernel: Tensor | None = None) -> Tensor:
@@ -231,14 +278,23 @@ class MLPatch(Network):
         clean = block[:, :, f : block.shape[2] - f, f : block.shape[3] - f]
         if self.deform:
             r = self.reach
-            rows, cols = (torch.arange(r, size - r, device=block.device, dtype=features.dtype) for size in features.shape[-2:])
-            coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(1, -1, 2)
+            rows, cols = (
+                torch.arange(r, size - r, device=block.device, dtype=features.dtype)
+                for size in features.shape[-2:]
+            )
+            coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(
+                1, -1, 2
+            )
             residual = self._between(features, coords, level).reshape(clean.shape)
         else:
-            residual = self._mlp(self._first(features, level, self._folded() if kernel is None else kernel), level)
+            residual = self._mlp(
+                self._first(features, level, self._folded() if kernel is None else kernel), level
+            )
         return keep * clean - scale * residual.to(block.dtype)
 
-    def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 1024) -> Tensor:
+    def at(
+        self, x: Tensor, coords: Tensor, sigma: float | Tensor = 0.0, chunk: int = 1024
+    ) -> Tensor:
         """Continuous form: the denoised value at any coordinates.
 
         ``coords`` (Q, 2), or (B, Q, 2) with those of each image, are (row, column) in pixels, pixel centres at the integers 0 ... H - 1;
@@ -251,7 +307,12 @@ class MLPatch(Network):
         if coords.ndim == 2 or len(coords) == 1:
             return self._at(x, coords.reshape(1, -1, 2), column, chunk)
         if self.stem or self.deform:
-            return torch.cat([self._at(x[b : b + 1], coords[b : b + 1], column[b : b + 1], chunk) for b in range(len(x))])
+            return torch.cat(
+                [
+                    self._at(x[b : b + 1], coords[b : b + 1], column[b : b + 1], chunk)
+                    for b in range(len(x))
+                ]
+            )
         return self._at(x, coords, column, max(1, chunk // len(x)))
 
     def upscale(self, x: Tensor, factor: float, sigma: float | Tensor = 0.0) -> Tensor:
@@ -265,9 +326,14 @@ class MLPatch(Network):
         if factor == 1:
             return self(x, sigma)
         if not self.deform and factor == int(factor):
-            return self._phases(x, int(factor), sigma_column(sigma, x, "MLPatch.upscale", self.sigma_max))
+            return self._phases(
+                x, int(factor), sigma_column(sigma, x, "MLPatch.upscale", self.sigma_max)
+            )
         size = [math.floor(n * factor + 1e-9) for n in x.shape[-2:]]
-        rows, cols = ((torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5 for n in size)
+        rows, cols = (
+            (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / factor - 0.5
+            for n in size
+        )
         coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(-1, 2)
         return self.at(x, coords, sigma).reshape(*x.shape[:2], *size)
 
@@ -288,7 +354,9 @@ class MLPatch(Network):
         _check_coords(x, coords, "MLPatch.patch_at")
         level, f = self._level(column), self.eaten
         height, width = (self._aligned(n) for n in x.shape[-2:])
-        features = self._features(self._scales(column)[0] * window(x, -f, height + f, -f, width + f), level)
+        features = self._features(
+            self._scales(column)[0] * window(x, -f, height + f, -f, width + f), level
+        )
         offsets = self._steered(features, coords.reshape(1, -1, 2), level)
         return (coords.reshape(1, -1, 1, 2) + offsets).expand(len(x), coords.shape[-2], -1, -1)
 
@@ -298,8 +366,16 @@ class MLPatch(Network):
         """The noise level (B, 1, 1, 1) on the scale 0 to 1, logarithmic beyond ``signal``; one for all where it is one."""
         level = sigma / self.sigma_max if self.sigma_max else torch.zeros_like(sigma)
         if self.signal:
-            level = torch.log1p(sigma / self.signal) / math.log1p((self.sigma_max or 1.0) / self.signal)
-        return level[:1] if len(level) > 1 and not torch.compiler.is_compiling() and bool((level == level[:1]).all()) else level
+            level = torch.log1p(sigma / self.signal) / math.log1p(
+                (self.sigma_max or 1.0) / self.signal
+            )
+        return (
+            level[:1]
+            if len(level) > 1
+            and not torch.compiler.is_compiling()
+            and bool((level == level[:1]).all())
+            else level
+        )
 
     def _scales(self, sigma: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
         """What multiplies the image before the network, the image beside it, and what the network takes off: 1, 1, 1 without ``signal``."""
@@ -314,14 +390,18 @@ class MLPatch(Network):
 
     def _within(self, offsets: Tensor) -> Tensor:
         """Offsets (..., 2) shortened to the radius where they are longer."""
-        return offsets * (self.radius / offsets.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+        return offsets * (self.radius / offsets.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(
+            max=1
+        )
 
     def _first_weight(self) -> Tensor:
         """The layer that takes the samples: (groups, outputs, C, M / groups)."""
         weight = self.layers[0].weight
         assert isinstance(weight, Tensor)
         weight = weight if self.stem else self._centred(weight)
-        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups)
+        return weight.reshape(
+            self.groups, weight.shape[0] // self.groups, -1, len(self.offsets) // self.groups
+        )
 
     def _tiles(self, x: Tensor, margin: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
         """Images, rows and columns of each tile, and the block that has ``margin`` more pixels on every side; small images go together.
@@ -331,9 +411,14 @@ class MLPatch(Network):
         batch, _, height, width = x.shape
         tile = self._aligned(self.tile)
         step = max(1, tile**2 // (min(tile, height) * min(tile, width)))
-        for b, top, left in product(range(0, batch, step), range(0, height, tile), range(0, width, tile)):
+        for b, top, left in product(
+            range(0, batch, step), range(0, height, tile), range(0, width, tile)
+        ):
             bottom, right = min(top + tile, height), min(left + tile, width)
-            low, far = top + self._aligned(bottom - top) + margin, left + self._aligned(right - left) + margin
+            low, far = (
+                top + self._aligned(bottom - top) + margin,
+                left + self._aligned(right - left) + margin,
+            )
             block = window(x[b : b + step], top - margin, low, left - margin, far)
             yield slice(b, b + step), slice(top, bottom), slice(left, right), block
 
@@ -355,7 +440,11 @@ class MLPatch(Network):
         with torch.autocast(axis.device.type, enabled=False):
             weight = self._first_weight()
             kernel = cubic(offsets[:, None, :] - taps).prod(dim=-1).to(weight.dtype)
-            kernel = kernel[:, None] if self.groups > 1 else torch.einsum("ocm,mt->oct", weight[0], kernel)
+            kernel = (
+                kernel[:, None]
+                if self.groups > 1
+                else torch.einsum("ocm,mt->oct", weight[0], kernel)
+            )
         return kernel.unflatten(-1, (len(axis), -1)).contiguous(memory_format=torch.channels_last)
 
     def _first(self, features: Tensor, level: Tensor, kernel: Tensor) -> Tensor:
@@ -363,9 +452,17 @@ class MLPatch(Network):
         if self.groups == 1:
             return self.layers[0](features, level, kernel)
         planes = features.flatten(0, 1)[:, None]
-        samples = F.conv2d(planes, kernel.to(planes.dtype)).unflatten(0, (len(features), -1)).unflatten(2, (self.groups, -1))
-        samples = samples.transpose(1, 2).flatten(1, 3)  # the order of the first layer: groups, C, M / groups
-        return self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape))  # type: ignore[arg-type]
+        samples = (
+            F.conv2d(planes, kernel.to(planes.dtype))
+            .unflatten(0, (len(features), -1))
+            .unflatten(2, (self.groups, -1))
+        )
+        samples = samples.transpose(1, 2).flatten(
+            1, 3
+        )  # the order of the first layer: groups, C, M / groups
+        return self.layers[0](
+            samples, level, self._first_weight().reshape(self.layers[0].weight.shape)
+        )  # type: ignore[arg-type]
 
     def _phases(self, x: Tensor, factor: int, sigma: Tensor) -> Tensor:
         """Upscaling by a whole factor: the fine pixels at the same place in their coarse pixel are one convolution of the features."""
@@ -373,20 +470,31 @@ class MLPatch(Network):
         shifts = [(i + 0.5) / factor - 0.5 for i in range(factor)]
         phases = []
         for (i, down), (j, across) in product(enumerate(shifts), enumerate(shifts)):
-            base = (cubic(down - taps)[:, None] * cubic(across - taps)).to(x.dtype).expand(self.channels, 1, -1, -1)
+            base = (
+                (cubic(down - taps)[:, None] * cubic(across - taps))
+                .to(x.dtype)
+                .expand(self.channels, 1, -1, -1)
+            )
             phases.append((i, j, self._folded((down, across)), base))
         out = x.new_empty(*x.shape[:2], factor * x.shape[2], factor * x.shape[3])
         margin = self.eaten + self._aligned(self.reach + 2)
         for images, rows, cols, block in self._tiles(x, margin):
             level, (gain, keep, scale) = self._level(sigma[images]), self._scales(sigma[images])
-            features = _cropped(self._features(gain * block, level), margin - self.eaten - self.reach - 2)
+            features = _cropped(
+                self._features(gain * block, level), margin - self.eaten - self.reach - 2
+            )
             middle = _cropped(block, margin - 2)
             h, w = rows.stop - rows.start, cols.stop - cols.start
             for i, j, kernel, base in phases:
                 residual = self._mlp(self._first(features, level, kernel), level)
-                fine = keep * F.conv2d(middle, base, groups=self.channels) - scale * residual.to(x.dtype)
+                fine = keep * F.conv2d(middle, base, groups=self.channels) - scale * residual.to(
+                    x.dtype
+                )
                 out[
-                    images, :, rows.start * factor + i : rows.stop * factor : factor, cols.start * factor + j : cols.stop * factor : factor
+                    images,
+                    :,
+                    rows.start * factor + i : rows.stop * factor : factor,
+                    cols.start * factor + j : cols.stop * factor : factor,
                 ] = fine[:, :, :h, :w]
         return out
 
@@ -418,34 +526,51 @@ class MLPatch(Network):
         """Samples at ``coords + offsets`` in the order of the first layer: (B, groups C M / groups, Q, 1)."""
         s = sample(features, coords, offsets)
         batch, channels, points, _ = s.shape
-        return s.reshape(batch, channels, points, self.groups, -1).permute(0, 3, 1, 4, 2).reshape(batch, -1, points, 1)
+        return (
+            s.reshape(batch, channels, points, self.groups, -1)
+            .permute(0, 3, 1, 4, 2)
+            .reshape(batch, -1, points, 1)
+        )
 
     def _steered(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
         """The offsets at ``coords`` (b, Q, 2): (1, 1, M, 2) where they are the same everywhere, else (B, Q, M, 2)."""
         offsets = self.patch_offsets()[None, None]
         for take, move in self.steer:  # type: ignore[misc]
             weight = take.weight if self.stem else self._centred(take.weight)
-            step = move(self.activation(take(self._samples(features, coords, offsets), level, weight)), level)
-            offsets = self._within(offsets + step[..., 0].movedim(1, 2).unflatten(-1, (-1, 2)).to(offsets.dtype))
+            step = move(
+                self.activation(take(self._samples(features, coords, offsets), level, weight)),
+                level,
+            )
+            offsets = self._within(
+                offsets + step[..., 0].movedim(1, 2).unflatten(-1, (-1, 2)).to(offsets.dtype)
+            )
         return offsets
 
     def _between(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
         """What D takes off x at ``coords`` (b, Q, 2), in pixels of the features: (B, C, Q)."""
-        if not self.deform and bool((coords == coords.round()).all()):  # pixel centres: the folded kernel on their neighbours
+        if not self.deform and bool(
+            (coords == coords.round()).all()
+        ):  # pixel centres: the folded kernel on their neighbours
             patch = neighbours(features, coords.long(), self.reach)
             h = self._first(
-                patch.transpose(1, 2).flatten(0, 1), level.repeat_interleave(patch.shape[2], 0) if len(level) > 1 else level, self._folded()
+                patch.transpose(1, 2).flatten(0, 1),
+                level.repeat_interleave(patch.shape[2], 0) if len(level) > 1 else level,
+                self._folded(),
             )
             h = h.reshape(patch.shape[0], patch.shape[2], -1, 1).transpose(1, 2)
         else:
             samples = self._samples(features, coords, self._steered(features, coords, level))
-            h = self.layers[0](samples, level, self._first_weight().reshape(self.layers[0].weight.shape))  # type: ignore[arg-type]
+            h = self.layers[0](
+                samples, level, self._first_weight().reshape(self.layers[0].weight.shape)
+            )  # type: ignore[arg-type]
         return self._mlp(h, level)[..., 0]
 
     def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
         """The continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
         level, f = self._level(sigma), self.eaten
-        gain, keep, scale = (part[..., 0] if isinstance(part, Tensor) else part for part in self._scales(sigma))
+        gain, keep, scale = (
+            part[..., 0] if isinstance(part, Tensor) else part for part in self._scales(sigma)
+        )
         taken = gain[..., None] * x if isinstance(gain, Tensor) else x
         centre = x.new_zeros(1, 1, 1, 2)
         points = torch.arange(coords.shape[1], device=x.device)
@@ -457,16 +582,29 @@ class MLPatch(Network):
             groups = [group for group in order.split(torch.bincount(cell).tolist()) if len(group)]
         out = x.new_empty(*x.shape[:2], len(points))
         for group in groups:
-            inside, features, corner = coords[:, group], taken.to(self.last.dtype), coords.new_zeros(2)
+            inside, features, corner = (
+                coords[:, group],
+                taken.to(self.last.dtype),
+                coords.new_zeros(2),
+            )
             if self.stem:
                 margin = math.ceil(self.radius) + 2  # all taps of the bicubic samples
                 top, left = (int(v) - margin for v in inside[0].amin(dim=0).floor())
                 bottom, right = (int(v) + margin + 1 for v in inside[0].amax(dim=0).floor())
-                top, left, bottom, right = -self._aligned(-top), -self._aligned(-left), self._aligned(bottom), self._aligned(right)
-                features = self._features(window(taken, top - f, bottom + f, left - f, right + f), level)
+                top, left, bottom, right = (
+                    -self._aligned(-top),
+                    -self._aligned(-left),
+                    self._aligned(bottom),
+                    self._aligned(right),
+                )
+                features = self._features(
+                    window(taken, top - f, bottom + f, left - f, right + f), level
+                )
                 corner = coords.new_tensor([top, left])
             for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
-                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * self._between(features, p - corner, level).to(x.dtype)
+                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * self._between(
+                    features, p - corner, level
+                ).to(x.dtype)
         return out
 
 
@@ -478,9 +616,17 @@ def _cropped(x: Tensor, border: int) -> Tensor:
 def _check_coords(x: Tensor, coords: Tensor, who: str) -> None:
     """Raise unless ``coords`` are places within the pixels of ``x``."""
     if not isinstance(coords, Tensor) or not coords.is_floating_point():
-        raise InputTypeError(f"{who}: coords must be a floating tensor of shape (Q, 2) or (B, Q, 2): (row, column) in pixels.")
-    if coords.ndim not in (2, 3) or coords.shape[-1] != 2 or (coords.ndim == 3 and len(coords) not in (1, len(x))):
-        raise InputError(f"{who}: coords must have shape (Q, 2) or ({len(x)}, Q, 2), (row, column) in pixels, got {tuple(coords.shape)}.")
+        raise InputTypeError(
+            f"{who}: coords must be a floating tensor of shape (Q, 2) or (B, Q, 2): (row, column) in pixels."
+        )
+    if (
+        coords.ndim not in (2, 3)
+        or coords.shape[-1] != 2
+        or (coords.ndim == 3 and len(coords) not in (1, len(x)))
+    ):
+        raise InputError(
+            f"{who}: coords must have shape (Q, 2) or ({len(x)}, Q, 2), (row, column) in pixels, got {tuple(coords.shape)}."
+        )
     height, width = x.shape[-2:]
     low, high = coords.new_tensor([-0.5, -0.5]), coords.new_tensor([height - 0.5, width - 0.5])
     if not bool(((coords >= low) & (coords <= high)).all()):
@@ -510,23 +656,35 @@ def _check_config(config: dict[str, Any]) -> None:
         "deform": 0,
     }.items():
         if not whole(config[name], least):
-            raise InputError(f"MLPatch: {name} must be an integer >= {least}, got {config[name]!r}.")
+            raise InputError(
+                f"MLPatch: {name} must be an integer >= {least}, got {config[name]!r}."
+            )
     for name in ("dilations", "sectors"):
         if not all(whole(value, 1) for value in config[name]):
-            raise InputError(f"MLPatch: {name} must be a list of integers >= 1, got {config[name]!r}.")
+            raise InputError(
+                f"MLPatch: {name} must be a list of integers >= 1, got {config[name]!r}."
+            )
     if not finite_number(config["radius"]) or config["radius"] <= 0:
         raise InputError(f"MLPatch: radius must be positive, got {config['radius']!r}.")
     if not finite_number(config["sigma_max"]) or config["sigma_max"] < 0:
         raise InputError(f"MLPatch: sigma_max must be >= 0, got {config['sigma_max']!r}.")
     if config["activation"] not in ACTIVATIONS:
-        raise InputError(f"MLPatch: activation must be one of {', '.join(ACTIVATIONS)}, got {config['activation']!r}.")
+        raise InputError(
+            f"MLPatch: activation must be one of {', '.join(ACTIVATIONS)}, got {config['activation']!r}."
+        )
     signal = config.get("signal", 0.0)
     if not finite_number(signal) or signal < 0:
-        raise InputError(f"MLPatch: signal must be >= 0, the standard deviation of the images (0: photographs), got {signal!r}.")
+        raise InputError(
+            f"MLPatch: signal must be >= 0, the standard deviation of the images (0: photographs), got {signal!r}."
+        )
     if (config["features"] > 0) != (len(config["dilations"]) > 0):
-        raise InputError("MLPatch: features and dilations go together: a number of features, and one dilation for each 3 x 3 convolution.")
+        raise InputError(
+            "MLPatch: features and dilations go together: a number of features, and one dilation for each 3 x 3 convolution."
+        )
     if config["square"] and (config["square"] % 2 == 0 or config["sectors"] or config["deform"]):
-        raise InputError("MLPatch: square must be odd, and takes neither sectors nor deform, which need offsets on circles.")
+        raise InputError(
+            "MLPatch: square must be odd, and takes neither sectors nor deform, which need offsets on circles."
+        )
 
 
 @register("mlpatch", network=MLPatch)

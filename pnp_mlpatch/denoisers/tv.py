@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, register, sigma_column
-from pnp_mlpatch.errors import InputError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers._base import DenoiserInfo, check_image, register, sigma_column
+from pnp_mlpatch.errors import InputError
 
 
 @register("tv")
@@ -23,8 +24,15 @@ class TV:
     def __init__(self, strength: float = 0.8, *, iterations: int = 60, tol: float = 1e-4):
         if not (finite_number(strength) and strength > 0):
             raise InputError(f"TV: strength must be finite and > 0, got {strength!r}.")
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1 or not tol >= 0:
-            raise InputError(f"TV: iterations must be an integer >= 1 and tol >= 0, got {iterations!r} and {tol!r}.")
+        if (
+            isinstance(iterations, bool)
+            or not isinstance(iterations, int)
+            or iterations < 1
+            or not tol >= 0
+        ):
+            raise InputError(
+                f"TV: iterations must be an integer >= 1 and tol >= 0, got {iterations!r} and {tol!r}."
+            )
         self.strength, self.iterations, self.tol = float(strength), iterations, tol
         self.info = DenoiserInfo("tv", sigma="input")
 
@@ -34,7 +42,11 @@ class TV:
         weight = self.strength * sigma_column(sigma, x, "TV")
         if not bool((weight > 0).any()):
             return x.clone()
-        step = torch.where(weight > 0, 1 / (8 * weight.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)), torch.zeros_like(weight))
+        step = torch.where(
+            weight > 0,
+            1 / (8 * weight.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)),
+            torch.zeros_like(weight),
+        )
         p = tuple(torch.zeros_like(x) for _ in range(2))
         r, t = p, 1.0
         for k in range(self.iterations):
@@ -45,7 +57,11 @@ class TV:
             new = tuple(a / length for a in new)
             after = (1 + (1 + 4 * t * t) ** 0.5) / 2
             r = tuple(a + (t - 1) / after * (a - b) for a, b in zip(new, p, strict=True))
-            moved = self.tol > 0 and k % 10 == 9 and max(float((a - b).detach().abs().max()) for a, b in zip(new, p, strict=True))
+            moved = (
+                self.tol > 0
+                and k % 10 == 9
+                and max(float((a - b).detach().abs().max()) for a, b in zip(new, p, strict=True))
+            )
             p, t = new, after
             if moved is not False and moved < self.tol:
                 break

@@ -7,9 +7,10 @@ from os import PathLike
 
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import register
-from pnp_mlpatch.denoisers.networks import Network, shipped_or_own
-from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers._base import register
+from pnp_mlpatch.denoisers._network import Network, shipped_or_own
+from pnp_mlpatch.errors import InputError, WeightsError
 
 
 class UNet(Network):
@@ -30,14 +31,29 @@ class UNet(Network):
         batch_norm: bool = False,
         sigma_max: float | None = 60 / 255,
     ):
-        if len(widths) < 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, *widths)):
-            raise InputError(f"UNet: channels and at least two widths must be integers >= 1, got {channels!r} and {widths!r}.")
+        if len(widths) < 2 or any(
+            isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, *widths)
+        ):
+            raise InputError(
+                f"UNet: channels and at least two widths must be integers >= 1, got {channels!r} and {widths!r}."
+            )
         super().__init__(
-            channels, sigma_max, {"channels": channels, "widths": list(widths), "batch_norm": batch_norm, "sigma_max": sigma_max}
+            channels,
+            sigma_max,
+            {
+                "channels": channels,
+                "widths": list(widths),
+                "batch_norm": batch_norm,
+                "sigma_max": sigma_max,
+            },
         )
         deepinv = require("deepinv", "The denoiser 'unet'")
         self.net = deepinv.models.UNet(
-            in_channels=channels + 1, out_channels=channels, residual=False, batch_norm=batch_norm, channels_per_scale=list(widths)
+            in_channels=channels + 1,
+            out_channels=channels,
+            residual=False,
+            batch_norm=batch_norm,
+            channels_per_scale=list(widths),
         )
         self.multiple = 2 ** (len(widths) - 1)
 
@@ -47,7 +63,9 @@ class UNet(Network):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
-        y = self.net(self.with_map(x, sigma, self.multiple))[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
+        y = self.net(self.with_map(x, sigma, self.multiple))[..., : x.shape[-2], : x.shape[-1]].to(
+            x.dtype
+        )
         return x - y
 
 
@@ -56,5 +74,7 @@ def unet(weights: str | PathLike[str] = "unet-grey") -> UNet:
     """A :class:`UNet` with weights of this package's training: a shipped name, or a path. Raises :class:`WeightsError` for anything else."""
     own = shipped_or_own(weights)
     if own is None:
-        raise WeightsError(f"unet: {weights} was not written by this package's training; wrap a foreign network with as_denoiser(...).")
+        raise WeightsError(
+            f"unet: {weights} was not written by this package's training; wrap a foreign network with as_denoiser(...)."
+        )
     return UNet.load(own)

@@ -11,4 +11,13 @@ from pnp_mlpatch.interop.functions import from_functions
 from pnp_mlpatch.interop.odl import from_odl, to_odl
 from pnp_mlpatch.interop.scipy import from_scipy, to_scipy
 
-__all__ = ["from_astra", "from_deepinv", "from_functions", "from_odl", "from_scipy", "to_deepinv", "to_odl", "to_scipy"]
+__all__ = [
+    "from_astra",
+    "from_deepinv",
+    "from_functions",
+    "from_odl",
+    "from_scipy",
+    "to_deepinv",
+    "to_odl",
+    "to_scipy",
+]

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, MissingPackage, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError, MissingPackage
 from pnp_mlpatch.interop.functions import FunctionOperator, hint
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 
-def from_astra(projection: Any, volume: dict | None = None, projector: str | None = None) -> LinearOperator:
+def from_astra(
+    projection: Any, volume: dict | None = None, projector: str | None = None
+) -> LinearOperator:
     """The 2-D projections of ASTRA: images (1, H, W), sinograms (angles, detectors), H and W being ASTRA's rows and columns.
 
     Either ``from_astra(projector_id)``, of a projector that the caller made; it stays the caller's, who deletes it after the last
@@ -30,10 +33,16 @@ def from_astra(projection: Any, volume: dict | None = None, projector: str | Non
     """
     astra = require("astra", "from_astra")
     if isinstance(projection, dict) and isinstance(volume, dict):
-        recipe = ("linear" if projector is None else projector, copy.deepcopy(projection), copy.deepcopy(volume))
+        recipe = (
+            "linear" if projector is None else projector,
+            copy.deepcopy(projection),
+            copy.deepcopy(volume),
+        )
     elif isinstance(projection, int) and not isinstance(projection, bool):
         if volume is not None or projector is not None:
-            raise InputError("from_astra: a projector id has its geometries already: call from_astra(projector_id).")
+            raise InputError(
+                "from_astra: a projector id has its geometries already: call from_astra(projector_id)."
+            )
         recipe = projection
     else:
         raise InputTypeError(
@@ -58,7 +67,12 @@ def from_astra(projection: Any, volume: dict | None = None, projector: str | Non
         return out
 
     return FunctionOperator(
-        lambda x: run(x, data_shape, True), lambda y: run(y, image_shape[1:], False)[:, None], image_shape, data_shape, None, "from_astra"
+        lambda x: run(x, data_shape, True),
+        lambda y: run(y, image_shape[1:], False)[:, None],
+        image_shape,
+        data_shape,
+        None,
+        "from_astra",
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.interop.functions import checked_operator, checked_shape, hint
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 
 class DeepinvOperator(LinearOperator):
@@ -26,7 +27,12 @@ class DeepinvOperator(LinearOperator):
     def example(cls) -> LinearOperator:
         """deepinv's blur with zero padding."""
         physics = require("deepinv.physics", "from_deepinv")
-        return from_deepinv(physics.Blur(filter=torch.tensor([[[[0.1, 0.2, 0.1], [0.3, 0.2, 0.1]]]]), padding="constant"), (2, 8, 11))
+        return from_deepinv(
+            physics.Blur(
+                filter=torch.tensor([[[[0.1, 0.2, 0.1], [0.3, 0.2, 0.1]]]]), padding="constant"
+            ),
+            (2, 8, 11),
+        )
 
     def __deepcopy__(self, memo: dict) -> DeepinvOperator:
         return DeepinvOperator(_copied(self.physics), self.image_shape, self.data_shape)
@@ -71,7 +77,9 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> LinearOperator:
             raise InputTypeError(
                 f"from_deepinv: {type(physics).__name__} is not linear (no LinearPhysics), and these solvers need A and A^T."
             )
-        raise InputTypeError(f"from_deepinv: expected a deepinv LinearPhysics, got {type(physics).__name__}.{hint(physics)}")
+        raise InputTypeError(
+            f"from_deepinv: expected a deepinv LinearPhysics, got {type(physics).__name__}.{hint(physics)}"
+        )
     who = f"from_deepinv({type(physics).__name__})"
     image_shape = checked_shape(image_shape, who, "image_shape", axes=3)
     try:
@@ -83,22 +91,30 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> LinearOperator:
         ) from error
     if isinstance(physics, _physics_class()):
         if physics.operator.image_shape != image_shape:
-            raise InputError(f"{who}: image_shape must be that of its operator, {physics.operator.image_shape}, got {image_shape}.")
+            raise InputError(
+                f"{who}: image_shape must be that of its operator, {physics.operator.image_shape}, got {image_shape}."
+            )
         return physics.operator
     device = next((b.device for b in physics.buffers()), torch.device("cpu"))
     try:
         with torch.no_grad():
             data = physics.A(torch.zeros(1, *image_shape, dtype=_dtype(physics), device=device))
     except Exception as error:  # deepinv and torch raise many kinds
-        raise InputError(f"{who}: the physics does not take images of shape {image_shape} ({type(error).__name__}: {error}).") from error
+        raise InputError(
+            f"{who}: the physics does not take images of shape {image_shape} ({type(error).__name__}: {error})."
+        ) from error
     if not isinstance(data, Tensor):
         raise InputTypeError(
             f"{who}: the data must be one tensor, got a {type(data).__name__}. Wrap the parts of a stacked physics singly."
         )
     if data.is_complex():
-        raise InputTypeError(f"{who}: the data must be real, got {data.dtype}. Complex values travel as two channels: torch.view_as_real.")
+        raise InputTypeError(
+            f"{who}: the data must be real, got {data.dtype}. Complex values travel as two channels: torch.view_as_real."
+        )
     if data.ndim < 2 or data.shape[0] != 1:
-        raise InputError(f"{who}: a batch of one image must give a batch of one, got data of shape {tuple(data.shape)}.")
+        raise InputError(
+            f"{who}: a batch of one image must give a batch of one, got data of shape {tuple(data.shape)}."
+        )
     if bool(data.any()):
         raise InputError(f"{who}: A(0) is not 0, so A is not linear.")
     return DeepinvOperator(physics, image_shape, data.shape[1:])
@@ -114,7 +130,12 @@ def _physics_class() -> type:
         def __init__(self, operator: LinearOperator, max_iter: int, tol: float):
             device = next((b.device for b in operator.buffers()), torch.device("cpu"))
             super().__init__(
-                img_size=operator.image_shape, noise_model=physics.ZeroNoise(), max_iter=max_iter, tol=tol, solver="CG", device=device
+                img_size=operator.image_shape,
+                noise_model=physics.ZeroNoise(),
+                max_iter=max_iter,
+                tol=tol,
+                solver="CG",
+                device=device,
             )
             self.operator = operator
 
@@ -141,11 +162,17 @@ def _physics_class() -> type:
             """h(z; 1 / gamma) of the operator; ``solver`` and ``verbose`` have no meaning for it, and nothing is kept of the rest."""
             Aty = self.operator.adjoint(y)
             if isinstance(gamma, Tensor) and gamma.numel() not in (1, len(Aty)):
-                raise InputError(f"to_deepinv: gamma must be a number or of shape ({len(Aty)},), one an image, got {tuple(gamma.shape)}.")
+                raise InputError(
+                    f"to_deepinv: gamma must be a number or of shape ({len(Aty)},), one an image, got {tuple(gamma.shape)}."
+                )
             if not isinstance(z, Tensor):
                 z = torch.full_like(Aty, 0.0 if z is None else float(z))
             return self.operator.data_step(
-                z, 1 / gamma, Aty=Aty, tol=self.tol if tol is None else tol, max_iter=self.max_iter if max_iter is None else max_iter
+                z,
+                1 / gamma,
+                Aty=Aty,
+                tol=self.tol if tol is None else tol,
+                max_iter=self.max_iter if max_iter is None else max_iter,
             )
 
     return OperatorPhysics

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 Map = Callable[[Tensor], Tensor]
 
@@ -25,8 +25,19 @@ _CALLS = {
 class FunctionOperator(LinearOperator):
     """The operator that :func:`from_functions` makes; ``who`` is the name in its error messages."""
 
-    def __init__(self, A: Map, At: Map, image_shape: Sequence[int], data_shape: Sequence[int], normal: Map | None, who: str):
-        super().__init__(checked_shape(image_shape, who, "image_shape", axes=3), checked_shape(data_shape, who, "data_shape"))
+    def __init__(
+        self,
+        A: Map,
+        At: Map,
+        image_shape: Sequence[int],
+        data_shape: Sequence[int],
+        normal: Map | None,
+        who: str,
+    ):
+        super().__init__(
+            checked_shape(image_shape, who, "image_shape", axes=3),
+            checked_shape(data_shape, who, "data_shape"),
+        )
         self._functions, self.who = {"A": A, "At": At, "normal": normal}, who
 
     @classmethod
@@ -51,7 +62,11 @@ class FunctionOperator(LinearOperator):
         return self._call("At", y, self.image_shape)
 
     def _normal(self, x: Tensor) -> Tensor:
-        return self._call("normal", x, self.image_shape) if self._functions["normal"] else super()._normal(x)
+        return (
+            self._call("normal", x, self.image_shape)
+            if self._functions["normal"]
+            else super()._normal(x)
+        )
 
     def _call(self, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         function = self._functions[name]
@@ -71,7 +86,12 @@ class FunctionOperator(LinearOperator):
 
 
 def from_functions(
-    A: Map, At: Map, image_shape: Sequence[int], data_shape: Sequence[int], *, normal: Map | None = None
+    A: Map,
+    At: Map,
+    image_shape: Sequence[int],
+    data_shape: Sequence[int],
+    *,
+    normal: Map | None = None,
 ) -> FunctionOperator:
     r"""The operator of two functions of batches: ``A`` (B, \*image_shape) -> (B, \*data_shape), and its transpose ``At`` back.
 
@@ -82,7 +102,11 @@ def from_functions(
     Raises :class:`InputTypeError` for what cannot be called, :class:`InputError` for shapes that cannot be; and, on use, if a
     function returns another shape or no real tensor.
     """
-    for name, function in {"A": A, "At": At, **({} if normal is None else {"normal": normal})}.items():
+    for name, function in {
+        "A": A,
+        "At": At,
+        **({} if normal is None else {"normal": normal}),
+    }.items():
         if not callable(function):
             raise InputTypeError(
                 f"from_functions: {name} must be a function of a tensor (B, ...), got {type(function).__name__}.{hint(function)}"
@@ -90,12 +114,19 @@ def from_functions(
     return FunctionOperator(A, At, image_shape, data_shape, normal, "from_functions")
 
 
-def checked_shape(shape: Sequence[int], who: str, name: str, axes: int | None = None) -> tuple[int, ...]:
+def checked_shape(
+    shape: Sequence[int], who: str, name: str, axes: int | None = None
+) -> tuple[int, ...]:
     """``shape`` as a tuple of integers >= 1, ``axes`` of them if that is given; raise :class:`InputError` if it is not."""
     words = "(C, H, W), three" if axes == 3 else "a sequence of"
     try:
         sizes = tuple(int(n) for n in shape)
-        good = sizes == tuple(shape) and len(sizes) >= 1 and min(sizes) >= 1 and axes in (None, len(sizes))
+        good = (
+            sizes == tuple(shape)
+            and len(sizes) >= 1
+            and min(sizes) >= 1
+            and axes in (None, len(sizes))
+        )
     except (TypeError, ValueError):
         sizes, good = (), False
     if not good:
@@ -106,7 +137,9 @@ def checked_shape(shape: Sequence[int], who: str, name: str, axes: int | None = 
 def checked_operator(A: Any, who: str) -> LinearOperator:
     """``A`` if it is an operator of this package; raise :class:`InputTypeError` with the call to use if it is not."""
     if not isinstance(A, LinearOperator):
-        raise InputTypeError(f"{who}: A must be a LinearOperator of pnp_mlpatch, got {type(A).__name__}.{hint(A)}")
+        raise InputTypeError(
+            f"{who}: A must be a LinearOperator of pnp_mlpatch, got {type(A).__name__}.{hint(A)}"
+        )
     return A
 
 
@@ -118,4 +151,8 @@ def hint(given: Any) -> str:
         call = _CALLS.get(kind.__module__.partition(".")[0])
         if call:
             return f" Use {call}."
-    return " Two functions become an operator by from_functions(A, At, image_shape, data_shape)." if callable(given) else ""
+    return (
+        " Two functions become an operator by from_functions(A, At, image_shape, data_shape)."
+        if callable(given)
+        else ""
+    )

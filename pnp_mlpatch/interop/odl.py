@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.interop.functions import FunctionOperator, checked_operator, hint
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 
 def from_odl(operator: Any) -> LinearOperator:
@@ -31,22 +32,37 @@ def from_odl(operator: Any) -> LinearOperator:
     odl = require("odl", "from_odl")
     spaces = require("odl.core.space.base_tensors", "from_odl")
     if not isinstance(operator, odl.Operator):
-        raise InputTypeError(f"from_odl: expected an odl.Operator, got {type(operator).__name__}.{hint(operator)}")
+        raise InputTypeError(
+            f"from_odl: expected an odl.Operator, got {type(operator).__name__}.{hint(operator)}"
+        )
     who = f"from_odl({type(operator).__name__})"
     if not operator.is_linear:
-        raise InputTypeError(f"{who}: the operator is not linear. Its derivative at a point is: from_odl(operator.derivative(x)).")
+        raise InputTypeError(
+            f"{who}: the operator is not linear. Its derivative at a point is: from_odl(operator.derivative(x))."
+        )
     for name, space in (("domain", operator.domain), ("range", operator.range)):
         if not isinstance(space, spaces.TensorSpace):
-            raise InputError(f"{who}: its {name} must be one space of arrays, got {type(space).__name__}. Compose it with a projection.")
+            raise InputError(
+                f"{who}: its {name} must be one space of arrays, got {type(space).__name__}. Compose it with a projection."
+            )
         if space.dtype_identifier not in ("float32", "float64"):
-            raise InputTypeError(f"{who}: its {name} must be float32 or float64, got {space.dtype_identifier}.")
+            raise InputTypeError(
+                f"{who}: its {name} must be float32 or float64, got {space.dtype_identifier}."
+            )
     if len(operator.domain.shape) not in (2, 3):
-        raise InputError(f"{who}: its domain must have shape (H, W) or (C, H, W), got {operator.domain.shape}.")
+        raise InputError(
+            f"{who}: its domain must have shape (H, W) or (C, H, W), got {operator.domain.shape}."
+        )
     try:
         adjoint = operator.adjoint
     except NotImplementedError as error:
-        raise InputError(f"{who}: the operator has no adjoint, which every solver needs.") from error
-    w_domain, w_range = (_weight(space, who, name) for space, name in ((operator.domain, "domain"), (operator.range, "range")))
+        raise InputError(
+            f"{who}: the operator has no adjoint, which every solver needs."
+        ) from error
+    w_domain, w_range = (
+        _weight(space, who, name)
+        for space, name in ((operator.domain, "domain"), (operator.range, "range"))
+    )
     image_shape = (1, *operator.domain.shape)[-3:]
     return FunctionOperator(
         lambda x: _each(operator, x, operator.range.shape),
@@ -62,7 +78,9 @@ def _weight(space: Any, who: str, name: str) -> Tensor:
     """The weight of the inner product of a space, a number or an array; raise :class:`InputError` if it is of another kind."""
     weighting = space.weighting
     if not hasattr(weighting, "weight") or weighting.exponent != 2.0:
-        raise InputError(f"{who}: the inner product of its {name} must have a weight, a number or an array, got {weighting!r}.")
+        raise InputError(
+            f"{who}: the inner product of its {name} must have a weight, a number or an array, got {weighting!r}."
+        )
     return torch.as_tensor(weighting.weight, dtype=torch.float64)
 
 
@@ -89,7 +107,9 @@ def _operator_class() -> type:
             device = next((b.device for b in self.A.buffers()), torch.device("cpu"))
             batch = torch.as_tensor(x.data)[None].to(device)
             with torch.no_grad():
-                return (self.A.adjoint(batch) if self.transposed else self.A(batch))[0].cpu().numpy()
+                return (
+                    (self.A.adjoint(batch) if self.transposed else self.A(batch))[0].cpu().numpy()
+                )
 
         @property
         def adjoint(self) -> TorchOperator:

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.interop.functions import FunctionOperator, checked_operator, checked_shape, hint
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 
-def from_scipy(operator: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None) -> LinearOperator:
+def from_scipy(
+    operator: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
+) -> LinearOperator:
     """The operator of a real matrix (M, N): a scipy LinearOperator, a sparse matrix or array, or a dense ndarray.
 
     Images (C, H, W) with C H W = N are flattened in C order (rows first), one after the other; the product, M numbers, gets the
@@ -32,13 +35,22 @@ def from_scipy(operator: Any, image_shape: Sequence[int], data_shape: Sequence[i
             f"from_scipy: expected a scipy LinearOperator, a sparse matrix or a numpy array, got {type(operator).__name__}.{hint(operator)}"
         )
     if len(operator.shape) != 2:
-        raise InputError(f"from_scipy: expected a matrix (M, N), got an array of shape {tuple(operator.shape)}.")
+        raise InputError(
+            f"from_scipy: expected a matrix (M, N), got an array of shape {tuple(operator.shape)}."
+        )
     if not _is_real(operator.dtype):
-        raise InputTypeError(f"from_scipy: the matrix must be real, got {operator.dtype}. Write complex numbers as two real channels.")
+        raise InputTypeError(
+            f"from_scipy: the matrix must be real, got {operator.dtype}. Write complex numbers as two real channels."
+        )
     rows, columns = operator.shape
     image_shape = checked_shape(image_shape, "from_scipy", "image_shape", axes=3)
-    data_shape = (rows,) if data_shape is None else checked_shape(data_shape, "from_scipy", "data_shape")
-    for name, shape, size in (("image_shape", image_shape, columns), ("data_shape", data_shape, rows)):
+    data_shape = (
+        (rows,) if data_shape is None else checked_shape(data_shape, "from_scipy", "data_shape")
+    )
+    for name, shape, size in (
+        ("image_shape", image_shape, columns),
+        ("data_shape", data_shape, rows),
+    ):
         if int(np.prod(shape)) != size:
             raise InputError(
                 f"from_scipy: {name} {shape} has {int(np.prod(shape))} elements, but the matrix is {rows} x {columns} "
@@ -52,7 +64,9 @@ def from_scipy(operator: Any, image_shape: Sequence[int], data_shape: Sequence[i
             "from_scipy: this LinearOperator has no rmatvec, so no adjoint. Make it as LinearOperator(shape, matvec=..., rmatvec=...)."
         ) from error
     if not _is_real(probe.dtype):
-        raise InputTypeError("from_scipy: rmatvec returns complex numbers. Write complex numbers as two real channels.")
+        raise InputTypeError(
+            "from_scipy: rmatvec returns complex numbers. Write complex numbers as two real channels."
+        )
     return FunctionOperator(
         lambda x: _each(operator.matvec, x, data_shape),
         lambda y: _each(operator.rmatvec, y, image_shape),
@@ -71,7 +85,9 @@ def _each(product: Callable[[np.ndarray], np.ndarray], x: Tensor, shape: tuple[i
     vectors = x.detach().cpu().contiguous().flatten(1).numpy()
     products = np.stack([product(vector) for vector in vectors])
     if products.dtype.kind != "f":
-        raise InputTypeError(f"from_scipy: the products must be real floats, got {products.dtype}. Return x.astype(np.float32).")
+        raise InputTypeError(
+            f"from_scipy: the products must be real floats, got {products.dtype}. Return x.astype(np.float32)."
+        )
     return torch.from_numpy(products).reshape(-1, *shape).to(x)
 
 
@@ -93,11 +109,17 @@ def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:
         raise InputTypeError(f"to_scipy: dtype must be 'float32' or 'float64', got {dtype!r}.")
     device = next((b.device for b in A.buffers()), torch.device("cpu"))
 
-    def product(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    def product(
+        function: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+    ) -> Callable[[np.ndarray], np.ndarray]:
         def columns(vectors: np.ndarray) -> np.ndarray:
             if np.iscomplexobj(vectors):
-                raise InputTypeError("to_scipy: the operator is real, the vector is complex. Apply it to the real and imaginary parts.")
-            batch = torch.from_numpy(np.ascontiguousarray(vectors.reshape(len(vectors), -1).T, dtype=kind)).reshape(-1, *shape)
+                raise InputTypeError(
+                    "to_scipy: the operator is real, the vector is complex. Apply it to the real and imaginary parts."
+                )
+            batch = torch.from_numpy(
+                np.ascontiguousarray(vectors.reshape(len(vectors), -1).T, dtype=kind)
+            ).reshape(-1, *shape)
             with torch.no_grad():
                 out = function(batch.to(device)).flatten(1).T.cpu().numpy()
             return out.reshape(-1, *vectors.shape[1:])
@@ -106,4 +128,6 @@ def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:
 
     forward, adjoint = product(A, A.image_shape), product(A.adjoint, A.data_shape)
     size = (int(np.prod(A.data_shape)), int(np.prod(A.image_shape)))
-    return linalg.LinearOperator(size, matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=kind)
+    return linalg.LinearOperator(
+        size, matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=kind
+    )

@@ -41,12 +41,18 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"{path}: cannot write there ({error.strerror}). Choose a folder that you may write to.") from error
+        raise FileError(
+            f"{path}: cannot write there ({error.strerror}). Choose a folder that you may write to."
+        ) from error
     check_writable(path)
     clean(target.parent)
-    temporary = target.with_name(f"{_prefix()}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+    temporary = target.with_name(
+        f"{_prefix()}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}"
+    )
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # the mode of new files, less the umask
+        os.close(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        )  # the mode of new files, less the umask
         write(temporary)
         _flush(temporary)
         if target.exists():
@@ -54,11 +60,16 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
         os.replace(temporary, target)
     except FileError:
         raise
-    except (OSError, RuntimeError) as error:  # libraries in C++ raise RuntimeError where the disk is full
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # libraries in C++ raise RuntimeError where the disk is full
         if out_of_memory(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise FileError(f"{path}: could not be written ({reason}). The file is as it was before.") from error
+        raise FileError(
+            f"{path}: could not be written ({reason}). The file is as it was before."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,14 +102,22 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
     except FileNotFoundError:
         mode = None
     except OSError as error:  # a name that is too long, a file in the place of a folder
-        raise FileError(f"{path}: cannot be written ({error.strerror}). Choose another name.") from error
+        raise FileError(
+            f"{path}: cannot be written ({error.strerror}). Choose another name."
+        ) from error
     if not os.path.isdir(target.parent):
-        raise FileError(f"{path}: there is no folder {target.parent if os.path.islink(path) else path.parent}. Create it first.")
+        raise FileError(
+            f"{path}: there is no folder {target.parent if os.path.islink(path) else path.parent}. Create it first."
+        )
     if mode is not None and not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise FileError(f"{path}: cannot be written, it is {what}. Choose another name.")
-    if not os.access(target.parent, os.W_OK) or (mode is not None and not os.access(target, os.W_OK)):
-        raise FileError(f"{path}: cannot be written. Choose a file in a folder that you may write to.")
+    if not os.access(target.parent, os.W_OK) or (
+        mode is not None and not os.access(target, os.W_OK)
+    ):
+        raise FileError(
+            f"{path}: cannot be written. Choose a file in a folder that you may write to."
+        )
     if any(follow(other) == target for other in reads):
         raise InputError(f"{path}: this is the input, or another output; choose another name.")
     return path
@@ -136,7 +155,16 @@ def out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError))
-        and any(words in text for words in ("allocate memory", "out of memory", "memory allocation failed", "bad_alloc", "bad allocation"))
+        and any(
+            words in text
+            for words in (
+                "allocate memory",
+                "out of memory",
+                "memory allocation failed",
+                "bad_alloc",
+                "bad allocation",
+            )
+        )
     )
 
 

@@ -26,7 +26,9 @@ COMMENT = re.compile(rb"pnp_mlpatch ([0-9a-f]{64})")
 LENGTH = len("pnp_mlpatch ") + 64
 
 
-def save(path: str | PathLike[str], content: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
+def save(
+    path: str | PathLike[str], content: Mapping[str, Any], *, about: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint, whole or not at all.
 
     Parameters
@@ -51,7 +53,9 @@ def save(path: str | PathLike[str], content: Mapping[str, Any], *, about: Mappin
     write_whole(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
 
 
-def load(path: str | PathLike[str], what: str = "checkpoint", device: str | torch.device = "cpu") -> tuple[dict[str, Any], Any]:
+def load(
+    path: str | PathLike[str], what: str = "checkpoint", device: str | torch.device = "cpu"
+) -> tuple[dict[str, Any], Any]:
     """Read a checkpoint that :func:`save` wrote.
 
     Parameters
@@ -111,12 +115,19 @@ def read_torch(path: str | PathLike[str]) -> Any:
     except Exception as error:  # torch raises many kinds for a damaged file
         if out_of_memory(error):
             raise
-        raise WeightsError(f"{path}: cannot be read ({_reason(error)}). It is damaged, or something else.") from error
+        raise WeightsError(
+            f"{path}: cannot be read ({_reason(error)}). It is damaged, or something else."
+        ) from error
 
 
 def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
     """Write plain values as JSON, with the sha256 of their text under "sha256"; raise :class:`FileError` if it cannot be written."""
-    text = json.dumps({**values, "sha256": hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()}) + "\n"
+    text = (
+        json.dumps(
+            {**values, "sha256": hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()}
+        )
+        + "\n"
+    )
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

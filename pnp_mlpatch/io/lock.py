@@ -47,7 +47,9 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        place.unlink(missing_ok=True)  # first the name, then the lock: nobody else can have it in between
+        place.unlink(
+            missing_ok=True
+        )  # first the name, then the lock: nobody else can have it in between
         os.close(descriptor)
 
 
@@ -57,7 +59,9 @@ def _take(place: Path, path: str | PathLike[str]) -> int:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise FileError(f"{path}: cannot write there ({error.strerror}). Choose a folder that you may write to.") from error
+            raise FileError(
+                f"{path}: cannot write there ({error.strerror}). Choose a folder that you may write to."
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +70,10 @@ def _take(place: Path, path: str | PathLike[str]) -> int:
                     f"{path}: another run is writing it ({_holder(descriptor)}). Wait for its end, or choose another name."
                 ) from None
             except OSError as error:
-                warnings.warn(f"{place}: no lock, since the file system has none ({error.strerror}).", stacklevel=5)
+                warnings.warn(
+                    f"{place}: no lock, since the file system has none ({error.strerror}).",
+                    stacklevel=5,
+                )
             if os.path.exists(place) and os.path.samestat(os.fstat(descriptor), os.stat(place)):
                 _sign(descriptor)
                 return descriptor

@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
-from pnp_mlpatch.lensing.maps import FITS, ShearMap, as_path, pixel_text, split_source, with_fits
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.reading import refuse_special
+from pnp_mlpatch.lensing.fits import FITS, ShearMap, as_path, pixel_text, split_source, with_fits
 from pnp_mlpatch.lensing.units import arcmin, radians
-from pnp_mlpatch.reading import refuse_special
 
 TABLES = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}
 LARGEST = 8192  # pixels a side
@@ -58,14 +60,18 @@ class Catalogue:
             object.__setattr__(self, name, value.detach().cpu().double())
         lengths = [len(getattr(self, name)) for name in names]
         if len(set(lengths)) > 1:
-            raise InputError(f"Catalogue: ra, dec, e1, e2 and w must be equally long, got {lengths}.")
+            raise InputError(
+                f"Catalogue: ra, dec, e1, e2 and w must be equally long, got {lengths}."
+            )
         if bad := _count(~((self.w >= 0) & torch.isfinite(self.w))):
             raise InputError(
                 f"Catalogue: {bad} of {lengths[0]} weights are negative, NaN or infinite. Give weights >= 0, 0 for what is not used."
             )
         used = self.w > 0
         if not bool(used.any()):
-            raise InputError("Catalogue: no galaxy has a weight above 0. Check the column of weights.")
+            raise InputError(
+                "Catalogue: no galaxy has a weight above 0. Check the column of weights."
+            )
         for name, low, high in (("ra", -180, 360), ("dec", -90, 90)):
             value = getattr(self, name)
             if bad := _count(used & ~((value >= low) & (value <= high))):
@@ -110,33 +116,54 @@ def read_catalogue(
     wanted = {"ra": ra, "dec": dec, "e1": e1, "e2": e2, **({} if w is None else {"w": w})}
     for name, column in wanted.items():
         if not isinstance(column, str):
-            raise InputTypeError(f"read_catalogue: {name} must be the name of a column, got {column!r}.")
+            raise InputTypeError(
+                f"read_catalogue: {name} must be the name of a column, got {column!r}."
+            )
 
     told: set[str] = set()  # which places have a unit
 
     def pick(names: list[str], get: Callable[[str], tuple[Any, Any]]) -> dict[str, np.ndarray]:
-        found = {name: _column(names, column, name, path, absent=name == "w" and column == "w") for name, column in wanted.items()}
-        read = {name: (*get(column), column) for name, column in found.items() if column is not None}
+        found = {
+            name: _column(names, column, name, path, absent=name == "w" and column == "w")
+            for name, column in wanted.items()
+        }
+        read = {
+            name: (*get(column), column) for name, column in found.items() if column is not None
+        }
         told.update(name for name in ("ra", "dec") if str(read[name][1] or "").strip())
-        return {name: _values(values, unit, name, column, path) for name, (values, unit, column) in read.items()}
+        return {
+            name: _values(values, unit, name, column, path)
+            for name, (values, unit, column) in read.items()
+        }
 
     if path.name.lower().endswith(FITS):
 
         def get(hdus: Any) -> dict[str, np.ndarray]:
             tables = [k for k, hdu in enumerate(hdus) if hasattr(hdu, "columns")]
-            keys = [k for k in tables if which in (None, k) or str(which).upper() == str(hdus[k].name).upper()]
+            keys = [
+                k
+                for k in tables
+                if which in (None, k) or str(which).upper() == str(hdus[k].name).upper()
+            ]
             if not keys:
                 held = ", ".join(f"[{k}] {hdus[k].name}" for k in tables) or "none"
-                raise FileError(f"{path}: no table{'' if which is None else f' [{which}]'}. Tables in the file: {held}.")
+                raise FileError(
+                    f"{path}: no table{'' if which is None else f' [{which}]'}. Tables in the file: {held}."
+                )
             hdu = hdus[keys[0]]
-            return pick(list(hdu.columns.names), lambda column: (_with_nulls(hdu, column), hdu.columns[column].unit))
+            return pick(
+                list(hdu.columns.names),
+                lambda column: (_with_nulls(hdu, column), hdu.columns[column].unit),
+            )
 
         columns = with_fits(path, get)
     elif path.suffix.lower() in TABLES:
         table = _table(path)
         columns = pick(list(table.colnames), lambda column: (table[column], table[column].unit))
     else:
-        raise InputError(f"{path}: unknown ending '{path.suffix}'. Readable: {', '.join((*FITS, *TABLES))}.")
+        raise InputError(
+            f"{path}: unknown ending '{path.suffix}'. Readable: {', '.join((*FITS, *TABLES))}."
+        )
     columns.setdefault("w", np.ones(len(columns["ra"])))
     if not told and len(columns["ra"]):
         _warn_radians(columns["ra"], columns["dec"], path)
@@ -151,7 +178,11 @@ def read_catalogue(
 def _with_nulls(hdu: Any, column: str) -> Any:
     """A column of a FITS table, its integers masked where they are TNULL."""
     values, null = hdu.data[column], hdu.columns[column].null
-    return np.ma.masked_equal(values, null) if null is not None and np.asarray(values).dtype.kind in "iu" else values
+    return (
+        np.ma.masked_equal(values, null)
+        if null is not None and np.asarray(values).dtype.kind in "iu"
+        else values
+    )
 
 
 def _table(path: Path) -> Any:
@@ -162,21 +193,32 @@ def _table(path: Path) -> Any:
     try:
         return table.read(path, format=TABLES[path.suffix.lower()])
     except Exception as error:  # astropy lets a dozen kinds through
-        raise FileError(f"{path}: not a readable {path.suffix} table ({' '.join(str(error).split())[:300]}).") from error
+        raise FileError(
+            f"{path}: not a readable {path.suffix} table ({' '.join(str(error).split())[:300]})."
+        ) from error
 
 
 def _column(names: list[str], column: str, what: str, path: Path, *, absent: bool) -> str | None:
     """The column of that name, in any case; None if it may be absent and is."""
-    found = [name for name in names if name == column] or [name for name in names if name.lower() == column.lower()]
+    found = [name for name in names if name == column] or [
+        name for name in names if name.lower() == column.lower()
+    ]
     if len(found) == 1:
         return found[0]
     if found:
-        raise FileError(f"{path}: the columns {', '.join(found)} differ in case only. Name one: {what}='{found[0]}'.")
+        raise FileError(
+            f"{path}: the columns {', '.join(found)} differ in case only. Name one: {what}='{found[0]}'."
+        )
     if not absent:
-        raise FileError(f"{path}: no column '{column}'. It holds: {', '.join(names) or 'none'}. Name one: {what}='NAME'.")
+        raise FileError(
+            f"{path}: no column '{column}'. It holds: {', '.join(names) or 'none'}. Name one: {what}='NAME'."
+        )
     others = [name for name in names if "weight" in name.lower()]
     if others:
-        warnings.warn(f"{path}: no column 'w', so all galaxies weigh the same. Was w='{others[0]}' meant?", stacklevel=4)
+        warnings.warn(
+            f"{path}: no column 'w', so all galaxies weigh the same. Was w='{others[0]}' meant?",
+            stacklevel=4,
+        )
     return None
 
 
@@ -186,7 +228,9 @@ def _values(values: Any, unit: Any, what: str, column: str, path: Path) -> np.nd
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         hint = " Convert sexagesimal places to degrees." if what in ("ra", "dec") else ""
-        raise InputError(f"{path}: column '{column}' must hold one real number a row, got {array.dtype} {array.shape}.{hint}")
+        raise InputError(
+            f"{path}: column '{column}' must hold one real number a row, got {array.dtype} {array.shape}.{hint}"
+        )
     array = array.astype(np.float64)
     if mask is not None:
         array[mask] = np.nan
@@ -247,12 +291,16 @@ def bin_shear(
     a map without galaxies, and ellipticities that are all 0, which have no noise.
     """
     if not isinstance(catalogue, Catalogue):
-        raise InputTypeError(f"bin_shear: expected a Catalogue, got {type(catalogue).__name__}. Read one with read_catalogue.")
+        raise InputTypeError(
+            f"bin_shear: expected a Catalogue, got {type(catalogue).__name__}. Read one with read_catalogue."
+        )
     if isinstance(least, bool) or not isinstance(least, int) or least < 1:
         raise InputError(f"bin_shear: least must be an integer >= 1, got {least!r}.")
     side = radians(pixel, "bin_shear: pixel")
     used = (catalogue.w > 0).numpy()
-    ra, dec, e1, e2, w = (getattr(catalogue, name).numpy()[used] for name in ("ra", "dec", "e1", "e2", "w"))
+    ra, dec, e1, e2, w = (
+        getattr(catalogue, name).numpy()[used] for name in ("ra", "dec", "e1", "e2", "w")
+    )
     a, d = np.radians(ra), np.radians(dec)
     s = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
     lon, lat = _mean_direction(s) if centre is None else _centre(centre)
@@ -264,7 +312,10 @@ def bin_shear(
                 f"bin_shear: galaxies lie up to {far:.4g} degrees from the centre; a flat map holds {WIDEST:g}. Cut the catalogue."
             )
         shape = (math.floor(np.ptp(eta) + 0.5) + 1, math.floor(np.ptp(xi) + 0.5) + 1)
-        first = (-float(eta.min()), float(xi.max()))  # row and column where the plane touches the sky
+        first = (
+            -float(eta.min()),
+            float(xi.max()),
+        )  # row and column where the plane touches the sky
     else:
         if (
             not isinstance(shape, (tuple, list))
@@ -285,18 +336,27 @@ def bin_shear(
     columns = np.floor(np.where(front, first[1] - xi, -1) + 0.5).astype(np.int64)
     inside = front & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     if not inside.any():
-        raise InputError(f"bin_shear: no galaxy lies in the map of {width} by {height} pixels about ({lon:.6g}, {lat:.6g}). Check centre=.")
+        raise InputError(
+            f"bin_shear: no galaxy lies in the map of {width} by {height} pixels about ({lon:.6g}, {lat:.6g}). Check centre=."
+        )
     if not inside.all():
-        warnings.warn(f"bin_shear: {int((~inside).sum())} of {len(w)} galaxies lie outside of the map.", stacklevel=2)
+        warnings.warn(
+            f"bin_shear: {int((~inside).sum())} of {len(w)} galaxies lie outside of the map.",
+            stacklevel=2,
+        )
     sigma = math.sqrt(float((w**2 * (e1**2 + e2**2)).sum() / (2 * (w**2).sum())))
     if sigma == 0:
-        raise InputError("bin_shear: all ellipticities are 0, so their noise is not known. Check the columns e1 and e2.")
+        raise InputError(
+            "bin_shear: all ellipticities are 0, so their noise is not known. Check the columns e1 and e2."
+        )
     place = (rows * width + columns)[inside]
     e = ((e1 + 1j * e2) * np.exp(-2j * turn))[inside]
     w = w[inside]
 
     def total(values: np.ndarray | None) -> Tensor:
-        return torch.from_numpy(np.bincount(place, values, minlength=height * width)).reshape(height, width)
+        return torch.from_numpy(np.bincount(place, values, minlength=height * width)).reshape(
+            height, width
+        )
 
     weight, seen = total(w), total(None) >= least
     gamma = torch.stack([total(w * e.real), total(w * e.imag)]) / weight
@@ -307,38 +367,59 @@ def bin_shear(
         )
     cards = _cards_of(lon, lat, math.degrees(side), first)
     text = pixel.strip() if isinstance(pixel, str) else pixel_text(arcmin(pixel))
-    return ShearMap(torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf), text, True, cards)
+    return ShearMap(
+        torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf), text, True, cards
+    )
 
 
 def _mean_direction(s: np.ndarray) -> tuple[float, float]:
     x, y, z = (float(v) for v in s.mean(axis=1))
     if math.hypot(x, y, z) < 0.1:
-        raise InputError("bin_shear: the galaxies lie all over the sky, without a mean direction. Give centre= and shape=.")
+        raise InputError(
+            "bin_shear: the galaxies lie all over the sky, without a mean direction. Give centre= and shape=."
+        )
     return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
 
 
 def _centre(centre: Any) -> tuple[float, float]:
-    whole = isinstance(centre, (tuple, list)) and len(centre) == 2 and all(finite_number(value) for value in centre)
+    whole = (
+        isinstance(centre, (tuple, list))
+        and len(centre) == 2
+        and all(finite_number(value) for value in centre)
+    )
     if not whole or not (-180 <= centre[0] <= 360 and -90 <= centre[1] <= 90):
-        raise InputError(f"bin_shear: centre must be (ra, dec) in degrees, -180 to 360 and -90 to 90, got {centre!r}.")
+        raise InputError(
+            f"bin_shear: centre must be (ra, dec) in degrees, -180 to 360 and -90 to 90, got {centre!r}."
+        )
     return float(centre[0]) % 360, float(centre[1])
 
 
-def _tangent(s: np.ndarray, a: np.ndarray, d: np.ndarray, lon: float, lat: float) -> tuple[np.ndarray, ...]:
+def _tangent(
+    s: np.ndarray, a: np.ndarray, d: np.ndarray, lon: float, lat: float
+) -> tuple[np.ndarray, ...]:
     """Places on the plane, East and North in radians; the cosine of the distance to the centre; and psi, see :func:`bin_shear`."""
     east = np.array([-math.sin(lon), math.cos(lon), 0.0])
-    north = np.array([-math.sin(lat) * math.cos(lon), -math.sin(lat) * math.sin(lon), math.cos(lat)])
+    north = np.array(
+        [-math.sin(lat) * math.cos(lon), -math.sin(lat) * math.sin(lon), math.cos(lat)]
+    )
     middle = np.array([math.cos(lat) * math.cos(lon), math.cos(lat) * math.sin(lon), math.sin(lat)])
     x, y, cos = east @ s, north @ s, middle @ s
-    up = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])  # North at each galaxy
-    carried = (middle @ up) / np.maximum(1 + cos, 1e-12)  # up - carried (s + middle) is up at the centre
+    up = np.stack(
+        [-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)]
+    )  # North at each galaxy
+    carried = (middle @ up) / np.maximum(
+        1 + cos, 1e-12
+    )  # up - carried (s + middle) is up at the centre
     depth = np.maximum(cos, 1e-6)
     return x / depth, y / depth, cos, np.arctan2(east @ up - carried * x, north @ up - carried * y)
 
 
 def _cards_of(lon: float, lat: float, side: float, first: tuple[float, float]) -> str:
     header = require("astropy.io.fits", "The header of a map").Header()
-    for axis, kind, value, step, reference in ((1, "RA---TAN", lon, -side, first[1]), (2, "DEC--TAN", lat, side, first[0])):
+    for axis, kind, value, step, reference in (
+        (1, "RA---TAN", lon, -side, first[1]),
+        (2, "DEC--TAN", lat, side, first[0]),
+    ):
         header[f"CTYPE{axis}"] = kind
         header[f"CUNIT{axis}"] = "deg"
         header[f"CRVAL{axis}"] = value

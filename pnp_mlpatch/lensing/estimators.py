@@ -12,18 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing.spectra import Spectrum, power, wavenumbers
 from pnp_mlpatch.lensing.units import radians
 from pnp_mlpatch.linalg import pcg
 
 
-def kernel(shape: tuple[int, ...], *, flip_ra: bool = False, dtype: torch.dtype = torch.float64) -> Tensor:
+def kernel(
+    shape: tuple[int, ...], *, flip_ra: bool = False, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """D(k) = (k_1^2 - k_2^2 + 2 i k_1 k_2) / |k|^2 at the frequencies of fft2, D(0) = 0: complex (H, W); its conjugate with ``flip_ra``."""
     rows, cols = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[-2:])
     square = (rows[:, None] ** 2 + cols[None] ** 2).clamp_min(1e-300)
-    d = torch.complex((cols[None] ** 2 - rows[:, None] ** 2) / square, 2 * cols[None] * rows[:, None] / square)
-    return (d.conj().resolve_conj() if flip_ra else d).to(torch.complex64 if dtype == torch.float32 else torch.complex128)
+    d = torch.complex(
+        (cols[None] ** 2 - rows[:, None] ** 2) / square, 2 * cols[None] * rows[:, None] / square
+    )
+    return (d.conj().resolve_conj() if flip_ra else d).to(
+        torch.complex64 if dtype == torch.float32 else torch.complex128
+    )
 
 
 def shear_of(kappa: Tensor, *, flip_ra: bool = False) -> Tensor:
@@ -37,16 +44,22 @@ def shear_of(kappa: Tensor, *, flip_ra: bool = False) -> Tensor:
 def kaiser_squires(gamma: Tensor, *, flip_ra: bool = False) -> Tensor:
     """kappa^ = conj(D) gamma^: E and B (B, 2, H, W) of mean zero (Kaiser and Squires 1993). Put 0 where nothing was measured."""
     _check(gamma, "kaiser_squires", (2,))
-    return _times(gamma, kernel(gamma.shape, flip_ra=flip_ra, dtype=gamma.dtype).conj().to(gamma.device))
+    return _times(
+        gamma, kernel(gamma.shape, flip_ra=flip_ra, dtype=gamma.dtype).conj().to(gamma.device)
+    )
 
 
 def smoothed(x: Tensor, width: Any, pixel: Any) -> Tensor:
     """Maps (..., H, W) smoothed by a Gaussian of standard deviation ``width``, an angle with its unit: x^ exp(-l^2 width^2 / 2)."""
     ell = wavenumbers(x.shape, pixel).to(x.device)
-    return torch.fft.ifft2(torch.fft.fft2(x) * torch.exp(-0.5 * (ell * radians(width, "width")) ** 2).to(x.dtype)).real
+    return torch.fft.ifft2(
+        torch.fft.fft2(x) * torch.exp(-0.5 * (ell * radians(width, "width")) ** 2).to(x.dtype)
+    ).real
 
 
-def optimal_width(noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: tuple[int, int] = (512, 512)) -> str:
+def optimal_width(
+    noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: tuple[int, int] = (512, 512)
+) -> str:
     r"""The width of the Gaussian that smooths Kaiser-Squires best, from the spectrum alone: "1.7 arcmin".
 
         argmin_w  sum_l C(l) (1 - G)^2 + N G^2,   G = exp(-l^2 w^2 / 2),  N = noise^2 p^2
@@ -54,7 +67,11 @@ def optimal_width(noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: 
     ``noise`` is a number or a map, whose harmonic mean of the variances over the measured pixels is taken. Widths from a
     quarter of a pixel to 64 pixels, to a thousandth.
     """
-    variance = 1 / weights(noise)[weights(noise) > 0].mean() if isinstance(noise, Tensor) else torch.tensor(float(noise) ** 2)
+    variance = (
+        1 / weights(noise)[weights(noise) > 0].mean()
+        if isinstance(noise, Tensor)
+        else torch.tensor(float(noise) ** 2)
+    )
     ell = wavenumbers(shape, pixel)
     signal = power(ell, spectrum, pixel)
 
@@ -64,14 +81,18 @@ def optimal_width(noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: 
 
     p = radians(pixel)
     optimize = require("scipy.optimize", "The optimal width")
-    found = optimize.minimize_scalar(loss, bounds=(math.log(p / 4), math.log(64 * p)), method="bounded", options={"xatol": 1e-3})
+    found = optimize.minimize_scalar(
+        loss, bounds=(math.log(p / 4), math.log(64 * p)), method="bounded", options={"xatol": 1e-3}
+    )
     return f"{math.exp(found.x) * 10_800 / math.pi:.4g} arcmin"
 
 
 def weights(noise: Tensor) -> Tensor:
     """The inverse variance (H, W) of a noise map; 0 where it is infinite. Raises :class:`InputError` for noise that is NaN or not positive."""
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
-        raise InputTypeError("noise: expected a floating tensor (H, W), standard deviations, infinite where nothing was measured.")
+        raise InputTypeError(
+            "noise: expected a floating tensor (H, W), standard deviations, infinite where nothing was measured."
+        )
     bad = int((~(noise > 0)).sum())
     if bad or not bool(torch.isfinite(noise).any()):
         raise InputError(
@@ -101,7 +122,9 @@ def wiener(
     """
     _check(gamma, "wiener", (2,))
     if noise.shape[-2:] != gamma.shape[-2:]:
-        raise InputError(f"wiener: the noise map must be {tuple(gamma.shape[-2:])}, got {tuple(noise.shape)}.")
+        raise InputError(
+            f"wiener: the noise map must be {tuple(gamma.shape[-2:])}, got {tuple(noise.shape)}."
+        )
     w = weights(noise).to(gamma)
     d = kernel(gamma.shape, flip_ra=flip_ra, dtype=gamma.dtype).to(gamma.device)
     root = power(wavenumbers(gamma.shape, pixel), spectrum, pixel).sqrt().to(gamma)
@@ -114,7 +137,9 @@ def wiener(
         return torch.fft.ifft2(root * d.conj() * torch.fft.fft2(s)).real[:, None]
 
     b = back(w * torch.complex(gamma[:, 0], gamma[:, 1]))
-    y, info = pcg(lambda y: y + back(w * forward(y)), b, torch.zeros_like(b), tol=tol, max_iter=max_iter)
+    y, info = pcg(
+        lambda y: y + back(w * forward(y)), b, torch.zeros_like(b), tol=tol, max_iter=max_iter
+    )
     if float(info.residual.max()) > tol:
         raise InputError(
             f"wiener: the residual is {float(info.residual.max()):.2g} after {max_iter} steps, wanted {tol:g}. Raise max_iter."
@@ -130,7 +155,9 @@ def from_reduced(g: Tensor, kappa: Tensor) -> Tensor:
 def reduced(gamma: Tensor, kappa: Tensor) -> Tensor:
     """g = gamma / (1 - kappa), what the shapes of galaxies measure. Raises :class:`InputError` where kappa >= 1, inside a strong lens."""
     if not bool((kappa[:, :1] < 1).all()):
-        raise InputError("reduced: kappa must be below 1 everywhere; it is the convergence, dimensionless.")
+        raise InputError(
+            "reduced: kappa must be below 1 everywhere; it is the convergence, dimensionless."
+        )
     return gamma / (1 - kappa[:, :1])
 
 
@@ -143,9 +170,13 @@ def _check(x: Tensor, who: str, channels: tuple[int, ...]) -> None:
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputTypeError(f"{who}: expected a float32 or float64 tensor of maps (B, 2, H, W).")
     if x.ndim != 4 or x.shape[1] not in channels:
-        raise InputError(f"{who}: expected maps (B, {' or '.join(map(str, channels))}, H, W), got {tuple(x.shape)}.")
+        raise InputError(
+            f"{who}: expected maps (B, {' or '.join(map(str, channels))}, H, W), got {tuple(x.shape)}."
+        )
     if not bool(torch.isfinite(x).all()):
-        raise InputError(f"{who}: {int((~torch.isfinite(x)).sum())} values are NaN or infinite. Put 0 there, and no weight.")
+        raise InputError(
+            f"{who}: {int((~torch.isfinite(x)).sum())} values are NaN or infinite. Put 0 there, and no weight."
+        )
 
 
 __all__ = [

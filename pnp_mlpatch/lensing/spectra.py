@@ -18,7 +18,9 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing.units import radians
 
 Spectrum = Callable[[Tensor], Tensor]
-EDGES = tuple(300 * (20_000 / 300) ** (k / 16) for k in range(17))  # 16 bins, equal in log l, from 300 to 20000
+EDGES = tuple(
+    300 * (20_000 / 300) ** (k / 16) for k in range(17)
+)  # 16 bins, equal in log l, from 300 to 20000
 
 
 def convergence_spectrum(ell: Tensor) -> Tensor:
@@ -36,8 +38,15 @@ def tabulated(ell: Any, C: Any) -> Spectrum:
     ``ell`` rising and > 0, ``C`` > 0, two or more of each. Raises :class:`InputError` for others.
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64).flatten() for values in (ell, C))
-    if len(x) != len(y) or len(x) < 2 or not bool(((x > 0) & (y > 0)).all()) or not bool((x[1:] > x[:-1]).all()):
-        raise InputError("tabulated: ell must rise and be > 0, C be > 0, and both have the same number of values, two or more.")
+    if (
+        len(x) != len(y)
+        or len(x) < 2
+        or not bool(((x > 0) & (y > 0)).all())
+        or not bool((x[1:] > x[:-1]).all())
+    ):
+        raise InputError(
+            "tabulated: ell must rise and be > 0, C be > 0, and both have the same number of values, two or more."
+        )
     x, y = x.log(), y.log()
 
     def spectrum(ell: Tensor) -> Tensor:
@@ -65,7 +74,13 @@ def power(ell: Tensor, spectrum: Spectrum, pixel: Any) -> Tensor:
 
 
 def power_spectrum(
-    x: Tensor, pixel: Any, *, other: Tensor | None = None, edges: Sequence[float] = EDGES, mask: Tensor | None = None, taper: bool = True
+    x: Tensor,
+    pixel: Any,
+    *,
+    other: Tensor | None = None,
+    edges: Sequence[float] = EDGES,
+    mask: Tensor | None = None,
+    taper: bool = True,
 ) -> tuple[Tensor, Tensor]:
     r"""The mean spectrum of maps in bins of l, (l, C), both (bins,); with ``other`` maps, the cross-spectrum Re <x^ conj(other^)>.
 
@@ -77,23 +92,41 @@ def power_spectrum(
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         raise InputTypeError("power_spectrum: expected maps (..., H, W), a floating tensor.")
     if other is not None and other.shape != x.shape:
-        raise InputError(f"power_spectrum: both maps must have one shape, got {tuple(x.shape)} and {tuple(other.shape)}.")
+        raise InputError(
+            f"power_spectrum: both maps must have one shape, got {tuple(x.shape)} and {tuple(other.shape)}."
+        )
     if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
         raise InputError("power_spectrum: edges must be two or more rising values of l.")
     shape = x.shape[-2:]
     w = torch.ones(shape, dtype=torch.float64, device=x.device)
     if mask is not None:
         if tuple(mask.shape) != tuple(shape) or not bool(mask.any()):
-            raise InputError(f"power_spectrum: mask must have the shape {tuple(shape)} and not be all zero, got {tuple(mask.shape)}.")
+            raise InputError(
+                f"power_spectrum: mask must have the shape {tuple(shape)} and not be all zero, got {tuple(mask.shape)}."
+            )
         w = mask.to(w)
     if taper:
         for n, axis in zip(shape, (-2, -1), strict=True):
-            window = torch.sin(math.pi * (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / n) ** 2
+            window = (
+                torch.sin(
+                    math.pi * (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / n
+                )
+                ** 2
+            )
             w = w * window.unsqueeze(-1 if axis == -2 else 0)
-    modes = [torch.fft.fft2(_less_mean(m.double(), w)) for m in ((x,) if other is None else (x, other))]
-    values = (modes[0] * modes[-1].conj()).real.reshape(-1, *shape).mean(0) * radians(pixel) ** 2 / w.square().sum()
+    modes = [
+        torch.fft.fft2(_less_mean(m.double(), w)) for m in ((x,) if other is None else (x, other))
+    ]
+    values = (
+        (modes[0] * modes[-1].conj()).real.reshape(-1, *shape).mean(0)
+        * radians(pixel) ** 2
+        / w.square().sum()
+    )
     ell = wavenumbers(shape, pixel).to(x.device)
-    bins = torch.bucketize(ell.flatten(), torch.tensor(edges, dtype=torch.float64, device=x.device)) - 1
+    bins = (
+        torch.bucketize(ell.flatten(), torch.tensor(edges, dtype=torch.float64, device=x.device))
+        - 1
+    )
     inside = (bins >= 0) & (bins < len(edges) - 1)
     sums = torch.zeros(3, len(edges) - 1, dtype=torch.float64, device=x.device)
     for row, each in zip(sums, (torch.ones_like(ell), ell, values), strict=True):
@@ -106,4 +139,12 @@ def _less_mean(x: Tensor, w: Tensor) -> Tensor:
     return w * (x - (w * x).sum(dim=(-2, -1), keepdim=True) / w.sum())
 
 
-__all__ = ["EDGES", "Spectrum", "convergence_spectrum", "power", "power_spectrum", "tabulated", "wavenumbers"]
+__all__ = [
+    "EDGES",
+    "Spectrum",
+    "convergence_spectrum",
+    "power",
+    "power_spectrum",
+    "tabulated",
+    "wavenumbers",
+]

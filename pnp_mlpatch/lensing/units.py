@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
 
-RADIANS = {"rad": 1.0, "deg": math.pi / 180, "arcmin": math.pi / 10_800, "arcsec": math.pi / 648_000}
+RADIANS = {
+    "rad": 1.0,
+    "deg": math.pi / 180,
+    "arcmin": math.pi / 10_800,
+    "arcsec": math.pi / 648_000,
+}
 SHAPE_NOISE = 0.26  # standard deviation of one component of the ellipticity of galaxies
 
 
@@ -43,7 +49,9 @@ def arcmin(angle: Any, who: str = "pixel") -> float:
     return radians(angle, who) / RADIANS["arcmin"]
 
 
-def pixel_noise(n_gal: float | Tensor, pixel: Any, shape_noise: float = SHAPE_NOISE) -> float | Tensor:
+def pixel_noise(
+    n_gal: float | Tensor, pixel: Any, shape_noise: float = SHAPE_NOISE
+) -> float | Tensor:
     r"""The standard deviation of each component of the mean shear in a pixel.
 
         sigma_pix = shape_noise / sqrt(n_gal A_pix)
@@ -58,11 +66,19 @@ def pixel_noise(n_gal: float | Tensor, pixel: Any, shape_noise: float = SHAPE_NO
     if isinstance(n_gal, Tensor):
         if not n_gal.is_floating_point():
             n_gal = n_gal.to(torch.get_default_dtype())
-        if not bool(torch.isfinite(n_gal).all()) or float(n_gal.min()) < 0 or float(n_gal.max()) == 0:
-            raise InputError("pixel_noise: n_gal must be finite, >= 0 and somewhere > 0: galaxies for each square arcminute.")
+        if (
+            not bool(torch.isfinite(n_gal).all())
+            or float(n_gal.min()) < 0
+            or float(n_gal.max()) == 0
+        ):
+            raise InputError(
+                "pixel_noise: n_gal must be finite, >= 0 and somewhere > 0: galaxies for each square arcminute."
+            )
         return shape_noise * (n_gal * area).rsqrt()
     if not finite_number(n_gal) or n_gal <= 0:
-        raise InputError(f"pixel_noise: n_gal must be > 0, galaxies for each square arcminute, got {n_gal!r}.")
+        raise InputError(
+            f"pixel_noise: n_gal must be > 0, galaxies for each square arcminute, got {n_gal!r}."
+        )
     return shape_noise / math.sqrt(n_gal * area)
 
 

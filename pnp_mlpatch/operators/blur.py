@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
-from pnp_mlpatch.operators.base import DecomposableOperator, register
-from pnp_mlpatch.reading import weights_of
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.io.reading import weights_of
+from pnp_mlpatch.operators._base import DecomposableOperator, register
 
 
 @register("blur")
@@ -26,7 +27,9 @@ class Blur(DecomposableOperator):
             raise InputTypeError("Blur: psf must be a real torch tensor (K, L).")
         height, width = self.image_shape[1:]
         if psf.ndim != 2 or psf.numel() == 0 or psf.shape[0] > height or psf.shape[1] > width:
-            raise InputError(f"Blur: psf must be (K, L), not larger than the image {height} x {width}, got {tuple(psf.shape)}.")
+            raise InputError(
+                f"Blur: psf must be (K, L), not larger than the image {height} x {width}, got {tuple(psf.shape)}."
+            )
         psf = weights_of(psf.detach(), "Blur: psf").double()
         if not bool(torch.isfinite(psf).all()) or not bool(psf.any()):
             raise InputError("Blur: psf must be finite and not zero everywhere.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.operators.base import DecomposableOperator, LinearOperator, register, smooth_start
+from pnp_mlpatch.operators._base import DecomposableOperator, LinearOperator, register, smooth_start
 
 
 @register("identity")
@@ -29,7 +29,10 @@ class Identity(DecomposableOperator):
     def _initial(self, q: Tensor) -> Tensor:
         seen = self.weight > 0
         if not bool(seen.all()):
-            return smooth_start(Identity(self.image_shape)._weighted(seen.double()), torch.where(seen, q / self.weight, 0.0).to(q.dtype))
+            return smooth_start(
+                Identity(self.image_shape)._weighted(seen.double()),
+                torch.where(seen, q / self.weight, 0.0).to(q.dtype),
+            )
         return (q / self.weight).to(q.dtype)
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
@@ -38,5 +41,7 @@ class Identity(DecomposableOperator):
         return other
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        inverse = 1 / ((self.weight.to(alpha.dtype) * weight).square() + alpha)  # exact, for maps of each image
+        inverse = 1 / (
+            (self.weight.to(alpha.dtype) * weight).square() + alpha
+        )  # exact, for maps of each image
         return lambda r: r * inverse

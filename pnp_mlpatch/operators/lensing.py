@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.io.reading import weights_of
 from pnp_mlpatch.lensing.estimators import kernel
 from pnp_mlpatch.lensing.units import SHAPE_NOISE, arcmin, pixel_noise
-from pnp_mlpatch.operators.base import LinearOperator, register
-from pnp_mlpatch.reading import weights_of
+from pnp_mlpatch.operators._base import LinearOperator, register
 
 
 @register("lensing")
@@ -62,8 +62,14 @@ class Lensing(LinearOperator):
         if (shape is None) == (weight is None):
             raise InputError("Lensing: give either shape=(H, W) or weight=, a tensor (H, W).")
         if weight is None:
-            if not isinstance(shape, (tuple, list)) or len(shape) != 2 or any(not isinstance(n, int) or n < 1 for n in shape):
-                raise InputError(f"Lensing: shape must be (H, W), two integers >= 1, got {shape!r}.")
+            if (
+                not isinstance(shape, (tuple, list))
+                or len(shape) != 2
+                or any(not isinstance(n, int) or n < 1 for n in shape)
+            ):
+                raise InputError(
+                    f"Lensing: shape must be (H, W), two integers >= 1, got {shape!r}."
+                )
             weight = torch.ones(*shape, dtype=torch.float64)
         if not isinstance(weight, Tensor) or weight.is_complex():
             raise InputTypeError("Lensing: weight must be a real torch tensor (H, W).")
@@ -74,10 +80,16 @@ class Lensing(LinearOperator):
         if weight.ndim != 2 or weight.numel() == 0:
             raise InputError(f"Lensing: weight must have shape (H, W), got {tuple(weight.shape)}.")
         weight = weights_of(weight.detach(), "Lensing: weight").double()
-        if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
+        if (
+            not bool(torch.isfinite(weight).all())
+            or float(weight.min()) < 0
+            or not bool(weight.any())
+        ):
             raise InputError("Lensing: weights must be finite, >= 0 and not all zero (1 = seen).")
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise InputError(f"Lensing: padding must be an integer >= 0, pixels on every side, got {padding!r}.")
+            raise InputError(
+                f"Lensing: padding must be an integer >= 0, pixels on every side, got {padding!r}."
+            )
         if pixel is not None:
             arcmin(pixel, "Lensing: pixel")
         height, width = (n + 2 * padding for n in weight.shape)
@@ -86,12 +98,16 @@ class Lensing(LinearOperator):
         self.weight: Tensor
         self.kernel: Tensor
         self.register_buffer("weight", weight)
-        self.register_buffer("kernel", torch.view_as_real(kernel((height, width), flip_ra=flip_ra)).to(weight.device))
+        self.register_buffer(
+            "kernel", torch.view_as_real(kernel((height, width), flip_ra=flip_ra)).to(weight.device)
+        )
 
     @classmethod
     def example(cls) -> Lensing:
         generator = torch.Generator().manual_seed(3)
-        weight = torch.rand(7, 10, generator=generator) * (torch.rand(7, 10, generator=generator) < 0.8)
+        weight = torch.rand(7, 10, generator=generator) * (
+            torch.rand(7, 10, generator=generator) < 0.8
+        )
         return cls(weight=weight, padding=1, flip_ra=True)
 
     def noise(self, n_gal: float | Tensor, shape_noise: float = SHAPE_NOISE) -> Tensor:
@@ -100,10 +116,14 @@ class Lensing(LinearOperator):
         See :func:`~pnp_mlpatch.lensing.units.pixel_noise`. Raises :class:`InputError` if ``pixel`` was not given.
         """
         if self.pixel is None:
-            raise InputError("Lensing.noise: the size of a pixel is not known. Make the operator with pixel='0.29 arcmin'.")
+            raise InputError(
+                "Lensing.noise: the size of a pixel is not known. Make the operator with pixel='0.29 arcmin'."
+            )
         std = torch.as_tensor(pixel_noise(n_gal, self.pixel, shape_noise)).to(self.weight)
         if std.ndim and std.shape != self.weight.shape:
-            raise InputError(f"Lensing.noise: n_gal must be a number or a map {tuple(self.weight.shape)}, got {tuple(std.shape)}.")
+            raise InputError(
+                f"Lensing.noise: n_gal must be a number or a map {tuple(self.weight.shape)}, got {tuple(std.shape)}."
+            )
         return torch.where(self.weight > 0, std, torch.inf)
 
     def cut(self, x: Tensor) -> Tensor:
@@ -130,7 +150,9 @@ class Lensing(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._shear(self._pad(self.weight.to(y.dtype) * y), back=True, full=False)
 
-    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+    def _data_step(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> Tensor:
         return self._inverse(self.weight.to(z.dtype) ** 2, alpha)(Aty + alpha * z)
 
     def _inverse(self, square: Tensor, alpha: Tensor) -> Callable[[Tensor], Tensor]:
@@ -151,7 +173,10 @@ class Lensing(LinearOperator):
         return inverse
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        return self._inverse((self.weight.to(alpha.dtype) * weight).square().mean(dim=-3, keepdim=weight.ndim > 3), alpha)
+        return self._inverse(
+            (self.weight.to(alpha.dtype) * weight).square().mean(dim=-3, keepdim=weight.ndim > 3),
+            alpha,
+        )
 
     def _initial(self, q: Tensor) -> Tensor:
         weight = self.weight.to(q.dtype)
@@ -165,5 +190,7 @@ class Lensing(LinearOperator):
     def _weighted(self, weight: Tensor) -> LinearOperator:
         if torch.equal(weight[0], weight[1]):
             weight = self.weight * weight[0].to(self.weight)
-            return Lensing(weight=weight, padding=self.padding, flip_ra=self.flip_ra, pixel=self.pixel)
+            return Lensing(
+                weight=weight, padding=self.padding, flip_ra=self.flip_ra, pixel=self.pixel
+            )
         return super()._weighted(weight)

@@ -21,9 +21,17 @@ from torch import Tensor
 from pnp_mlpatch.ct import fbp as filtered
 from pnp_mlpatch.ct import spectrum
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, sizes
-from pnp_mlpatch.ct.projection import BACKENDS, PROJECTORS, AstraPair, SparsePair, cache_directory, check_projector, choose
+from pnp_mlpatch.ct.projection import (
+    BACKENDS,
+    PROJECTORS,
+    AstraPair,
+    SparsePair,
+    cache_directory,
+    check_projector,
+    choose,
+)
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
-from pnp_mlpatch.operators.base import LinearOperator, register
+from pnp_mlpatch.operators._base import LinearOperator, register
 
 FLOOR = 1.3e-3  # of the preconditioner, relative to its largest eigenvalue: 3e-3 |A|^2
 
@@ -74,11 +82,19 @@ class Radon(LinearOperator):
         if memory is not None and not (isinstance(memory, (int, float)) and memory > 0):
             raise InputError(f"Radon: memory must be a number of GiB > 0, or None, got {memory!r}.")
         channels = int(channels)
-        super().__init__((channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0]))
+        super().__init__(
+            (channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0])
+        )
         self.geometry = geometry
         self.projector = check_projector(geometry, projector)
         self.pair, self.why = choose(geometry, projector, backend, memory, cache)
-        self.backend = backend if backend != "auto" else "sparse" if hasattr(self.pair, "matrix") else "astra_cpu"
+        self.backend = (
+            backend
+            if backend != "auto"
+            else "sparse"
+            if hasattr(self.pair, "matrix")
+            else "astra_cpu"
+        )
         self.angles: Tensor
         self.register_buffer("angles", geometry.theta)
         self._spectrum: Tensor | None
@@ -93,7 +109,9 @@ class Radon(LinearOperator):
         return cls((14, 18), angles=9, channels=2, cache=False)
 
     def extra_repr(self) -> str:
-        return f"{self.geometry}, projector={self.projector!r}, backend={self.backend!r} ({self.why})"
+        return (
+            f"{self.geometry}, projector={self.projector!r}, backend={self.backend!r} ({self.why})"
+        )
 
     # ---- projections
 
@@ -115,15 +133,21 @@ class Radon(LinearOperator):
         height, width = self.image_shape[1:]
         limited = spectrum.coverage(self.geometry) < 0.9
         values = self._spectrum
-        if values is None:  # it depends on the geometry alone: whichever thread comes first makes it for all
+        if (
+            values is None
+        ):  # it depends on the geometry alone: whichever thread comes first makes it for all
             kernel = spectrum.normal_kernel(self.geometry, self.projector)
-            values = self._spectrum = (spectrum.circulant if limited else spectrum.embedded)(kernel).to(self.angles.device)
+            values = self._spectrum = (spectrum.circulant if limited else spectrum.embedded)(
+                kernel
+            ).to(self.angles.device)
         values = values.to(alpha.dtype)
         inverse = 1 / (values + alpha.clamp_min(FLOOR * float(values.max())))
         grid = (height, width) if limited else (2 * height, 2 * width)
 
         def solve(r: Tensor) -> Tensor:
-            return torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse, s=grid)[..., :height, :width]
+            return torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse, s=grid)[
+                ..., :height, :width
+            ]
 
         return solve
 
@@ -131,7 +155,9 @@ class Radon(LinearOperator):
         power = weight.square().expand(*torch.broadcast_shapes(weight.shape, (1, *self.data_shape)))
         back_project = (self.matched or self.pair).back_project
         hits = self._each(back_project, torch.ones_like(power[:1]))
-        share = self._each(back_project, power.contiguous()) / hits.clamp_min(1e-3 * float(hits.max()))
+        share = self._each(back_project, power.contiguous()) / hits.clamp_min(
+            1e-3 * float(hits.max())
+        )
         mean = share.flatten(1).mean(1).reshape(-1, 1, 1, 1).clamp_min(1e-30)
         root = share.clamp_min(1e-3 * mean).sqrt()
         inner = self._precondition(alpha / mean)
@@ -150,7 +176,12 @@ class Radon(LinearOperator):
         count = q.shape[-1]
         place = torch.arange(count, device=q.device).expand_as(q)
         left = torch.where(seen, place, torch.full_like(place, -1)).cummax(-1).values
-        right = torch.where(seen, place, torch.full_like(place, count)).flip(-1).cummin(-1).values.flip(-1)
+        right = (
+            torch.where(seen, place, torch.full_like(place, count))
+            .flip(-1)
+            .cummin(-1)
+            .values.flip(-1)
+        )
         one, other = torch.where(left < 0, right, left), torch.where(right >= count, left, right)
         part = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
         known = (one < count) & (other >= 0)  # a row without any stays 0
@@ -161,7 +192,9 @@ class Radon(LinearOperator):
             return filled
         patterns, which = used.flatten(0, 1).unique(dim=0, return_inverse=True)
         whole = filtered.weights(self.geometry)
-        more = torch.stack([filtered.weights(self.geometry, one) for one in patterns]) / whole.where(whole > 0, torch.inf)
+        more = torch.stack(
+            [filtered.weights(self.geometry, one) for one in patterns]
+        ) / whole.where(whole > 0, torch.inf)
         return filled * more.to(q)[which].reshape(filled.shape)
 
     def fbp(self, q: Tensor, *, window: str = "hann") -> Tensor:
@@ -171,12 +204,16 @@ class Radon(LinearOperator):
         self._check(q, self.data_shape, "A.fbp(q)", "data", "image", self.image_shape)
 
         def back_project(y: Tensor) -> Tensor:
-            return self.adjoint(y.unflatten(0, q.shape[:2])).flatten(0, 1)  # which carries gradients
+            return self.adjoint(y.unflatten(0, q.shape[:2])).flatten(
+                0, 1
+            )  # which carries gradients
 
         return self._each(lambda y: filtered.fbp(self.geometry, y, window, back_project), q)
 
 
-def simulate(A: Radon, truth: Tensor, *, snr_db: float | None = None, seed: int = 0) -> tuple[Tensor, float]:
+def simulate(
+    A: Radon, truth: Tensor, *, snr_db: float | None = None, seed: int = 0
+) -> tuple[Tensor, float]:
     """Data of ``truth`` (B, C, H, W) that were not made by A itself: the sinogram, and the standard deviation of its noise.
 
     Line integrals of the image interpolated to twice the size (bicubic), averaged over the detector elements of A, with white noise whose
@@ -192,17 +229,29 @@ def simulate(A: Radon, truth: Tensor, *, snr_db: float | None = None, seed: int 
         spacing=spacing / 2,
     )
     fine = Radon(finer, channels=A.image_shape[0], projector=A.projector, backend="astra_cpu")
-    q = fine(F.interpolate(truth.cpu(), scale_factor=2, mode="bicubic")).unflatten(-1, (count, 2)).mean(-1)
+    q = (
+        fine(F.interpolate(truth.cpu(), scale_factor=2, mode="bicubic"))
+        .unflatten(-1, (count, 2))
+        .mean(-1)
+    )
     if snr_db is None:
         return q.to(truth), 0.0
     noise = float(q.square().mean().sqrt()) * 10 ** (-snr_db / 20)
-    return (q + noise * torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).to(q)).to(truth), noise
+    return (
+        q + noise * torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).to(q)
+    ).to(truth), noise
 
 
-def _geometry(shape: tuple[int, int] | Geometry, angles: int | Sequence[float] | Tensor | None, detectors: int | None) -> Geometry:
+def _geometry(
+    shape: tuple[int, int] | Geometry,
+    angles: int | Sequence[float] | Tensor | None,
+    detectors: int | None,
+) -> Geometry:
     if isinstance(shape, (ParallelBeam, FanBeam)):
         if angles is not None or detectors is not None:
-            raise InputError("Radon: a geometry has its angles and detectors; call Radon(geometry).")
+            raise InputError(
+                "Radon: a geometry has its angles and detectors; call Radon(geometry)."
+            )
         return shape
     if angles is None:
         raise InputTypeError(
@@ -220,7 +269,9 @@ def _mismatch(pair: AstraPair | SparsePair, geometry: Geometry, device: torch.de
     x = torch.rand(1, *geometry.shape, generator=generator).to(device)
     y = torch.rand(1, len(geometry.theta), sizes(geometry)[0], generator=generator).to(device)
     Ax, By = pair.forward_project(x).double(), pair.back_project(y).double()
-    return float(((Ax * y).sum() - (x * By).sum()).abs() / (Ax.norm() * y.double().norm()).clamp_min(1e-30))
+    return float(
+        ((Ax * y).sum() - (x * By).sum()).abs() / (Ax.norm() * y.double().norm()).clamp_min(1e-30)
+    )
 
 
 __all__ = ["BACKENDS", "PROJECTORS", "Radon", "cache_directory", "simulate"]

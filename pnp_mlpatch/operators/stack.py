@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators.base import LinearOperator, Weighted, register, registry
+from pnp_mlpatch.operators._base import LinearOperator, Weighted, register, registry
 
 
 @register("stack")
@@ -54,7 +54,9 @@ class Stack(LinearOperator):
             )
         devices = {str(buffer.device) for block in blocks for buffer in block.buffers()}
         if len(devices) > 1:
-            raise InputError(f"Stack: the blocks are on {' and '.join(sorted(devices))}. Move them to one device with .to(device).")
+            raise InputError(
+                f"Stack: the blocks are on {' and '.join(sorted(devices))}. Move them to one device with .to(device)."
+            )
         self.sizes = tuple(torch.Size(block.data_shape).numel() for block in blocks)
         super().__init__(shapes[0], (sum(self.sizes),))
         self.blocks = nn.ModuleList(blocks)
@@ -74,7 +76,9 @@ class Stack(LinearOperator):
         """
         self._count(data, "join", "data sets")
         for k, (block, q) in enumerate(zip(self._all(), data, strict=True)):
-            block._check(q, block.data_shape, f"number {k} of Stack.join", "data", "image", block.image_shape)
+            block._check(
+                q, block.data_shape, f"number {k} of Stack.join", "data", "image", block.image_shape
+            )
             first = data[0]
             if q.shape[0] != first.shape[0] or q.dtype != first.dtype or q.device != first.device:
                 raise InputError(
@@ -97,19 +101,28 @@ class Stack(LinearOperator):
         Raises :class:`InputError` for another number of levels, those that are not > 0, and shapes that do not broadcast.
         """
         self._count(levels, "noise", "standard deviations")
-        maps = [self._noise_map(k, block, level) for k, (block, level) in enumerate(zip(self._all(), levels, strict=True))]
+        maps = [
+            self._noise_map(k, block, level)
+            for k, (block, level) in enumerate(zip(self._all(), levels, strict=True))
+        ]
         images = {len(m) for m in maps if len(m) > 1}
         if len(images) > 1:
-            raise InputError(f"Stack.noise: the maps are for {' and '.join(map(str, sorted(images)))} images. Give maps for one batch.")
+            raise InputError(
+                f"Stack.noise: the maps are for {' and '.join(map(str, sorted(images)))} images. Give maps for one batch."
+            )
         return torch.cat([m.expand(max(images, default=1), -1) for m in maps], dim=1)
 
     def _noise_map(self, k: int, block: LinearOperator, level: float | Tensor) -> Tensor:
         try:
             values = torch.as_tensor(level, dtype=torch.float64).detach()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputTypeError(f"Stack.noise: number {k} must be a number or a tensor, got {level!r}.") from error
+            raise InputTypeError(
+                f"Stack.noise: number {k} must be a number or a tensor, got {level!r}."
+            ) from error
         if values.numel() == 0 or not bool((values > 0).all()):
-            raise InputError(f"Stack.noise: number {k} is a standard deviation, > 0 (infinite where nothing was measured); got {level!r}.")
+            raise InputError(
+                f"Stack.noise: number {k} is a standard deviation, > 0 (infinite where nothing was measured); got {level!r}."
+            )
         images = values.shape[0] if values.ndim == len(block.data_shape) + 1 else 1
         try:
             return values.expand(images, *block.data_shape).reshape(images, -1).to(self._device())
@@ -120,16 +133,25 @@ class Stack(LinearOperator):
             ) from error
 
     def _count(self, things: object, call: str, what: str) -> None:
-        got = len(things) if isinstance(things, Sequence) and not isinstance(things, str) else type(things).__name__
+        got = (
+            len(things)
+            if isinstance(things, Sequence) and not isinstance(things, str)
+            else type(things).__name__
+        )
         if got != len(self.blocks):
-            raise InputError(f"Stack.{call} takes a list of {len(self.blocks)} {what}, one for each block, got {got}.")
+            raise InputError(
+                f"Stack.{call} takes a list of {len(self.blocks)} {what}, one for each block, got {got}."
+            )
 
     def _all(self) -> Iterator[LinearOperator]:
         return iter(cast("Sequence[LinearOperator]", self.blocks))
 
     def _split(self, y: Tensor) -> tuple[Tensor, ...]:
         parts = y.split(self.sizes, dim=1)
-        return tuple(part.reshape(-1, *block.data_shape).contiguous() for part, block in zip(parts, self._all(), strict=True))
+        return tuple(
+            part.reshape(-1, *block.data_shape).contiguous()
+            for part, block in zip(parts, self._all(), strict=True)
+        )
 
     # ---- hooks
 
@@ -137,23 +159,39 @@ class Stack(LinearOperator):
         return torch.cat([block._forward(x).flatten(1) for block in self._all()], dim=1)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return torch.stack([block._adjoint(part) for block, part in zip(self._all(), self._split(y), strict=True)]).sum(0)
+        return torch.stack(
+            [block._adjoint(part) for block, part in zip(self._all(), self._split(y), strict=True)]
+        ).sum(0)
 
     def _normal(self, x: Tensor) -> Tensor:
         return torch.stack([block._normal(x) for block in self._all()]).sum(0)
 
     def _initial(self, q: Tensor) -> Tensor:
-        signs = torch.randint(0, 2, self.image_shape, generator=torch.Generator().manual_seed(0)).to(q) * 2 - 1
-        told = [block._forward(signs.expand(len(q), -1, -1, -1)).flatten(1).square().sum(1) for block in self._all()]
+        signs = (
+            torch.randint(0, 2, self.image_shape, generator=torch.Generator().manual_seed(0)).to(q)
+            * 2
+            - 1
+        )
+        told = [
+            block._forward(signs.expand(len(q), -1, -1, -1)).flatten(1).square().sum(1)
+            for block in self._all()
+        ]
         share = torch.stack(told).reshape(len(told), -1, 1, 1, 1)
-        starts = torch.stack([block._initial(part) for block, part in zip(self._all(), self._split(q), strict=True)])
+        starts = torch.stack(
+            [block._initial(part) for block, part in zip(self._all(), self._split(q), strict=True)]
+        )
         return (share * starts).sum(0) / share.sum(0).clamp_min(1e-30)
 
     def _weighted(self, weight: Tensor) -> Stack:
         parts = self._split(weight if weight.ndim > 1 else weight[None])
         if weight.ndim == 1:
             parts = tuple(part[0] for part in parts)
-        return Stack([_weighted(block, part, k) for k, (block, part) in enumerate(zip(self._all(), parts, strict=True))])
+        return Stack(
+            [
+                _weighted(block, part, k)
+                for k, (block, part) in enumerate(zip(self._all(), parts, strict=True))
+            ]
+        )
 
     def weighted(self, weight: Tensor) -> LinearOperator:
         """The stack of the weighted blocks, also with one weight for each image, (B, m); otherwise as for all operators."""
@@ -162,14 +200,19 @@ class Stack(LinearOperator):
 
     def for_images(self, rows: Tensor) -> Stack:
         chosen = [block.for_images(rows) for block in self._all()]
-        return self if all(a is b for a, b in zip(chosen, self._all(), strict=True)) else Stack(chosen)
+        return (
+            self if all(a is b for a, b in zip(chosen, self._all(), strict=True)) else Stack(chosen)
+        )
 
     def norm(self, *, iterations: int = 100, tol: float = 1e-3) -> float:
         """The spectral norm, as for all operators; with one weight for each image, the largest of them."""
         images = self._images()
         if not images:
             return super().norm(iterations=iterations, tol=tol)
-        return max(self.for_images(torch.tensor([k])).norm(iterations=iterations, tol=tol) for k in range(images))
+        return max(
+            self.for_images(torch.tensor([k])).norm(iterations=iterations, tol=tol)
+            for k in range(images)
+        )
 
     def _images(self) -> int:
         """For how many images there is a weight each; 0 where one serves all, and 0 for one."""
@@ -202,8 +245,12 @@ class Scaled(LinearOperator):
     def _normal(self, x: Tensor) -> Tensor:
         return self.scale**2 * self.operator._normal(x)
 
-    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
-        return self.operator._data_step(z, alpha / self.scale**2, Aty / self.scale**2, x0, tol, max_iter)
+    def _data_step(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> Tensor:
+        return self.operator._data_step(
+            z, alpha / self.scale**2, Aty / self.scale**2, x0, tol, max_iter
+        )
 
     def _initial(self, q: Tensor) -> Tensor:
         return self.operator._initial(q / self.scale)
@@ -222,7 +269,9 @@ class Scaled(LinearOperator):
 def _weighted(block: LinearOperator, weight: Tensor, k: int) -> LinearOperator:
     """``block`` with a weight of its own; a constant one leaves an exact data step exact."""
     if not bool(weight.any()):
-        raise InputError(f"Stack.weighted: all weights of block {k}, {type(block).__name__}, are zero. Leave the block out.")
+        raise InputError(
+            f"Stack.weighted: all weights of block {k}, {type(block).__name__}, are zero. Leave the block out."
+        )
     if block.closed_form and bool((weight == weight.flatten()[0]).all()):
         inner, scale = (block.operator, block.scale) if isinstance(block, Scaled) else (block, 1.0)
         return Scaled(inner, scale * float(weight.flatten()[0]))

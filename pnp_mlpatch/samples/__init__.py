@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.imageio import read_image
+from pnp_mlpatch.io.images import read_image
 
 _FOLDER = Path(__file__).parent
 

@@ -8,11 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import sizes
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    data_step,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,10 @@ class ADMMState(State):
             return found
         tiny = torch.finfo(self.x.dtype).tiny
         size = torch.maximum(sizes(self.f), sizes(self.x)).clamp_min(tiny)
-        return found | {"primal": sizes(self.f - self.x) / size, "dual": self.moved / sizes(self.u).clamp_min(tiny)}
+        return found | {
+            "primal": sizes(self.f - self.x) / size,
+            "dual": self.moved / sizes(self.u).clamp_min(tiny),
+        }
 
 
 @register("admm")
@@ -60,7 +72,7 @@ class ADMM(Solver):
     The history has the residuals of Boyd et al., relative: "primal" |f - v| / max(|f|, |v|), "dual" |v_k - v_{k-1}| / |u|, and
     "fixed_point" |f_k - v_{k-1}| / |v_{k-1} + u_{k-1}|, by which z = v + u moves.
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
     are the same. Give a constant ``sigma`` then.
 
     ``balance`` = K > 0 balances those two in the first K iterations: where the primal residual is more than 10 times the dual one, sigma of that
@@ -88,10 +100,20 @@ class ADMM(Solver):
 
     def __post_init__(self) -> None:
         if isinstance(self.balance, bool) or not isinstance(self.balance, int) or self.balance < 0:
-            raise InputError(f"ADMM: balance is for how many iterations residuals are balanced, an integer >= 0, got {self.balance!r}.")
+            raise InputError(
+                f"ADMM: balance is for how many iterations residuals are balanced, an integer >= 0, got {self.balance!r}."
+            )
         if self.balance and self.anderson:
-            raise InputError("ADMM: anderson mixes points of one iteration, and balance changes it. Take one of them.")
-        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
+            raise InputError(
+                "ADMM: anderson mixes points of one iteration, and balance changes it. Take one of them."
+            )
+        check_settings(
+            self,
+            alpha=self.alpha,
+            factor=self.factor,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         anderson.check_depth(self.anderson, "ADMM")
         schedules.check_schedule(self.sigma, "ADMM: sigma")
 
@@ -100,7 +122,10 @@ class ADMM(Solver):
         if self.balance and isinstance(state, ADMMState) and state.scale is not None:
             scale = state.scale.to(problem.q)
             alpha = None if self.alpha is None else self.alpha / scale**2
-            return {"sigma": sigma * scale, "alpha": weight_of(problem, alpha, sigma * scale, "ADMM", self.factor)}
+            return {
+                "sigma": sigma * scale,
+                "alpha": weight_of(problem, alpha, sigma * scale, "ADMM", self.factor),
+            }
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "ADMM", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
@@ -123,8 +148,12 @@ class ADMM(Solver):
         assert isinstance(state, ADMMState)
         level = self.levels(problem, state)
         steps = anderson.steps(self.data_iterations, self.anderson) + (state.iteration < 3)
-        f, reached = data_step(problem, state.x - state.u, level["alpha"], state.start, self.data_tol, steps)
-        memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # x0 + 0 is no v + u with v = D(v + u)
+        f, reached = data_step(
+            problem, state.x - state.u, level["alpha"], state.start, self.data_tol, steps
+        )
+        memory, mixing = (
+            (state.memory, state.mixing) if state.iteration else (None, None)
+        )  # x0 + 0 is no v + u with v = D(v + u)
         mixed = anderson.mix(state.x + state.u, f + state.u, memory, mixing)
         v = denoise(mixed.point, level["sigma"])
         new = ADMMState(
@@ -135,7 +164,9 @@ class ADMM(Solver):
             start=1.5 * f - 0.5 * state.f,
             data_residual=reached,
             moved=sizes(v - state.x),
-            fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
+            fixed_point=mixed.fixed_point
+            if state.iteration
+            else torch.full_like(mixed.fixed_point, torch.nan),
             memory=mixed.memory if state.iteration else state.memory,
             mixing=mixed.mixing if state.iteration else state.mixing,
             scale=state.scale,
@@ -146,7 +177,9 @@ class ADMM(Solver):
         """The state with sigma and u of the images whose residuals differ by more than ten times changed."""
         assert state.scale is not None
         found = state.measures()
-        ratio = torch.as_tensor(found["primal"]).double() / torch.as_tensor(found["dual"]).double().clamp_min(1e-30)
+        ratio = torch.as_tensor(found["primal"]).double() / torch.as_tensor(
+            found["dual"]
+        ).double().clamp_min(1e-30)
         change = torch.where(ratio > 10, 0.5**0.5, torch.where(ratio < 0.1, 2**0.5, 1.0))
         scale = (state.scale * change).clamp(1 / 8, 8)
         weight = ((scale / state.scale) ** 2).to(state.u).reshape(-1, 1, 1, 1)

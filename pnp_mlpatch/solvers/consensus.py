@@ -9,11 +9,20 @@ from typing import ClassVar, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.linalg import sizes
-from pnp_mlpatch.operators.base import LinearOperator
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    data_step,
+    register,
+    weight_of,
+)
 
 
 @runtime_checkable
@@ -47,7 +56,10 @@ class ConsensusState(State):
         v = _copies(self.x, self.f)
         tiny, terms = torch.finfo(v.dtype).tiny, v.shape[1] / self.x.shape[1]
         size = torch.maximum(sizes(self.f), sizes(v)).clamp_min(tiny)
-        return found | {"primal": sizes(self.f - v) / size, "dual": terms**0.5 * self.moved / sizes(self.u).clamp_min(tiny)}
+        return found | {
+            "primal": sizes(self.f - v) / size,
+            "dual": terms**0.5 * self.moved / sizes(self.u).clamp_min(tiny),
+        }
 
 
 @register("consensus")
@@ -93,20 +105,37 @@ class Consensus(Solver):
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(
+            self,
+            alpha=self.alpha,
+            factor=self.factor,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         anderson.check_depth(self.anderson, "Consensus")
         schedules.check_schedule(self.sigma, "Consensus: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "Consensus", self.factor)}
+        return {
+            "sigma": sigma,
+            "alpha": weight_of(problem, self.alpha, sigma, "Consensus", self.factor),
+        }
 
     def init(self, problem: Problem, x0: Tensor) -> ConsensusState:
         f = x0.repeat(1, len(_terms(problem)), 1, 1)
         memory, mixing = anderson.empty(f, self.anderson)
         zero = x0.new_zeros(len(x0))
         return ConsensusState(
-            x=x0, iteration=0, f=f, u=torch.zeros_like(f), start=f, data_residual=zero, moved=zero, memory=memory, mixing=mixing
+            x=x0,
+            iteration=0,
+            f=f,
+            u=torch.zeros_like(f),
+            start=f,
+            data_residual=zero,
+            moved=zero,
+            memory=memory,
+            mixing=mixing,
         )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> ConsensusState:
@@ -116,10 +145,17 @@ class Consensus(Solver):
         before = _copies(state.x, state.f)
         done = [
             data_step(term, z, level["alpha"] / len(terms), start, self.data_tol, steps)
-            for term, z, start in zip(terms, (before - state.u).chunk(len(terms), 1), state.start.chunk(len(terms), 1), strict=True)
+            for term, z, start in zip(
+                terms,
+                (before - state.u).chunk(len(terms), 1),
+                state.start.chunk(len(terms), 1),
+                strict=True,
+            )
         ]
         f = torch.cat([image for image, _ in done], dim=1)
-        memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # as in ADMM
+        memory, mixing = (
+            (state.memory, state.mixing) if state.iteration else (None, None)
+        )  # as in ADMM
         mixed = anderson.mix(before + state.u, f + state.u, memory, mixing)
         v = denoise(torch.stack(mixed.point.chunk(len(terms), 1)).mean(0), level["sigma"])
         return ConsensusState(
@@ -130,7 +166,9 @@ class Consensus(Solver):
             start=1.5 * f - 0.5 * state.f,
             data_residual=torch.stack([reached for _, reached in done]).amax(0),
             moved=sizes(v - state.x),
-            fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
+            fixed_point=mixed.fixed_point
+            if state.iteration
+            else torch.full_like(mixed.fixed_point, torch.nan),
             memory=mixed.memory if state.iteration else state.memory,
             mixing=mixed.mixing if state.iteration else state.mixing,
         )
@@ -142,7 +180,10 @@ def _terms(problem: Problem) -> list[Problem]:
     if not isinstance(A, Blocks):
         return [problem]
     blocks = [cast(LinearOperator, block) for block in A.blocks]
-    return [replace(problem, q=q, A=block, Aty=block.adjoint(q)) for block, q in zip(blocks, A.split(problem.q), strict=True)]
+    return [
+        replace(problem, q=q, A=block, Aty=block.adjoint(q))
+        for block, q in zip(blocks, A.split(problem.q), strict=True)
+    ]
 
 
 def _copies(x: Tensor, like: Tensor) -> Tensor:

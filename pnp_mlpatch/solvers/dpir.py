@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Solver, register, registry
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import Solver, register, registry
 
 
 @register("dpir")
@@ -30,7 +30,13 @@ def dpir(
     Zhang, Li, Zuo, Zhang, Van Gool and Timofte 2021.
     """
     return registry.get("hqs")(
-        iterations=iterations, sigma=sigma, alpha=alpha, lam=lam, tol=tol, data_iterations=data_iterations, data_tol=data_tol
+        iterations=iterations,
+        sigma=sigma,
+        alpha=alpha,
+        lam=lam,
+        tol=tol,
+        data_iterations=data_iterations,
+        data_tol=data_tol,
     )
 
 

@@ -8,10 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import InputError, finite_number
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, register, weight_of
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    data_step,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class DRS(Solver):
     converges, for lam in (0, 2), if R_D is nonexpansive too (:func:`pnp_mlpatch.convergence.expansion` measures it). lam = 1.5 often
     saves a third of the iterations; lam < 1 damps one that swings. The other settings are those of ADMM, whose data step it has.
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
     are the same. Give a constant ``sigma`` then.
 
     Douglas and Rachford 1956; Lions and Mercier 1979; relaxed, Eckstein and Bertsekas 1992; plug-and-play, Buzzard et al. 2018.
@@ -64,7 +74,13 @@ class DRS(Solver):
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(
+            self,
+            alpha=self.alpha,
+            factor=self.factor,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         anderson.check_depth(self.anderson, "DRS")
         schedules.check_schedule(self.sigma, "DRS: sigma")
         if not finite_number(self.lam) or not 0 < self.lam < 2:
@@ -76,15 +92,30 @@ class DRS(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> DRSState:
         memory, mixing = anderson.empty(x0, self.anderson)
-        return DRSState(x=x0, iteration=0, f=x0, z=x0, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
+        return DRSState(
+            x=x0,
+            iteration=0,
+            f=x0,
+            z=x0,
+            data_residual=x0.new_zeros(len(x0)),
+            memory=memory,
+            mixing=mixing,
+        )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> DRSState:
         assert isinstance(state, DRSState)
         level = self.levels(problem, state)
         f, reached = data_step(
-            problem, 2 * state.x - state.z, level["alpha"], state.f, self.data_tol, anderson.steps(self.data_iterations, self.anderson)
+            problem,
+            2 * state.x - state.z,
+            level["alpha"],
+            state.f,
+            self.data_tol,
+            anderson.steps(self.data_iterations, self.anderson),
         )
-        memory, mixing = (state.memory, state.mixing) if state.iteration else (None, None)  # x0 is not D(z0)
+        memory, mixing = (
+            (state.memory, state.mixing) if state.iteration else (None, None)
+        )  # x0 is not D(z0)
         mixed = anderson.mix(state.z, state.z + self.lam * (f - state.x), memory, mixing)
         return DRSState(
             x=denoise(mixed.point, level["sigma"]),
@@ -92,7 +123,9 @@ class DRS(Solver):
             f=f,
             z=mixed.point,
             data_residual=reached,
-            fixed_point=mixed.fixed_point if state.iteration else torch.full_like(mixed.fixed_point, torch.nan),
+            fixed_point=mixed.fixed_point
+            if state.iteration
+            else torch.full_like(mixed.fixed_point, torch.nan),
             memory=mixed.memory if state.iteration else state.memory,
             mixing=mixed.mixing if state.iteration else state.mixing,
         )

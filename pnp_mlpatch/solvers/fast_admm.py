@@ -8,10 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.linalg import sizes
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, data_step, register, weight_of
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    column,
+    data_step,
+    register,
+    weight_of,
+)
 
 KEEP = 0.999**0.5  # a step is kept if it makes the combined residual smaller by this
 
@@ -65,12 +74,21 @@ class FastADMM(Solver):
     data_tol: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(
+            self,
+            alpha=self.alpha,
+            factor=self.factor,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         schedules.check_schedule(self.sigma, "FastADMM: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "FastADMM", self.factor)}
+        return {
+            "sigma": sigma,
+            "alpha": weight_of(problem, self.alpha, sigma, "FastADMM", self.factor),
+        }
 
     def init(self, problem: Problem, x0: Tensor) -> FastADMMState:
         zero, one = torch.zeros_like(x0), x0.new_ones(len(x0), 1, 1, 1)
@@ -97,13 +115,17 @@ class FastADMM(Solver):
         assert isinstance(state, FastADMMState)
         level = self.levels(problem, state)
         z = state.ahead - state.dual_ahead
-        f, reached = data_step(problem, z, level["alpha"], state.f, self.data_tol, self.data_iterations)
+        f, reached = data_step(
+            problem, z, level["alpha"], state.f, self.data_tol, self.data_iterations
+        )
         v = denoise(f + state.dual_ahead, level["sigma"])
         u = state.dual_ahead + f - v
         difference = torch.cat([u - state.dual_ahead, v - state.ahead], dim=1)
         change = column(sizes(difference))
         goes_on = change < KEEP * state.change
-        weight = torch.where(goes_on, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2, torch.ones_like(change))
+        weight = torch.where(
+            goes_on, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2, torch.ones_like(change)
+        )
         push = torch.where(goes_on, (state.weight - 1) / weight, torch.zeros_like(change))
         return FastADMMState(
             x=v,

@@ -8,11 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.linalg import dot, power_of_two, sizes
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, register
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    column,
+    curvatures,
+    register,
+)
 
 
 @dataclass(frozen=True)
@@ -58,25 +67,41 @@ class FISTA(Solver):
             schedules.check_schedule(self.sigma, "FISTA: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> FISTAState:
-        tau = 1 / curvatures(problem.A, x0, "FISTA") if self.tau is None else x0.new_full((len(x0),), float(self.tau))
-        return FISTAState(x=x0, iteration=0, ahead=x0, weight=x0.new_ones(len(x0), 1, 1, 1), tau=tau)
+        tau = (
+            1 / curvatures(problem.A, x0, "FISTA")
+            if self.tau is None
+            else x0.new_full((len(x0),), float(self.tau))
+        )
+        return FISTAState(
+            x=x0, iteration=0, ahead=x0, weight=x0.new_ones(len(x0), 1, 1, 1), tau=tau
+        )
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, FISTAState)
         if self.sigma is None:
-            return {"sigma": state.tau**0.5 * problem.known_noise("FISTA (or give sigma)"), "tau": state.tau}
+            return {
+                "sigma": state.tau**0.5 * problem.known_noise("FISTA (or give sigma)"),
+                "tau": state.tau,
+            }
         return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> FISTAState:
         assert isinstance(state, FISTAState)
         y = state.ahead
-        x = denoise(y - column(state.tau) * (problem.A.normal(y) - problem.Aty), self.levels(problem, state)["sigma"])
+        x = denoise(
+            y - column(state.tau) * (problem.A.normal(y) - problem.Aty),
+            self.levels(problem, state)["sigma"],
+        )
         moved = x - state.x
         unit = column(power_of_two(sizes(moved)))  # the product stays in the range of float32
         uphill = dot((y - x) / unit, moved / unit) > 0
-        weight = torch.where(uphill, torch.ones_like(state.weight), (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2)
+        weight = torch.where(
+            uphill, torch.ones_like(state.weight), (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2
+        )
         ahead = torch.where(uphill, x, x + (state.weight - 1) / weight * moved)
-        return FISTAState(x=x, iteration=state.iteration + 1, ahead=ahead, weight=weight, tau=state.tau)
+        return FISTAState(
+            x=x, iteration=state.iteration + 1, ahead=ahead, weight=weight, tau=state.tau
+        )
 
 
 __all__ = ["FISTA", "FISTAState"]

@@ -7,9 +7,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, data_step, noise_in_start, register, weight_of
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    data_step,
+    noise_in_start,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,11 @@ class HQS(Solver):
 
     ``sigma`` is a number, a sequence with one level for each iteration (held at its last), or a tensor (B,) with one for each
     image; ``None`` is the schedule of DPIR over ``iterations``, one for each image, from 49/255 down to the noise level
-    (:func:`~pnp_mlpatch.solvers.schedules.dpir`): that of the image, which is the root mean square of what noise like that of the data becomes in
+    (:func:`~pnp_mlpatch.solvers._schedules.dpir`): that of the image, which is the root mean square of what noise like that of the data becomes in
     ``A.initial``. ``lam`` = 0.23 is DPIR's. ``alpha`` overrides the rule above.
     ``data_iterations`` and ``data_tol`` are those of :class:`~pnp_mlpatch.solvers.admm.ADMM`.
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
     are the same. Give a constant ``sigma`` then.
 
     Geman and Yang 1995; Zhang et al. 2021 (DPIR).
@@ -59,12 +69,22 @@ class HQS(Solver):
 
     def __post_init__(self) -> None:
         anderson.check_depth(self.anderson, "HQS")
-        check_settings(self, alpha=self.alpha, lam=self.lam, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(
+            self,
+            alpha=self.alpha,
+            lam=self.lam,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         if self.sigma is not None:
             schedules.check_schedule(self.sigma, "HQS: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        sigma = self._sigma(state) if self.sigma is None else schedules.level(self.sigma, state.iteration)
+        sigma = (
+            self._sigma(state)
+            if self.sigma is None
+            else schedules.level(self.sigma, state.iteration)
+        )
         alpha = weight_of(problem, self.alpha, sigma, "HQS", self.lam)
         return {"sigma": sigma, "alpha": alpha}
 
@@ -77,15 +97,31 @@ class HQS(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
         memory, mixing = anderson.empty(x0, self.anderson)
-        noise = noise_in_start(problem, "HQS (or give sigma and alpha)") if self.sigma is None else None
+        noise = (
+            noise_in_start(problem, "HQS (or give sigma and alpha)") if self.sigma is None else None
+        )
         zero = x0.new_zeros(len(x0))
-        return HQSState(x=x0, iteration=0, ahead=x0, f=x0, data_residual=zero, noise=noise, memory=memory, mixing=mixing)
+        return HQSState(
+            x=x0,
+            iteration=0,
+            ahead=x0,
+            f=x0,
+            data_residual=zero,
+            noise=noise,
+            memory=memory,
+            mixing=mixing,
+        )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> HQSState:
         assert isinstance(state, HQSState)
         level = self.levels(problem, state)
         f, reached = data_step(
-            problem, state.ahead, level["alpha"], state.f, self.data_tol, anderson.steps(self.data_iterations, self.anderson)
+            problem,
+            state.ahead,
+            level["alpha"],
+            state.f,
+            self.data_tol,
+            anderson.steps(self.data_iterations, self.anderson),
         )
         x = denoise(f, level["sigma"])
         mixed = anderson.mix(state.ahead, x, state.memory, state.mixing)

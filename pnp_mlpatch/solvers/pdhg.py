@@ -8,9 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, curvatures, per_image, register, weight_of
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    curvatures,
+    per_image,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,17 @@ class PDHG(Solver):
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> PDHGState:
         assert isinstance(state, PDHGState)
         level, s = self.levels(problem, state), per_image(state.step_size, problem.q, "PDHG: step")
-        y = (state.y + s * (problem.A(state.ahead) - problem.q)) / (1 + s * per_image(level["alpha"], problem.q, "PDHG: alpha"))
+        y = (state.y + s * (problem.A(state.ahead) - problem.q)) / (
+            1 + s * per_image(level["alpha"], problem.q, "PDHG: alpha")
+        )
         x = denoise(state.x - problem.A.adjoint(y), level["sigma"])
-        return PDHGState(x=x, iteration=state.iteration + 1, ahead=2 * x - state.x, y=y, step_size=state.step_size)
+        return PDHGState(
+            x=x,
+            iteration=state.iteration + 1,
+            ahead=2 * x - state.x,
+            y=y,
+            step_size=state.step_size,
+        )
 
 
 __all__ = ["PDHG", "PDHGState"]

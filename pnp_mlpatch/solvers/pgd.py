@@ -8,10 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import InputTypeError, finite_number
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, register
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.errors import InputTypeError
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    column,
+    curvatures,
+    register,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class PGD(Solver):
     With a unitary A (weak lensing) the noise that a step carries into the estimate is then white, of standard deviation tau, whatever
     the noise map: what D was trained for. ``sigma`` is tau unless it is given, ``tau`` by default 1 / |s^-1/2 A|^2, the smallest noise.
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
     are the same. Give a constant ``sigma`` then.
 
     Kamilov, Mansour, Wohlberg 2017. White: PnPMass, 2026, arXiv 2603.22006.
@@ -71,7 +81,14 @@ class PGD(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> PGDState:
         memory, mixing = anderson.empty(x0, self.anderson)
-        return PGDState(x=x0, iteration=0, ahead=x0, tau=self._step_size(problem, x0), memory=memory, mixing=mixing)
+        return PGDState(
+            x=x0,
+            iteration=0,
+            ahead=x0,
+            tau=self._step_size(problem, x0),
+            memory=memory,
+            mixing=mixing,
+        )
 
     def _step_size(self, problem: Problem, x0: Tensor) -> Tensor:
         if self.tau is not None:
@@ -85,7 +102,10 @@ class PGD(Solver):
         assert isinstance(state, PGDState)
         if self.sigma is None:
             noise = 1.0 if self.white else problem.known_noise("PGD (or give sigma)")
-            return {"sigma": (state.tau if self.white else state.tau**0.5) * noise, "tau": state.tau}
+            return {
+                "sigma": (state.tau if self.white else state.tau**0.5) * noise,
+                "tau": state.tau,
+            }
         return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> PGDState:
@@ -93,11 +113,15 @@ class PGD(Solver):
         z = state.ahead
         if not self.white:
             gradient = problem.A.normal(z) - problem.Aty
-        elif problem.noise_map is not None:  # A and q are divided by the map already, once more than here
+        elif (
+            problem.noise_map is not None
+        ):  # A and q are divided by the map already, once more than here
             weight = problem.noise_map / problem.known_noise("PGD (white)") ** 2
             gradient = problem.A.adjoint(weight * (problem.A(z) - problem.q))
         else:
-            gradient = (problem.A.normal(z) - problem.Aty) / column(problem.known_noise("PGD (white)"))
+            gradient = (problem.A.normal(z) - problem.Aty) / column(
+                problem.known_noise("PGD (white)")
+            )
         x = denoise(z - column(state.tau) * gradient, self.levels(problem, state)["sigma"])
         mixed = anderson.mix(z, x, state.memory, state.mixing)
         return PGDState(

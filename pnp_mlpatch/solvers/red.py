@@ -7,10 +7,22 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers import anderson, schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, curvatures, data_step, per_image, register, weight_of
+from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    column,
+    curvatures,
+    data_step,
+    per_image,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class RED(Solver):
     x is a data variable: what the data show is in it as it is, where ADMM gives the denoised side. At a constant sigma and the same
     alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to D(x, sigma).
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers.anderson`), for images that are to be exact; the fixed points
+    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
     are the same. Give a constant ``sigma`` then.
 
     Romano, Elad, Milanfar 2017; as a score, Reehorst and Schniter 2019.
@@ -65,7 +77,13 @@ class RED(Solver):
     anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, factor=self.factor, data_iterations=self.data_iterations, data_tol=self.data_tol)
+        check_settings(
+            self,
+            alpha=self.alpha,
+            factor=self.factor,
+            data_iterations=self.data_iterations,
+            data_tol=self.data_tol,
+        )
         anderson.check_depth(self.anderson, "RED")
         schedules.check_schedule(self.sigma, "RED: sigma")
         if self.form not in ("fixed_point", "gradient"):
@@ -76,16 +94,33 @@ class RED(Solver):
         return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED", self.factor)}
 
     def init(self, problem: Problem, x0: Tensor) -> REDState:
-        norm2 = curvatures(problem.A, x0, "RED") if self.form == "gradient" else x0.new_zeros(len(x0))
+        norm2 = (
+            curvatures(problem.A, x0, "RED") if self.form == "gradient" else x0.new_zeros(len(x0))
+        )
         memory, mixing = anderson.empty(x0, self.anderson)
-        return REDState(x=x0, iteration=0, ahead=x0, norm2=norm2, data_residual=x0.new_zeros(len(x0)), memory=memory, mixing=mixing)
+        return REDState(
+            x=x0,
+            iteration=0,
+            ahead=x0,
+            norm2=norm2,
+            data_residual=x0.new_zeros(len(x0)),
+            memory=memory,
+            mixing=mixing,
+        )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> REDState:
         assert isinstance(state, REDState)
         level, z = self.levels(problem, state), state.ahead
         d = denoise(z, level["sigma"])
         if self.form == "fixed_point":
-            x, reached = data_step(problem, d, level["alpha"], z, self.data_tol, anderson.steps(self.data_iterations, self.anderson))
+            x, reached = data_step(
+                problem,
+                d,
+                level["alpha"],
+                z,
+                self.data_tol,
+                anderson.steps(self.data_iterations, self.anderson),
+            )
         else:
             alpha = per_image(level["alpha"], z, "RED: alpha")
             gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)

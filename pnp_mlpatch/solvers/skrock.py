@@ -8,11 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, column, register
-from pnp_mlpatch.solvers.streaming import ChainState, check_chain, curvature, drift, follow, start, step_size, white
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import Problem, Solver, State, column, register
+from pnp_mlpatch.solvers._langevin import (
+    ChainState,
+    check_chain,
+    curvature,
+    drift,
+    follow,
+    start,
+    step_size,
+    white,
+)
 
 ETA = 0.05  # the damping of the Chebyshev polynomials
 
@@ -64,13 +73,17 @@ class SKROCK(Solver):
     def __post_init__(self) -> None:
         check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
-            raise InputError(f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. One stage is the solver ula.")
+            raise InputError(
+                f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. One stage is the solver ula."
+            )
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, ChainState)
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "SKROCK")
-        default = torch.minimum(0.8 * longest(self.stages) / L, torch.as_tensor(4 * column(sigma) ** 2).to(L))
+        default = torch.minimum(
+            0.8 * longest(self.stages) / L, torch.as_tensor(4 * column(sigma) ** 2).to(L)
+        )
         return {"sigma": sigma, "delta": step_size(self.delta, default, state.sample, "SKROCK")}
 
     def residuals(self, old: State, new: State) -> Tensor:
@@ -88,7 +101,12 @@ class SKROCK(Solver):
         w_0, noise = T[1], (2 * delta) ** 0.5 * white(self.seed, state.iteration, s)
         mu = w_1 / w_0
         shifted = s + self.stages * w_1 / 2 * noise
-        before, k = s, s + mu * delta * drift(problem, denoise, shifted, sigma, self.box, "SKROCK") + self.stages * mu * noise
+        before, k = (
+            s,
+            s
+            + mu * delta * drift(problem, denoise, shifted, sigma, self.box, "SKROCK")
+            + self.stages * mu * noise,
+        )
         for j in range(2, self.stages + 1):
             ratio = 2 * T[j - 1] / T[j]
             nu = ratio * w_0

@@ -8,10 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
+from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, column, data_step, register, weight_of
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import (
+    Problem,
+    Solver,
+    State,
+    check_settings,
+    column,
+    data_step,
+    register,
+    weight_of,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,9 @@ class SplitGibbs(Solver):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"SplitGibbs: {name} must be an integer >= 0, got {value!r}.")
         if self.seed >= 4096:  # torch takes 32 bits of a seed, of which iterations need 20
-            raise InputError(f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}.")
+            raise InputError(
+                f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}."
+            )
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
@@ -84,26 +95,56 @@ class SplitGibbs(Solver):
 
     def init(self, problem: Problem, x0: Tensor) -> SplitGibbsState:
         zero = torch.zeros_like(x0)
-        return SplitGibbsState(x=x0, iteration=0, z=x0, square=zero, count=0, data_residual=x0.new_zeros(len(x0)))
+        return SplitGibbsState(
+            x=x0, iteration=0, z=x0, square=zero, count=0, data_residual=x0.new_zeros(len(x0))
+        )
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> SplitGibbsState:
         assert isinstance(state, SplitGibbsState)
         level, noise = self.levels(problem, state), problem.known_noise("SplitGibbs")
         sigma, images = level["sigma"], len(state.x)
         if isinstance(sigma, Tensor) and sigma.numel() not in (1, images):
-            raise InputError(f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), got {tuple(sigma.shape)}.")
+            raise InputError(
+                f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), got {tuple(sigma.shape)}."
+            )
         generator = torch.Generator().manual_seed((self.seed << 20) + state.iteration // 2)
         sign = 1.0 - 2.0 * (state.iteration % 2)
-        e_1, e_2 = (sign * torch.randn(like.shape[1:], generator=generator).to(like).expand_as(like) for like in (problem.q, state.x))
-        drawn = Problem(problem.q, problem.A, noise, problem.Aty + problem.A.adjoint(_column(noise, e_1) * e_1))
-        t, reached = data_step(drawn, state.z + column(sigma) * e_2, level["alpha"], state.z, self.data_tol, self.data_iterations)
+        e_1, e_2 = (
+            sign * torch.randn(like.shape[1:], generator=generator).to(like).expand_as(like)
+            for like in (problem.q, state.x)
+        )
+        drawn = Problem(
+            problem.q, problem.A, noise, problem.Aty + problem.A.adjoint(_column(noise, e_1) * e_1)
+        )
+        t, reached = data_step(
+            drawn,
+            state.z + column(sigma) * e_2,
+            level["alpha"],
+            state.z,
+            self.data_tol,
+            self.data_iterations,
+        )
         z = denoise(t, sigma)
         if state.iteration < self.burn_in:
-            return SplitGibbsState(x=z, iteration=state.iteration + 1, z=z, square=state.square, count=0, data_residual=reached)
+            return SplitGibbsState(
+                x=z,
+                iteration=state.iteration + 1,
+                z=z,
+                square=state.square,
+                count=0,
+                data_residual=reached,
+            )
         count = state.count + 1
         x = state.x + (z - state.x) / count if state.count else z
         square = state.square + (z - state.x) * (z - x) if state.count else state.square
-        return SplitGibbsState(x=x, iteration=state.iteration + 1, z=z, square=square, count=count, data_residual=reached)
+        return SplitGibbsState(
+            x=x,
+            iteration=state.iteration + 1,
+            z=z,
+            square=square,
+            count=count,
+            data_residual=reached,
+        )
 
 
 def remaining(noise: float | Tensor, sigma: float) -> float | Tensor:
@@ -118,7 +159,11 @@ def remaining(noise: float | Tensor, sigma: float) -> float | Tensor:
 
 def _column(noise: float | Tensor, like: Tensor) -> float | Tensor:
     """One noise an image (B,) against data (B, ...)."""
-    return noise.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(noise, Tensor) and noise.ndim else noise
+    return (
+        noise.reshape(-1, *[1] * (like.ndim - 1))
+        if isinstance(noise, Tensor) and noise.ndim
+        else noise
+    )
 
 
 __all__ = ["SplitGibbs", "SplitGibbsState", "remaining"]

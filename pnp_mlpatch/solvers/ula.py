@@ -7,10 +7,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, register
-from pnp_mlpatch.solvers.streaming import ChainState, check_chain, curvature, drift, follow, start, step_size, white
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import Problem, Solver, State, register
+from pnp_mlpatch.solvers._langevin import (
+    ChainState,
+    check_chain,
+    curvature,
+    drift,
+    follow,
+    start,
+    step_size,
+    white,
+)
 
 
 @register("ula")
@@ -33,7 +42,7 @@ class ULA(Solver):
     measures that as ``residual``. Where it is l, the default is stable up to l = 6 at least. Longer steps go further, and make the samples
     too wide: for a Gaussian posterior of precision P the covariance is (P (1 - delta P / 2))^-1.
 
-    The result x is the mean of the samples after the first ``burn_in``; the state, a :class:`~pnp_mlpatch.solvers.streaming.ChainState`, has ``std``,
+    The result x is the mean of the samples after the first ``burn_in``; the state, a :class:`~pnp_mlpatch.solvers._langevin.ChainState`, has ``std``,
     ``quantile(p)``, ``effective_samples`` and ``samples``: from ``keep`` to 2 keep - 1 of them, evenly spaced. Memory is that of about 2 keep + 36 images.
 
     ``seed`` makes the random numbers, of iteration k from (seed, k), so that a resumed run goes on as it would have; all images of a batch

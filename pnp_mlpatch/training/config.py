@@ -6,7 +6,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.training.sources import check_data, check_window
 from pnp_mlpatch.weights import read_toml
@@ -87,18 +88,42 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"train: {name} must be an integer >= {low}, got {value!r}.")
 
-        for name in ("size", "crop", "batch", "steps", "queries", "checkpoint_every", "validate_every"):
+        for name in (
+            "size",
+            "crop",
+            "batch",
+            "steps",
+            "queries",
+            "checkpoint_every",
+            "validate_every",
+        ):
             integer(name, 1)
         for name in ("warmup", "seed", "pixels"):
             integer(name, 0)
         if self.crop > self.size:
-            raise InputError(f"train: crop ({self.crop}) must not be larger than size ({self.size}).")
+            raise InputError(
+                f"train: crop ({self.crop}) must not be larger than size ({self.size})."
+            )
         if self.pixels and self.crop != 1:
-            raise InputError(f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, got crop = {self.crop}.")
-        if not finite_number(self.jitter) or not 0 <= self.jitter <= 0.5 or (self.jitter and not self.pixels):
-            raise InputError(f"train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, got jitter = {self.jitter!r}.")
-        if not finite_number(self.scale) or not 0.1 <= self.scale <= 1 or (self.scale < 1 and self.task != "denoise"):
-            raise InputError(f"train: scale must be in [0.1, 1], and 1 for task 'upscale'; got {self.scale!r}.")
+            raise InputError(
+                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, got crop = {self.crop}."
+            )
+        if (
+            not finite_number(self.jitter)
+            or not 0 <= self.jitter <= 0.5
+            or (self.jitter and not self.pixels)
+        ):
+            raise InputError(
+                f"train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, got jitter = {self.jitter!r}."
+            )
+        if (
+            not finite_number(self.scale)
+            or not 0.1 <= self.scale <= 1
+            or (self.scale < 1 and self.task != "denoise")
+        ):
+            raise InputError(
+                f"train: scale must be in [0.1, 1], and 1 for task 'upscale'; got {self.scale!r}."
+            )
         if not isinstance(self.permute, bool):
             raise InputTypeError(f"train: permute must be true or false, got {self.permute!r}.")
         check_data(self.data, "data")
@@ -107,21 +132,33 @@ class TrainConfig:
         check_window(self.window)
         for name in ("model", "card"):
             if not isinstance(getattr(self, name), dict):
-                raise InputTypeError(f"train: {name} must be a table of settings, [{name}] in a file, got {getattr(self, name)!r}.")
+                raise InputTypeError(
+                    f"train: {name} must be a table of settings, [{name}] in a file, got {getattr(self, name)!r}."
+                )
         for name, known in (("task", TASKS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
-                raise InputError(f"train: {name} must be {' or '.join(map(repr, known))}, got {getattr(self, name)!r}.")
+                raise InputError(
+                    f"train: {name} must be {' or '.join(map(repr, known))}, got {getattr(self, name)!r}."
+                )
         if not finite_number(self.lr) or self.lr <= 0:
             raise InputError(f"train: lr must be finite and > 0, got {self.lr!r}.")
         for name in ("weight_decay", "clip", "sigma_max"):
             if not finite_number(getattr(self, name)) or getattr(self, name) < 0:
-                raise InputError(f"train: {name} must be finite and >= 0, got {getattr(self, name)!r}.")
+                raise InputError(
+                    f"train: {name} must be finite and >= 0, got {getattr(self, name)!r}."
+                )
         if self.sigma_max == 0 and self.task == "denoise":
-            raise InputError("train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale' goes without noise.")
+            raise InputError(
+                "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale' goes without noise."
+            )
         if not finite_number(self.ema) or not 0 <= self.ema < 1:
-            raise InputError(f"train: ema must be in [0, 1), got {self.ema!r}. It is the decay of the average; 0 turns it off.")
+            raise InputError(
+                f"train: ema must be in [0, 1), got {self.ema!r}. It is the decay of the average; 0 turns it off."
+            )
         if not finite_number(self.factor) or not 1 < self.factor <= self.size:
-            raise InputError(f"train: factor must be > 1 and at most size ({self.size}), got {self.factor!r}.")
+            raise InputError(
+                f"train: factor must be > 1 and at most size ({self.size}), got {self.factor!r}."
+            )
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str]) -> TrainConfig:
@@ -133,17 +170,23 @@ class TrainConfig:
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                raise InputTypeError(f"{source}: unknown setting '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}.")
+                raise InputTypeError(
+                    f"{source}: unknown setting '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}."
+                )
         for key in ("data", "out"):
             if key not in values:
-                raise InputTypeError(f"{source}: '{key}' is missing; it names the folder of {'images' if key == 'data' else 'results'}.")
+                raise InputTypeError(
+                    f"{source}: '{key}' is missing; it names the folder of {'images' if key == 'data' else 'results'}."
+                )
         return cls(**values)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The settings that need not be given, with their defaults."""
         plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
-        return plain | {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+        return plain | {
+            f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING
+        }
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.sampling import reflect, sample
+from pnp_mlpatch.denoisers._bicubic import reflect, sample
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.sources import Source, below
 
@@ -32,12 +32,18 @@ class Batch(NamedTuple):
         return Batch(self.noisy.to(device), self.sigma.to(device), self.clean.to(device), coords)
 
 
-def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, numbers: Iterable[int]) -> Batch:
+def batch(
+    sources: Sequence[Source], config: TrainConfig, halo: int, step: int, numbers: Iterable[int]
+) -> Batch:
     """The images of these ``numbers`` in the batch of a step; each is made from the random numbers of (seed, step, number) alone."""
     noisy, sigmas, clean, coords = [], [], [], []
     for number in numbers:
         rng = np.random.default_rng((config.seed, step, number))
-        window = draw(sources, config.size, step, rng) if config.scale == 1 else scaled(sources, config, step, rng)
+        window = (
+            draw(sources, config.size, step, rng)
+            if config.scale == 1
+            else scaled(sources, config, step, rng)
+        )
         window = symmetric(window, below(8, rng))
         window = window[rng.permutation(len(window))] if config.permute else window
         sigma = rng.random() * config.sigma_max
@@ -50,12 +56,17 @@ def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, 
             where = torch.from_numpy(rng.integers(config.size, size=(config.pixels, 2)))
             target = window[:, where[:, 0], where[:, 1]]
             if config.jitter:
-                moved = where + config.jitter * torch.from_numpy(2 * rng.random((config.pixels, 2)) - 1)
+                moved = where + config.jitter * torch.from_numpy(
+                    2 * rng.random((config.pixels, 2)) - 1
+                )
                 where = moved.clamp(-0.5, config.size - 0.5)
                 target = sample(window[None], where[None], torch.zeros(1, 1, 1, 2))[0, ..., 0]
             coords.append(where.float())
         else:
-            place = (below(config.size - config.crop + 1, rng), below(config.size - config.crop + 1, rng))
+            place = (
+                below(config.size - config.crop + 1, rng),
+                below(config.size - config.crop + 1, rng),
+            )
             block, noise = cut(window, place, config.crop, halo, rng)
             shown = block + sigma * noise
             target = block[:, halo : halo + config.crop, halo : halo + config.crop]
@@ -63,7 +74,9 @@ def batch(sources: Sequence[Source], config: TrainConfig, halo: int, step: int, 
         clean.append(target)
         sigmas.append(sigma)
     column = torch.tensor(sigmas, dtype=torch.float32).reshape(-1, 1, 1, 1)
-    return Batch(torch.stack(noisy), column, torch.stack(clean), torch.stack(coords) if coords else None)
+    return Batch(
+        torch.stack(noisy), column, torch.stack(clean), torch.stack(coords) if coords else None
+    )
 
 
 def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generator) -> Tensor:
@@ -76,7 +89,9 @@ def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generat
     return sources[which].window(k, size, step, rng)
 
 
-def scaled(sources: Sequence[Source], config: TrainConfig, step: int, rng: np.random.Generator) -> Tensor:
+def scaled(
+    sources: Sequence[Source], config: TrainConfig, step: int, rng: np.random.Generator
+) -> Tensor:
     """A window (C, size, size), cut larger and shrunk by a random factor between ``config.scale`` and 1."""
     larger = round(config.size / (config.scale + (1 - config.scale) * rng.random()))
     window = draw(sources, larger, step, rng)
@@ -91,7 +106,9 @@ def white(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def cut(window: Tensor, place: tuple[int, int], crop: int, halo: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def cut(
+    window: Tensor, place: tuple[int, int], crop: int, halo: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """The block of side ``crop + 2 halo`` around ``place`` of a window (C, S, S), and white noise for it.
 
     Window and noise are both reflected at the border of the window, so a pixel and its mirror carry the same draw.
@@ -100,7 +117,10 @@ def cut(window: Tensor, place: tuple[int, int], crop: int, halo: int, rng: np.ra
     if min(place) >= halo and max(place) + crop + halo <= window.shape[-1]:
         block = window[:, row - halo : row + crop + halo, col - halo : col + crop + halo]
         return block, white(tuple(block.shape), rng)
-    rows, cols = (reflect(torch.arange(corner - halo, corner + crop + halo), window.shape[-1]) for corner in place)
+    rows, cols = (
+        reflect(torch.arange(corner - halo, corner + crop + halo), window.shape[-1])
+        for corner in place
+    )
     top, left = int(rows.min()), int(cols.min())
     noise = white((window.shape[0], int(rows.max()) - top + 1, int(cols.max()) - left + 1), rng)
     return window[:, rows[:, None], cols], noise[:, (rows - top)[:, None], cols - left]
@@ -115,7 +135,9 @@ def symmetric(block: Tensor, symmetry: int) -> Tensor:
     return block.transpose(-1, -2) if symmetry & 4 else block
 
 
-def shrink(window: Tensor, factor: float, queries: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def shrink(
+    window: Tensor, factor: float, queries: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """A window (C, S, S) at low resolution (C, n, n), n = floor(S / factor), and ``queries`` of its pixels to ask for.
 
     The low-resolution grid lies at a random shift, uniform over one pixel of the window and what n * factor leaves of S, so
@@ -129,7 +151,10 @@ def shrink(window: Tensor, factor: float, queries: int, rng: np.random.Generator
     low = down @ window @ across.T
     where, pixels = [], []
     for shift in shifts:
-        first, last = max(0, math.ceil(shift - 0.5)), min(size - 1, math.floor(shift + count * factor - 0.5))
+        first, last = (
+            max(0, math.ceil(shift - 0.5)),
+            min(size - 1, math.floor(shift + count * factor - 0.5)),
+        )
         pixel = first + torch.from_numpy(rng.random(queries) * (last - first + 1)).long()
         pixels.append(pixel)
         where.append((pixel + 0.5 - shift) / factor - 0.5)

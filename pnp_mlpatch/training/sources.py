@@ -15,14 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
-from pnp_mlpatch.imageio import READABLE, read_image
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.images import READABLE, read_image
+from pnp_mlpatch.io.reading import (
+    check_hdf5,
+    check_zarr,
+    refuse_bomb,
+    refuse_special,
+    refuse_zip_bomb,
+)
 from pnp_mlpatch.lensing.fields import random_convergence
-from pnp_mlpatch.reading import check_hdf5, check_zarr, refuse_bomb, refuse_special, refuse_zip_bomb
 
 STACKS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
 PROCEDURAL, CONVERGENCE = "procedural", "convergence"
-SIDE, BANK, REFRESH = 256, 128, 4  # generated images: pixels a side, how many are in use, steps until the oldest is replaced
+SIDE, BANK, REFRESH = (
+    256,
+    128,
+    4,
+)  # generated images: pixels a side, how many are in use, steps until the oldest is replaced
 VALIDATED = 16  # at most so many images of a stack are validated on
 
 
@@ -40,7 +52,11 @@ class Source:
 
 
 def open_sources(
-    data: str | Sequence[str], channels: int, smallest: int, window: Sequence[float] | None = None, seed: int = 0
+    data: str | Sequence[str],
+    channels: int,
+    smallest: int,
+    window: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> list[Source]:
     """One source for each item of ``data``: "procedural" or "convergence" (:func:`generator`), an array file ``FILE`` or ``FILE:NAME``
     (:func:`stack`), else a folder of pictures.
@@ -54,14 +70,18 @@ def open_sources(
         path, _ = split_name(item)
         if item in (PROCEDURAL, CONVERGENCE):
             if item == CONVERGENCE and channels != 1:
-                raise InputError(f"train: '{CONVERGENCE}' has one channel, the network has {channels}. Set model.channels = 1.")
+                raise InputError(
+                    f"train: '{CONVERGENCE}' has one channel, the network has {channels}. Set model.channels = 1."
+                )
             generated += [item] if item not in generated else []
         elif Path(path).suffix.lower() in STACKS:
             sources.append(stack(item, channels, smallest, window))
         else:
             sources.append(pictures(item, read_folder(item, channels, smallest)))
     count = sum(source.count for source in sources)
-    return sources + [generator(name, channels, max(SIDE, smallest), seed, count) for name in generated]
+    return sources + [
+        generator(name, channels, max(SIDE, smallest), seed, count) for name in generated
+    ]
 
 
 def whole_images(sources: Sequence[Source]) -> Iterator[Tensor]:
@@ -69,7 +89,8 @@ def whole_images(sources: Sequence[Source]) -> Iterator[Tensor]:
     for source in sources:
         few = (
             source.count
-            if Path(split_name(source.name)[0]).suffix.lower() not in STACKS and source.name not in (PROCEDURAL, CONVERGENCE)
+            if Path(split_name(source.name)[0]).suffix.lower() not in STACKS
+            and source.name not in (PROCEDURAL, CONVERGENCE)
             else VALIDATED
         )
         for k in np.linspace(0, source.count - 1, min(source.count, few)).round():
@@ -101,11 +122,16 @@ def read_folder(folder: str | PathLike[str], channels: int, smallest: int) -> li
             warnings.warn(f"skipped: {error}", stacklevel=2)
             continue
         if image.shape[0] != channels or min(image.shape[1:]) < smallest:
-            warnings.warn(f"skipped: {path} has shape {tuple(image.shape)}, needs {channels} x >= {smallest} x >= {smallest}", stacklevel=2)
+            warnings.warn(
+                f"skipped: {path} has shape {tuple(image.shape)}, needs {channels} x >= {smallest} x >= {smallest}",
+                stacklevel=2,
+            )
             continue
         images.append(image)
     if not images:
-        raise FileError(f"{folder}: no usable picture ({', '.join(READABLE)}) of at least {smallest} x {smallest} pixels.")
+        raise FileError(
+            f"{folder}: no usable picture ({', '.join(READABLE)}) of at least {smallest} x {smallest} pixels."
+        )
     return images
 
 
@@ -144,16 +170,27 @@ def stack(item: str, channels: int, smallest: int, window: Sequence[float] | Non
     except PnPError:
         raise
     except Exception as error:  # numpy, zipfile, h5py and zarr raise a dozen kinds
-        raise FileError(f"{item}: cannot be read as a stack of images ({error or type(error).__name__}).") from error
+        raise FileError(
+            f"{item}: cannot be read as a stack of images ({error or type(error).__name__})."
+        ) from error
     shape, kind = tuple(array.shape), np.dtype(array.dtype).kind
     if not isinstance(array, np.ndarray):  # those are mapped or in memory
         largest = max(math.prod(shape[1:]), math.prod(getattr(array, "chunks", None) or ()))
         refuse_bomb(path, largest * np.dtype(array.dtype).itemsize)
-    if len(shape) not in (3, 4) or 0 in shape or (shape[1] if len(shape) == 4 else 1) != channels or kind not in "fiub":
+    if (
+        len(shape) not in (3, 4)
+        or 0 in shape
+        or (shape[1] if len(shape) == 4 else 1) != channels
+        or kind not in "fiub"
+    ):
         wanted = "(N, H, W)" if channels == 1 else f"(N, {channels}, H, W)"
-        raise FileError(f"{item}: expected images in an array {wanted} of real numbers, got {shape} of {array.dtype}.")
+        raise FileError(
+            f"{item}: expected images in an array {wanted} of real numbers, got {shape} of {array.dtype}."
+        )
     if min(shape[-2:]) < smallest:
-        raise FileError(f"{item}: its images have {shape[-2]} x {shape[-1]} pixels, at least {smallest} x {smallest} are needed.")
+        raise FileError(
+            f"{item}: its images have {shape[-2]} x {shape[-1]} pixels, at least {smallest} x {smallest} are needed."
+        )
     if kind in "iu" and window is None:
         raise FileError(
             f"{item}: holds {array.dtype}. Set window = [low, high] to map it to [0, 1]: [0, 255] for 8 bit, [-1024, 1024] for HU."
@@ -163,11 +200,17 @@ def stack(item: str, channels: int, smallest: int, window: Sequence[float] | Non
         try:
             values = np.asarray(array[k, ..., rows, cols])
         except Exception as error:  # h5py, zarr and their codecs raise a dozen kinds
-            raise FileError(f"{item}: image {k} cannot be read ({error}). Is the file whole?") from error
+            raise FileError(
+                f"{item}: image {k} cannot be read ({error}). Is the file whole?"
+            ) from error
         values = torch.from_numpy(values.astype(np.float32)).reshape(channels, *values.shape[-2:])
         if not bool(torch.isfinite(values).all()):
             raise FileError(f"{item}: image {k} holds NaN or infinite values. Replace them first.")
-        return values if window is None else ((values - window[0]) / (window[1] - window[0])).clamp(0, 1)
+        return (
+            values
+            if window is None
+            else ((values - window[0]) / (window[1] - window[0])).clamp(0, 1)
+        )
 
     def draw(k: int, size: int, step: int, rng: np.random.Generator) -> Tensor:
         top, left = (below(n - size + 1, rng) for n in shape[-2:])
@@ -191,7 +234,9 @@ def _open_array(path: Path, name: str) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         if name:
-            raise FileError(f"{path}:{name}: a .npy file holds one array, without a name. Leave ':{name}' away.")
+            raise FileError(
+                f"{path}:{name}: a .npy file holds one array, without a name. Leave ':{name}' away."
+            )
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if suffix == ".npz":
         refuse_zip_bomb(path)
@@ -219,14 +264,28 @@ def _open_array(path: Path, name: str) -> Any:
 def _hdf5_arrays(file: Any, name: str, path: Path) -> dict[str, Any]:
     """The array of that name, or all; raise for one that is in other files, or was never written."""
     check_hdf5(file, name, path)
-    found = {name: file[name]} if name and hasattr(file.get(name), "shape") else {} if name else dict(_members(file, "", path))
+    found = (
+        {name: file[name]}
+        if name and hasattr(file.get(name), "shape")
+        else {}
+        if name
+        else dict(_members(file, "", path))
+    )
     for key, array in found.items():
         if len(array.shape) < 3 or 0 in array.shape or array.is_virtual:
             continue
-        chunks = math.prod(-(-n // k) for n, k in zip(array.shape, array.chunks, strict=True)) if array.chunks else 1
-        written = array.id.get_num_chunks() if array.chunks else int(array.id.get_storage_size() > 0)
+        chunks = (
+            math.prod(-(-n // k) for n, k in zip(array.shape, array.chunks, strict=True))
+            if array.chunks
+            else 1
+        )
+        written = (
+            array.id.get_num_chunks() if array.chunks else int(array.id.get_storage_size() > 0)
+        )
         if written < chunks:
-            raise FileError(f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and would be zeros. Write them.")
+            raise FileError(
+                f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and would be zeros. Write them."
+            )
     return found
 
 
@@ -245,7 +304,9 @@ def _members(group: Any, prefix: str, hdf5: Path | None = None) -> Iterator[tupl
 # ---- generated images
 
 
-def generator(name: str, channels: int, side: int, seed: int, count: int = 0, bank: int = BANK) -> Source:
+def generator(
+    name: str, channels: int, side: int, seed: int, count: int = 0, bank: int = BANK
+) -> Source:
     """Images without end: ``bank`` are in use, and every 4 steps the oldest is replaced by a new one.
 
     "procedural" are random pictures (:func:`dead_leaves`), "convergence" log-normal mass maps (:func:`random_convergence`).
@@ -256,7 +317,11 @@ def generator(name: str, channels: int, side: int, seed: int, count: int = 0, ba
     @functools.lru_cache(maxsize=bank + 1)
     def image(number: int) -> Tensor:
         rng = np.random.default_rng((seed, number, GENERATED_STREAM))
-        return random_convergence(side, rng) if name == CONVERGENCE else dead_leaves(side, channels, rng)
+        return (
+            random_convergence(side, rng)
+            if name == CONVERGENCE
+            else dead_leaves(side, channels, rng)
+        )
 
     def window(k: int, size: int, step: int, rng: np.random.Generator) -> Tensor:
         picture = image(step // REFRESH + below(bank, rng))
@@ -266,7 +331,9 @@ def generator(name: str, channels: int, side: int, seed: int, count: int = 0, ba
     return Source(name, count or bank, window, image)
 
 
-GENERATED_STREAM = 2**31  # keeps the random numbers of the images apart from those of the steps, whose third number is below it
+GENERATED_STREAM = (
+    2**31
+)  # keeps the random numbers of the images apart from those of the steps, whose third number is below it
 
 
 def dead_leaves(side: int, channels: int, rng: np.random.Generator) -> Tensor:
@@ -279,7 +346,9 @@ def dead_leaves(side: int, channels: int, rng: np.random.Generator) -> Tensor:
     least, most = 2.0, side / 2
     leaves = 8 + below(160, rng)
     radii = np.sort((least**-2 - rng.random(leaves) * (least**-2 - most**-2)) ** -0.5)[::-1]
-    radii[: leaves // 4] = np.sort(rng.uniform(side / 12, most, leaves // 4))[::-1]  # large ones first, so that all is covered
+    radii[: leaves // 4] = np.sort(rng.uniform(side / 12, most, leaves // 4))[
+        ::-1
+    ]  # large ones first, so that all is covered
     for radius in radii:
         row, col, angle, stretch, kind, paint = rng.random(6)
         row, col, angle = row * side, col * side, angle * math.pi
@@ -298,7 +367,9 @@ def dead_leaves(side: int, channels: int, rng: np.random.Generator) -> Tensor:
         if paint < 0.4:
             colour = colour + np.float32(rng.normal() * 0.3 / radius) * u
         elif paint < 0.7:
-            colour = colour + np.float32(0.3 * rng.random()) * np.sin(np.float32(rng.uniform(0.3, 2.5)) * v)
+            colour = colour + np.float32(0.3 * rng.random()) * np.sin(
+                np.float32(rng.uniform(0.3, 2.5)) * v
+            )
         part = picture[:, top:bottom, left:right]
         part += cover * (colour - part)
     result = torch.from_numpy(picture).clamp(0, 1)
@@ -316,7 +387,11 @@ def dead_leaves(side: int, channels: int, rng: np.random.Generator) -> Tensor:
 def check_data(data: Any, key: str) -> None:
     """Raise :class:`InputTypeError` unless ``data`` is a text or a list of texts."""
     items = [data] if isinstance(data, str) else data
-    if not isinstance(items, (list, tuple)) or not items or not all(isinstance(item, str) and item for item in items):
+    if (
+        not isinstance(items, (list, tuple))
+        or not items
+        or not all(isinstance(item, str) and item for item in items)
+    ):
         raise InputTypeError(
             f"train: {key} must be a folder, an array file, '{PROCEDURAL}' or '{CONVERGENCE}', or a list of these; got {data!r}."
         )
@@ -324,6 +399,10 @@ def check_data(data: Any, key: str) -> None:
 
 def check_window(window: Any) -> None:
     """Raise :class:`InputError` unless ``window`` is None or two numbers in order."""
-    fine = window is None or (isinstance(window, (list, tuple)) and len(window) == 2 and all(map(finite_number, window)))
+    fine = window is None or (
+        isinstance(window, (list, tuple)) and len(window) == 2 and all(map(finite_number, window))
+    )
     if not fine or (window is not None and not window[0] < window[1]):
-        raise InputError(f"train: window must be [low, high] with low < high, the values mapped to 0 and 1; got {window!r}.")
+        raise InputError(
+            f"train: window must be [low, high] with low < high, the values mapped to 0 and 1; got {window!r}."
+        )

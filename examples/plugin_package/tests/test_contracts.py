@@ -38,7 +38,14 @@ def test_our_operator_under_their_solvers_and_our_denoiser():
         check_solver(solvers.make(name), Superres.example(), Guided())
 
 
-@pytest.mark.parametrize("wrong", [lambda: Superres((1, 8, 9), factor=2), lambda: Guided(radius=0), lambda: Nesterov(iterations=0)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Superres((1, 8, 9), factor=2),
+        lambda: Guided(radius=0),
+        lambda: Nesterov(iterations=0),
+    ],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         wrong()

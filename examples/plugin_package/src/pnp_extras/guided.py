@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.denoisers import DenoiserInfo
-from pnp_mlpatch.denoisers.base import check_image, sigma_column
+from pnp_mlpatch.denoisers import DenoiserInfo, check_image, sigma_column
 from pnp_mlpatch.errors import InputError
 
 
@@ -28,7 +27,9 @@ class Guided:
         if not 0 < strength < math.inf:
             raise InputError(f"Guided: strength must be finite and > 0, got {strength!r}.")
         self.radius, self.strength = radius, float(strength)
-        self.info = DenoiserInfo("guided", sigma="input", field=2 * radius)  # a mean of what a mean saw
+        self.info = DenoiserInfo(
+            "guided", sigma="input", field=2 * radius
+        )  # a mean of what a mean saw
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
@@ -40,4 +41,6 @@ class Guided:
         return self._mean(a) * x + self._mean((1 - a) * mean)
 
     def _mean(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2 * self.radius + 1, stride=1, padding=self.radius, count_include_pad=False)
+        return F.avg_pool2d(
+            x, 2 * self.radius + 1, stride=1, padding=self.radius, count_include_pad=False
+        )

@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.solvers import Problem, Solver, State
-from pnp_mlpatch.solvers.base import check_settings
-from pnp_mlpatch.solvers.schedules import Schedule, check_schedule, level
+from pnp_mlpatch.solvers import Problem, Solver, State, check_settings
+from pnp_mlpatch.solvers._schedules import Schedule, check_schedule, level
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,10 @@ class Nesterov(Solver):
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         assert isinstance(state, NesterovState)
         if self.sigma is None:
-            return {"sigma": state.tau**0.5 * problem.known_noise("Nesterov (or give sigma)"), "tau": state.tau}
+            return {
+                "sigma": state.tau**0.5 * problem.known_noise("Nesterov (or give sigma)"),
+                "tau": state.tau,
+            }
         return {"sigma": level(self.sigma, state.iteration), "tau": state.tau}
 
     def step(self, problem: Problem, denoise: Denoiser, state: State) -> NesterovState:

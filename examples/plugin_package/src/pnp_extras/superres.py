@@ -47,9 +47,13 @@ class Superres(LinearOperator):
         return F.avg_pool2d(x, self.factor)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
+        return (
+            y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
+        )
 
-    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+    def _data_step(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> Tensor:
         return z + (Aty - self.normal(z)) / (1 / self.factor**2 + alpha)
 
     def _initial(self, q: Tensor) -> Tensor:

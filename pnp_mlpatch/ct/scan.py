@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct.geometry import SAME
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, require
-from pnp_mlpatch.imageio import read_array, tiff_kind
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
+from pnp_mlpatch.io.images import tiff_kind
+from pnp_mlpatch.io.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
 
 COUNTS, INTEGRALS = "counts", "line integrals"
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
@@ -63,9 +65,13 @@ class Scan:
         """
         for value in (start, stop):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-                raise InputTypeError(f"{self.path}: start and stop must be integers, got {value!r}.")
+                raise InputTypeError(
+                    f"{self.path}: start and stop must be integers, got {value!r}."
+                )
         if not 0 <= start < stop <= self.shape[0]:
-            raise InputError(f"{self.path}: expected 0 <= start < stop <= {self.shape[0]}, the number of slices, got {start} and {stop}.")
+            raise InputError(
+                f"{self.path}: expected 0 <= start < stop <= {self.shape[0]}, the number of slices, got {start} and {stop}."
+            )
         values = np.array(self.slab(start, stop), dtype=np.float32, order="C")
         if self.kind == INTEGRALS:
             _look_at_integrals(values, self.path, sure=self.sure)
@@ -147,7 +153,9 @@ def read_scan(
     found = _open(path, name)
     order = _layout(layout, found, path)
     if found.kept is not None and not order.startswith("a"):
-        raise InputError(f"{path}: image_key tells the frames of the first axis apart, so the layout begins with 'a', got '{order}'.")
+        raise InputError(
+            f"{path}: image_key tells the frames of the first axis apart, so the layout begins with 'a', got '{order}'."
+        )
     theta = _given_angles(angles, degrees, found, path)
     slices, count, detectors = shape = _shape(found.data.shape, order, theta, path)
     if found.closed:
@@ -160,15 +168,25 @@ def read_scan(
 
     def slab(start: int, stop: int) -> np.ndarray:
         if "s" not in order:
-            part = found.data.part(0, 0, found.data.shape[0]).transpose([order.index(axis) for axis in "ad"])[None]
+            part = found.data.part(0, 0, found.data.shape[0]).transpose(
+                [order.index(axis) for axis in "ad"]
+            )[None]
         else:
-            part = found.data.part(order.index("s"), start, stop).transpose([order.index(axis) for axis in "sad"])
+            part = found.data.part(order.index("s"), start, stop).transpose(
+                [order.index(axis) for axis in "sad"]
+            )
         return part[:, :count]
 
     meta = {"source": str(path), **found.meta, "layout": order, "dtype": str(found.data.dtype)}
     if theta is not None:
-        meta |= {"angles": meta.get("angles", "computed") if angles is None else "given", "units": "degrees" if theta[1] else "radians"}
-    open_beam, closed_beam = (_field(value, slices, detectors, what, path) for value, what in ((flat, "flat"), (dark, "dark")))
+        meta |= {
+            "angles": meta.get("angles", "computed") if angles is None else "given",
+            "units": "degrees" if theta[1] else "radians",
+        }
+    open_beam, closed_beam = (
+        _field(value, slices, detectors, what, path)
+        for value, what in ((flat, "flat"), (dark, "dark"))
+    )
     return Scan(path, kind, shape, radians, open_beam, closed_beam, meta, slab, sure)
 
 
@@ -187,7 +205,9 @@ def _look_at_integrals(values: np.ndarray, path: Path, *, sure: bool) -> None:
         "holds it under a name of its own, give that; if single rays are broken, set them to NaN"
     )
     if not sure:
-        raise InputError(f"{path}: {seen}. {advice}; if they are line integrals, say kind='{INTEGRALS}'.")
+        raise InputError(
+            f"{path}: {seen}. {advice}; if they are line integrals, say kind='{INTEGRALS}'."
+        )
     if beyond:
         warnings.warn(f"{path}: {seen}. {advice}.", stacklevel=3)
 
@@ -243,7 +263,9 @@ def _open(path: Path, name: str) -> _Found:
     elif suffix in (".npy", ".npz") and path.is_file():
         found = _open_numpy(path, name)
     elif name:
-        raise InputError(f"{path}: '{name}' names an array in it, but only HDF5 and .npz files hold arrays with names. Leave it away.")
+        raise InputError(
+            f"{path}: '{name}' names an array in it, but only HDF5 and .npz files hold arrays with names. Leave it away."
+        )
     elif path.is_dir():
         found = _open_folder(path)
     elif suffix in TIFF:
@@ -255,9 +277,13 @@ def _open(path: Path, name: str) -> _Found:
         )
     shape, dtype = found.data.shape, found.data.dtype
     if dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected real numbers, got {dtype}. Name another dataset, or convert it.")
+        raise InputError(
+            f"{path}: expected real numbers, got {dtype}. Name another dataset, or convert it."
+        )
     if len(shape) not in (2, 3) or 0 in shape:
-        raise InputError(f"{path}: expected 2 axes (angles, detectors) or 3 with slices, none empty, got {shape}. Name another dataset.")
+        raise InputError(
+            f"{path}: expected 2 axes (angles, detectors) or 3 with slices, none empty, got {shape}. Name another dataset."
+        )
     return found
 
 
@@ -268,17 +294,30 @@ def _open_hdf5(path: Path, name: str) -> _Found:
     h5py = require("h5py", "Reading an HDF5 file")
     with _hdf5(path) as file:
         key = name or "exchange/data"
-        for part in [name] if name else [f"exchange/{part}" for part in ("data", "data_white", "data_dark", "theta")]:
+        for part in (
+            [name]
+            if name
+            else [f"exchange/{part}" for part in ("data", "data_white", "data_dark", "theta")]
+        ):
             check_hdf5(file, part, path)
         found = file.get(key)
         if not isinstance(found, h5py.Dataset):
             held = _datasets(file, h5py)
-            problem = f"no dataset '{name}'" if name else "no dataset /exchange/data, so it is not a Data Exchange file"
-            raise FileError(f"{path}: {problem}. It holds: {', '.join(held) or 'no datasets'}. Name one: '{path}:NAME'.")
+            problem = (
+                f"no dataset '{name}'"
+                if name
+                else "no dataset /exchange/data, so it is not a Data Exchange file"
+            )
+            raise FileError(
+                f"{path}: {problem}. It holds: {', '.join(held) or 'no datasets'}. Name one: '{path}:NAME'."
+            )
         group = found.parent
         data = _hdf5_stored(path, key, found)
         keys = _image_key(file, found, h5py)
-        meta: dict[str, Any] = {"format": "Data Exchange" if key == "exchange/data" else "HDF5", "dataset": key}
+        meta: dict[str, Any] = {
+            "format": "Data Exchange" if key == "exchange/data" else "HDF5",
+            "dataset": key,
+        }
         fields: dict[str, np.ndarray] = {}
         kept = None
         if keys is not None:
@@ -289,21 +328,33 @@ def _open_hdf5(path: Path, name: str) -> _Found:
         if kept is not None and theta is not None and theta.size == kept.size:
             theta = theta.reshape(-1)[kept]
         layout = "asd" if kept is not None or key == "exchange/data" else "sad"
-        fields = _hdf5_fields(group, key.split("/")[-1], h5py, data.shape, layout, meta, path) | fields
-        return _Found(data, layout, meta, theta, degrees, fields.get("flat"), fields.get("dark"), kept=kept)
+        fields = (
+            _hdf5_fields(group, key.split("/")[-1], h5py, data.shape, layout, meta, path) | fields
+        )
+        return _Found(
+            data, layout, meta, theta, degrees, fields.get("flat"), fields.get("dark"), kept=kept
+        )
 
 
 def _hdf5_stored(path: Path, key: str, dataset: Any) -> _Stored:
     """A dataset; blocks of it that were never written are read as NaN. Raise where these are most of it, warn where there are any."""
     shape, gaps = dataset.shape or (), _hdf5_gaps(dataset, path)
-    stored = _Stored(shape, dataset.dtype, lambda axis, start, stop: _hdf5_part(path, key, axis, start, stop, gaps))
+    stored = _Stored(
+        shape,
+        dataset.dtype,
+        lambda axis, start, stop: _hdf5_part(path, key, axis, start, stop, gaps),
+    )
     if not gaps:
         return stored
-    lost = sum(math.prod(stop - start for start, stop in gap) for gap in gaps) / max(1, math.prod(shape))
+    lost = sum(math.prod(stop - start for start, stop in gap) for gap in gaps) / max(
+        1, math.prod(shape)
+    )
     places = sorted({k for gap in gaps for k in range(*gap[0])}) if shape else []
     what = f"{path}: /{key}, {shape}: {lost:.0%} of it was never written or its source is gone, at {_ranges(places)} of the first axis"
     if lost > 0.5:
-        raise FileError(f"{what}. Copy the whole file with the files that it refers to, or name another dataset.")
+        raise FileError(
+            f"{what}. Copy the whole file with the files that it refers to, or name another dataset."
+        )
     warnings.warn(f"{what}; it gets no weight. Did the acquisition break off?", stacklevel=5)
     return stored
 
@@ -320,7 +371,11 @@ def _hdf5_gaps(dataset: Any, path: Path) -> list[Block]:
     if dataset.is_virtual:
         return [gap for source in dataset.virtual_sources() for gap in _source_gaps(source, path)]
     if dataset.chunks is None:
-        stored = dataset.id.get_storage_size() > 0 or dataset.id.get_create_plist().get_layout() == 0 or dataset.external
+        stored = (
+            dataset.id.get_storage_size() > 0
+            or dataset.id.get_create_plist().get_layout() == 0
+            or dataset.external
+        )
         return [] if stored else [whole]
     counts = [math.ceil(n / chunk) for n, chunk in zip(shape, dataset.chunks, strict=True)]
     if dataset.id.get_num_chunks() >= math.prod(counts):
@@ -328,7 +383,12 @@ def _hdf5_gaps(dataset: Any, path: Path) -> list[Block]:
     written = np.zeros(counts, dtype=bool)
 
     def note(info: Any) -> None:
-        written[tuple(start // chunk for start, chunk in zip(info.chunk_offset, dataset.chunks, strict=True))] = True
+        written[
+            tuple(
+                start // chunk
+                for start, chunk in zip(info.chunk_offset, dataset.chunks, strict=True)
+            )
+        ] = True
 
     if hasattr(dataset.id, "chunk_iter"):
         dataset.id.chunk_iter(note)
@@ -336,7 +396,10 @@ def _hdf5_gaps(dataset: Any, path: Path) -> list[Block]:
         for k in range(dataset.id.get_num_chunks()):
             note(dataset.id.get_chunk_info(k))
     return [
-        tuple((int(k) * c, min((int(k) + 1) * c, n)) for k, c, n in zip(place, dataset.chunks, shape, strict=True))
+        tuple(
+            (int(k) * c, min((int(k) + 1) * c, n))
+            for k, c, n in zip(place, dataset.chunks, shape, strict=True)
+        )
         for place in np.argwhere(~written)
     ]
 
@@ -357,7 +420,10 @@ def _source_gaps(source: Any, path: Path) -> list[Block]:
                 same = dataset.shape == tuple(stop - start for start, stop in block)
                 if not same:
                     return [block] if gaps else []
-                return [tuple((a + x, a + y) for (a, _), (x, y) in zip(block, gap, strict=True)) for gap in gaps]
+                return [
+                    tuple((a + x, a + y) for (a, _), (x, y) in zip(block, gap, strict=True))
+                    for gap in gaps
+                ]
     except OSError:
         pass
     return [block]
@@ -367,23 +433,44 @@ FLATS, DARKS = re.compile(r"white|flat|bright|blank|open_?beam"), re.compile(r"d
 
 
 def _hdf5_fields(
-    group: Any, own: str, h5py: Any, shape: tuple[int, ...], layout: str, meta: dict[str, Any], path: Path
+    group: Any,
+    own: str,
+    h5py: Any,
+    shape: tuple[int, ...],
+    layout: str,
+    meta: dict[str, Any],
+    path: Path,
 ) -> dict[str, np.ndarray]:
     """The open beam and the dark field beside the projections: data_white, or names such as data_white_pre, flats, dark_field.
 
     Datasets of one kind (before and after the scan) are averaged, each with its frames. Warns of a neighbour that does not fit.
     """
     fields: dict[str, np.ndarray] = {}
-    sides = tuple(n for n, axis in zip(shape, layout, strict=False) if axis != "a") if len(shape) == 3 else shape[-1:]
+    sides = (
+        tuple(n for n, axis in zip(shape, layout, strict=False) if axis != "a")
+        if len(shape) == 3
+        else shape[-1:]
+    )
     for kind, words, usual in (("flat", FLATS, "data_white"), ("dark", DARKS, "data_dark")):
-        others = [n for n in sorted(group) if n != own and words.search(n.lower()) and not (kind == "flat" and DARKS.search(n.lower()))]
+        others = [
+            n
+            for n in sorted(group)
+            if n != own
+            and words.search(n.lower())
+            and not (kind == "flat" and DARKS.search(n.lower()))
+        ]
         frames, used = [], []
         for name in [usual] if usual in others else others:
             stored = group.get(name)
             if not isinstance(stored, h5py.Dataset) or not stored.shape:
                 continue
-            if name != usual and (stored.shape[-len(sides) :] != sides or stored.dtype.kind not in "fiu"):
-                warnings.warn(f"{path}: {stored.name} {stored.shape} is not used as {kind}: its frames do not fit {sides}.", stacklevel=5)
+            if name != usual and (
+                stored.shape[-len(sides) :] != sides or stored.dtype.kind not in "fiu"
+            ):
+                warnings.warn(
+                    f"{path}: {stored.name} {stored.shape} is not used as {kind}: its frames do not fit {sides}.",
+                    stacklevel=5,
+                )
                 continue
             frames.append(_frames(path, stored))
             used.append((stored.name.strip("/"), len(frames[-1])))
@@ -408,7 +495,12 @@ def _image_key(file: Any, data: Any, h5py: Any) -> Any | None:
     found: list[Any] = []
 
     def visit(name: str, member: Any) -> None:
-        if name.split("/")[-1] == "image_key" and isinstance(member, h5py.Dataset) and data.ndim == 3 and member.size == data.shape[0]:
+        if (
+            name.split("/")[-1] == "image_key"
+            and isinstance(member, h5py.Dataset)
+            and data.ndim == 3
+            and member.size == data.shape[0]
+        ):
             found.append(member)
 
     file.visititems(visit)
@@ -416,15 +508,21 @@ def _image_key(file: Any, data: Any, h5py: Any) -> Any | None:
     return (near or found or [None])[0]
 
 
-def _by_image_key(keys: np.ndarray, data: _Stored, path: Path, meta: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _by_image_key(
+    keys: np.ndarray, data: _Stored, path: Path, meta: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Which frames are projections, and the means of the flats and the darks among the others."""
     if not (keys == 0).any():
-        raise InputError(f"{path}: image_key holds {np.unique(keys).tolist()[:8]}; no frame is a projection (0).")
+        raise InputError(
+            f"{path}: image_key holds {np.unique(keys).tolist()[:8]}; no frame is a projection (0)."
+        )
     fields = {}
     for kind, value in (("flat", 1), ("dark", 2)):
         places = np.flatnonzero(keys == value)
         if len(places):
-            fields[kind] = _mean((data.part(0, int(k), int(k) + 1)[0] for k in places), path, f"{kind} by image_key")
+            fields[kind] = _mean(
+                (data.part(0, int(k), int(k) + 1)[0] for k in places), path, f"{kind} by image_key"
+            )
             meta |= {kind: f"image_key {value}", f"{kind}_frames": len(places)}
     return keys == 0, fields
 
@@ -442,11 +540,22 @@ def _selected(data: _Stored, places: np.ndarray) -> _Stored:
 
 
 def _hdf5_angles(
-    file: Any, group: Any, key: str, shape: tuple[int, ...], h5py: Any, meta: dict[str, Any], path: Path
+    file: Any,
+    group: Any,
+    key: str,
+    shape: tuple[int, ...],
+    h5py: Any,
+    meta: dict[str, Any],
+    path: Path,
 ) -> tuple[np.ndarray | None, bool]:
     """The angles beside the projections and whether they are degrees: theta, or the rotation_angle of NXtomo."""
     entry = key.split("/")[0]
-    names = [f"{group.name}/theta", f"{group.name}/rotation_angle", f"/{entry}/sample/rotation_angle", f"/{entry}/data/rotation_angle"]
+    names = [
+        f"{group.name}/theta",
+        f"{group.name}/rotation_angle",
+        f"/{entry}/sample/rotation_angle",
+        f"/{entry}/data/rotation_angle",
+    ]
     for name in names if key == "exchange/data" or meta["format"] == "NXtomo" else []:
         stored = file.get(name)
         if not isinstance(stored, h5py.Dataset):
@@ -468,7 +577,9 @@ def _hdf5(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise FileError(f"{path}: not a whole HDF5 file ({error}). Copy or download it again.") from error
+        raise FileError(
+            f"{path}: not a whole HDF5 file ({error}). Copy or download it again."
+        ) from error
     with file:
         try:
             yield file
@@ -481,7 +592,9 @@ def _hdf5(path: Path) -> Iterator[Any]:
             ) from error
 
 
-def _hdf5_part(path: Path, key: str, axis: int, start: int, stop: int, gaps: Sequence[Block] = ()) -> np.ndarray:
+def _hdf5_part(
+    path: Path, key: str, axis: int, start: int, stop: int, gaps: Sequence[Block] = ()
+) -> np.ndarray:
     with _hdf5(path) as file:
         values = file[key][(slice(None),) * axis + (slice(start, stop),)]
     if gaps and values.dtype.kind in "fiu":
@@ -489,7 +602,11 @@ def _hdf5_part(path: Path, key: str, axis: int, start: int, stop: int, gaps: Seq
         for gap in gaps:
             low, high = max(gap[axis][0] - start, 0), min(gap[axis][1], stop) - start
             if low < high:
-                values[tuple(slice(low, high) if k == axis else slice(*one) for k, one in enumerate(gap))] = np.nan
+                values[
+                    tuple(
+                        slice(low, high) if k == axis else slice(*one) for k, one in enumerate(gap)
+                    )
+                ] = np.nan
     return values
 
 
@@ -509,7 +626,9 @@ def _datasets(file: Any, h5py: Any) -> list[str]:
 
 def _open_numpy(path: Path, name: str) -> _Found:
     if path.suffix.lower() == ".npy" and name:
-        raise InputError(f"{path}: '{name}' names an array in it, but a .npy file holds one, without a name. Leave it away.")
+        raise InputError(
+            f"{path}: '{name}' names an array in it, but a .npy file holds one, without a name. Leave it away."
+        )
     try:
         refuse_zip_bomb(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -519,10 +638,18 @@ def _open_numpy(path: Path, name: str) -> _Found:
     except PnPError:
         raise
     except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
-        raise FileError(f"{path}: not a readable {path.suffix} file ({error or type(error).__name__}). Copy it again.") from error
+        raise FileError(
+            f"{path}: not a readable {path.suffix} file ({error or type(error).__name__}). Copy it again."
+        ) from error
     meta = {"format": "NumPy", **({"dataset": name} if name else {})}
     return _Found(
-        _Stored(array.shape, array.dtype, lambda axis, start, stop: array[(slice(None),) * axis + (slice(start, stop),)]), "sad", meta
+        _Stored(
+            array.shape,
+            array.dtype,
+            lambda axis, start, stop: array[(slice(None),) * axis + (slice(start, stop),)],
+        ),
+        "sad",
+        meta,
     )
 
 
@@ -532,7 +659,9 @@ def _member(file: Any, path: Path, name: str) -> np.ndarray:
         if key in file.files:
             return file[key]
     problem = f"no array '{name}'" if name else "several arrays"
-    raise FileError(f"{path}: {problem}. It holds: {', '.join(file.files) or 'no arrays'}. Name one: '{path}:NAME'.")
+    raise FileError(
+        f"{path}: {problem}. It holds: {', '.join(file.files) or 'no arrays'}. Name one: '{path}:NAME'."
+    )
 
 
 # ---- TIFF
@@ -542,28 +671,51 @@ def _open_folder(path: Path) -> _Found:
     inside = {p.name: p for p in path.iterdir()}
     if "sinogram.tif" in inside and {"dark.tif", "flat1.tif", "flat2.tif"} & set(inside):
         return _open_2detect(path)
-    files = sorted((p for p in inside.values() if p.suffix.lower() in TIFF and not p.name.startswith(".")), key=_natural)
+    files = sorted(
+        (p for p in inside.values() if p.suffix.lower() in TIFF and not p.name.startswith(".")),
+        key=_natural,
+    )
     if not files:
         folders = ", ".join(sorted(p.name for p in inside.values() if p.is_dir())) or "none"
-        raise FileError(f"{path}: no TIFF files in this folder. Its folders: {folders}; DICOM images are read by read_dicom.")
+        raise FileError(
+            f"{path}: no TIFF files in this folder. Its folders: {folders}; DICOM images are read by read_dicom."
+        )
     first = _page(files[0])
     shape = (len(files), *first.shape)
 
     def part(axis: int, start: int, stop: int) -> np.ndarray:
-        return _stacked((_page(file) for file in (files[start:stop] if axis == 0 else files)), shape, first.dtype, axis, start, stop, path)
+        return _stacked(
+            (_page(file) for file in (files[start:stop] if axis == 0 else files)),
+            shape,
+            first.dtype,
+            axis,
+            start,
+            stop,
+            path,
+        )
 
-    return _Found(_Stored(shape, first.dtype, part), "asd", {"format": "TIFF folder", "first": files[0].name, "last": files[-1].name})
+    return _Found(
+        _Stored(shape, first.dtype, part),
+        "asd",
+        {"format": "TIFF folder", "first": files[0].name, "last": files[-1].name},
+    )
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts names with the numbers in them as numbers."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", path.name) if part]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.split(r"([0-9]+)", path.name)
+        if part
+    ]
 
 
 def _open_2detect(path: Path) -> _Found:
     data = _pages(path / "sinogram.tif")
     if len(data.shape) != 2 or data.shape[0] < 2:
-        raise InputError(f"{path / 'sinogram.tif'}: expected one sinogram (angles, detectors) of 2DeteCT, got {data.shape}.")
+        raise InputError(
+            f"{path / 'sinogram.tif'}: expected one sinogram (angles, detectors) of 2DeteCT, got {data.shape}."
+        )
     dark = _mean(iter(_page(path / "dark.tif")), path, "dark.tif")
     flats = [_mean(iter(_page(path / name)), path, name) for name in ("flat1.tif", "flat2.tif")]
     if flats[0].shape != flats[1].shape:
@@ -581,7 +733,11 @@ def _pages(path: Path) -> _Stored:
     with _tiff(path) as file:
         count = getattr(file, "n_frames", 1)
     if count == 1:
-        return _Stored(first.shape, first.dtype, lambda axis, start, stop: _page(path)[(slice(None),) * axis + (slice(start, stop),)])
+        return _Stored(
+            first.shape,
+            first.dtype,
+            lambda axis, start, stop: _page(path)[(slice(None),) * axis + (slice(start, stop),)],
+        )
     shape = (count, *first.shape)
 
     def pages(numbers: range) -> Iterator[np.ndarray]:
@@ -598,7 +754,13 @@ def _pages(path: Path) -> _Stored:
 
 
 def _stacked(
-    pages: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, axis: int, start: int, stop: int, path: Path
+    pages: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    axis: int,
+    start: int,
+    stop: int,
+    path: Path,
 ) -> np.ndarray:
     """The range start:stop along one axis of a stack of pages; only one page is in memory at a time."""
     result = np.empty(tuple(stop - start if k == axis else n for k, n in enumerate(shape)), dtype)
@@ -609,7 +771,9 @@ def _stacked(
                 f"{path}: page {k + (0 if axis else start)} has {page.shape} pixels, the first has {shape[1:]}. Crop them to one size."
             )
         if not np.can_cast(page.dtype, dtype):
-            raise InputError(f"{path}: page {k + (0 if axis else start)} holds {page.dtype}, the first {dtype}. Save all in one type.")
+            raise InputError(
+                f"{path}: page {k + (0 if axis else start)} holds {page.dtype}, the first {dtype}. Save all in one type."
+            )
         result[k] = page[cut]
     return result
 
@@ -632,7 +796,9 @@ def _pixels(file: Any, path: Path) -> np.ndarray:
     if file.mode == "I" and bits == 32 and not signed:
         array = array.view(np.uint32)  # Pillow has signed ones only
     if array.ndim != 2 or not file.mode.startswith(("L", "I", "F")):
-        raise InputError(f"{path}: expected one channel of numbers, got a TIFF of mode '{file.mode}'. Convert it to greyscale or float.")
+        raise InputError(
+            f"{path}: expected one channel of numbers, got a TIFF of mode '{file.mode}'. Convert it to greyscale or float."
+        )
     return array
 
 
@@ -646,7 +812,9 @@ def _tiff(path: Path) -> Iterator[Any]:
     except PnPError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
-        raise FileError(f"{path}: cannot be read as TIFF ({error or type(error).__name__}). Copy it again.") from error
+        raise FileError(
+            f"{path}: cannot be read as TIFF ({error or type(error).__name__}). Copy it again."
+        ) from error
 
 
 # ---- fields, layouts, angles
@@ -661,24 +829,36 @@ def _mean(frames: Iterable[np.ndarray], path: Path, what: str) -> np.ndarray:
         total = frame.astype(np.float64) if total is None else total + frame
         count += 1
     if total is None:
-        raise InputError(f"{path}: {what} holds no frames. Remove it, or give flat= and dark= yourself.")
+        raise InputError(
+            f"{path}: {what} holds no frames. Remove it, or give flat= and dark= yourself."
+        )
     return total / count
 
 
-def _field(value: Field | None, slices: int, detectors: int, what: str, path: Path) -> Tensor | None:
+def _field(
+    value: Field | None, slices: int, detectors: int, what: str, path: Path
+) -> Tensor | None:
     if value is None:
         return None
-    if isinstance(value, (str, PathLike)) and str(value).lower().endswith(".npy"):  # of any number of axes
+    if isinstance(value, (str, PathLike)) and str(value).lower().endswith(
+        ".npy"
+    ):  # of any number of axes
         array = read_array(value).numpy()
     elif isinstance(value, (str, PathLike)):
         stored = _open(*_split(value, None)).data
         axes = stored.shape[0]
-        array = stored.part(0, 0, axes) if len(stored.shape) < 3 else _mean((stored.part(0, k, k + 1)[0] for k in range(axes)), path, what)
+        array = (
+            stored.part(0, 0, axes)
+            if len(stored.shape) < 3
+            else _mean((stored.part(0, k, k + 1)[0] for k in range(axes)), path, what)
+        )
     else:
         try:
             array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError) as error:
-            raise InputTypeError(f"{path}: {what} must be a number, an array or a file, got {type(value).__name__}.") from error
+            raise InputTypeError(
+                f"{path}: {what} must be a number, an array or a file, got {type(value).__name__}."
+            ) from error
     if array.dtype.kind not in "fiu":
         raise InputTypeError(f"{path}: {what} must hold real numbers, got {array.dtype}.")
     shape = array.shape
@@ -707,7 +887,9 @@ def _layout(layout: str | None, found: _Found, path: Path) -> str:
     return layout
 
 
-def _shape(stored: tuple[int, ...], order: str, theta: tuple[np.ndarray, bool] | None, path: Path) -> tuple[int, int, int]:
+def _shape(
+    stored: tuple[int, ...], order: str, theta: tuple[np.ndarray, bool] | None, path: Path
+) -> tuple[int, int, int]:
     """(slices, angles, detectors); raise if the layout contradicts the number of angles."""
     slices, count, detectors = (stored[order.index(axis)] if axis in order else 1 for axis in "sad")
     if theta is not None and len(theta[0]) != count and len(theta[0]) in stored:
@@ -720,12 +902,16 @@ def _shape(stored: tuple[int, ...], order: str, theta: tuple[np.ndarray, bool] |
     return slices, count, detectors
 
 
-def _given_angles(angles: Angles | None, degrees: bool | None, found: _Found, path: Path) -> tuple[np.ndarray, bool] | None:
+def _given_angles(
+    angles: Angles | None, degrees: bool | None, found: _Found, path: Path
+) -> tuple[np.ndarray, bool] | None:
     """The angles and whether they are degrees, those given before those of the file."""
     if angles is None:
         if found.theta is None:
             if degrees is not None:
-                raise InputError(f"{path}: degrees={degrees} gives the unit of angles, but there are none in the file. Give angles=.")
+                raise InputError(
+                    f"{path}: degrees={degrees} gives the unit of angles, but there are none in the file. Give angles=."
+                )
             return None
         return _flat_angles(found.theta, path), found.degrees if degrees is None else degrees
     if isinstance(angles, (str, PathLike)):
@@ -733,44 +919,67 @@ def _given_angles(angles: Angles | None, degrees: bool | None, found: _Found, pa
     try:
         array = np.asarray(angles.detach().cpu() if isinstance(angles, Tensor) else angles)
     except (TypeError, ValueError) as error:
-        raise InputTypeError(f"{path}: angles must be a sequence of numbers or a file, got {type(angles).__name__}.") from error
+        raise InputTypeError(
+            f"{path}: angles must be a sequence of numbers or a file, got {type(angles).__name__}."
+        ) from error
     array = _flat_angles(array, path)
-    return array[found.kept] if found.kept is not None and len(array) == len(found.kept) else array, bool(degrees)
+    return array[found.kept] if found.kept is not None and len(array) == len(
+        found.kept
+    ) else array, bool(degrees)
 
 
 def _angles_file(path: Path) -> np.ndarray:
     refuse_special(path)
     try:
-        return np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else np.loadtxt(path, ndmin=1)
+        return (
+            np.load(path, allow_pickle=False)
+            if path.suffix.lower() == ".npy"
+            else np.loadtxt(path, ndmin=1)
+        )
     except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
-        raise FileError(f"{path}: not a readable file of angles ({error}). Expected .npy, or a text with one number a line.") from error
+        raise FileError(
+            f"{path}: not a readable file of angles ({error}). Expected .npy, or a text with one number a line."
+        ) from error
 
 
 def _flat_angles(array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputTypeError(f"{path}: angles must be real numbers, got {array.dtype}.")
     if array.ndim == 0 or array.size != max(array.shape) or not np.isfinite(array).all():
-        raise InputError(f"{path}: angles must be one finite number for each projection, got an array {array.shape}.")
+        raise InputError(
+            f"{path}: angles must be one finite number for each projection, got an array {array.shape}."
+        )
     return array.reshape(-1).astype(np.float64)
 
 
 def _radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tensor:
     if len(theta) != count:
-        raise InputError(f"{path}: {len(theta)} angles for {count} projections; there must be one for each. Drop those without projection.")
+        raise InputError(
+            f"{path}: {len(theta)} angles for {count} projections; there must be one for each. Drop those without projection."
+        )
     span, reach = float(np.ptp(theta)), float(np.abs(theta).max())
     if degrees and len(theta) > 4 and span <= 2 * math.pi + 1e-6:
         warnings.warn(
-            f"{path}: {len(theta)} angles span only {span:.4g} degrees; they look like radians. Then say degrees=False.", stacklevel=3
+            f"{path}: {len(theta)} angles span only {span:.4g} degrees; they look like radians. Then say degrees=False.",
+            stacklevel=3,
         )
     if not degrees and reach > 4 * math.pi + 1e-6:
-        raise InputError(f"{path}: angles reach {reach:.4g}, which cannot be radians; they look like degrees. Say degrees=True.")
+        raise InputError(
+            f"{path}: angles reach {reach:.4g}, which cannot be radians; they look like degrees. Say degrees=True."
+        )
     radians = np.deg2rad(theta) if degrees else theta
     steps = np.diff(np.sort(radians))
     if (steps < SAME).any():
-        warnings.warn(f"{path}: {int((steps < SAME).sum())} of the {count} angles repeat. Were all of them measured?", stacklevel=3)
+        warnings.warn(
+            f"{path}: {int((steps < SAME).sum())} of the {count} angles repeat. Were all of them measured?",
+            stacklevel=3,
+        )
     steps = np.diff(radians)
     if (steps > 0).any() and (steps < 0).any():
-        warnings.warn(f"{path}: the angles go back and forth. Fine for interlaced scans; else check their order and unit.", stacklevel=3)
+        warnings.warn(
+            f"{path}: the angles go back and forth. Fine for interlaced scans; else check their order and unit.",
+            stacklevel=3,
+        )
     return torch.from_numpy(radians)
 
 
@@ -778,7 +987,11 @@ def _radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tensor
 
 
 def write_volume(
-    path: str | PathLike[str], volume: Tensor | Iterable[Tensor], shape: Sequence[int], *, meta: dict[str, Any] | None = None
+    path: str | PathLike[str],
+    volume: Tensor | Iterable[Tensor],
+    shape: Sequence[int],
+    *,
+    meta: dict[str, Any] | None = None,
 ) -> None:
     """Write a volume (slices, H, W) as float32, whole or not at all: .npy, .tif (one page a slice) or .h5 (dataset "volume").
 
@@ -787,24 +1000,42 @@ def write_volume(
     :class:`InputError` for another ending or shape and for values that are not finite, :class:`FileError` where nothing can be written.
     """
     path = Path(path)
-    writers = {".npy": _write_npy, ".tif": _write_tiff, ".tiff": _write_tiff, ".h5": _write_hdf5, ".hdf5": _write_hdf5}
+    writers = {
+        ".npy": _write_npy,
+        ".tif": _write_tiff,
+        ".tiff": _write_tiff,
+        ".h5": _write_hdf5,
+        ".hdf5": _write_hdf5,
+    }
     suffix = path.suffix.lower()
     if suffix not in writers:
         raise InputError(f"{path}: unknown ending '{suffix}'. Writable: {', '.join(writers)}.")
-    if len(shape) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise InputError(f"{path}: shape must be (slices, H, W), integers >= 1, got {tuple(shape)}.")
+    if len(shape) != 3 or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape
+    ):
+        raise InputError(
+            f"{path}: shape must be (slices, H, W), integers >= 1, got {tuple(shape)}."
+        )
     try:
-        text = None if meta is None else json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        text = (
+            None
+            if meta is None
+            else json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        )
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"{path}: meta must be plain JSON values ({error}).") from error
     size = (shape[0], shape[1], shape[2])
     chunks = _checked((volume,) if isinstance(volume, Tensor) else volume, size, path)
     write_whole(path, lambda temporary: writers[suffix](temporary, chunks, size))
     if text is not None:
-        write_whole(path.with_suffix(".json"), lambda temporary: temporary.write_bytes(text.encode()))
+        write_whole(
+            path.with_suffix(".json"), lambda temporary: temporary.write_bytes(text.encode())
+        )
 
 
-def _checked(chunks: Iterable[Tensor], shape: tuple[int, int, int], path: Path) -> Iterator[np.ndarray]:
+def _checked(
+    chunks: Iterable[Tensor], shape: tuple[int, int, int], path: Path
+) -> Iterator[np.ndarray]:
     """The chunks as little-endian float32; raise unless they make up the shape."""
     done = 0
     for chunk in chunks:
@@ -812,10 +1043,16 @@ def _checked(chunks: Iterable[Tensor], shape: tuple[int, int, int], path: Path) 
             got = chunk.dtype if isinstance(chunk, Tensor) else type(chunk).__name__
             raise InputTypeError(f"{path}: expected tensors (k, H, W) of real numbers, got {got}.")
         if chunk.ndim != 3 or tuple(chunk.shape[1:]) != shape[1:] or done + len(chunk) > shape[0]:
-            raise InputError(f"{path}: expected {shape} in all; after {done} slices came {tuple(chunk.shape)}. Nothing was written.")
-        array = chunk.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
+            raise InputError(
+                f"{path}: expected {shape} in all; after {done} slices came {tuple(chunk.shape)}. Nothing was written."
+            )
+        array = (
+            chunk.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
+        )
         if not np.isfinite(array).all():
-            raise InputError(f"{path}: slices {done} to {done + len(chunk) - 1} hold NaN or infinite values; nothing was written.")
+            raise InputError(
+                f"{path}: slices {done} to {done + len(chunk) - 1} hold NaN or infinite values; nothing was written."
+            )
         done += len(chunk)
         yield array
     if done != shape[0]:
@@ -824,7 +1061,9 @@ def _checked(chunks: Iterable[Tensor], shape: tuple[int, int, int], path: Path) 
 
 def _write_npy(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int, int]) -> None:
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         for chunk in chunks:
             file.write(chunk.data)
 
@@ -837,12 +1076,18 @@ def _write_hdf5(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int,
             done += len(chunk)
 
 
-def _write_tiff(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int, int], big_from: int = BIG) -> None:
+def _write_tiff(
+    path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int, int], big_from: int = BIG
+) -> None:
     """Pixels of all pages, then their directories (TIFF 6.0); from 4 GB on BigTIFF, whose offsets have 64 bits. Pillow keeps all pages."""
     slices, height, width = shape
     page = 4 * height * width
     big = slices * (page + 256) >= big_from
-    head = struct.pack("<2s3HQ", b"II", 43, 8, 0, 16 + slices * page) if big else struct.pack("<2sHI", b"II", 42, 8 + slices * page)
+    head = (
+        struct.pack("<2s3HQ", b"II", 43, 8, 0, 16 + slices * page)
+        if big
+        else struct.pack("<2sHI", b"II", 42, 8 + slices * page)
+    )
     with path.open("wb") as file:
         file.write(head)
         for chunk in chunks:
@@ -851,21 +1096,38 @@ def _write_tiff(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int,
             _write_directory(file, width, height, len(head) + k * page, k == slices - 1, big)
 
 
-def _write_directory(file: BinaryIO, width: int, height: int, offset: int, last: bool, big: bool) -> None:
+def _write_directory(
+    file: BinaryIO, width: int, height: int, offset: int, last: bool, big: bool
+) -> None:
     """Width, height, bits, no compression, black is zero, offset, one sample, rows in the strip, its bytes, IEEE floats."""
-    tags = {256: width, 257: height, 258: 32, 259: 1, 262: 1, 273: offset, 277: 1, 278: height, 279: 4 * width * height, 339: 3}
+    tags = {
+        256: width,
+        257: height,
+        258: 32,
+        259: 1,
+        262: 1,
+        273: offset,
+        277: 1,
+        278: height,
+        279: 4 * width * height,
+        339: 3,
+    }
     count, entry, pointer = ("<Q", "<2H2Q", "<Q") if big else ("<H", "<2H2I", "<I")
     kinds = {273: 16, 279: 16} if big else {}
     size = struct.calcsize(count) + len(tags) * struct.calcsize(entry) + struct.calcsize(pointer)
     following = 0 if last else file.tell() + size
-    entries = b"".join(struct.pack(entry, tag, kinds.get(tag, 4), 1, value) for tag, value in tags.items())
+    entries = b"".join(
+        struct.pack(entry, tag, kinds.get(tag, 4), 1, value) for tag, value in tags.items()
+    )
     file.write(struct.pack(count, len(tags)) + entries + struct.pack(pointer, following))
 
 
 # ---- DICOM
 
 
-def read_dicom(path: str | PathLike[str]) -> tuple[Tensor, tuple[float, float, float], dict[str, Any]]:
+def read_dicom(
+    path: str | PathLike[str],
+) -> tuple[Tensor, tuple[float, float, float], dict[str, Any]]:
     """Read a CT image, or a folder with one CT series, in Hounsfield units: ``HU = RescaleSlope value + RescaleIntercept``.
 
     Slices are sorted along their normal by ImagePositionPatient, feet to head in an axial scan, or else by InstanceNumber. Padding
@@ -919,13 +1181,25 @@ def read_dicom(path: str | PathLike[str]) -> tuple[Tensor, tuple[float, float, f
 def _warn_of_values(slices: Sequence[_Slice], path: Path) -> None:
     advice = "Check that air is near -1000."
     if any(one.offset is None for one in slices):
-        warnings.warn(f"{path}: no RescaleIntercept in the header; the stored values are taken as HU. {advice}", stacklevel=3)
+        warnings.warn(
+            f"{path}: no RescaleIntercept in the header; the stored values are taken as HU. {advice}",
+            stacklevel=3,
+        )
     if any(one.inverted for one in slices):
-        warnings.warn(f"{path}: MONOCHROME1, white at 0, which tells how to show the values, not what they are. {advice}", stacklevel=3)
-    inside = [hu for one in slices for value in one.padding if -1000 < (hu := value * one.scale + (one.offset or 0.0)) < 3071]
+        warnings.warn(
+            f"{path}: MONOCHROME1, white at 0, which tells how to show the values, not what they are. {advice}",
+            stacklevel=3,
+        )
+    inside = [
+        hu
+        for one in slices
+        for value in one.padding
+        if -1000 < (hu := value * one.scale + (one.offset or 0.0)) < 3071
+    ]
     if inside:
         warnings.warn(
-            f"{path}: PixelPaddingValue is {inside[0]:g} HU, which tissue may have; all pixels with it became -1024.", stacklevel=3
+            f"{path}: PixelPaddingValue is {inside[0]:g} HU, which tissue may have; all pixels with it became -1024.",
+            stacklevel=3,
         )
 
 
@@ -935,14 +1209,18 @@ def _headers(path: Path, pydicom: Any) -> list[_Slice]:
         refuse_special(path)
         return [_header(path, pydicom)]
     found, others = [], []
-    for file in sorted((p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR"), key=_natural):
+    for file in sorted(
+        (p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR"), key=_natural
+    ):
         refuse_special(file)
         if _is_dicom(file):
             found.append(file)
         elif not file.name.startswith("."):
             others.append(file)
     if not found:
-        raise FileError(f"{path}: no DICOM files in this folder. Give the folder that holds the files of one series.")
+        raise FileError(
+            f"{path}: no DICOM files in this folder. Give the folder that holds the files of one series."
+        )
     endings = {file.suffix.lower() for file in found} - {""}
     if lost := [file.name for file in others if file.suffix.lower() in endings or _is_blank(file)]:
         raise FileError(
@@ -951,7 +1229,10 @@ def _headers(path: Path, pydicom: Any) -> list[_Slice]:
         )
     if others:
         names = ", ".join(file.name for file in others[:5])
-        warnings.warn(f"{path}: {len(others)} files are not DICOM and were passed over: {names}. Is a slice among them?", stacklevel=3)
+        warnings.warn(
+            f"{path}: {len(others)} files are not DICOM and were passed over: {names}. Is a slice among them?",
+            stacklevel=3,
+        )
     return [_header(file, pydicom) for file in found]
 
 
@@ -996,29 +1277,48 @@ def _header(path: Path, pydicom: Any) -> _Slice:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:  # pydicom raises a dozen kinds for damaged files
-        raise FileError(f"{path}: not a readable DICOM file ({error or type(error).__name__}). Copy or export it again.") from error
+        raise FileError(
+            f"{path}: not a readable DICOM file ({error or type(error).__name__}). Copy or export it again."
+        ) from error
     if "Rows" not in header or "Columns" not in header:
-        raise FileError(f"{path}: a DICOM file without an image (no Rows and Columns). Remove it from the folder.")
+        raise FileError(
+            f"{path}: a DICOM file without an image (no Rows and Columns). Remove it from the folder."
+        )
     if "PixelSpacing" not in header:
-        raise InputError(f"{path}: the header has no PixelSpacing, so the size of a pixel is unknown. Export the original series.")
+        raise InputError(
+            f"{path}: the header has no PixelSpacing, so the size of a pixel is unknown. Export the original series."
+        )
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise InputError(f"{path}: holds {header.NumberOfFrames} frames in one file. Export it as one file per slice.")
+        raise InputError(
+            f"{path}: holds {header.NumberOfFrames} frames in one file. Export it as one file per slice."
+        )
     _are_hounsfield(path, header)
     try:
         return _parse(path, header)
     except (TypeError, ValueError) as error:
-        raise FileError(f"{path}: the DICOM header is damaged ({error}). Export it again.") from error
+        raise FileError(
+            f"{path}: the DICOM header is damaged ({error}). Export it again."
+        ) from error
 
 
 def _are_hounsfield(path: Path, header: Any) -> None:
     """Raise for values that no slope and intercept turn into Hounsfield units."""
-    shown, unit = str(header.get("PhotometricInterpretation", "MONOCHROME2")), str(header.get("RescaleType") or "HU")
+    shown, unit = (
+        str(header.get("PhotometricInterpretation", "MONOCHROME2")),
+        str(header.get("RescaleType") or "HU"),
+    )
     if shown not in ("MONOCHROME1", "MONOCHROME2") or "ModalityLUTSequence" in header:
-        raise InputError(f"{path}: expected grey values with a slope, got {shown}{'' if shown[:4] == 'PALE' else ' or a lookup table'}.")
+        raise InputError(
+            f"{path}: expected grey values with a slope, got {shown}{'' if shown[:4] == 'PALE' else ' or a lookup table'}."
+        )
     if unit.upper() not in ("HU", "HU_MOD", "US"):
-        raise InputError(f"{path}: expected Hounsfield units, its RescaleType is {unit}. Export the CT images of the scan.")
+        raise InputError(
+            f"{path}: expected Hounsfield units, its RescaleType is {unit}. Export the CT images of the scan."
+        )
     if shown == "MONOCHROME1" and "RescaleIntercept" not in header:
-        raise InputError(f"{path}: MONOCHROME1 (white at 0) without RescaleIntercept: its values are no HU. Export the original series.")
+        raise InputError(
+            f"{path}: MONOCHROME1 (white at 0) without RescaleIntercept: its values are no HU. Export the original series."
+        )
 
 
 def _parse(path: Path, header: Any) -> _Slice:
@@ -1028,13 +1328,27 @@ def _parse(path: Path, header: Any) -> _Slice:
 
     position = None
     if header.get("ImagePositionPatient"):
-        row, col = np.reshape([float(v) for v in header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0)], (2, 3))
-        position = float(np.cross(row, col) @ np.array([float(v) for v in header.ImagePositionPatient]))
-    between, instance, slope = number("SpacingBetweenSlices"), number("InstanceNumber"), number("RescaleSlope")
+        row, col = np.reshape(
+            [float(v) for v in header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0)], (2, 3)
+        )
+        position = float(
+            np.cross(row, col) @ np.array([float(v) for v in header.ImagePositionPatient])
+        )
+    between, instance, slope = (
+        number("SpacingBetweenSlices"),
+        number("InstanceNumber"),
+        number("RescaleSlope"),
+    )
     dy, dx = (float(v) for v in header.PixelSpacing)
-    padding = [int(header[name].value) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if header.get(name) is not None]
+    padding = [
+        int(header[name].value)
+        for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+        if header.get(name) is not None
+    ]
     meta: dict[str, Any] = {
-        name: number(name) for name in ("KVP", "SliceThickness", "XRayTubeCurrent", "ExposureTime") if number(name) is not None
+        name: number(name)
+        for name in ("KVP", "SliceThickness", "XRayTubeCurrent", "ExposureTime")
+        if number(name) is not None
     }
     texts = ("Modality", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel")
     meta |= {name: str(header.get(name)) for name in texts if header.get(name)}
@@ -1061,14 +1375,26 @@ def _one_series(slices: Sequence[_Slice], path: Path) -> None:
     for one in slices:
         series.setdefault(one.series, []).append(one)
     if len(series) > 1:
-        listed = "; ".join(f"{uid or 'no SeriesInstanceUID'} ({len(of)} files, such as {of[0].path.name})" for uid, of in series.items())
-        raise InputError(f"{path}: expected one series, got {len(series)}: {listed}. Put the files of each into a folder of its own.")
+        listed = "; ".join(
+            f"{uid or 'no SeriesInstanceUID'} ({len(of)} files, such as {of[0].path.name})"
+            for uid, of in series.items()
+        )
+        raise InputError(
+            f"{path}: expected one series, got {len(series)}: {listed}. Put the files of each into a folder of its own."
+        )
     for one in slices:
         if one.modality != "CT":
-            raise InputError(f"{one.path}: expected Modality CT, whose values are Hounsfield units, got {one.modality}.")
-        for what, mine, firsts in (("size", one.size, slices[0].size), ("PixelSpacing", one.spacing, slices[0].spacing)):
+            raise InputError(
+                f"{one.path}: expected Modality CT, whose values are Hounsfield units, got {one.modality}."
+            )
+        for what, mine, firsts in (
+            ("size", one.size, slices[0].size),
+            ("PixelSpacing", one.spacing, slices[0].spacing),
+        ):
             if mine != firsts:
-                raise InputError(f"{one.path}: its {what} is {mine}, that of {slices[0].path.name} is {firsts}. Separate them.")
+                raise InputError(
+                    f"{one.path}: its {what} is {mine}, that of {slices[0].path.name} is {firsts}. Separate them."
+                )
 
 
 def _sorted(slices: list[_Slice], path: Path) -> tuple[list[_Slice], float]:
@@ -1082,7 +1408,9 @@ def _sorted(slices: list[_Slice], path: Path) -> tuple[list[_Slice], float]:
     elif all(one.number is not None for one in slices):
         slices = sorted(slices, key=lambda one: one.number or 0)
     elif len(slices) > 1:
-        raise InputError(f"{path}: some files have neither ImagePositionPatient nor InstanceNumber, so their order is unknown.")
+        raise InputError(
+            f"{path}: some files have neither ImagePositionPatient nor InstanceNumber, so their order is unknown."
+        )
     if thickness is None:
         warnings.warn(f"{path}: the header tells no distance of slices; dz is NaN.", stacklevel=3)
     return slices, math.nan if thickness is None else thickness
@@ -1092,7 +1420,9 @@ def _distance(slices: Sequence[_Slice], gaps: np.ndarray, path: Path) -> float:
     dz, least = float(np.median(gaps)), int(gaps.argmin())
     if gaps[least] < 1e-3:
         names = f"{slices[least].path.name} and {slices[least + 1].path.name}"
-        raise InputError(f"{path}: {names} lie at the same place; several phases or copies in one series? Keep one of them.")
+        raise InputError(
+            f"{path}: {names} lie at the same place; several phases or copies in one series? Keep one of them."
+        )
     if float(np.abs(gaps - dz).max()) > max(0.01, 0.01 * dz):
         warnings.warn(
             f"{path}: gaps between slices run from {gaps.min():.4g} to {gaps.max():.4g} mm; the volume takes {dz:.4g} mm. Is a slice missing?",
@@ -1106,7 +1436,9 @@ def _hounsfield(one: _Slice, pydicom: Any) -> np.ndarray:
     try:
         image = pydicom.dcmread(one.path)
         if "PixelData" not in image:
-            raise FileError(f"{one.path}: the DICOM file holds no pixel data. Export it with its images.")
+            raise FileError(
+                f"{one.path}: the DICOM file holds no pixel data. Export it with its images."
+            )
         values = _used_bits(np.asarray(image.pixel_array), image)
     except FileError:
         raise

@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser, check_image, sigma_column
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import (
+    Denoiser,
+    as_denoiser,
+    check_image,
+    describe,
+    equivariant,
+    sigma_column,
+)
+from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
-from pnp_mlpatch.denoisers.wrap import SYMMETRIES, as_denoiser, describe, equivariant, turned
-from pnp_mlpatch.errors import InputError, InputTypeError, require
-from pnp_mlpatch.imageio import in_notebooks
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.images import in_notebooks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,28 +57,76 @@ def patch(D: MLPatch) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     axis = figure.subplots()
-    area = min((0.85 * 5.2 * 72 / (2 * span)) ** 2, 250.0)  # a little less than a pixel, in square points
+    area = min(
+        (0.85 * 5.2 * 72 / (2 * span)) ** 2, 250.0
+    )  # a little less than a pixel, in square points
     _pixel_lines(axis, span)
     axis.add_patch(_square(0, 0, field, label=f"field: {2 * field + 1} x {2 * field + 1} pixels"))
     if not D.fixed:
         axis.add_patch(
-            Circle((0, 0), D.radius, fill=False, edgecolor="black", linewidth=1.2, linestyle="--", label=f"radius: {D.radius:g} pixels")
+            Circle(
+                (0, 0),
+                D.radius,
+                fill=False,
+                edgecolor="black",
+                linewidth=1.2,
+                linestyle="--",
+                label=f"radius: {D.radius:g} pixels",
+            )
         )
-    axis.scatter(offsets[:, 1], offsets[:, 0], s=area * weights, c=BLUE, alpha=0.75, linewidths=0, zorder=3, label="samples, area = weight")
+    axis.scatter(
+        offsets[:, 1],
+        offsets[:, 0],
+        s=area * weights,
+        c=BLUE,
+        alpha=0.75,
+        linewidths=0,
+        zorder=3,
+        label="samples, area = weight",
+    )
     for share in (0.5, 0.1):
-        axis.scatter([], [], s=area * share, c=BLUE, alpha=0.75, linewidths=0, label=f"{share:g} of the largest weight")
-    axis.scatter([0], [0], marker="+", s=90, c="black", linewidths=1.5, zorder=4, label="the pixel that is denoised")
-    axis.set(xlim=(-span, span), ylim=(span, -span), aspect="equal", xlabel="column offset (pixels)", ylabel="row offset (pixels)")
+        axis.scatter(
+            [],
+            [],
+            s=area * share,
+            c=BLUE,
+            alpha=0.75,
+            linewidths=0,
+            label=f"{share:g} of the largest weight",
+        )
+    axis.scatter(
+        [0],
+        [0],
+        marker="+",
+        s=90,
+        c="black",
+        linewidths=1.5,
+        zorder=4,
+        label="the pixel that is denoised",
+    )
+    axis.set(
+        xlim=(-span, span),
+        ylim=(span, -span),
+        aspect="equal",
+        xlabel="column offset (pixels)",
+        ylabel="row offset (pixels)",
+    )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     of = f"{D.config['features']} features" if D.config["features"] else "the image"
-    where = "offsets before they follow the content" if D.deform else ("the pixels around" if D.fixed else "learned offsets")
+    where = (
+        "offsets before they follow the content"
+        if D.deform
+        else ("the pixels around" if D.fixed else "learned offsets")
+    )
     axis.set_title(f"{len(offsets)} samples of {of}: {where}", fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return in_notebooks(figure)
 
 
-def patches_over(D: MLPatch, image: Tensor, coords: Tensor | Sequence[Sequence[float]], sigma: float | Tensor) -> Figure:
+def patches_over(
+    D: MLPatch, image: Tensor, coords: Tensor | Sequence[Sequence[float]], sigma: float | Tensor
+) -> Figure:
     """Patches drawn over the image: for each p of ``coords``, the places p + o_m(x, p, sigma) of its samples.
 
     ``image`` (1, C, H, W), C = 1 or 3, is what D is given, so noisy; ``coords`` (Q, 2) are (row, column) in pixels, a tensor or pairs of
@@ -103,14 +159,33 @@ def patches_over(D: MLPatch, image: Tensor, coords: Tensor | Sequence[Sequence[f
     area = min(max((6.0 * 72 / max(height, width)) ** 2, 14), 250)
     for q, (centre, where) in enumerate(zip(_numpy(places), samples, strict=True)):
         colour = COLOURS[q % len(COLOURS)]
-        axis.scatter(where[:, 1], where[:, 0], s=area * weights, c=colour, linewidths=0.3, edgecolors="white", zorder=2)
-        axis.plot(centre[1], centre[0], marker="P", markersize=9, color=colour, markeredgecolor="black", linestyle="none", zorder=3)
+        axis.scatter(
+            where[:, 1],
+            where[:, 0],
+            s=area * weights,
+            c=colour,
+            linewidths=0.3,
+            edgecolors="white",
+            zorder=2,
+        )
+        axis.plot(
+            centre[1],
+            centre[0],
+            marker="P",
+            markersize=9,
+            color=colour,
+            markeredgecolor="black",
+            linestyle="none",
+            zorder=3,
+        )
     rows, cols = samples[..., 0], samples[..., 1]
     axis.set_xlim(min(-0.5, float(cols.min()) - 0.5), max(width - 0.5, float(cols.max()) + 0.5))
     axis.set_ylim(max(height - 0.5, float(rows.max()) + 0.5), min(-0.5, float(rows.min()) - 0.5))
     axis.set(xlabel="column (pixels)", ylabel="row (pixels)")
     follow = ", which follow the content" if D.deform else ""
-    axis.set_title(f"{samples.shape[1]} samples for each of {len(samples)} places{follow}", fontsize=12)
+    axis.set_title(
+        f"{samples.shape[1]} samples for each of {len(samples)} places{follow}", fontsize=12
+    )
     return in_notebooks(figure)
 
 
@@ -139,7 +214,9 @@ def influence(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float | Ten
     return energy.sqrt()
 
 
-def receptive_field(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float | Tensor) -> Figure:
+def receptive_field(
+    D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float | Tensor
+) -> Figure:
     """What the output at p = ``coord`` depends on: g(t) = |d D(x, sigma)(p) / d x(t)| on a logarithmic scale.
 
     The square is the field that D states (``D.info.field``; none is drawn where it states none), and the title gives the shares
@@ -150,7 +227,9 @@ def receptive_field(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float
     row, column = (int(v) for v in coord)
     largest = float(g.max())
     if not largest > 0:
-        raise InputError(f"receptive_field: D(x) at {(row, column)} does not depend on x: every derivative is 0. Give another place or x.")
+        raise InputError(
+            f"receptive_field: D(x) at {(row, column)} does not depend on x: every derivative is 0. Give another place or x."
+        )
     figure = _figure(6.6, 6.4, "Drawing a receptive field")
     import numpy as np
     from matplotlib import colormaps
@@ -175,25 +254,55 @@ def receptive_field(D: Denoiser, x: Tensor, coord: tuple[int, int], sigma: float
     down = 1 if row < height / 2 else -1  # where there is room for the labels
     for radius in shown:
         edge = [withStroke(linewidth=2.6, foreground="white")]
-        axis.add_patch(Circle((column, row), radius, fill=False, edgecolor="black", linewidth=1, linestyle="--", path_effects=edge))
+        axis.add_patch(
+            Circle(
+                (column, row),
+                radius,
+                fill=False,
+                edgecolor="black",
+                linewidth=1,
+                linestyle="--",
+                path_effects=edge,
+            )
+        )
         if span < 40 or radius == shown[-1]:
             place = (column, row + down * radius)
-            axis.annotate(f"{radius}", place, ha="center", va="center", fontsize=9, path_effects=edge, annotation_clip=True)
+            axis.annotate(
+                f"{radius}",
+                place,
+                ha="center",
+                va="center",
+                fontsize=9,
+                path_effects=edge,
+                annotation_clip=True,
+            )
     if field is not None:
-        axis.add_patch(_square(row, column, field, label=f"stated field: {2 * field + 1} x {2 * field + 1} pixels"))
+        axis.add_patch(
+            _square(
+                row, column, field, label=f"stated field: {2 * field + 1} x {2 * field + 1} pixels"
+            )
+        )
         figure.legend(loc="outside lower center", fontsize=9, frameon=False)
     axis.set_xlim(max(column - span, -0.5), min(column + span, width - 0.5))
     axis.set_ylim(min(row + span, height - 0.5), max(row - span, -0.5))
     axis.set(xlabel="column (pixels)", ylabel="row (pixels)")
     shares = ", ".join(f"{r}: {100 * _share(g, row, column, r):.1f} %" for r in RADII)
-    axis.set_title(f"{describe(D).name} at {(row, column)}\ngradient energy within radius {shares}", fontsize=11)
+    axis.set_title(
+        f"{describe(D).name} at {(row, column)}\ngradient energy within radius {shares}",
+        fontsize=11,
+    )
     bar = figure.colorbar(drawn, cax=axis.inset_axes((1.03, 0, 0.05, 1)), extend="min")
     bar.set_label("|d D(x)(p) / d x(t)|, grey where it is 0", fontsize=10)
     return in_notebooks(figure)
 
 
 def equivariance_error(
-    D: Denoiser, x: Tensor, sigma: float | Tensor, symmetry: str | tuple[int, int], *, border: int | None = None
+    D: Denoiser,
+    x: Tensor,
+    sigma: float | Tensor,
+    symmetry: str | tuple[int, int],
+    *,
+    border: int | None = None,
 ) -> float:
     """How far D is from commuting with a symmetry g: |D(g x, sigma) - g D(x, sigma)| / |D(x, sigma) - x|; 0 if it commutes.
 
@@ -225,7 +334,9 @@ def equivariance(D: Denoiser, image: Tensor, sigma: float | Tensor) -> Figure:
         ("equivariant(D),\nrotation by 90°", equivariant(D), "rotation 90"),
     ]
     height, width = image.shape[-2:]
-    figure = _figure(9.4, 2.75 * len(rows) * min(max(height / width, 0.6), 1.6) + 0.6, "Drawing equivariance")
+    figure = _figure(
+        9.4, 2.75 * len(rows) * min(max(height / width, 0.6), 1.6) + 0.6, "Drawing equivariance"
+    )
     axes = figure.subplots(len(rows), 3)
     for line, (label, denoiser, symmetry) in zip(axes, rows, strict=True):
         with torch.no_grad():
@@ -235,14 +346,27 @@ def equivariance(D: Denoiser, image: Tensor, sigma: float | Tensor) -> Figure:
         difference = _numpy((one - two)[0].mean(dim=0))
         largest = float(abs(difference).max())
         scale = largest or 1.0  # where there is no difference, any will do
-        drawn = line[2].imshow(difference, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest", origin="upper")
-        bar = figure.colorbar(drawn, cax=line[2].inset_axes((1.04, 0, 0.06, 1)), ticks=[-scale, 0, scale])
-        bar.ax.set_yticklabels([f"-{largest:.1e}", "0", f"{largest:.1e}"] if largest else ["", "0", ""], fontsize=9)
+        drawn = line[2].imshow(
+            difference,
+            cmap="RdBu_r",
+            vmin=-scale,
+            vmax=scale,
+            interpolation="nearest",
+            origin="upper",
+        )
+        bar = figure.colorbar(
+            drawn, cax=line[2].inset_axes((1.04, 0, 0.06, 1)), ticks=[-scale, 0, scale]
+        )
+        bar.ax.set_yticklabels(
+            [f"-{largest:.1e}", "0", f"{largest:.1e}"] if largest else ["", "0", ""], fontsize=9
+        )
         name = "D" if denoiser is D else "E"
         line[0].set_title(f"{name}(g x)", fontsize=11)
         line[1].set_title(f"g {name}(x)", fontsize=11)
         error = _relative(one, two, change)
-        line[2].set_title(f"relative error {error:.1e}" if error else "relative error 0", fontsize=11)
+        line[2].set_title(
+            f"relative error {error:.1e}" if error else "relative error 0", fontsize=11
+        )
         line[0].set_ylabel(label if denoiser is D else f"E = {label}", fontsize=11)
         for axis in line:
             axis.set(xticks=[], yticks=[])
@@ -281,7 +405,14 @@ def _figure(width: float, height: float, needed_by: str) -> Figure:
 def _show(axis: Axes, image: Tensor) -> None:
     """The first image of (B, C, H, W), row 0 at the top, 0 black and 1 white."""
     shown = _numpy(image[0].clamp(0, 1).permute(1, 2, 0))
-    axis.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest", origin="upper")
+    axis.imshow(
+        shown[..., 0] if shown.shape[-1] == 1 else shown,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        origin="upper",
+    )
 
 
 def _pixel_lines(axis: Axes, span: float) -> None:
@@ -299,7 +430,15 @@ def _square(row: float, column: float, field: int, label: str) -> Any:
     from matplotlib.patches import Rectangle
 
     side = 2 * field + 1
-    return Rectangle((column - side / 2, row - side / 2), side, side, fill=False, edgecolor=ORANGE, linewidth=1.8, label=label)
+    return Rectangle(
+        (column - side / 2, row - side / 2),
+        side,
+        side,
+        fill=False,
+        edgecolor=ORANGE,
+        linewidth=1.8,
+        label=label,
+    )
 
 
 def _needs_patch(D: Any, who: str) -> None:
@@ -312,18 +451,24 @@ def _needs_patch(D: Any, who: str) -> None:
 
 def _check_one(x: Tensor, who: str) -> None:
     if len(x) != 1:
-        raise InputError(f"{who}: expected one image (1, C, H, W), got a batch {tuple(x.shape)}. Give x[k : k + 1].")
+        raise InputError(
+            f"{who}: expected one image (1, C, H, W), got a batch {tuple(x.shape)}. Give x[k : k + 1]."
+        )
 
 
 def _check_shown(x: Tensor, who: str) -> None:
     _check_one(x, who)
     if x.shape[1] not in (1, 3):
-        raise InputError(f"{who}: only images of 1 or 3 channels can be drawn, got {tuple(x.shape)}. Draw one channel, x[:, k : k + 1].")
+        raise InputError(
+            f"{who}: only images of 1 or 3 channels can be drawn, got {tuple(x.shape)}. Draw one channel, x[:, k : k + 1]."
+        )
 
 
 def _check_coord(x: Tensor, coord: Any, who: str) -> tuple[int, int]:
     if not _whole_pair(coord):
-        raise InputTypeError(f"{who}: coord must be (row, column), two whole numbers, got {coord!r}.")
+        raise InputTypeError(
+            f"{who}: coord must be (row, column), two whole numbers, got {coord!r}."
+        )
     row, column = (int(v) for v in coord)
     height, width = x.shape[-2:]
     if not (0 <= row < height and 0 <= column < width):
@@ -335,7 +480,11 @@ def _check_coord(x: Tensor, coord: Any, who: str) -> tuple[int, int]:
 
 
 def _whole_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    )
 
 
 def _share(g: Tensor, row: int, column: int, radius: float) -> float:
@@ -347,7 +496,11 @@ def _share(g: Tensor, row: int, column: int, radius: float) -> float:
 
 
 def _compare(
-    D: Denoiser, x: Tensor, sigma: float | Tensor, symmetry: str | tuple[int, int], border: int | None
+    D: Denoiser,
+    x: Tensor,
+    sigma: float | Tensor,
+    symmetry: str | tuple[int, int],
+    border: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """D(g x), g D(x) and g (D(x) - x), without the border where g is a shift."""
     check_image(x, "equivariance_error", describe(D).channels)
@@ -356,7 +509,11 @@ def _compare(
     is_map = levels.shape[2:] == x.shape[2:]
     if isinstance(symmetry, str) and symmetry in SYMMETRIES:
         y, gx = D(x, sigma), turned(x, symmetry)
-        return D(gx, turned(levels, symmetry) if is_map else sigma), turned(y, symmetry), turned(y - x, symmetry)
+        return (
+            D(gx, turned(levels, symmetry) if is_map else sigma),
+            turned(y, symmetry),
+            turned(y - x, symmetry),
+        )
     if not _whole_pair(symmetry):
         names = ", ".join(repr(name) for name in SYMMETRIES)
         raise InputError(
@@ -368,7 +525,9 @@ def _compare(
         field = describe(D).field
         border = min(height, width) // 4 if field is None else field
     if isinstance(border, bool) or not isinstance(border, int) or border < 0:
-        raise InputError(f"equivariance_error: border must be a whole number of pixels >= 0, got {border!r}.")
+        raise InputError(
+            f"equivariance_error: border must be a whole number of pixels >= 0, got {border!r}."
+        )
     if height <= abs(down) + 2 * border or width <= abs(right) + 2 * border:
         raise InputError(
             f"equivariance_error: nothing is left of {height} x {width} pixels without {border} at each border "
@@ -389,4 +548,12 @@ def _relative(one: Tensor, two: Tensor, change: Tensor) -> float:
     return gap / size if size else math.inf
 
 
-__all__ = ["equivariance", "equivariance_error", "influence", "patch", "patches_over", "receptive_field", "save"]
+__all__ = [
+    "equivariance",
+    "equivariance_error",
+    "influence",
+    "patch",
+    "patches_over",
+    "receptive_field",
+    "save",
+]

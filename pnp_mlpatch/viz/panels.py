@@ -8,11 +8,12 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.lensing.judging import peaks
+from pnp_mlpatch.lensing.statistics import peaks
 from pnp_mlpatch.lensing.units import arcmin
-from pnp_mlpatch.solvers.figure import gray, result_figure
+from pnp_mlpatch.viz.result import gray, result_figure
 
 APART = 2.0  # arcmin, about the core of a cluster: what is closer to a higher peak belongs to it
 
@@ -22,14 +23,28 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     if not rows:
         raise InputError("table: there are no rows.")
     head = list(rows[0])
-    cells = [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in rows]
+    cells = [
+        [f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in head]
+        for row in rows
+    ]
     width = [max(len(key), *(len(line[k]) for line in cells)) for k, key in enumerate(head)]
     right = [all(isinstance(row[key], (int, float)) for row in rows) for key in head]
 
     def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, width, right, strict=True)) + " |"
+        return (
+            "| "
+            + " | ".join(
+                v.rjust(w) if r else v.ljust(w)
+                for v, w, r in zip(values, width, right, strict=True)
+            )
+            + " |"
+        )
 
-    rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right, strict=True)) + "|"
+    rule = (
+        "|"
+        + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right, strict=True))
+        + "|"
+    )
     return "\n".join([line(head), rule, *(line(c) for c in cells)])
 
 
@@ -54,7 +69,10 @@ def panel(
     from matplotlib.patches import Rectangle
 
     rows = 1 + (zoom is not None) + (truth is not None)
-    figure = Figure(figsize=(3.0 * len(images) + 0.5, 3.15 * rows + (0.35 if title else 0)), layout="constrained")
+    figure = Figure(
+        figsize=(3.0 * len(images) + 0.5, 3.15 * rows + (0.35 if title else 0)),
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, len(images), squeeze=False)
     low, high = window
@@ -66,10 +84,21 @@ def panel(
         axis.set_title(caption, fontsize=10)
         if zoom is not None:
             top, left, height, width = zoom
-            axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="tab:orange", linewidth=1))
+            axis.add_patch(
+                Rectangle(
+                    (left - 0.5, top - 0.5),
+                    width,
+                    height,
+                    fill=False,
+                    edgecolor="tab:orange",
+                    linewidth=1,
+                )
+            )
             row += 1
             part = image[..., top : top + height, left : left + width]
-            axes[row, column].imshow(gray(part), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axes[row, column].imshow(
+                gray(part), cmap="gray", vmin=low, vmax=high, interpolation="nearest"
+            )
             for side in axes[row, column].spines.values():
                 side.set_edgecolor("tab:orange")
         if truth is not None:
@@ -78,7 +107,13 @@ def panel(
                 axes[row, column].set_axis_off()
                 continue
             error = (image - truth).mean(dim=1, keepdim=True)
-            shown = axes[row, column].imshow(gray(error), cmap="RdBu_r", vmin=-error_range, vmax=error_range, interpolation="nearest")
+            shown = axes[row, column].imshow(
+                gray(error),
+                cmap="RdBu_r",
+                vmin=-error_range,
+                vmax=error_range,
+                interpolation="nearest",
+            )
             axes[row, column].set_xlabel("error", fontsize=8)
     if shown is not None:
         figure.colorbar(shown, ax=axes[-1, :], shrink=0.8, pad=0.01)
@@ -123,31 +158,69 @@ def mass_panel(
     from matplotlib.patheffects import withStroke
 
     shape = next(iter(maps.values())).shape
-    if any(m.shape != shape or m.ndim != 2 for m in maps.values()) or (mask is not None and mask.shape != shape):
+    if any(m.shape != shape or m.ndim != 2 for m in maps.values()) or (
+        mask is not None and mask.shape != shape
+    ):
         raise InputError("mass_panel: all maps, and the mask, must have one shape (H, W).")
-    seen = (mask > 0 if mask is not None else maps[next(iter(maps))] == maps[next(iter(maps))]).cpu()
-    shown = {name: (m.detach().cpu().double() - m.detach().cpu().double()[seen].mean()) for name, m in maps.items()}
+    seen = (
+        mask > 0 if mask is not None else maps[next(iter(maps))] == maps[next(iter(maps))]
+    ).cpu()
+    shown = {
+        name: (m.detach().cpu().double() - m.detach().cpu().double()[seen].mean())
+        for name, m in maps.items()
+    }
     if window is None:
         window = (-0.03, max(0.05, float(shown[next(iter(shown))][seen].quantile(0.998))))
     columns = min(3, len(maps))
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(3.3 * columns + 0.6, 3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0)), layout="constrained")
+    figure = Figure(
+        figsize=(
+            3.3 * columns + 0.6,
+            3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0),
+        ),
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
-    bar = min((step for step in (60, 20, 10, 5, 2, 1, 0.5, 0.1)), key=lambda step: abs(step - arcmin(pixel) * shape[1] / 5))
+    bar = min(
+        (step for step in (60, 20, 10, 5, 2, 1, 0.5, 0.1)),
+        key=lambda step: abs(step - arcmin(pixel) * shape[1] / 5),
+    )
     for axis, (name, m) in zip(axes.flat, shown.items(), strict=False):
         axis.set_facecolor("0.75")
         values = m.where(seen, torch.nan).numpy()
-        axis.imshow(values, cmap="inferno", vmin=window[0], vmax=window[1], origin="lower", interpolation="nearest")
+        axis.imshow(
+            values,
+            cmap="inferno",
+            vmin=window[0],
+            vmax=window[1],
+            origin="lower",
+            interpolation="nearest",
+        )
         found = apart(peaks(m.where(seen, m.new_tensor(-1.0)), level), APART / arcmin(pixel))
         if len(found) <= 500:  # more are noise, and would hide the map
             axis.plot(found[:, 1], found[:, 0], "o", mfc="none", mec="cyan", ms=7, mew=0.8)
         axis.set_title(f"{name} ({len(found)} peak{'s' * (len(found) != 1)})", fontsize=9)
         length = bar / arcmin(pixel)
-        on_dark = [withStroke(linewidth=2, foreground="black")]  # white with a black edge is seen on map and mask alike
+        on_dark = [
+            withStroke(linewidth=2, foreground="black")
+        ]  # white with a black edge is seen on map and mask alike
         on_bar = [withStroke(linewidth=4, foreground="black")]
-        axis.plot([0.05 * shape[1], 0.05 * shape[1] + length], [0.05 * shape[0]] * 2, color="white", lw=2.5, path_effects=on_bar)
-        axis.text(0.05 * shape[1], 0.07 * shape[0], f"{bar:g} arcmin", fontsize=8, color="white", path_effects=on_dark)
+        axis.plot(
+            [0.05 * shape[1], 0.05 * shape[1] + length],
+            [0.05 * shape[0]] * 2,
+            color="white",
+            lw=2.5,
+            path_effects=on_bar,
+        )
+        axis.text(
+            0.05 * shape[1],
+            0.07 * shape[0],
+            f"{bar:g} arcmin",
+            fontsize=8,
+            color="white",
+            path_effects=on_dark,
+        )
         if flip_ra:
             axis.annotate(
                 "E",
@@ -170,7 +243,11 @@ def mass_panel(
 
 
 def curves(
-    path: str | PathLike[str], histories: Mapping[str, Mapping[str, Sequence[float]]], *, quantity: str = "psnr", unit: str = "dB"
+    path: str | PathLike[str],
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    quantity: str = "psnr",
+    unit: str = "dB",
 ) -> None:
     """Write a PNG: ``quantity`` and the relative change per iteration, one line for each history of a result."""
     require("matplotlib", "Drawing curves")

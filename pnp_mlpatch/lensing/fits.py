@@ -24,16 +24,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError, finite_number, require
-from pnp_mlpatch.imageio import read_array
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
+from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.reading import refuse_bomb, refuse_special
 from pnp_mlpatch.lensing.units import RADIANS, SHAPE_NOISE, arcmin, pixel_noise, radians
-from pnp_mlpatch.reading import refuse_bomb, refuse_special
 
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz")
 PAIRS, CUBES = (("GAMMA1", "GAMMA2"), ("E1", "E2"), ("G1", "G2")), ("SHEAR", "GAMMA")
 COARSE = 0.2  # degrees: a pixel beyond it, in a header without CUNIT, was meant in arcmin
-TURNED = 3.0  # degrees between columns and right ascension from which on flip_ra cannot describe a map
+TURNED = (
+    3.0  # degrees between columns and right ascension from which on flip_ra cannot describe a map
+)
 _STRUCTURE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|EXTEND|GROUPS|BSCALE|BZERO|BLANK|BUNIT|DATAMIN|DATAMAX|EXTNAME|EXTVER|EXTLEVEL"
     r"|INHERIT|CHECKSUM|DATASUM|DATE|(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME|PV|PS)[3-9](_\d+)?[A-Z]?|(CD|PC)(\d_[3-9]|[3-9]_\d)[A-Z]?"
@@ -41,7 +45,9 @@ _STRUCTURE = re.compile(
 _WCS = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?|(WCSAXES|WCSNAME|LONPOLE|LATPOLE|RADESYS|EQUINOX)[A-Z]?"
 )
-_PROVENANCE = "pnp|"  # begins a HISTORY card of provenance, which ends with "|", so that no space is lost
+_PROVENANCE = (
+    "pnp|"  # begins a HISTORY card of provenance, which ends with "|", so that no space is lost
+)
 _FILTERS = threading.RLock()
 Source = str | int | Tensor  # of a map
 
@@ -71,11 +77,22 @@ class ShearMap:
     def __post_init__(self) -> None:
         gamma, noise = self.gamma, self.noise
         if not all(isinstance(x, Tensor) and not x.is_complex() for x in (gamma, noise)):
-            raise InputTypeError("ShearMap: gamma and noise must be real tensors, (2, H, W) and (H, W).")
-        if gamma.ndim != 3 or gamma.shape[0] != 2 or noise.shape != gamma.shape[1:] or noise.numel() == 0:
-            raise InputError(f"ShearMap: expected gamma (2, H, W) and noise (H, W), got {tuple(gamma.shape)} and {tuple(noise.shape)}.")
+            raise InputTypeError(
+                "ShearMap: gamma and noise must be real tensors, (2, H, W) and (H, W)."
+            )
+        if (
+            gamma.ndim != 3
+            or gamma.shape[0] != 2
+            or noise.shape != gamma.shape[1:]
+            or noise.numel() == 0
+        ):
+            raise InputError(
+                f"ShearMap: expected gamma (2, H, W) and noise (H, W), got {tuple(gamma.shape)} and {tuple(noise.shape)}."
+            )
         if not isinstance(self.pixel, str):
-            raise InputTypeError(f"ShearMap: pixel must be a text with its unit, '0.29 arcmin', got {self.pixel!r}.")
+            raise InputTypeError(
+                f"ShearMap: pixel must be a text with its unit, '0.29 arcmin', got {self.pixel!r}."
+            )
         radians(self.pixel, "ShearMap: pixel")
         if not isinstance(self.flip_ra, bool) or not isinstance(self.header, str):
             raise InputTypeError("ShearMap: flip_ra must be True or False, and header a text.")
@@ -90,7 +107,9 @@ class ShearMap:
             )
         seen = torch.isfinite(noise)
         if not bool(seen.any()):
-            raise InputError("ShearMap: no pixel is measured. Check the mask (not 0 = seen) and the noise (infinite = not measured).")
+            raise InputError(
+                "ShearMap: no pixel is measured. Check the mask (not 0 = seen) and the noise (infinite = not measured)."
+            )
         gamma = torch.where(seen, gamma, 0.0)
         size = torch.hypot(gamma[0], gamma[1])
         if wild := int((seen & (size > 1 + 6 * noise)).sum()):
@@ -99,7 +118,10 @@ class ShearMap:
                 "Is it in per cent? If it marks pixels without data, mask them or make them NaN."
             )
         if lost:
-            warnings.warn(f"ShearMap: the shear of {lost} pixels is NaN or infinite; they count as not measured.", stacklevel=3)
+            warnings.warn(
+                f"ShearMap: the shear of {lost} pixels is NaN or infinite; they count as not measured.",
+                stacklevel=3,
+            )
         for name, value in (("gamma", gamma), ("noise", noise)):
             object.__setattr__(self, name, value)
 
@@ -156,12 +178,20 @@ def read_shear(
     if mask is not None:
         values = _map(mask, path, shape, "mask")
         if bad := int(torch.isnan(values).sum()):
-            raise InputError(f"{path}: {bad} pixels of the mask are NaN. Put 0 where nothing is seen, 1 elsewhere.")
+            raise InputError(
+                f"{path}: {bad} pixels of the mask are NaN. Put 0 where nothing is seen, 1 elsewhere."
+            )
         inside = values != 0
     else:
         inside = torch.ones(shape, dtype=torch.bool)
     if noise is None and n_gal is None:
-        noise, n_gal = ("NOISE", None) if "NOISE" in names else (None, "NGAL") if "NGAL" in names else (None, None)
+        noise, n_gal = (
+            ("NOISE", None)
+            if "NOISE" in names
+            else (None, "NGAL")
+            if "NGAL" in names
+            else (None, None)
+        )
     if noise is None and n_gal is None:
         raise InputError(
             f"{path}: the noise is not known. Give noise=, the standard deviation of a component, or n_gal=, galaxies for each "
@@ -176,14 +206,22 @@ def read_shear(
             raise InputError(
                 f"{path}: n_gal of {bad} pixels is NaN, infinite or negative. Give galaxies for each square arcminute, or mask these pixels."
             )
-        std = torch.as_tensor(pixel_noise(density, side, shape_noise)) if bool(density.any()) else torch.full(shape, math.inf)
+        std = (
+            torch.as_tensor(pixel_noise(density, side, shape_noise))
+            if bool(density.any())
+            else torch.full(shape, math.inf)
+        )
     try:
-        return ShearMap(torch.where(inside, gamma, 0.0), torch.where(inside, std, torch.inf), side, flip, cards)
+        return ShearMap(
+            torch.where(inside, gamma, 0.0), torch.where(inside, std, torch.inf), side, flip, cards
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def read_map(path: str | PathLike[str], hdu: str | int | None = None) -> tuple[Tensor, str | None, str]:
+def read_map(
+    path: str | PathLike[str], hdu: str | int | None = None
+) -> tuple[Tensor, str | None, str]:
     """One map (H, W) float64 of a FITS or .npy file, the side of its pixels with the unit or None, and the cards of its header.
 
     ``hdu`` is the name or number of an image; by default KAPPA_E, KAPPA, or the only one. Values may be NaN. Raises as :func:`read_shear`.
@@ -199,11 +237,17 @@ def read_provenance(path: str | PathLike[str]) -> dict[str, Any]:
     """What :func:`write_convergence` was given as ``provenance``; empty where the file has none. Raises :class:`FileError` for other files."""
     path = as_path(path, "read_provenance")
     lines = with_fits(path, lambda hdus: [str(line) for line in hdus[0].header.get("HISTORY", [])])
-    text = "".join(line[len(_PROVENANCE) : -1] for line in lines if line.startswith(_PROVENANCE) and line.endswith("|"))
+    text = "".join(
+        line[len(_PROVENANCE) : -1]
+        for line in lines
+        if line.startswith(_PROVENANCE) and line.endswith("|")
+    )
     try:
         return json.loads(text) if text else {}
     except json.JSONDecodeError as error:
-        raise FileError(f"{path}: its provenance is damaged ({error}). Write the file again.") from error
+        raise FileError(
+            f"{path}: its provenance is damaged ({error}). Write the file again."
+        ) from error
 
 
 def as_path(path: Any, who: str) -> Path:
@@ -229,7 +273,9 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
     fits = require("astropy.io.fits", "Reading FITS")
     refuse_special(path)
     if not path.is_file():
-        raise FileError(f"{path}: {'a folder, not a FITS file' if path.is_dir() else 'no such file'}. Check the path.")
+        raise FileError(
+            f"{path}: {'a folder, not a FITS file' if path.is_dir() else 'no such file'}. Check the path."
+        )
     if not path.name.lower().endswith(FITS):
         raise InputError(f"{path}: unknown ending. Readable: {', '.join(FITS)} and .npy.")
     with _astropy_warnings() as caught:
@@ -238,12 +284,16 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
                 for warning in caught:
                     text = str(warning.message)
                     if "truncated" in text or "Error validating header" in text:
-                        raise FileError(f"{path}: not a whole FITS file ({' '.join(text.split())}). Copy or download it again.")
+                        raise FileError(
+                            f"{path}: not a whole FITS file ({' '.join(text.split())}). Copy or download it again."
+                        )
                 return get(hdus)
         except PnPError:
             raise
         except Exception as error:  # astropy lets the errors of numpy, zlib and its own through
-            raise FileError(f"{path}: not a whole FITS file ({error}). Check the file, or copy it again.") from error
+            raise FileError(
+                f"{path}: not a whole FITS file ({error}). Check the file, or copy it again."
+            ) from error
 
 
 def _unpacked(path: Path) -> Path | io.BytesIO:
@@ -265,7 +315,11 @@ def _unpacked(path: Path) -> Path | io.BytesIO:
 
 def _names(path: Path) -> list[str]:
     """The names of the HDUs, in capitals, "" where there is none."""
-    return [] if path.suffix.lower() == ".npy" else with_fits(path, lambda hdus: [str(hdu.name).upper() for hdu in hdus])
+    return (
+        []
+        if path.suffix.lower() == ".npy"
+        else with_fits(path, lambda hdus: [str(hdu.name).upper() for hdu in hdus])
+    )
 
 
 def _listed(path: Path) -> str:
@@ -276,7 +330,14 @@ def _listed(path: Path) -> str:
 
 
 def _images(hdus: Any) -> str:
-    return ", ".join(f"[{k}] {hdu.name} {hdu.shape}" for k, hdu in enumerate(hdus) if hdu.is_image and hdu.shape) or "none"
+    return (
+        ", ".join(
+            f"[{k}] {hdu.name} {hdu.shape}"
+            for k, hdu in enumerate(hdus)
+            if hdu.is_image and hdu.shape
+        )
+        or "none"
+    )
 
 
 def split_source(text: str, path: Path) -> tuple[Path, str | int | None]:
@@ -301,7 +362,9 @@ def _image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, str]:
         names = [str(hdu.name).upper() for hdu in hdus]
         if which is None:
             if len(images) != 1:
-                raise FileError(f"{path}: has {len(images)} images, so name one: '{path}[NAME]'. Images in the file: {_images(hdus)}.")
+                raise FileError(
+                    f"{path}: has {len(images)} images, so name one: '{path}[NAME]'. Images in the file: {_images(hdus)}."
+                )
             k = images[0]
         elif isinstance(which, int):
             k = which
@@ -321,27 +384,40 @@ def _image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, str]:
 
 def _array(path: Path, which: Any) -> np.ndarray:
     if which is not None:
-        raise InputError(f"{path}: a .npy file holds one array, without a name; got [{which}]. Leave it away.")
+        raise InputError(
+            f"{path}: a .npy file holds one array, without a name; got [{which}]. Leave it away."
+        )
     return read_array(path, finite=False).double().numpy()
 
 
 def _plane(data: np.ndarray, name: str) -> Tensor:
     if data.ndim != 2:
-        raise InputError(f"{name}: expected an image (H, W), got {data.shape}. Name another HDU, or split the cube.")
+        raise InputError(
+            f"{name}: expected an image (H, W), got {data.shape}. Name another HDU, or split the cube."
+        )
     return torch.from_numpy(data)
 
 
-def _components(path: Path, gamma1: str | int | None, gamma2: str | int | None) -> tuple[Tensor, str]:
+def _components(
+    path: Path, gamma1: str | int | None, gamma2: str | int | None
+) -> tuple[Tensor, str]:
     """gamma (2, H, W), and the cards of the header of gamma_1."""
     for name, value in (("gamma1", gamma1), ("gamma2", gamma2)):
         if isinstance(value, bool) or not (value is None or isinstance(value, (str, int))):
-            raise InputTypeError(f"read_shear: {name} must be the name or number of an HDU, got {value!r}.")
+            raise InputTypeError(
+                f"read_shear: {name} must be the name or number of an HDU, got {value!r}."
+            )
     if gamma1 is None and gamma2 is not None:
-        raise InputError("read_shear: gamma2 is named but gamma1 is not. Name both, or with gamma1 alone a cube (2, H, W).")
+        raise InputError(
+            "read_shear: gamma2 is named but gamma1 is not. Name both, or with gamma1 alone a cube (2, H, W)."
+        )
     if gamma1 is None and path.suffix.lower() != ".npy":
         names = _names(path)
         pair = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
-        gamma1, gamma2 = pair or (next((name for name in CUBES if name in names), with_fits(path, _cube)), None)
+        gamma1, gamma2 = pair or (
+            next((name for name in CUBES if name in names), with_fits(path, _cube)),
+            None,
+        )
         if gamma1 is None:
             wanted = ", ".join(" and ".join(pair) for pair in PAIRS)
             raise FileError(
@@ -353,35 +429,51 @@ def _components(path: Path, gamma1: str | int | None, gamma2: str | int | None) 
         other, _, two = _image(path, gamma2)
         first, second = _plane(data, name), _plane(other, two)
         if first.shape != second.shape:
-            raise InputError(f"{name} is {tuple(first.shape)} but {two} is {tuple(second.shape)}. Both components need one shape.")
+            raise InputError(
+                f"{name} is {tuple(first.shape)} but {two} is {tuple(second.shape)}. Both components need one shape."
+            )
         return torch.stack([first, second]), cards
     if data.ndim != 3 or data.shape[0] != 2:
-        raise InputError(f"{name}: expected a cube (2, H, W) of both components, got {data.shape}. Of two images, name gamma1 and gamma2.")
+        raise InputError(
+            f"{name}: expected a cube (2, H, W) of both components, got {data.shape}. Of two images, name gamma1 and gamma2."
+        )
     return torch.from_numpy(data), cards
 
 
 def _cube(hdus: Any) -> int | None:
     """The number of the only image of a file, if it has the axes of a cube of two components."""
     images = [k for k, hdu in enumerate(hdus) if hdu.is_image and hdu.shape]
-    return images[0] if len(images) == 1 and len(hdus[images[0]].shape) == 3 and hdus[images[0]].shape[0] == 2 else None
+    return (
+        images[0]
+        if len(images) == 1 and len(hdus[images[0]].shape) == 3 and hdus[images[0]].shape[0] == 2
+        else None
+    )
 
 
 def _map(value: Any, path: Path, shape: tuple[int, ...], what: str) -> Tensor:
     """A map (H, W) float64 from a number, a tensor, or an image told by its name."""
     if isinstance(value, Tensor) and not value.is_complex():
         values, name = value.detach().cpu().double(), f"read_shear: {what}"
-    elif what != "mask" and (finite_number(value) or (isinstance(value, str) and _number(value) is not None)):
+    elif what != "mask" and (
+        finite_number(value) or (isinstance(value, str) and _number(value) is not None)
+    ):
         number = float(value)
         if not number > 0:
             raise InputError(f"read_shear: {what} must be > 0, got {value!r}.")
         return torch.full(shape, number, dtype=torch.float64)
-    elif isinstance(value, str) or (what == "mask" and isinstance(value, int) and not isinstance(value, bool)):
+    elif isinstance(value, str) or (
+        what == "mask" and isinstance(value, int) and not isinstance(value, bool)
+    ):
         data, _, name = _image(path, value)
         values = _plane(data, name)
     else:
-        raise InputTypeError(f"read_shear: {what} must be a number, a tensor (H, W) or the name of an image, got {value!r}.")
+        raise InputTypeError(
+            f"read_shear: {what} must be a number, a tensor (H, W) or the name of an image, got {value!r}."
+        )
     if tuple(values.shape) != shape:
-        raise InputError(f"{name} is {tuple(values.shape)}, the shear is {shape}. Both need one shape.")
+        raise InputError(
+            f"{name} is {tuple(values.shape)}, the shear is {shape}. Both need one shape."
+        )
     return values
 
 
@@ -400,7 +492,11 @@ def _cards(header: Any, primary: Any = None) -> str:
     kept = header.copy()
     if primary is not None:
         own = any(_WCS.fullmatch(key) for key in header if key != "EQUINOX")
-        kept.extend((card for card in primary.cards if not (own and _WCS.fullmatch(card.keyword))), unique=True, update=False)
+        kept.extend(
+            (card for card in primary.cards if not (own and _WCS.fullmatch(card.keyword))),
+            unique=True,
+            update=False,
+        )
     for key in {key for key in kept if _STRUCTURE.fullmatch(key)}:
         kept.remove(key, remove_all=True)
     if finite_number(kept.get("WCSAXES")) and kept["WCSAXES"] > 2:
@@ -419,7 +515,9 @@ def _wcs(cards: str, path: Path) -> Any:
         try:
             return wcs.WCS(_header(cards), naxis=2)
         except Exception as error:  # of wcslib, a dozen kinds
-            raise FileError(f"{path}: its WCS cannot be read ({' '.join(str(error).split())}). Correct the header.") from error
+            raise FileError(
+                f"{path}: its WCS cannot be read ({' '.join(str(error).split())}). Correct the header."
+            ) from error
 
 
 def _scale(cards: str, path: Path) -> tuple[str | None, Any]:
@@ -429,9 +527,13 @@ def _scale(cards: str, path: Path) -> tuple[str | None, Any]:
     if not found.has_celestial and (units[0] != units[1] or units[0] not in RADIANS):
         return None, found
     header = _header(cards)
-    columns, rows = (float(side) for side in np.hypot(*found.pixel_scale_matrix))  # sides of a pixel along x and y
+    columns, rows = (
+        float(side) for side in np.hypot(*found.pixel_scale_matrix)
+    )  # sides of a pixel along x and y
     if abs(columns - rows) > 0.01 * max(columns, rows):
-        raise InputError(f"{path}: pixels must be square, the WCS says {columns:.6g} by {rows:.6g} {units[0]}. Resample the map.")
+        raise InputError(
+            f"{path}: pixels must be square, the WCS says {columns:.6g} by {rows:.6g} {units[0]}. Resample the map."
+        )
     side = math.sqrt(columns * rows)
     if found.has_celestial and side > COARSE and "CUNIT1" not in header:
         raise InputError(
@@ -456,11 +558,15 @@ def _sky(cards: str, path: Path, pixel: Any, flip_ra: bool | None) -> tuple[str,
             )
         side = pixel.strip() if isinstance(pixel, str) else pixel_text(given)
     if side is None:
-        raise InputError(f"{path}: the size of a pixel is not known, there is no WCS. Give pixel='0.29 arcmin'.")
+        raise InputError(
+            f"{path}: the size of a pixel is not known, there is no WCS. Give pixel='0.29 arcmin'."
+        )
     if flip_ra is not None or found is None or not found.has_celestial:
         return side, bool(flip_ra)
     d = found.pixel_scale_matrix[[found.wcs.lng, found.wcs.lat]]  # d (RA, Dec) / d (column, row)
-    angle = math.degrees(max(math.atan2(abs(d[1, 0]), abs(d[0, 0])), math.atan2(abs(d[0, 1]), abs(d[1, 1]))))
+    angle = math.degrees(
+        max(math.atan2(abs(d[1, 0]), abs(d[0, 0])), math.atan2(abs(d[0, 1]), abs(d[1, 1])))
+    )
     if angle > TURNED:
         raise InputError(
             f"{path}: the map is turned by {angle:.3g} degrees against (right ascension, declination), and so may be the axes of the shear. "
@@ -498,7 +604,9 @@ def write_convergence(
             f"{path}: kappa must be a floating tensor (2, H, W), E and B, got {getattr(kappa, 'dtype', type(kappa).__name__)}."
         )
     if not isinstance(shear, ShearMap):
-        raise InputTypeError(f"{path}: shear must be the ShearMap that kappa comes from, got {type(shear).__name__}.")
+        raise InputTypeError(
+            f"{path}: shear must be the ShearMap that kappa comes from, got {type(shear).__name__}."
+        )
     shape = tuple(shear.noise.shape)
     maps = kappa[0] if kappa.ndim == 4 and kappa.shape[0] == 1 else kappa
     if tuple(maps.shape) != (2, *shape):
@@ -510,11 +618,21 @@ def write_convergence(
     images = {"KAPPA_E": maps[0], "KAPPA_B": maps[1]}
     for name, values in (more or {}).items():
         if not isinstance(values, Tensor) or values.is_complex():
-            raise InputTypeError(f"{path}: {name} must be a real tensor (H, W), got {type(values).__name__}.")
-        if not re.fullmatch(r"[A-Z][A-Z0-9_-]{0,39}", key := str(name).upper()) or key in images or key == "PRIMARY":
-            raise InputError(f"{path}: {name!r} cannot name an image. Take letters, digits, _ and -, and each name once.")
+            raise InputTypeError(
+                f"{path}: {name} must be a real tensor (H, W), got {type(values).__name__}."
+            )
+        if (
+            not re.fullmatch(r"[A-Z][A-Z0-9_-]{0,39}", key := str(name).upper())
+            or key in images
+            or key == "PRIMARY"
+        ):
+            raise InputError(
+                f"{path}: {name!r} cannot name an image. Take letters, digits, _ and -, and each name once."
+            )
         if tuple(values.shape) != shape:
-            raise InputError(f"{path}: {name} must be {shape}, as the shear, got {tuple(values.shape)}.")
+            raise InputError(
+                f"{path}: {name} must be {shape}, as the shear, got {tuple(values.shape)}."
+            )
         images[key] = values
     cards = _header(shear.header)
     if not {"CDELT1", "CD1_1"} & set(cards):  # no WCS: at least the size of the pixels
@@ -524,19 +642,28 @@ def write_convergence(
     history = [str(line) for line in cards.get("HISTORY", [])]
     cards.remove("HISTORY", ignore_missing=True, remove_all=True)
     primary.header.extend(cards.cards, unique=False, update=False)
-    for line in [line for line in history if not line.startswith(_PROVENANCE)] + _history(path, provenance or {}):
+    for line in [line for line in history if not line.startswith(_PROVENANCE)] + _history(
+        path, provenance or {}
+    ):
         primary.header.add_history(line)
     for key in ("COMMENT", ""):
         cards.remove(key, ignore_missing=True, remove_all=True)
     hdus = fits.HDUList([primary])
     for name, values in images.items():
         array = values.detach().cpu().numpy()
-        hdu = fits.ImageHDU(array.astype(np.uint8 if array.dtype == np.bool_ else np.float32), name=name)
+        hdu = fits.ImageHDU(
+            array.astype(np.uint8 if array.dtype == np.bool_ else np.float32), name=name
+        )
         hdu.header["BUNIT"] = ("", "dimensionless" if name.startswith("KAPPA") else "")
         hdu.header.extend(cards.cards, unique=False, update=False)
         hdus.append(hdu)
     with _astropy_warnings():  # of cards of the input that it would write otherwise
-        write_whole(path, lambda temporary: hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore"))
+        write_whole(
+            path,
+            lambda temporary: hdus.writeto(
+                temporary, overwrite=True, output_verify="silentfix+ignore"
+            ),
+        )
 
 
 def _history(path: Path, provenance: Mapping[str, Any]) -> list[str]:

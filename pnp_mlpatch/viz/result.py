@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pnp_mlpatch.errors import require
-from pnp_mlpatch.imageio import in_notebooks
-from pnp_mlpatch.solvers.base import Result
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.io.images import in_notebooks
+from pnp_mlpatch.solvers import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,23 +42,50 @@ def result_figure(result: Result) -> Figure:
     iterations, seconds = history.get("iteration", []), history.get("seconds", [])
     taken = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
     residuals = {"residual": history.get("residual", [])} | {
-        name: values for name, values in history.items() if name.startswith(("primal", "dual", "fixed_point"))
+        name: values
+        for name, values in history.items()
+        if name.startswith(("primal", "dual", "fixed_point"))
     }
-    levels = {name: history[name] for name in ("sigma", "alpha", "tau", "data_residual") if name in history}
-    varying = {name: values for name, values in levels.items() if min(values) < max(values) and max(values) > 0}
-    fixed = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying)
-    others = {name: values for name, values in history.items() if name not in ("iteration", "seconds", *residuals, *levels)}
+    levels = {
+        name: history[name]
+        for name in ("sigma", "alpha", "tau", "data_residual")
+        if name in history
+    }
+    varying = {
+        name: values
+        for name, values in levels.items()
+        if min(values) < max(values) and max(values) > 0
+    }
+    fixed = "".join(
+        f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying
+    )
+    others = {
+        name: values
+        for name, values in history.items()
+        if name not in ("iteration", "seconds", *residuals, *levels)
+    }
     lines, tried = _title(result), _tried(result)
-    figure = Figure(figsize=(13 + 3.3 * (bool(others) + bool(tried)), 3.2 + 0.2 * len(lines)), layout="constrained")
+    figure = Figure(
+        figsize=(13 + 3.3 * (bool(others) + bool(tried)), 3.2 + 0.2 * len(lines)),
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     first, *axes = figure.subplots(1, 4 + bool(others) + bool(tried))
     image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
-    first.imshow(gray(image.clamp(0, 1) if image.shape[1] == 3 else image), cmap="gray", interpolation="nearest")
+    first.imshow(
+        gray(image.clamp(0, 1) if image.shape[1] == 3 else image),
+        cmap="gray",
+        interpolation="nearest",
+    )
     of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
-    first.set(xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}")
+    first.set(
+        xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}"
+    )
     named = "relative change" if len(residuals) == 1 else "relative residuals"
     columns = [(named, residuals), ("levels", varying), ("seconds a step", {"seconds": taken})]
-    for axis, (title, curves) in zip(axes, [*columns, *([("recorded", others)] if others else [])], strict=False):
+    for axis, (title, curves) in zip(
+        axes, [*columns, *([("recorded", others)] if others else [])], strict=False
+    ):
         axis.set_title(title, fontsize=10)
         for name, values in curves.items():
             axis.plot(iterations, values, marker=".", label=name)
@@ -85,14 +112,25 @@ def result_figure(result: Result) -> Figure:
 
 def _tried(result: Result) -> dict[str, list[float]]:
     """What was tried for the first image: the error at every iteration of each way, by its level and factor; those that lagged are left out."""
-    if result.tuned is None or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys():
+    if (
+        result.tuned is None
+        or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys()
+    ):
         return {}
-    error, sigma, factor = (result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor"))
-    starts = [k for k, iteration in enumerate(result.tuned.tried["iteration"].tolist()) if iteration == 1]
+    error, sigma, factor = (
+        result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor")
+    )
+    starts = [
+        k for k, iteration in enumerate(result.tuned.tried["iteration"].tolist()) if iteration == 1
+    ]
     found = {}
     for start, end in zip(starts, [*starts[1:], len(error)], strict=True):
         values = [value if math.isfinite(value) else math.nan for value in error[start:end]]
-        ends = f"{sigma[start]:.3g}" if sigma[start] == sigma[end - 1] else f"{sigma[start]:.3g} to {sigma[end - 1]:.3g}"
+        ends = (
+            f"{sigma[start]:.3g}"
+            if sigma[start] == sigma[end - 1]
+            else f"{sigma[start]:.3g} to {sigma[end - 1]:.3g}"
+        )
         if any(math.isfinite(value) for value in values):
             found[f"sigma {ends}, factor {factor[start]:g}"] = values
     return found
@@ -103,9 +141,13 @@ def _title(result: Result) -> list[str]:
     lines = [f"{result.status} after {result.state.iteration} iterations, {result.seconds:.3g} s"]
     if len(set(result.statuses)) > 1:
         each = [f"{k} {status}" for k, status in enumerate(result.statuses)]
-        counted = [f"{number} {status}" for status, number in Counter(result.statuses).most_common()]
+        counted = [
+            f"{number} {status}" for status, number in Counter(result.statuses).most_common()
+        ]
         lines.append(f"images: {', '.join(each if len(each) <= 8 else counted)}")
-    return lines if result.tuned is None else [*lines, *textwrap.wrap(f"chosen: {result.tuned}", 150)]
+    return (
+        lines if result.tuned is None else [*lines, *textwrap.wrap(f"chosen: {result.tuned}", 150)]
+    )
 
 
 __all__ = ["gray", "result_figure"]

@@ -63,7 +63,9 @@ def judge(kappa: Tensor, truth: Tensor, pixel: Any, mask: Tensor | None = None) 
     """
     kappa = kappa[None] if kappa.ndim == 2 else kappa
     if truth.ndim != 2 or kappa.shape[-2:] != truth.shape:
-        raise InputError(f"judge: expected a map (H, W) or (2, H, W) and its truth (H, W), got {tuple(kappa.shape)}, {tuple(truth.shape)}.")
+        raise InputError(
+            f"judge: expected a map (H, W) or (2, H, W) and its truth (H, W), got {tuple(kappa.shape)}, {tuple(truth.shape)}."
+        )
     x, seen = _inside(kappa[0].double(), mask)
     t, _ = _inside(truth.double(), mask)
     a, b = x[seen], t[seen]
@@ -73,7 +75,9 @@ def judge(kappa: Tensor, truth: Tensor, pixel: Any, mask: Tensor | None = None) 
     ell, Cx = power_spectrum(x, pixel, mask=window)
     _, Ct = power_spectrum(t, pixel, mask=window)
     _, Cxt = power_spectrum(x, pixel, other=t, mask=window)
-    counts, true_counts = ({f"{level:g}": len(peaks(m, level, mask)) for level in LEVELS} for m in (x, t))
+    counts, true_counts = (
+        {f"{level:g}": len(peaks(m, level, mask)) for level in LEVELS} for m in (x, t)
+    )
     span = float(b.max() - b.min())
     return {
         "rmse": rmse,
@@ -102,7 +106,9 @@ def _inside(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The map less its mean over the mask, 0 outside; and the mask as booleans."""
     seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.to(x.device) > 0
     if seen.shape != x.shape or not bool(seen.any()):
-        raise InputError(f"mask: must have the shape {tuple(x.shape)} of the map and not be all zero, got {tuple(seen.shape)}.")
+        raise InputError(
+            f"mask: must have the shape {tuple(x.shape)} of the map and not be all zero, got {tuple(seen.shape)}."
+        )
     return torch.where(seen, x - x[seen].mean(), torch.zeros_like(x)), seen
 
 

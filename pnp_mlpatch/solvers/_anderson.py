@@ -45,7 +45,9 @@ def empty(x: Tensor, depth: int) -> tuple[Tensor | None, Tensor | None]:
     many iterations to wait, and how many the next time; None for m = 0."""
     if depth == 0:
         return None, None
-    mixing = torch.tensor([0.0, torch.inf, 0.0, depth], dtype=torch.float64, device=x.device).repeat(len(x), 1)
+    mixing = torch.tensor(
+        [0.0, torch.inf, 0.0, depth], dtype=torch.float64, device=x.device
+    ).repeat(len(x), 1)
     return x.new_zeros(len(x), 2, depth, *x.shape[1:]), mixing
 
 
@@ -69,10 +71,16 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     gram = (dr @ dr.transpose(1, 2)).double()
     right = (dr @ (r / unit).flatten(1)[..., None]).double()
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    unused = torch.diag_embed((~held).double()) + (trace == 0) * torch.eye(depth, dtype=torch.float64, device=z.device)
+    unused = torch.diag_embed((~held).double()) + (trace == 0) * torch.eye(
+        depth, dtype=torch.float64, device=z.device
+    )
     gram = gram + RIDGE * trace * torch.eye(depth, dtype=torch.float64, device=z.device) + unused
     gamma = torch.where(
-        failed[:, None, None], 0.0, torch.linalg.solve(torch.where(failed[:, None, None], torch.eye(depth).to(gram), gram), right)
+        failed[:, None, None],
+        0.0,
+        torch.linalg.solve(
+            torch.where(failed[:, None, None], torch.eye(depth).to(gram), gram), right
+        ),
     )
     mixes = (count > 0) & (wait <= 0) & (gamma.abs().sum(1)[:, 0] < 1e4)
     gamma = torch.where(mixes[:, None, None], gamma, 0.0).to(z.dtype)
@@ -81,7 +89,9 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     change = z[:, None] - points + beta[:, None] * (r[:, None] - residuals)
     step = (change * (held[..., None, None, None] * gamma[..., None, None])).sum(1)
 
-    best = torch.where(held, (residuals / unit[:, None]).flatten(2).norm(dim=2), torch.inf).argmin(1)
+    best = torch.where(held, (residuals / unit[:, None]).flatten(2).norm(dim=2), torch.inf).argmin(
+        1
+    )
     chosen = torch.arange(images, device=z.device)
     back = points[chosen, best] + residuals[chosen, best]
     point = torch.where(failed[:, None, None, None], back, z + beta * r - step)
@@ -89,7 +99,9 @@ def mix(z: Tensor, g: Tensor, memory: Tensor | None, mixing: Tensor | None) -> M
     newest = torch.stack([z, r], dim=1)[:, :, None]
     memory = torch.cat([memory[:, :, 1:], newest], dim=2)
     count = torch.where(failed, torch.zeros_like(count), (count + 1).clamp_max(depth))
-    least = torch.where(failed, torch.full_like(least, torch.inf), torch.minimum(least, size.double()))
+    least = torch.where(
+        failed, torch.full_like(least, torch.inf), torch.minimum(least, size.double())
+    )
     wait = torch.where(failed, pause, (wait - 1).clamp_min(0))
     pause = torch.where(failed, 2 * pause, pause)
     return Mixed(point, relative, memory, torch.stack([count, least, wait, pause], dim=1))
@@ -103,7 +115,9 @@ def steps(data_iterations: int, depth: int) -> int:
 def check_depth(depth: int, who: str) -> None:
     """Raise unless ``depth`` is an integer from 0 to 50."""
     if isinstance(depth, bool) or not isinstance(depth, int) or not 0 <= depth <= 50:
-        raise InputError(f"{who}: anderson is how many points are mixed, an integer from 0 (none) to 50, got {depth!r}.")
+        raise InputError(
+            f"{who}: anderson is how many points are mixed, an integer from 0 (none) to 50, got {depth!r}."
+        )
 
 
 __all__ = ["Mixed", "check_depth", "empty", "mix", "steps"]

@@ -21,21 +21,31 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import Diverged, InputError, InputTypeError, MissingPackage, PnPError, WeightsError
-from pnp_mlpatch.imageio import png
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.errors import (
+    Diverged,
+    InputError,
+    InputTypeError,
+    MissingPackage,
+    PnPError,
+    WeightsError,
+)
 from pnp_mlpatch.io import checkpoint
+from pnp_mlpatch.io.images import png
 from pnp_mlpatch.linalg import power_of_two, sizes
-from pnp_mlpatch.operators.base import LinearOperator, check_foreign, reached
+from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.operators._base import check_foreign, reached
 from pnp_mlpatch.registry import Registry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-registry = Registry("solver", package="pnp_mlpatch.solvers", not_plugins=("base", "schedules", "streaming", "anderson", "figure"))
+registry = Registry("solver", package="pnp_mlpatch.solvers")
 register = registry.register
 
-Callback = Callable[["State"], object]  # True stops the run, a tensor (B,) of True and False those images
+Callback = Callable[
+    ["State"], object
+]  # True stops the run, a tensor (B,) of True and False those images
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,9 @@ class Problem:
     def known_noise(self, who: str) -> float | Tensor:
         """The noise, or an error that says what can be given instead."""
         if self.noise is None:
-            raise InputError(f"{who}: the noise level of the data is needed: pass noise= (a standard deviation, in the units of q).")
+            raise InputError(
+                f"{who}: the noise level of the data is needed: pass noise= (a standard deviation, in the units of q)."
+            )
         return self.noise
 
 
@@ -76,12 +88,16 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     if not isinstance(A, LinearOperator):
         raise InputTypeError(f"solver: A must be a LinearOperator, got {type(A).__name__}.")
     if not isinstance(q, Tensor):
-        raise InputTypeError(f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor.")
+        raise InputTypeError(
+            f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor."
+        )
     A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
     check_foreign(A, q.dtype)
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
-            q = torch.where(torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q)
+            q = torch.where(
+                torch.isposinf(noise.detach()).to(q.device).expand_as(q), torch.zeros_like(q), q
+            )
     finite = torch.isfinite(q.detach())
     if not bool(finite.all()):
         finite = finite | ~reached(A)
@@ -99,7 +115,9 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
                 raise TypeError
             noise = float(noise)
         except (TypeError, ValueError) as error:
-            raise InputTypeError(f"solver: noise must be a number or a tensor, got {noise!r}.") from error
+            raise InputTypeError(
+                f"solver: noise must be a number or a tensor, got {noise!r}."
+            ) from error
     if isinstance(noise, Tensor) and (noise.is_complex() or noise.numel() == 0):
         raise InputTypeError(
             f"solver: noise must be real and not empty (noise is a standard deviation), got {tuple(noise.shape)} {noise.dtype}."
@@ -109,13 +127,17 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
     seen = values if values.ndim < 2 or bool(unseen.all()) else values[~unseen]
     if not bool(torch.isfinite(seen).all()) or not bool((seen > 0).all()):
         shown = (
-            f"{noise:g}" if isinstance(noise, float) else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
+            f"{noise:g}"
+            if isinstance(noise, float)
+            else f"a tensor with values from {float(values.min()):g} to {float(values.max()):g}"
         )
         raise InputError(
             f"solver: noise is a standard deviation, finite and > 0; got {shown}. "
             "For data without noise give a small one, such as 1/255 of the range, or give alpha and no noise."
         )
-    per_image = values.ndim == 0 or (values.ndim == 1 and values.numel() == q.shape[0] and len(A.data_shape) > 1)
+    per_image = values.ndim == 0 or (
+        values.ndim == 1 and values.numel() == q.shape[0] and len(A.data_shape) > 1
+    )
     if isinstance(noise, Tensor) and not per_image:
         if values.ndim == len(A.data_shape) + 1 and values.shape[0] not in (1, q.shape[0]):
             raise InputError(
@@ -128,7 +150,9 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         whitener = (scale / values).to(q)
         A = A.weighted(whitener)
         q = q * whitener
-        return Problem(q, A, scale, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q))
+        return Problem(
+            q, A, scale, A.adjoint(q), torch.where(unseen, torch.zeros_like(values), values).to(q)
+        )
     return Problem(q, A, noise.to(q) if isinstance(noise, Tensor) else noise, A.adjoint(q))
 
 
@@ -138,7 +162,7 @@ class State:
 
     Tensors are batch first, so that images can be taken out. ``resting`` (B,) marks the images that have converged and are not moved any
     more, None where none has. ``fixed_point`` (B,) is |g(z) - z| / |z| of the step z -> g(z) that led here, for the solvers that are
-    fixed-point iterations; ``memory`` and ``mixing`` are those of :mod:`pnp_mlpatch.solvers.anderson`.
+    fixed-point iterations; ``memory`` and ``mixing`` are those of :mod:`pnp_mlpatch.solvers._anderson`.
     """
 
     x: Tensor
@@ -240,13 +264,16 @@ class Result:
 
     def plot(self) -> Figure:
         """The image, the residuals, the levels, the time of each step, and what was recorded, as a matplotlib figure."""
-        from pnp_mlpatch.solvers.figure import result_figure
+        from pnp_mlpatch.viz.result import result_figure
 
         return result_figure(self)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write all of it to one file, whole or not at all; ``Result.load`` reads it, and ``run(..., state=result.state)`` goes on."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"kind": "Result", "state": _values(self.state)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "kind": "Result",
+            "state": _values(self.state),
+        }
         values["tuned"] = None if self.tuned is None else asdict(self.tuned)
         checkpoint.save(path, values)
 
@@ -255,18 +282,38 @@ class Result:
         """Read what ``Result.save`` wrote, to the CPU; raise :class:`WeightsError` if it is damaged, or of a solver that is not there."""
         values = _read(path, "result")
         if values.pop("kind") != "Result":
-            raise WeightsError(f"{path}: not a saved result. A state is read by load_state of the solver that made it.")
+            raise WeightsError(
+                f"{path}: not a saved result. A state is read by load_state of the solver that made it."
+            )
         values = {"statuses": (), "per_image": {}, "tuned": None} | values
-        expected = {"x": Tensor, "status": str, "state": dict, "history": dict, "seconds": float, "statuses": tuple, "per_image": dict}
+        expected = {
+            "x": Tensor,
+            "status": str,
+            "state": dict,
+            "history": dict,
+            "seconds": float,
+            "statuses": tuple,
+            "per_image": dict,
+        }
         wrong = [name for name, kind in expected.items() if not isinstance(values.get(name), kind)]
         if wrong or values.keys() != {f.name for f in fields(cls)}:
-            raise WeightsError(f"{path}: a damaged result ({', '.join(wrong) or 'unknown parts'}). Save it again.")
+            raise WeightsError(
+                f"{path}: a damaged result ({', '.join(wrong) or 'unknown parts'}). Save it again."
+            )
         state, tuned = values["state"], values["tuned"]
         kind = state.pop("kind", None)
         for state_type in _state_types():
             if state_type.__name__ == kind and _fits(state_type, state):
-                return cls(**{**values, "state": state_type(**state), "tuned": None if tuned is None else Tuned(**tuned)})
-        raise WeightsError(f"{path}: its state is of kind {kind}, which no solver here has. Import the one that made it, or save it again.")
+                return cls(
+                    **{
+                        **values,
+                        "state": state_type(**state),
+                        "tuned": None if tuned is None else Tuned(**tuned),
+                    }
+                )
+        raise WeightsError(
+            f"{path}: its state is of kind {kind}, which no solver here has. Import the one that made it, or save it again."
+        )
 
 
 def checked(D: Denoiser) -> Denoiser:
@@ -276,7 +323,9 @@ def checked(D: Denoiser) -> Denoiser:
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
         y = D(x, sigma)
         if not isinstance(y, Tensor):
-            raise InputTypeError(f"denoiser {name}: expected a tensor back, got {type(y).__name__}. Wrap it with as_denoiser(...).")
+            raise InputTypeError(
+                f"denoiser {name}: expected a tensor back, got {type(y).__name__}. Wrap it with as_denoiser(...)."
+            )
         if y.shape != x.shape or y.dtype != x.dtype or y.device != x.device:
             raise InputError(
                 f"denoiser {name}: expected {tuple(x.shape)} {x.dtype} on {x.device} back, got {tuple(y.shape)} {y.dtype} on {y.device}. "
@@ -366,7 +415,18 @@ class Solver(ABC):
         ``history`` is that of the run which ``state`` is from: the rows of this run are added to it, and seconds count on.
         ``progress`` shows a bar; by default it does so on a terminal. Warns where the status of an image is "outside".
         """
-        result = self._run(q, A, D, noise=noise, x0=x0, state=state, callbacks=callbacks, record=record, history=history, progress=progress)
+        result = self._run(
+            q,
+            A,
+            D,
+            noise=noise,
+            x0=x0,
+            state=state,
+            callbacks=callbacks,
+            record=record,
+            history=history,
+            progress=progress,
+        )
         warn_outside(result, type(self).__name__)
         return result
 
@@ -386,7 +446,9 @@ class Solver(ABC):
     ) -> Result:
         """:meth:`run` without the warning."""
         if not callable(D):
-            raise InputTypeError(f"solver: the denoiser must be callable as D(x, sigma), got {type(D).__name__}. See as_denoiser.")
+            raise InputTypeError(
+                f"solver: the denoiser must be callable as D(x, sigma), got {type(D).__name__}. See as_denoiser."
+            )
         history = {} if history is None else history
         start = time.perf_counter() - (history.get("seconds") or [0.0])[-1]
         with torch.no_grad():
@@ -403,19 +465,38 @@ class Solver(ABC):
             given = x0
             first, stopped = state.iteration, False
             images, watch = len(state.x), _Watch(self.iterations, state)
-            resting = torch.zeros(images, dtype=torch.bool) if state.resting is None else state.resting.cpu()
+            resting = (
+                torch.zeros(images, dtype=torch.bool)
+                if state.resting is None
+                else state.resting.cpu()
+            )
             per_image: dict[str, list[Tensor]] = {}
             denoise, growth = checked(D), _Growth(state.x)
             moving, rows, part = torch.zeros_like(resting), None, (self, problem)
             halted = torch.zeros_like(resting)
-            bar = tqdm(total=max(0, self.iterations - first), desc=type(self).__name__, disable=None if progress is None else not progress)
+            bar = tqdm(
+                total=max(0, self.iterations - first),
+                desc=type(self).__name__,
+                disable=None if progress is None else not progress,
+            )
             with bar:
                 while state.iteration < self.iterations and not bool(resting.all()) and not stopped:
                     old = state
                     if not torch.equal(moving, ~resting):
                         moving = ~resting
-                        rows = None if bool(moving.all()) else moving.nonzero().flatten().to(state.x.device)
-                        part = (self, problem) if rows is None else (_rows_of_solver(self, rows, images), _rows_of_problem(problem, rows))
+                        rows = (
+                            None
+                            if bool(moving.all())
+                            else moving.nonzero().flatten().to(state.x.device)
+                        )
+                        part = (
+                            (self, problem)
+                            if rows is None
+                            else (
+                                _rows_of_solver(self, rows, images),
+                                _rows_of_problem(problem, rows),
+                            )
+                        )
                     before = state if rows is None else _take(state, rows, images)
                     after = part[0].step(part[1], denoise, before)
                     growth.check(self, state, after, rows)
@@ -423,8 +504,14 @@ class Solver(ABC):
                     state = after if rows is None else _put(state, rows, after, images)
                     arrived = residuals < self.tol
                     found = {"residual": residuals} | after.measures()
-                    row: dict[str, float] = {"iteration": state.iteration, "residual": 0.0, "seconds": time.perf_counter() - start}
-                    row |= {name: _number(value) for name, value in self.levels(problem, old).items()}
+                    row: dict[str, float] = {
+                        "iteration": state.iteration,
+                        "residual": 0.0,
+                        "seconds": time.perf_counter() - start,
+                    }
+                    row |= {
+                        name: _number(value) for name, value in self.levels(problem, old).items()
+                    }
                     for name, value in found.items():
                         column_of = _column_of(value, rows, images, per_image.get(name, ()))
                         if column_of is None:
@@ -432,7 +519,10 @@ class Solver(ABC):
                         else:
                             per_image.setdefault(name, []).append(column_of)
                             row[name] = _number(column_of.max())
-                    row |= {name: _number(function(state.x)) for name, function in (record or {}).items()}
+                    row |= {
+                        name: _number(function(state.x))
+                        for name, function in (record or {}).items()
+                    }
                     for name, value in row.items():
                         history.setdefault(name, []).append(value)
                     if bool(arrived.any()):
@@ -443,7 +533,10 @@ class Solver(ABC):
                         state = replace(state, resting=resting.to(state.x.device))
                     watch.see(old, state)
                     bar.update()
-                    bar.set_postfix({name: f"{row[name]:.3g}" for name in ("residual", *(record or {}))}, refresh=False)
+                    bar.set_postfix(
+                        {name: f"{row[name]:.3g}" for name in ("residual", *(record or {}))},
+                        refresh=False,
+                    )
                     answers = [callback(state) for callback in callbacks]
                     stopped = any(answer is True for answer in answers)
                     for answer in answers:
@@ -455,7 +548,9 @@ class Solver(ABC):
         stacked = {name: torch.stack(values) for name, values in per_image.items()}
         names = watch.statuses(stacked.get("residual"), resting, halted, stopped, self.tol)
         names = mark_outside(names, problem, given, state.x)
-        return Result(state.x, worst(names), state, history, time.perf_counter() - start, names, stacked)
+        return Result(
+            state.x, worst(names), state, history, time.perf_counter() - start, names, stacked
+        )
 
     @classmethod
     def load_state(cls, path: str | PathLike[str]) -> State:
@@ -463,16 +558,31 @@ class Solver(ABC):
         values = _read(path, "solver state")
         kind = values.pop("kind")
         if kind != cls.state_type.__name__:
-            raise WeightsError(f"{path}: a state of kind {kind}, expected {cls.state_type.__name__}. Load it with the solver that made it.")
+            raise WeightsError(
+                f"{path}: a state of kind {kind}, expected {cls.state_type.__name__}. Load it with the solver that made it."
+            )
         if not _fits(cls.state_type, values):
-            raise WeightsError(f"{path}: a damaged state of kind {kind}, its parts are not those of the solver.")
+            raise WeightsError(
+                f"{path}: a damaged state of kind {kind}, its parts are not those of the solver."
+            )
         return cls.state_type(**values)
 
     def _start(self, x0: Tensor, problem: Problem) -> Tensor:
         expected = (problem.q.shape[0], *problem.A.image_shape)
-        if not isinstance(x0, Tensor) or tuple(x0.shape) != expected or x0.dtype != problem.q.dtype or x0.device != problem.q.device:
-            got = f"{tuple(x0.shape)} {x0.dtype} on {x0.device}" if isinstance(x0, Tensor) else type(x0).__name__
-            raise InputError(f"{type(self).__name__}: the start must be {expected} {problem.q.dtype} on {problem.q.device}, got {got}.")
+        if (
+            not isinstance(x0, Tensor)
+            or tuple(x0.shape) != expected
+            or x0.dtype != problem.q.dtype
+            or x0.device != problem.q.device
+        ):
+            got = (
+                f"{tuple(x0.shape)} {x0.dtype} on {x0.device}"
+                if isinstance(x0, Tensor)
+                else type(x0).__name__
+            )
+            raise InputError(
+                f"{type(self).__name__}: the start must be {expected} {problem.q.dtype} on {problem.q.device}, got {got}."
+            )
         if not bool(torch.isfinite(x0.detach()).all()):
             raise InputError(f"{type(self).__name__}: the start holds NaN or infinite values.")
         return x0
@@ -481,7 +591,11 @@ class Solver(ABC):
 def check_settings(solver: Solver, **positive: float | Tensor | None) -> None:
     """Raise unless ``iterations`` >= 1, ``tol`` >= 0 and every given number of ``positive`` is finite and > 0."""
     who = type(solver).__name__
-    if isinstance(solver.iterations, bool) or not isinstance(solver.iterations, int) or solver.iterations < 1:
+    if (
+        isinstance(solver.iterations, bool)
+        or not isinstance(solver.iterations, int)
+        or solver.iterations < 1
+    ):
         raise InputError(f"{who}: iterations must be an integer >= 1, got {solver.iterations!r}.")
     if not isinstance(solver.tol, (int, float)) or not solver.tol >= 0:
         raise InputError(f"{who}: tol must be a number >= 0, got {solver.tol!r}.")
@@ -492,12 +606,20 @@ def check_settings(solver: Solver, **positive: float | Tensor | None) -> None:
             values = torch.as_tensor(value, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputTypeError(f"{who}: {name} must be a number, got {value!r}.") from error
-        if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
+        if (
+            values.numel() == 0
+            or not bool(torch.isfinite(values).all())
+            or not bool((values > 0).all())
+        ):
             raise InputError(f"{who}: {name} must be finite and > 0, got {value!r}.")
 
 
 def weight_of(
-    problem: Problem, alpha: float | Tensor | None, sigma: float | Tensor, who: str, factor: float | Tensor = 1.0
+    problem: Problem,
+    alpha: float | Tensor | None,
+    sigma: float | Tensor,
+    who: str,
+    factor: float | Tensor = 1.0,
 ) -> float | Tensor:
     """alpha = factor (noise / sigma)^2, what statistics says of the balance of data and prior for factor = 1, unless ``alpha`` is given."""
     if alpha is None:
@@ -538,11 +660,19 @@ def noise_in_start(problem: Problem, who: str) -> Tensor:
     return sizes(start) / start[0].numel() ** 0.5
 
 
-def data_step(problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Tensor]:
+def data_step(
+    problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor]:
     """h(z; alpha) of the problem, warm-started from ``x0``, and the relative residual that each image reached (0 where h is exact)."""
     reached: list[Tensor] = []
     f = problem.A.data_step(
-        z, alpha, Aty=problem.Aty, x0=x0, tol=tol, max_iter=max_iter, report=lambda info: reached.append(info.residual.detach())
+        z,
+        alpha,
+        Aty=problem.Aty,
+        x0=x0,
+        tol=tol,
+        max_iter=max_iter,
+        report=lambda info: reached.append(info.residual.detach()),
     )
     return f, reached[-1]
 
@@ -557,7 +687,9 @@ def per_image(value: float | Tensor, like: Tensor, who: str) -> float | Tensor:
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     if value.numel() not in (1, len(like)):
-        raise InputError(f"{who} must be a number or of shape ({len(like)},), got {tuple(value.shape)}.")
+        raise InputError(
+            f"{who} must be a number or of shape ({len(like)},), got {tuple(value.shape)}."
+        )
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -573,7 +705,9 @@ def worst(statuses: Sequence[str]) -> str:
     return next((name for name in _SERIOUS if name in statuses), "converged")
 
 
-def mark_outside(statuses: Sequence[str], problem: Problem, start: Tensor | None, x: Tensor) -> tuple[str, ...]:
+def mark_outside(
+    statuses: Sequence[str], problem: Problem, start: Tensor | None, x: Tensor
+) -> tuple[str, ...]:
     r"""The ``statuses`` of estimates ``x`` (B, C, H, W), "outside" where one is far outside its range and the data do not ask for that.
 
     Far is 3 times the range of 0, of the ``start`` and of A.initial(q) beyond it. The data ask for it if they are met worse,
@@ -586,16 +720,23 @@ def mark_outside(statuses: Sequence[str], problem: Problem, start: Tensor | None
             image = find()
             if image is not None:
                 flat = image.flatten(1)
-                ends = torch.stack([torch.minimum(ends[0], flat.amin(1)), torch.maximum(ends[1], flat.amax(1))])
+                ends = torch.stack(
+                    [torch.minimum(ends[0], flat.amin(1)), torch.maximum(ends[1], flat.amax(1))]
+                )
                 span = _REACH * (ends[1] - ends[0])
-                low, high = ((end + sign * span).reshape(-1, 1, 1, 1) for end, sign in zip(ends, (-1, 1), strict=True))
+                low, high = (
+                    (end + sign * span).reshape(-1, 1, 1, 1)
+                    for end, sign in zip(ends, (-1, 1), strict=True)
+                )
                 far = ((x < low) | (x > high)).flatten(1).any(1)
                 if not bool(far.any()):
                     return tuple(statuses)
         cut = torch.minimum(torch.maximum(x, low), high)
         misfits = [sizes(problem.A(image) - problem.q) for image in (x, cut)]
         far = far & (span > 0) & (misfits[1] <= 1.05 * misfits[0])
-    return tuple("outside" if away else name for name, away in zip(statuses, far.tolist(), strict=True))
+    return tuple(
+        "outside" if away else name for name, away in zip(statuses, far.tolist(), strict=True)
+    )
 
 
 def warn_outside(result: Result, who: str) -> None:
@@ -626,16 +767,27 @@ class _Growth:
         self.steps += 1
         at = slice(None) if rows is None else rows
         if self.steps <= 3:
-            self.first = self.first.index_put((torch.arange(len(self.first), device=size.device)[at],), torch.maximum(self.first[at], size))
+            self.first = self.first.index_put(
+                (torch.arange(len(self.first), device=size.device)[at],),
+                torch.maximum(self.first[at], size),
+            )
         grows = size > 1.05 * self.last[at]
         growing, last = self.growing.clone(), self.last.clone()
         growing[at], last[at] = torch.where(grows, growing[at] + 1, 0.0), size
         self.growing, self.last = growing, last
         away = ~finite | ((size > _RUNAWAY * self.first[at]) & (growing[at] >= 5))
         if bool(away.any()):
-            what = "is not finite" if not bool(finite.all()) else f"is more than {_RUNAWAY:g} times as large as at the start, and grows"
+            what = (
+                "is not finite"
+                if not bool(finite.all())
+                else f"is more than {_RUNAWAY:g} times as large as at the start, and grows"
+            )
             numbers = away.nonzero().flatten() if rows is None else rows[away]
-            which = f" of image {', '.join(map(str, numbers.tolist()[:8]))}" if len(self.first) > 1 else ""
+            which = (
+                f" of image {', '.join(map(str, numbers.tolist()[:8]))}"
+                if len(self.first) > 1
+                else ""
+            )
             raise Diverged(
                 f"{type(solver).__name__}: the estimate{which} {what} after iteration {new.iteration}. Likely causes: a step size or "
                 "sigma too large, a denoiser that amplifies, an adjoint that is not the transpose of A (testing.check_operator), an image outside the range of the denoiser (use rescaled). "
@@ -660,13 +812,23 @@ class _Watch:
             self.path = self.path + sizes(new.x - old.x).double().cpu()
         self.end = new.x
 
-    def statuses(self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float) -> tuple[str, ...]:
-        names = ["converged" if rests else "stopped" if stopped else "max_iter" for rests in (resting & ~halted).tolist()]
-        names = ["stopped" if halts else name for name, halts in zip(names, halted.tolist(), strict=True)]
+    def statuses(
+        self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float
+    ) -> tuple[str, ...]:
+        names = [
+            "converged" if rests else "stopped" if stopped else "max_iter"
+            for rests in (resting & ~halted).tolist()
+        ]
+        names = [
+            "stopped" if halts else name for name, halts in zip(names, halted.tolist(), strict=True)
+        ]
         half = self.window // 2
         if residuals is None or not self.enough or "max_iter" not in names or tol == 0:
             return tuple(names)
-        recent, before = residuals[-half:].median(dim=0).values, residuals[-2 * half : -half].median(dim=0).values
+        recent, before = (
+            residuals[-half:].median(dim=0).values,
+            residuals[-2 * half : -half].median(dim=0).values,
+        )
         net = sizes(self.end - self.start).double().cpu()
         for k, name in enumerate(names):
             if name == "max_iter" and bool(recent[k] > 0.95 * before[k]):
@@ -693,12 +855,20 @@ def _put(state: State, rows: Tensor, part: State, images: int) -> State:
 def _tensors(thing: Any, images: int) -> dict[str, Tensor]:
     """The fields of a dataclass that hold one entry for each image."""
     values = {f.name: getattr(thing, f.name) for f in fields(thing)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.shape[:1] == (images,)}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.shape[:1] == (images,)
+    }
 
 
 def _rows_of_problem(problem: Problem, rows: Tensor) -> Problem:
     images = len(problem.q)
-    taken = {name: value[rows] for name, value in _tensors(problem, images).items() if name != "noise_map" or value.ndim == problem.q.ndim}
+    taken = {
+        name: value[rows]
+        for name, value in _tensors(problem, images).items()
+        if name != "noise_map" or value.ndim == problem.q.ndim
+    }
     return replace(problem, A=problem.A.for_images(rows), **taken)
 
 
@@ -707,14 +877,22 @@ def _rows_of_solver(solver: Solver, rows: Tensor, images: int) -> Solver:
     changes: Any = {}
     for f in fields(cast(Any, solver)):
         value = getattr(solver, f.name)
-        if isinstance(value, Tensor) and value.shape[-1:] == (images,):  # (B,), or a schedule (K, B)
+        if isinstance(value, Tensor) and value.shape[-1:] == (
+            images,
+        ):  # (B,), or a schedule (K, B)
             changes[f.name] = value[..., rows.to(value.device)]
     return replace(cast(Any, solver), **changes)
 
 
-def _column_of(value: float | Tensor, rows: Tensor | None, images: int, before: Sequence[Tensor]) -> Tensor | None:
+def _column_of(
+    value: float | Tensor, rows: Tensor | None, images: int, before: Sequence[Tensor]
+) -> Tensor | None:
     """A measure of the moving images as a column (B,), where images at rest keep the number they had; None for a single number."""
-    if not isinstance(value, Tensor) or value.ndim != 1 or len(value) != (images if rows is None else len(rows)):
+    if (
+        not isinstance(value, Tensor)
+        or value.ndim != 1
+        or len(value) != (images if rows is None else len(rows))
+    ):
         return None
     value = value.detach().double().cpu()
     if rows is None:
@@ -727,7 +905,14 @@ def _column_of(value: float | Tensor, rows: Tensor | None, images: int, before: 
 def _fits(state_type: type[State], values: Mapping[str, Any]) -> bool:
     """Whether ``values`` are the parts of such a state; those that every state has by default may be missing."""
     names = {f.name for f in fields(state_type)}
-    return values.keys() <= names and names - values.keys() <= {"resting", "fixed_point", "memory", "mixing", "moved", "scale"}
+    return values.keys() <= names and names - values.keys() <= {
+        "resting",
+        "fixed_point",
+        "memory",
+        "mixing",
+        "moved",
+        "scale",
+    }
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.registry import Registry
 
-registry = Registry("denoiser", package="pnp_mlpatch.denoisers", not_plugins=("base", "networks", "sampling", "wrap"))
+registry = Registry("denoiser", package="pnp_mlpatch.denoisers")
 register = registry.register
 
 
@@ -52,7 +52,9 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
             f"{who}: the image must be a torch tensor of shape (B, C, H, W), got {type(x).__name__}. For a numpy function or array see as_denoiser."
         )
     if x.device.type == "meta":
-        raise InputTypeError(f"{who}: the image is a meta tensor, which has no values. Make it on a device.")
+        raise InputTypeError(
+            f"{who}: the image is a meta tensor, which has no values. Make it on a device."
+        )
     if not x.is_floating_point() or x.dtype in (torch.float16, torch.bfloat16):
         raise InputTypeError(
             f"{who}: the image must be float32 or float64, got {x.dtype}. Convert it first, e.g. x.float() / 255 for 8-bit values."
@@ -68,7 +70,9 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
         )
 
 
-def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None, *, maps: bool = False) -> Tensor:
+def sigma_column(
+    sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None, *, maps: bool = False
+) -> Tensor:
     """``sigma`` as a tensor (B, 1, 1, 1) of the dtype and device of ``x``; raise unless finite, >= 0 and in range.
 
     With ``maps``, a map (B, 1, H, W) or (1, 1, H, W) of the size of ``x`` is taken too, and comes back as (B, 1, H, W).
@@ -94,7 +98,9 @@ def sigma_column(sigma: float | Tensor, x: Tensor, who: str, largest: float | No
         try:
             column = x.new_full((x.shape[0], 1, 1, 1), float(sigma))
         except (TypeError, ValueError) as error:
-            raise InputTypeError(f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}.") from error
+            raise InputTypeError(
+                f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}."
+            ) from error
     if torch.compiler.is_compiling():
         return column
     if isinstance(sigma, Tensor):

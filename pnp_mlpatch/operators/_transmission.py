@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.linalg import CGInfo, dot, pcg
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators._base import LinearOperator
 
 INNER = 0.1  # how far the linear equations of a Newton step are solved
 
@@ -35,15 +35,27 @@ class Transmission(LinearOperator):
     Raises :class:`InputError` for other shapes, and for negative or non-finite values. Erdogan and Fessler 1999.
     """
 
-    def __init__(self, A: LinearOperator, counts: Tensor, blank: float | Tensor, background: float | Tensor = 0.0):
+    def __init__(
+        self,
+        A: LinearOperator,
+        counts: Tensor,
+        blank: float | Tensor,
+        background: float | Tensor = 0.0,
+    ):
         if not isinstance(A, LinearOperator):
-            raise InputTypeError(f"Transmission: A must be an operator of line integrals, got {type(A).__name__}.")
+            raise InputTypeError(
+                f"Transmission: A must be an operator of line integrals, got {type(A).__name__}."
+            )
         super().__init__(A.image_shape, A.data_shape)
         A._check(counts, A.data_shape, "Transmission(A, counts)", "counts", "image", A.image_shape)
         values = [counts.detach()]
         for name, value in (("blank", blank), ("background", background)):
             try:
-                values.append(torch.as_tensor(value, dtype=counts.dtype, device=counts.device).expand_as(counts))
+                values.append(
+                    torch.as_tensor(value, dtype=counts.dtype, device=counts.device).expand_as(
+                        counts
+                    )
+                )
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InputError(
                     f"Transmission: {name} must be a number or broadcast to the counts {tuple(counts.shape)}, got {value!r}."
@@ -54,7 +66,9 @@ class Transmission(LinearOperator):
                     f"Transmission: {name} must be finite and >= 0, in photons. Give bins that were not measured a blank of 0."
                 )
         if not bool((values[1] > 0).any()):
-            raise InputError("Transmission: the blank scan is 0 everywhere, so nothing was measured.")
+            raise InputError(
+                "Transmission: the blank scan is 0 everywhere, so nothing was measured."
+            )
         self.operator = A
         self.counts: Tensor
         self.blank: Tensor
@@ -66,7 +80,11 @@ class Transmission(LinearOperator):
         weight = torch.where(seen, net / self.counts.clamp_min(0.5).sqrt(), torch.zeros_like(net))
         self.linear = A.weighted(weight)
         self.q: Tensor
-        self.register_buffer("q", torch.where(seen, weight * torch.log(self.blank.clamp_min(1e-30) / net), weight), persistent=False)
+        self.register_buffer(
+            "q",
+            torch.where(seen, weight * torch.log(self.blank.clamp_min(1e-30) / net), weight),
+            persistent=False,
+        )
 
     @classmethod
     def example(cls) -> LinearOperator:
@@ -86,7 +104,8 @@ class Transmission(LinearOperator):
 
     def for_images(self, rows: Tensor) -> Transmission:
         counts, blank, background = (
-            v[rows] if v.ndim > len(self.data_shape) and len(v) > 1 else v for v in (self.counts, self.blank, self.background)
+            v[rows] if v.ndim > len(self.data_shape) and len(v) > 1 else v
+            for v in (self.counts, self.blank, self.background)
         )
         return Transmission(self.operator, counts, blank, background)
 
@@ -94,19 +113,38 @@ class Transmission(LinearOperator):
         """The negative logarithm of the likelihood of line integrals p = A f, less that of the best possible; of each image, (B, 1, ...)."""
         c = self.counts.double()  # the terms nearly cancel
         mean = self._mean(p.double())
-        terms = mean - c + torch.where(c > 0, c * torch.log(c.clamp_min(1e-30) / mean.clamp_min(1e-30)), torch.zeros_like(c))
-        return torch.where(self.blank > 0, terms, torch.zeros_like(c)).flatten(1).sum(1).reshape(-1, *[1] * (p.ndim - 1))
+        terms = (
+            mean
+            - c
+            + torch.where(
+                c > 0,
+                c * torch.log(c.clamp_min(1e-30) / mean.clamp_min(1e-30)),
+                torch.zeros_like(c),
+            )
+        )
+        return (
+            torch.where(self.blank > 0, terms, torch.zeros_like(c))
+            .flatten(1)
+            .sum(1)
+            .reshape(-1, *[1] * (p.ndim - 1))
+        )
 
     def _mean(self, p: Tensor) -> Tensor:
         return self.blank * torch.exp(-p.clamp_min(-30)) + self.background
 
-    def _solve(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, CGInfo]:
+    def _solve(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> tuple[Tensor, CGInfo]:
         with torch.no_grad():
             f = x0 if len(x0) == len(z) else x0.expand_as(z)
             p, used = self.operator._forward(f), 0
             while True:
                 signal = self._mean(p) - self.background
-                ratio = torch.where(self.blank > 0, self.counts / (signal + self.background).clamp_min(1e-30), torch.ones_like(signal))
+                ratio = torch.where(
+                    self.blank > 0,
+                    self.counts / (signal + self.background).clamp_min(1e-30),
+                    torch.ones_like(signal),
+                )
                 pull, push = self.operator._adjoint(signal * ratio), self.operator._adjoint(signal)
                 gradient = pull - push + alpha * (f - z)
                 size = (pull.flatten(1).norm(dim=1) + push.flatten(1).norm(dim=1)).clamp_min(1e-30)
@@ -120,21 +158,35 @@ class Transmission(LinearOperator):
                 if not moved:  # at the precision of the numbers
                     used = max_iter
 
-    def _newton(self, gradient: Tensor, weight: Tensor, alpha: Tensor, budget: int) -> tuple[Tensor, CGInfo]:
+    def _newton(
+        self, gradient: Tensor, weight: Tensor, alpha: Tensor, budget: int
+    ) -> tuple[Tensor, CGInfo]:
         def normal(x: Tensor) -> Tensor:
             return self.operator._adjoint(weight.square() * self.operator._forward(x)) + alpha * x
 
         precondition = self.operator._precondition_weighted(alpha, weight)
-        return pcg(normal, -gradient, torch.zeros_like(gradient), precondition=precondition, tol=INNER, max_iter=budget)
+        return pcg(
+            normal,
+            -gradient,
+            torch.zeros_like(gradient),
+            precondition=precondition,
+            tol=INNER,
+            max_iter=budget,
+        )
 
-    def _descend(self, f: Tensor, p: Tensor, direction: Tensor, z: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, bool]:
+    def _descend(
+        self, f: Tensor, p: Tensor, direction: Tensor, z: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, bool]:
         """The largest step of 1, 1/2, 1/4 ... along the direction that lowers the objective of each image."""
         change = self.operator._forward(direction)
 
         def value(step: Tensor) -> Tensor:
             at = f + step * direction - z
             ray = step.reshape(-1, *[1] * (p.ndim - 1))
-            return self.objective(p + ray * change).reshape(-1, 1, 1, 1) + 0.5 * alpha * dot(at, at).double()
+            return (
+                self.objective(p + ray * change).reshape(-1, 1, 1, 1)
+                + 0.5 * alpha * dot(at, at).double()
+            )
 
         step = torch.ones_like(f[:, :1, :1, :1])
         before = value(torch.zeros_like(step))
@@ -144,7 +196,11 @@ class Transmission(LinearOperator):
                 break
             step = torch.where(worse, step / 2, step)
         step = torch.where(value(step) <= before, step, torch.zeros_like(step))
-        return f + step * direction, p + step.reshape(-1, *[1] * (p.ndim - 1)) * change, bool((step > 0).any())
+        return (
+            f + step * direction,
+            p + step.reshape(-1, *[1] * (p.ndim - 1)) * change,
+            bool((step > 0).any()),
+        )
 
 
 __all__ = ["Transmission"]

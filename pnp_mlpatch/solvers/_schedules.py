@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator
 
 Level = float | Tensor
 Schedule = float | Sequence[float] | Tensor
@@ -31,7 +31,9 @@ def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[floa
     return geometric(start, max(min(noise, start), 1 / 255), steps)
 
 
-def from_noise(A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0) -> Level:
+def from_noise(
+    A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0
+) -> Level:
     r"""A level for the denoiser that suits the noise of the data, without the truth:
 
         sigma = scale clip(sqrt(0.15 s), 5/255, 50/255)        s = rms(A.initial(n)) / scale
@@ -44,12 +46,16 @@ def from_noise(A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, 
     """
     deviation = torch.as_tensor(noise, dtype=torch.float32)
     if bool(torch.isnan(deviation).any()) or not bool((deviation > 0).all()) or not scale > 0:
-        raise InputError(f"from_noise: noise and scale must be > 0, got {noise if deviation.ndim == 0 else 'a map'!r} and {scale!r}.")
+        raise InputError(
+            f"from_noise: noise and scale must be > 0, got {noise if deviation.ndim == 0 else 'a map'!r} and {scale!r}."
+        )
     deviation = torch.where(torch.isinf(deviation), torch.zeros_like(deviation), deviation)
     if deviation.ndim == 1 and len(A.data_shape) > 1:
         deviation = deviation.reshape(-1, *[1] * len(A.data_shape))
     device = next((b.device for b in A.buffers()), torch.device("cpu"))
-    draw = deviation.to(device) * torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    draw = deviation.to(device) * torch.randn(
+        1, *A.data_shape, generator=torch.Generator().manual_seed(seed)
+    ).to(device)
     with torch.no_grad():
         s = A.initial(draw).flatten(1).square().mean(1).sqrt().double() / scale
     sigma = scale * (0.15 * s).sqrt().clamp(5 / 255, 50 / 255)
@@ -73,8 +79,16 @@ def check_schedule(schedule: Schedule, who: str) -> None:
         try:
             values = torch.tensor(schedule, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputTypeError(f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}.") from error
+            raise InputTypeError(
+                f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}."
+            ) from error
     if values.ndim > 1:
-        raise InputError(f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}.")
-    if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not bool((values > 0).all()):
+        raise InputError(
+            f"{who} must be a number, a sequence of numbers or a tensor (B,), got {schedule!r}."
+        )
+    if (
+        values.numel() == 0
+        or not bool(torch.isfinite(values).all())
+        or not bool((values > 0).all())
+    ):
         raise InputError(f"{who} must be finite and > 0, got {schedule!r}.")

@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError
 
-ROOM, RATIO = 2**30, 100  # bytes that a file may always unfold to, and how many times its size beyond
+ROOM, RATIO = (
+    2**30,
+    100,
+)  # bytes that a file may always unfold to, and how many times its size beyond
 FULL = (1.0, 255.0, 65535.0)  # what means "all" in integers
 
 
@@ -46,8 +50,12 @@ def refuse_special(path: str | PathLike[str]) -> None:
     except (OSError, ValueError):
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-        raise FileError(f"{path}: expected a file, got {kind}. Save what it gives into a file first.")
+        kind = (
+            "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        )
+        raise FileError(
+            f"{path}: expected a file, got {kind}. Save what it gives into a file first."
+        )
 
 
 def refuse_bomb(path: str | PathLike[str], size: int, *, stored: int | None = None) -> None:
@@ -167,8 +175,12 @@ def plain_integers(array: np.ndarray, who: str) -> Tensor:
         For values above 2^63 - 1.
     """
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
-        raise InputError(f"{who}: integers up to {array.max()} do not fit 64 bit with a sign. Save floats.")
-    kind = np.bool_ if array.dtype.kind == "b" else np.uint8 if array.dtype == np.uint8 else np.int64
+        raise InputError(
+            f"{who}: integers up to {array.max()} do not fit 64 bit with a sign. Save floats."
+        )
+    kind = (
+        np.bool_ if array.dtype.kind == "b" else np.uint8 if array.dtype == np.uint8 else np.int64
+    )
     return torch.from_numpy(array.astype(kind))
 
 
@@ -215,7 +227,9 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
         group = group.get(part)
     if isinstance(group, h5py.Dataset):
         if group.external:
-            raise FileError(f"{path}: '{name}' keeps its values in {group.external[0][0]}. Copy them into the file, as h5repack does.")
+            raise FileError(
+                f"{path}: '{name}' keeps its values in {group.external[0][0]}. Copy them into the file, as h5repack does."
+            )
         for source in group.virtual_sources() if group.is_virtual else ():
             if source.file_name != ".":
                 _neighbour(source.file_name, path, f"'{name}' is virtual, with values")
@@ -225,7 +239,9 @@ def _neighbour(name: str, path: str | PathLike[str], what: str) -> None:
     folder = os.path.abspath(os.path.dirname(path) or ".")
     target = os.path.normpath(os.path.join(folder, name))
     if os.path.commonpath([folder, target]) != folder:
-        raise FileError(f"{path}: {what} into {name}, outside of its folder. If you trust it, copy or link that file into the folder.")
+        raise FileError(
+            f"{path}: {what} into {name}, outside of its folder. If you trust it, copy or link that file into the folder."
+        )
     if "%" not in name and not os.path.exists(target):
         raise FileError(f"{path}: {what} into {name}, which is not there. Copy it too.")
     refuse_special(target)
@@ -261,7 +277,9 @@ def check_zarr(folder: str | PathLike[str]) -> None:
                     found = json.load(file)
                 used = set(_codecs(found))
             except (OSError, ValueError, RecursionError) as error:
-                raise FileError(f"{path}: cannot be read ({error}). Copy the store again.") from error
+                raise FileError(
+                    f"{path}: cannot be read ({error}). Copy the store again."
+                ) from error
             if bad := sorted(used - CODECS):
                 raise FileError(
                     f"{path}: has the codec {', '.join(bad)}; only plain compression is read. Save the array again with zstd or blosc."

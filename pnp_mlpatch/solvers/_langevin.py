@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Problem, Solver, State, check_settings, norms, per_image
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Denoiser
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.solvers import _schedules as schedules
+from pnp_mlpatch.solvers._base import Problem, Solver, State, check_settings, norms, per_image
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class ChainState(State):
         m = self.batches.shape[1]
         if self.batch_size == 1:
             return torch.full_like(self.x, torch.nan)
-        spread = self.batch_size * (self.batches - self.batches.mean(1, keepdim=True)).square().sum(1) / (m - 3)
+        spread = (
+            self.batch_size
+            * (self.batches - self.batches.mean(1, keepdim=True)).square().sum(1)
+            / (m - 3)
+        )
         found = self.count * self.square / (self.count - 1) / spread
         return torch.where(spread > 0, found, torch.full_like(found, float(self.count)))
 
@@ -117,7 +122,10 @@ def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainS
             kept, thinning = kept[:, 1::2].contiguous(), 2 * thinning
         partial = partial + sample
         if count % batch_size == 0:
-            batches, partial = torch.cat([batches, partial[:, None] / batch_size], dim=1), torch.zeros_like(partial)
+            batches, partial = (
+                torch.cat([batches, partial[:, None] / batch_size], dim=1),
+                torch.zeros_like(partial),
+            )
         while batches.shape[1] >= min(32, max(16, batch_size)):
             batches, batch_size = (batches[:, 0::2] + batches[:, 1::2]) / 2, 2 * batch_size
     return ChainState(
@@ -135,29 +143,56 @@ def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainS
     )
 
 
-def drift(problem: Problem, D: Denoiser, s: Tensor, sigma: schedules.Level, box: tuple[float, float] | None, who: str) -> Tensor:
+def drift(
+    problem: Problem,
+    D: Denoiser,
+    s: Tensor,
+    sigma: schedules.Level,
+    box: tuple[float, float] | None,
+    who: str,
+) -> Tensor:
     """G(s), the gradient of the logarithm of the density at s (B, C, H, W)."""
-    noise, width = per_image(problem.known_noise(who), s, f"{who}: noise"), per_image(sigma, s, f"{who}: sigma")
+    noise, width = (
+        per_image(problem.known_noise(who), s, f"{who}: noise"),
+        per_image(sigma, s, f"{who}: sigma"),
+    )
     prior = D(s, sigma) - s
     if box is not None:
         prior = prior + s.clamp(*box) - s
     return (problem.Aty - problem.A.normal(s)) / noise**2 + prior / width**2
 
 
-def curvature(problem: Problem, state: ChainState, sigma: schedules.Level, box: tuple[float, float] | None, who: str) -> Tensor:
+def curvature(
+    problem: Problem,
+    state: ChainState,
+    sigma: schedules.Level,
+    box: tuple[float, float] | None,
+    who: str,
+) -> Tensor:
     """L (B, 1, 1, 1), what G changes at most for a change of s: |A|^2 / noise^2 + 1 / sigma^2, 2 / sigma^2 with a box; |D(s) - s| taken as 1."""
     s = state.sample
-    noise, width = per_image(problem.known_noise(who), s, f"{who}: noise"), per_image(sigma, s, f"{who}: sigma")
+    noise, width = (
+        per_image(problem.known_noise(who), s, f"{who}: noise"),
+        per_image(sigma, s, f"{who}: sigma"),
+    )
     return state.norm.reshape(-1, 1, 1, 1) ** 2 / noise**2 + (1 if box is None else 2) / width**2
 
 
 def white(seed: int, iteration: int, like: Tensor) -> Tensor:
     """White noise of variance one, the same for all images (B, C, H, W), from (seed, iteration) alone."""
-    (mixed,) = np.random.SeedSequence((seed, iteration)).generate_state(1)  # torch takes 32 bits of a seed
-    return torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(mixed))).to(like).expand_as(like)
+    (mixed,) = np.random.SeedSequence((seed, iteration)).generate_state(
+        1
+    )  # torch takes 32 bits of a seed
+    return (
+        torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(mixed)))
+        .to(like)
+        .expand_as(like)
+    )
 
 
-def step_size(delta: float | Tensor | None, default: Tensor, like: Tensor, who: str) -> float | Tensor:
+def step_size(
+    delta: float | Tensor | None, default: Tensor, like: Tensor, who: str
+) -> float | Tensor:
     """``delta`` as it broadcasts to the images ``like``, or ``default`` where it is None."""
     return default.to(like) if delta is None else per_image(delta, like, f"{who}: delta")
 
@@ -185,5 +220,12 @@ def check_chain(
             f"{who}: the {len(sigma)} levels of sigma must be over when the burn-in is: the samples are of one density. "
             f"Set burn_in to {len(sigma) - 1} or more, or give fewer levels."
         )
-    if box is not None and not (isinstance(box, tuple) and len(box) == 2 and all(map(finite_number, box)) and box[0] < box[1]):
-        raise InputError(f"{who}: box must be None or (low, high), two numbers with low < high, got {box!r}.")
+    if box is not None and not (
+        isinstance(box, tuple)
+        and len(box) == 2
+        and all(map(finite_number, box))
+        and box[0] < box[1]
+    ):
+        raise InputError(
+            f"{who}: box must be None or (low, high), two numbers with low < high, got {box!r}."
+        )

@@ -58,13 +58,18 @@ def sample(x: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
     """
     batch, channels, height, width = x.shape
     base = coords.floor()
-    where = (coords - base)[:, :, None] + offsets  # b, Q, M, 2: small numbers, whatever the size of the image
+    where = (coords - base)[
+        :, :, None
+    ] + offsets  # b, Q, M, 2: small numbers, whatever the size of the image
     cell = where.detach().floor()
     taps = torch.arange(-1, 3, device=x.device)
     weights = cubic((where - cell)[..., None] - taps)
     weights = (weights[..., 0, :, None] * weights[..., 1, None, :]).to(x.dtype)  # b, Q, M, 4, 4
     pixels = (base[:, :, None] + cell).long()[..., None] + taps
-    index = reflect(pixels[..., 0, :], height)[..., None] * width + reflect(pixels[..., 1, :], width)[..., None, :]
+    index = (
+        reflect(pixels[..., 0, :], height)[..., None] * width
+        + reflect(pixels[..., 1, :], width)[..., None, :]
+    )
     index = index + torch.arange(batch, device=x.device).reshape(-1, 1, 1, 1, 1) * (height * width)
     table = x.movedim(1, -1).reshape(-1, channels)
     weights = weights.expand(batch, -1, -1, -1, -1).reshape(-1, 16)
@@ -77,7 +82,11 @@ def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
     r = radius * torch.arange(1, rings + 1, dtype=torch.float64) / rings
     turn = 0.5 * (torch.arange(rings) % 2)
     angle = 2 * math.pi * (torch.arange(angles)[None] + turn[:, None]) / angles
-    return torch.stack([r[:, None] * angle.sin(), r[:, None] * angle.cos()], dim=-1).reshape(-1, 2).float()
+    return (
+        torch.stack([r[:, None] * angle.sin(), r[:, None] * angle.cos()], dim=-1)
+        .reshape(-1, 2)
+        .float()
+    )
 
 
 def square_offsets(side: int) -> Tensor:

@@ -22,21 +22,20 @@ from tqdm.auto import tqdm
 
 import pnp_mlpatch
 from pnp_mlpatch import solvers
+from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.ct.counts import dead_bins, line_integrals
 from pnp_mlpatch.ct.geometry import Geometry, as_dict, sizes
-from pnp_mlpatch.ct.scans import AXES, COUNTS, INTEGRALS, Scan, write_volume
+from pnp_mlpatch.ct.scan import AXES, COUNTS, INTEGRALS, Scan, write_volume
 from pnp_mlpatch.ct.units import hounsfield_range, to_hounsfield
-from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo
-from pnp_mlpatch.denoisers.wrap import as_denoiser, describe, identity, rescaled
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError, finite_number
+from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, as_denoiser, describe, rescaled
+from pnp_mlpatch.denoisers._adapt import identity
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError
 from pnp_mlpatch.io.atomic import check_writable
 from pnp_mlpatch.io.checkpoint import differing, load_table, save_table
 from pnp_mlpatch.io.lock import lock
-from pnp_mlpatch.operators.base import LinearOperator
+from pnp_mlpatch.operators import LinearOperator, Transmission
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.operators.transmission import Transmission
-from pnp_mlpatch.solvers import schedules
-from pnp_mlpatch.solvers.base import Solver, State
+from pnp_mlpatch.solvers import Solver, State, schedules
 from pnp_mlpatch.tuning import recipe
 
 ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
@@ -60,7 +59,7 @@ class VolumeConfig:
 
     Counts bring their noise; ``gain`` is detector units per photon, ``electronic`` the standard deviation of the noise of the electronics,
     in detector units. ``likelihood`` "gaussian" is weighted least squares of the line integrals, "poisson" the likelihood of the
-    counts (:class:`~pnp_mlpatch.operators.transmission.Transmission`). For line integrals ``noise`` is their standard
+    counts (:class:`~pnp_mlpatch.operators._transmission.Transmission`). For line integrals ``noise`` is their standard
     deviation; by default :func:`estimate_noise` finds it for each slice.
 
     ``slices`` = (start, stop) is a part of the scan. ``batch`` slices are in memory at a time. ``backend`` and ``memory`` (GiB) are those of
@@ -88,11 +87,19 @@ class VolumeConfig:
         value: Any
         for name in ("iterations", "batch"):
             value = getattr(self, name)
-            if (name, value) != ("iterations", None) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if (name, value) != ("iterations", None) and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
                 raise InputError(f"{who}: {name} must be an integer >= 1, got {value!r}.")
-        levels: Sequence[Any] = self.sigma if isinstance(self.sigma, (tuple, list)) else [self.sigma]
-        if self.sigma is not None and (not levels or not all(finite_number(level) and level > 0 for level in levels)):
-            raise InputError(f"{who}: sigma must be a number > 0, relative to the window, or several; got {self.sigma!r}.")
+        levels: Sequence[Any] = (
+            self.sigma if isinstance(self.sigma, (tuple, list)) else [self.sigma]
+        )
+        if self.sigma is not None and (
+            not levels or not all(finite_number(level) and level > 0 for level in levels)
+        ):
+            raise InputError(
+                f"{who}: sigma must be a number > 0, relative to the window, or several; got {self.sigma!r}."
+            )
         for name in ("noise", "mu_water", "memory", "gain"):
             value = getattr(self, name)
             if (name == "gain" or value is not None) and not (finite_number(value) and value > 0):
@@ -100,32 +107,49 @@ class VolumeConfig:
         if not finite_number(self.electronic) or self.electronic < 0:
             raise InputError(f"{who}: electronic must be a number >= 0, got {self.electronic!r}.")
         if self.likelihood not in LIKELIHOODS:
-            raise InputError(f"{who}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, got {self.likelihood!r}.")
+            raise InputError(
+                f"{who}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, got {self.likelihood!r}."
+            )
         if not isinstance(self.settings, dict):
-            raise InputTypeError(f"{who}: settings must be a dictionary of settings of the solver, got {self.settings!r}.")
+            raise InputTypeError(
+                f"{who}: settings must be a dictionary of settings of the solver, got {self.settings!r}."
+            )
         if self.window is not None and not (
             isinstance(self.window, (tuple, list))
             and len(self.window) == 2
             and all(finite_number(v) for v in self.window)
             and self.window[0] < self.window[1]
         ):
-            raise InputError(f"{who}: window must be (low, high) with low < high, in the units of the image, got {self.window!r}.")
+            raise InputError(
+                f"{who}: window must be (low, high) with low < high, in the units of the image, got {self.window!r}."
+            )
         if self.slices is not None and not (
             isinstance(self.slices, (tuple, list))
             and len(self.slices) == 2
             and all(isinstance(n, int) and not isinstance(n, bool) for n in self.slices)
         ):
-            raise InputError(f"{who}: slices must be (start, stop), two integers, got {self.slices!r}.")
+            raise InputError(
+                f"{who}: slices must be (start, stop), two integers, got {self.slices!r}."
+            )
 
     def make_solver(self, scale: float) -> Solver | None:
         """The solver for images whose window is ``scale`` wide; None where no setting asks for one, and the recipe is used."""
-        if self.sigma is None and self.iterations is None and self.solver is None and not self.settings:
+        if (
+            self.sigma is None
+            and self.iterations is None
+            and self.solver is None
+            and not self.settings
+        ):
             return None
         given = 20 / 255 if self.sigma is None else self.sigma
-        sigma = given * scale if isinstance(given, (int, float)) else [level * scale for level in given]
+        sigma = (
+            given * scale if isinstance(given, (int, float)) else [level * scale for level in given]
+        )
         iterations = 20 if self.iterations is None else self.iterations
         try:
-            return solvers.make(self.solver or "admm", **{"sigma": sigma, "iterations": iterations, **self.settings})
+            return solvers.make(
+                self.solver or "admm", **{"sigma": sigma, "iterations": iterations, **self.settings}
+            )
         except TypeError as error:
             raise InputTypeError(f"the solver '{self.solver}': {error}") from error
 
@@ -186,7 +210,9 @@ def reconstruct_volume(
     config = config or VolumeConfig()
     check_scan(scan, geometry, config)
     with lock(check_out(Path(out), scan).with_suffix(".json")):
-        return _reconstruct(scan, geometry, D, Path(out), config, dict(meta or {}), resume, progress)
+        return _reconstruct(
+            scan, geometry, D, Path(out), config, dict(meta or {}), resume, progress
+        )
 
 
 def _reconstruct(
@@ -205,7 +231,9 @@ def _reconstruct(
     D = D if D is None else as_denoiser(D) if isinstance(D, str) or not callable(D) else D
     known = None if D is None else describe(D)
     if known is not None and known.channels not in (None, 1):
-        raise InputError(f"reconstruct_volume: slices have one channel, the denoiser {known.name} takes {known.channels}. Use a grey one.")
+        raise InputError(
+            f"reconstruct_volume: slices have one channel, the denoiser {known.name} takes {known.channels}. Use a grey one."
+        )
     shape = (last - first, *geometry.shape)
     settings = {
         "version": pnp_mlpatch.__version__,
@@ -214,18 +242,25 @@ def _reconstruct(
         "slices": [first, last],
         "geometry": as_dict(geometry),
         "denoiser": None if D is None else identity(D),
-        "scan": {key: value for key, value in scan.meta.items() if key != "source"} | {"kind": scan.kind, "shape": list(scan.shape)},
+        "scan": {key: value for key, value in scan.meta.items() if key != "source"}
+        | {"kind": scan.kind, "shape": list(scan.shape)},
         "meta": meta,
     }
     scanned = _fingerprint(scan)
     journal = _Journal(path, shape, settings, scanned, _cuts(first, last, config.batch), resume)
 
-    backend = journal.found.get("backend", config.backend)  # as before: what "auto" takes depends on the free memory
+    backend = journal.found.get(
+        "backend", config.backend
+    )  # as before: what "auto" takes depends on the free memory
     A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
     middle = first + (last - first) // 2
     look = _read(scan, config, middle, middle + 1)
     journal.check_scan(scan)
-    fbp = torch.zeros(1, *geometry.shape) if not len(look.q) else _start(A, look.q, look.missing)[:, 0].cpu()
+    fbp = (
+        torch.zeros(1, *geometry.shape)
+        if not len(look.q)
+        else _start(A, look.q, look.missing)[:, 0].cpu()
+    )
     low, high = journal.found.get("window") or _window(config, fbp, scan)
     journal.begin({"backend": A.backend, "window": [low, high]})
     if config.mu_water is None:
@@ -233,10 +268,18 @@ def _reconstruct(
     else:
         scale, offset = hounsfield_range(config.mu_water, low=low, high=high)
         units = "HU"
-    denoise, solver = None if D is None else rescaled(_on(D, config.device), scale, offset), config.make_solver(scale)
+    denoise, solver = (
+        None if D is None else rescaled(_on(D, config.device), scale, offset),
+        config.make_solver(scale),
+    )
 
     resumed = sum(b - a for a, b in journal.cuts if journal.done(a))
-    bar = tqdm(total=last - first, initial=resumed, desc="slices", disable=None if progress is None else not progress)
+    bar = tqdm(
+        total=last - first,
+        initial=resumed,
+        desc="slices",
+        disable=None if progress is None else not progress,
+    )
     with bar:
         for a, b in journal.cuts:
             if journal.done(a):
@@ -246,14 +289,22 @@ def _reconstruct(
             if not bool(slab.live.all()):
                 dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
                 warnings.warn(
-                    f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.", stacklevel=3
+                    f"{scan.path}: nothing was measured in the slices {', '.join(map(str, dead))}; they become air.",
+                    stacklevel=3,
                 )
-            journal.put(a, x if config.mu_water is None else to_hounsfield(x, config.mu_water), rows, slab.digest)
+            journal.put(
+                a,
+                x if config.mu_water is None else to_hounsfield(x, config.mu_water),
+                rows,
+                slab.digest,
+            )
             bar.update(b - a)
 
     rows = [row for a, _ in journal.cuts for row in journal.rows(a)]
     if _fingerprint(scan) != scanned:
-        raise FileError(f"{scan.path}: the scan was changed while it was read. Run the same command with resume=False (--no-resume).")
+        raise FileError(
+            f"{scan.path}: the scan was changed while it was read. Run the same command with resume=False (--no-resume)."
+        )
     report = {
         **settings,
         "source": str(scan.path),
@@ -267,7 +318,18 @@ def _reconstruct(
     fbp = fbp[0] if config.mu_water is None else to_hounsfield(fbp[0], config.mu_water)
     status, residual = [row["status"] for row in rows], [row["residual"] for row in rows]
     journal.remove()  # last: until the volume is there, the same call goes on from it
-    return VolumeResult(path, shape, (low, high), units, status, residual, central, fbp, resumed, time.perf_counter() - start)
+    return VolumeResult(
+        path,
+        shape,
+        (low, high),
+        units,
+        status,
+        residual,
+        central,
+        fbp,
+        resumed,
+        time.perf_counter() - start,
+    )
 
 
 def estimate_noise(q: Tensor) -> Tensor:
@@ -284,16 +346,26 @@ def estimate_noise(q: Tensor) -> Tensor:
     Raises :class:`InputError` where there are fewer than 3 detectors, or no three finite values in a row.
     """
     if not isinstance(q, Tensor) or not q.is_floating_point() or q.ndim < 2:
-        raise InputTypeError("estimate_noise: expected line integrals (..., angles, detectors), a tensor of real floats.")
+        raise InputTypeError(
+            "estimate_noise: expected line integrals (..., angles, detectors), a tensor of real floats."
+        )
     levels = []
-    for one in q.detach().cpu().double().flatten(0, -3).numpy() if q.ndim > 2 else q.detach().cpu().double()[None].numpy():
+    for one in (
+        q.detach().cpu().double().flatten(0, -3).numpy()
+        if q.ndim > 2
+        else q.detach().cpu().double()[None].numpy()
+    ):
         d = one[:, 2:] - 2 * one[:, 1:-1] + one[:, :-2]
         finite = np.isfinite(d)
         if not finite.any():
-            raise InputError(f"estimate_noise: no three neighbouring values of {one.shape} are finite. Give the noise.")
+            raise InputError(
+                f"estimate_noise: no three neighbouring values of {one.shape} are finite. Give the noise."
+            )
         top = float(np.percentile(one[np.isfinite(one)], 99))
         with np.errstate(invalid="ignore"):
-            inside = finite & (np.minimum(np.minimum(one[:, 2:], one[:, 1:-1]), one[:, :-2]) > INSIDE * top)
+            inside = finite & (
+                np.minimum(np.minimum(one[:, 2:], one[:, 1:-1]), one[:, :-2]) > INSIDE * top
+            )
         d = d[inside if inside.sum() >= 64 else finite]
         level = float(np.median(np.abs(d - np.median(d)))) / (0.6745 * math.sqrt(6))
         levels.append(max(level, 1e-4 * abs(top), 1e-12))
@@ -316,15 +388,25 @@ def check_scan(scan: Scan, geometry: Geometry, config: VolumeConfig) -> tuple[in
                 f"or kind '{INTEGRALS}' if the logarithm has been taken."
             )
         if config.noise is not None:
-            raise InputError(f"{scan.path}: counts bring their noise, so noise must not be given. Set gain, the detector units per photon.")
+            raise InputError(
+                f"{scan.path}: counts bring their noise, so noise must not be given. Set gain, the detector units per photon."
+            )
     else:
-        given = [name for name, default in (("gain", 1.0), ("electronic", 0.0)) if getattr(config, name) != default]
+        given = [
+            name
+            for name, default in (("gain", 1.0), ("electronic", 0.0))
+            if getattr(config, name) != default
+        ]
         if config.likelihood == "poisson" or given:
             what = "the likelihood 'poisson'" if config.likelihood == "poisson" else given[0]
-            raise InputError(f"{scan.path}: {what} is for counts, and these are line integrals. Give noise, or kind '{COUNTS}'.")
+            raise InputError(
+                f"{scan.path}: {what} is for counts, and these are line integrals. Give noise, or kind '{COUNTS}'."
+            )
     first, last = (0, slices) if config.slices is None else config.slices
     if not 0 <= first < last <= slices:
-        raise InputError(f"{scan.path}: slices {first}:{last} are not in the scan, which has 0:{slices}.")
+        raise InputError(
+            f"{scan.path}: slices {first}:{last} are not in the scan, which has 0:{slices}."
+        )
     config.make_solver(1.0)
     return first, last
 
@@ -374,7 +456,9 @@ def _slab(scan: Scan, config: VolumeConfig, raw: Tensor, a: int, b: int) -> _Sla
         if not bool(live.any()):
             return _Slab(live, raw[:0], raw[:0] > 0, raw[:0])
         raw, missing = raw[live], missing[live]
-        noise = estimate_noise(raw) if config.noise is None else raw.new_full((len(raw),), config.noise)
+        noise = (
+            estimate_noise(raw) if config.noise is None else raw.new_full((len(raw),), config.noise)
+        )
         return _Slab(live, raw.masked_fill(missing, 0.0), missing, noise)
     assert scan.flat is not None
     flat = scan.flat[a:b, None]
@@ -386,9 +470,17 @@ def _slab(scan: Scan, config: VolumeConfig, raw: Tensor, a: int, b: int) -> _Sla
     q, std = line_integrals(raw, flat, dark, electronic=config.electronic, gain=config.gain)
     missing, counts = torch.isinf(std), None
     if config.likelihood == "poisson":
-        extra = (config.electronic / config.gain) ** 2  # shifted: c + e^2 has the mean and the variance of Poisson's (Snyder et al. 1993)
-        parts = (raw / config.gain + extra, (flat - dark) / config.gain, (dark / config.gain + extra).nan_to_num(0.0, 0.0, 0.0))
-        counts = tuple(part.expand_as(raw).masked_fill(missing, 0.0).clamp_min(0.0) for part in parts)
+        extra = (
+            config.electronic / config.gain
+        ) ** 2  # shifted: c + e^2 has the mean and the variance of Poisson's (Snyder et al. 1993)
+        parts = (
+            raw / config.gain + extra,
+            (flat - dark) / config.gain,
+            (dark / config.gain + extra).nan_to_num(0.0, 0.0, 0.0),
+        )
+        counts = tuple(
+            part.expand_as(raw).masked_fill(missing, 0.0).clamp_min(0.0) for part in parts
+        )
         counts = (counts[0], counts[1], counts[2])
     return _Slab(live, q, missing, std, counts)
 
@@ -401,7 +493,9 @@ def _start(A: Radon, q: Tensor, missing: Tensor) -> Tensor:
 
 def _level(A: Radon, slab: _Slab, known: DenoiserInfo) -> Tensor:
     """Twice the standard deviation of the noise in A.initial (B,), from one draw of the noise of the data; or what D takes at most."""
-    noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1))).masked_fill(slab.missing, 0.0)
+    noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1))).masked_fill(
+        slab.missing, 0.0
+    )
     draw = noise * torch.randn(slab.q.shape, generator=torch.Generator().manual_seed(0))
     level = 2 * A.initial(draw[:, None].to(A.angles.device)).flatten(1).std(1)
     return level if known.sigma_range is None else level.clamp(*known.sigma_range)
@@ -412,32 +506,50 @@ def _noise(slab: _Slab) -> Tensor:
     noise = slab.noise
     if noise.ndim == 1 and not bool(slab.missing.any()):
         return noise
-    return noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1))).masked_fill(slab.missing[:, None], torch.inf)
+    return noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1))).masked_fill(
+        slab.missing[:, None], torch.inf
+    )
 
 
-def _solve(A: Radon, D: Denoiser | None, solver: Solver | None, scale: float, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+def _solve(
+    A: Radon, D: Denoiser | None, solver: Solver | None, scale: float, slab: _Slab
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """The slices (S, H, W) on the CPU, in attenuation, and how each ended."""
     x = torch.zeros(len(slab.live), *A.image_shape[1:])
-    rows: list[dict[str, Any]] = [dict.fromkeys(_ROW) | {"status": "nothing measured", "iterations": 0} for _ in slab.live]
+    rows: list[dict[str, Any]] = [
+        dict.fromkeys(_ROW) | {"status": "nothing measured", "iterations": 0} for _ in slab.live
+    ]
     if not len(slab.q):
         return x, rows
     if D is None:
-        found, ended = _start(A, slab.q, slab.missing), [{"status": "fbp", "iterations": 0}] * len(slab.q)
+        found, ended = (
+            _start(A, slab.q, slab.missing),
+            [{"status": "fbp", "iterations": 0}] * len(slab.q),
+        )
     elif solver is None:
         found, ended = _by_recipe(A, D, scale, slab)
     else:
         found, ended = _by_solver(A, D, solver, slab)
     levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
-    for place, end, level in zip(slab.live.nonzero().flatten().tolist(), ended, levels, strict=True):
+    for place, end, level in zip(
+        slab.live.nonzero().flatten().tolist(), ended, levels, strict=True
+    ):
         rows[place] = dict.fromkeys(_ROW) | end | {"noise": level}
     x[slab.live] = found[:, 0].cpu().to(x.dtype)
     return x, rows
 
 
-def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+def _by_solver(
+    A: Radon, D: Denoiser, solver: Solver, slab: _Slab
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """The solver that was asked for, from the denoised start."""
     levels = _level(A, slab, describe(D)).tolist()
-    x0 = torch.cat([D(one[None], level) for one, level in zip(_start(A, slab.q, slab.missing), levels, strict=True)])
+    x0 = torch.cat(
+        [
+            D(one[None], level)
+            for one, level in zip(_start(A, slab.q, slab.missing), levels, strict=True)
+        ]
+    )
     q, T, noise = _problem(A, slab)
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
@@ -445,19 +557,36 @@ def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: _Slab) -> tuple[Tens
     return result.x, [ended | {"residual": value} for value in change.values[-1]]
 
 
-def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: _Slab) -> tuple[Tensor, list[dict[str, Any]]]:
+def _by_recipe(
+    A: Radon, D: Denoiser, scale: float, slab: _Slab
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """The recipe with the level of each slice; how the run ended that its slice is from."""
     q, T, noise = _problem(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
     sigma = sigma if known is None else sigma.clamp(*known)
     change = _Change(torch.zeros_like(q[:, :, :1, :1]))
-    found = recipe(q, T, D, noise=noise, sigma=sigma, lowest=0.25 if slab.counts is None else 1.0, callbacks=[change], progress=False)
+    found = recipe(
+        q,
+        T,
+        D,
+        noise=noise,
+        sigma=sigma,
+        lowest=0.25 if slab.counts is None else 1.0,
+        callbacks=[change],
+        progress=False,
+    )
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
     ended = []
-    for k, (level, factor, chi2) in enumerate(zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)):
+    for k, (level, factor, chi2) in enumerate(
+        zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)
+    ):
         last = round(-math.log2(factor))  # the run that gave this slice
-        row = {"status": found.runs[last].status, "iterations": ends[last], "residual": change.values[ends[last] - 1][k]}
+        row = {
+            "status": found.runs[last].status,
+            "iterations": ends[last],
+            "residual": change.values[ends[last] - 1][k],
+        }
         ended.append(row | {"sigma": level, "factor": factor, "chi2": chi2})
     return found.x, ended
 
@@ -491,7 +620,9 @@ def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float
         return -1024.0, 1024.0
     high = 1.2 * float(np.percentile(fbp.numpy(), 99.5))
     if not high > 0:
-        raise InputError(f"{scan.path}: the slice in the middle shows no attenuation, so it tells no window. Give window = (low, high).")
+        raise InputError(
+            f"{scan.path}: the slice in the middle shows no attenuation, so it tells no window. Give window = (low, high)."
+        )
     return 0.0, high
 
 
@@ -524,7 +655,9 @@ class _Journal:
         try:
             self.asked = json.loads(json.dumps({**settings, "scan file": scan}, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise InputTypeError(f"reconstruct_volume: meta and settings must be plain JSON values ({error}).") from error
+            raise InputTypeError(
+                f"reconstruct_volume: meta and settings must be plain JSON values ({error})."
+            ) from error
         self.found: dict[str, Any] = {}
         self._done: dict[int, dict[str, Any]] = {}
         if resume and self.path.exists():
@@ -542,22 +675,43 @@ class _Journal:
             self.found = {"backend": str(found["backend"]), "window": [float(low), float(high)]}
             rows = {int(a): row for a, row in done.items()}
             for a, b in self.cuts if not differ else []:
-                assert a not in rows or [set(one) for one in rows[a]["slices"]] == [set(_ROW)] * (b - a)
-        except (WeightsError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise FileError(f"{self.path}: the journal of the interrupted run is damaged ({error or 'its rows'}); {other}.") from error
+                assert a not in rows or [set(one) for one in rows[a]["slices"]] == [set(_ROW)] * (
+                    b - a
+                )
+        except (
+            WeightsError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+        ) as error:
+            raise FileError(
+                f"{self.path}: the journal of the interrupted run is damaged ({error or 'its rows'}); {other}."
+            ) from error
         if differ:
-            changes = "; ".join(f"{key}: {_short(asked.get(key))} before, {_short(self.asked.get(key))} now" for key in differ)
-            raise InputError(f"{self.path}: an interrupted run had other settings ({changes}). Give the same; or {other}.")
+            changes = "; ".join(
+                f"{key}: {_short(asked.get(key))} before, {_short(self.asked.get(key))} now"
+                for key in differ
+            )
+            raise InputError(
+                f"{self.path}: an interrupted run had other settings ({changes}). Give the same; or {other}."
+            )
         spoilt = []
         whole = self.partial.exists() and self.partial.stat().st_size == self._offset(self.shape[0])
         for a, b in self.cuts:
             if a in rows:
-                if whole and _sha256(self.read(a - self.first, b - self.first)) == rows[a].get("sha256"):
+                if whole and _sha256(self.read(a - self.first, b - self.first)) == rows[a].get(
+                    "sha256"
+                ):
                     self._done[a] = rows[a]
                 else:
                     spoilt.append(f"{a}:{b}")
         if spoilt:
-            warnings.warn(f"{self.partial}: the slices {', '.join(spoilt)} are missing or damaged; they are made again.", stacklevel=5)
+            warnings.warn(
+                f"{self.partial}: the slices {', '.join(spoilt)} are missing or damaged; they are made again.",
+                stacklevel=5,
+            )
         if not whole:
             self._make()
 
@@ -575,7 +729,9 @@ class _Journal:
                 np.lib.format.write_array_header_1_0(file, self._header())
                 file.truncate(self._offset(self.shape[0]))
         except OSError as error:
-            raise FileError(f"{self.partial}: cannot be written ({error.strerror}). Choose another folder.") from error
+            raise FileError(
+                f"{self.partial}: cannot be written ({error.strerror}). Choose another folder."
+            ) from error
 
     def begin(self, found: dict[str, Any]) -> None:
         self.found = found
@@ -605,7 +761,9 @@ class _Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise FileError(f"{self.partial}: could not be written ({error.strerror}). Make room; the same command goes on.") from error
+            raise FileError(
+                f"{self.partial}: could not be written ({error.strerror}). Make room; the same command goes on."
+            ) from error
         self._done[a] = {"sha256": _sha256(x), "scan": scan, "slices": rows}
         self._write()
 
@@ -615,15 +773,21 @@ class _Journal:
             with self.partial.open("rb") as file:
                 file.seek(self._offset(a))
                 content = file.read(self._offset(b) - self._offset(a))
-            return torch.from_numpy(np.frombuffer(bytearray(content), dtype="<f4").reshape(b - a, *self.shape[1:]))
+            return torch.from_numpy(
+                np.frombuffer(bytearray(content), dtype="<f4").reshape(b - a, *self.shape[1:])
+            )
         except (OSError, ValueError) as error:
-            raise FileError(f"{self.partial}: cannot be read ({error}). Run the same command again.") from error
+            raise FileError(
+                f"{self.partial}: cannot be read ({error}). Run the same command again."
+            ) from error
 
     def batch(self, a: int, b: int) -> Tensor:
         """The slices of a batch that is done, as they were put; raise if the file was changed since."""
         x = self.read(a - self.first, b - self.first)
         if _sha256(x) != self._done[a]["sha256"]:
-            raise FileError(f"{self.partial}: the slices {a}:{b} were changed on disk. Run the same command again; it makes them again.")
+            raise FileError(
+                f"{self.partial}: the slices {a}:{b} were changed on disk. Run the same command again; it makes them again."
+            )
         return x
 
     def remove(self) -> None:
@@ -631,7 +795,14 @@ class _Journal:
         self.partial.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        save_table(self.path, {"settings": self.asked, "found": self.found, "done": {str(a): row for a, row in self._done.items()}})
+        save_table(
+            self.path,
+            {
+                "settings": self.asked,
+                "found": self.found,
+                "done": {str(a): row for a, row in self._done.items()},
+            },
+        )
 
     def _header(self) -> dict[str, Any]:
         return {"descr": "<f4", "fortran_order": False, "shape": self.shape}
@@ -688,4 +859,11 @@ def _partials(out: Path) -> tuple[Path, Path]:
     return out.with_name(f".{out.name}.partial.npy"), out.with_name(f".{out.name}.partial.json")
 
 
-__all__ = ["VolumeConfig", "VolumeResult", "check_out", "check_scan", "estimate_noise", "reconstruct_volume"]
+__all__ = [
+    "VolumeConfig",
+    "VolumeResult",
+    "check_out",
+    "check_scan",
+    "estimate_noise",
+    "reconstruct_volume",
+]

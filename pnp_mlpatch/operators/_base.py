@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.io.reading import weights_of
 from pnp_mlpatch.linalg import CGInfo, laplacian, largest_eigenvalue, pcg, power_of_two
-from pnp_mlpatch.reading import weights_of
 from pnp_mlpatch.registry import Registry
 
-registry = Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base", "transmission"))
+registry = Registry("operator", package="pnp_mlpatch.operators")
 register = registry.register
 
 Report = Callable[[CGInfo], object]
@@ -51,7 +51,11 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return _Linear.apply(gradients[0].contiguous(), ctx.operator, _TRANSPOSE[ctx.kind]), None, None
+        return (
+            _Linear.apply(gradients[0].contiguous(), ctx.operator, _TRANSPOSE[ctx.kind]),
+            None,
+            None,
+        )
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -72,10 +76,25 @@ class _Solve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(b: Tensor, alpha: Tensor, x0: Tensor, operator: LinearOperator, tol: float, max_iter: int, report: Report | None) -> Tensor:
+    def forward(
+        b: Tensor,
+        alpha: Tensor,
+        x0: Tensor,
+        operator: LinearOperator,
+        tol: float,
+        max_iter: int,
+        report: Report | None,
+    ) -> Tensor:
         with _full_precision(b):
             precondition = operator._precondition(alpha)
-            x, info = pcg(lambda x: operator._normal(x) + alpha * x, b, x0, precondition=precondition, tol=tol, max_iter=max_iter)
+            x, info = pcg(
+                lambda x: operator._normal(x) + alpha * x,
+                b,
+                x0,
+                precondition=precondition,
+                tol=tol,
+                max_iter=max_iter,
+            )
         if report is not None:
             report(info)
         return x.clone() if x is x0 else x
@@ -89,7 +108,8 @@ class _Solve(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         """One batch of all images; the report is of the whole batch."""
         b, alpha, x0 = (
-            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in zip(args[:3], in_dims[:3], strict=True)
+            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in zip(args[:3], in_dims[:3], strict=True)
         )
         images = torch.broadcast_shapes(b.shape, x0.shape)
         parts = [t.expand(*images[:2], *t.shape[2:]).flatten(0, 1) for t in (b, alpha, x0)]
@@ -99,9 +119,19 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         alpha, f = ctx.saved_tensors
         g = gradients[0].contiguous()
-        v = _Solve.apply(g, alpha, torch.zeros_like(g), ctx.operator, ctx.tol, max(ctx.max_iter, 100), None)
+        v = _Solve.apply(
+            g, alpha, torch.zeros_like(g), ctx.operator, ctx.tol, max(ctx.max_iter, 100), None
+        )
         by_alpha = -(v * f).flatten(1).sum(1).reshape(-1, 1, 1, 1)
-        return v, by_alpha if alpha.shape[0] > 1 else by_alpha.sum(0, keepdim=True), None, None, None, None, None
+        return (
+            v,
+            by_alpha if alpha.shape[0] > 1 else by_alpha.sum(0, keepdim=True),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class LinearOperator(nn.Module, ABC):
@@ -126,7 +156,9 @@ class LinearOperator(nn.Module, ABC):
             or len(image_shape) != 3
             or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in image_shape)
         ):
-            raise InputError(f"{type(self).__name__}: image_shape must be (C, H, W), three integers >= 1, got {image_shape!r}.")
+            raise InputError(
+                f"{type(self).__name__}: image_shape must be (C, H, W), three integers >= 1, got {image_shape!r}."
+            )
         self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
 
     # ---- public
@@ -163,12 +195,16 @@ class LinearOperator(nn.Module, ABC):
         -------
         float
         """
-        start = torch.randn(1, *self.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
+        start = torch.randn(1, *self.image_shape, generator=torch.Generator().manual_seed(0)).to(
+            self._device()
+        )
         with torch.no_grad():
             # of units in which |A|^2 would leave the range of float32
             size = self.forward(start).abs().max()
             unit = float(power_of_two(size)) if bool(size > 0) else 1.0
-            scaled = largest_eigenvalue(lambda x: self.normal(x / unit) / unit, start, iterations=iterations, tol=2 * tol)
+            scaled = largest_eigenvalue(
+                lambda x: self.normal(x / unit) / unit, start, iterations=iterations, tol=2 * tol
+            )
         return unit * math.sqrt(max(0.0, scaled))
 
     def data_step(
@@ -190,18 +226,30 @@ class LinearOperator(nn.Module, ABC):
         steps taken and the relative residual that each image reached; 0 and 0 where the step is exact.
         """
         self._check(z, self.image_shape, "A.data_step(z)", "image", "data", self.data_shape)
-        self._check(Aty, self.image_shape, "A.data_step(Aty=)", "image (the adjoint of the data)", "data", self.data_shape)
+        self._check(
+            Aty,
+            self.image_shape,
+            "A.data_step(Aty=)",
+            "image (the adjoint of the data)",
+            "data",
+            self.data_shape,
+        )
         if x0 is not None:
             self._check(x0, self.image_shape, "A.data_step(x0=)", "image", "data", self.data_shape)
         for name, other in (("Aty", Aty), ("x0", x0)):
             if other is not None and other.shape[0] not in (1, z.shape[0]):
-                raise InputError(f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch.")
+                raise InputError(
+                    f"{self._who()}.data_step: z has {z.shape[0]} images, {name} has {other.shape[0]}. Give both one batch."
+                )
         column, start = self._alpha(alpha, z), z if x0 is None else x0
         with _full_precision(z):
             if not self.closed_form:
                 f, info = self._solve(z, column, Aty, start, tol, max_iter)
             else:
-                f, info = self._data_step(z, column, Aty, start, tol, max_iter), CGInfo(0, z.new_zeros(z.shape[0]))
+                f, info = (
+                    self._data_step(z, column, Aty, start, tol, max_iter),
+                    CGInfo(0, z.new_zeros(z.shape[0])),
+                )
         if report is not None:
             report(info)
         return f
@@ -224,7 +272,9 @@ class LinearOperator(nn.Module, ABC):
         """
         if not isinstance(weight, Tensor) or weight.is_complex():
             got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-            raise InputTypeError(f"{self._who()}.weighted: the weight must be a real torch tensor, got {got}.")
+            raise InputTypeError(
+                f"{self._who()}.weighted: the weight must be a real torch tensor, got {got}."
+            )
         weight = weights_of(weight, f"{self._who()}.weighted")
         batch = weight.shape[:1] if weight.ndim == len(self.data_shape) + 1 else ()
         try:
@@ -235,9 +285,17 @@ class LinearOperator(nn.Module, ABC):
             ) from error
         if batch == (1,):
             weight = weight[0]
-        if not bool(torch.isfinite(weight).all()) or float(weight.min()) < 0 or not bool(weight.any()):
-            raise InputError(f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero.")
-        return Weighted(self, weight) if weight.ndim > len(self.data_shape) else self._weighted(weight)
+        if (
+            not bool(torch.isfinite(weight).all())
+            or float(weight.min()) < 0
+            or not bool(weight.any())
+        ):
+            raise InputError(
+                f"{self._who()}.weighted: weights must be finite, >= 0 and not all zero."
+            )
+        return (
+            Weighted(self, weight) if weight.ndim > len(self.data_shape) else self._weighted(weight)
+        )
 
     def for_images(self, rows: Tensor) -> LinearOperator:
         """The operator for the images ``rows`` of a batch only; itself, unless it has one weight for each image."""
@@ -261,10 +319,14 @@ class LinearOperator(nn.Module, ABC):
     def _normal(self, x: Tensor) -> Tensor:
         return self._adjoint(self._forward(x))
 
-    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+    def _data_step(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> Tensor:
         return self._solve(z, alpha, Aty, x0, tol, max_iter)[0]
 
-    def _solve(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> tuple[Tensor, CGInfo]:
+    def _solve(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> tuple[Tensor, CGInfo]:
         """The data step by iterations, and what it reached."""
         reached: list[CGInfo] = []
         f = _Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter, reached.append)
@@ -274,10 +336,14 @@ class LinearOperator(nn.Module, ABC):
         """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""
         return None
 
-    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    def _precondition_weighted(
+        self, alpha: Tensor, weight: Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
         """The same for (A^H w^2 A + alpha)^-1; by default that of A at the mean of w^2, of each image if there is a weight for each."""
         per_image = weight.ndim > len(self.data_shape)
-        mean = weight.square().flatten(1 if per_image else 0).mean(-1).to(alpha).reshape(-1, 1, 1, 1)
+        mean = (
+            weight.square().flatten(1 if per_image else 0).mean(-1).to(alpha).reshape(-1, 1, 1, 1)
+        )
         inner = self._precondition(alpha / mean)
         return None if inner is None else lambda r: inner(r) / mean
 
@@ -299,12 +365,24 @@ class LinearOperator(nn.Module, ABC):
     def _device(self) -> torch.device:
         return next((b.device for b in self.buffers()), torch.device("cpu"))
 
-    def _check(self, x: Tensor, shape: tuple[int, ...], call: str, expected: str, other: str, other_shape: tuple[int, ...]) -> None:
+    def _check(
+        self,
+        x: Tensor,
+        shape: tuple[int, ...],
+        call: str,
+        expected: str,
+        other: str,
+        other_shape: tuple[int, ...],
+    ) -> None:
         who = f"{self._who()}: {call}"
         if not isinstance(x, Tensor):
-            raise InputTypeError(f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. Convert with torch.as_tensor.")
+            raise InputTypeError(
+                f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. Convert with torch.as_tensor."
+            )
         if x.device.type == "meta":
-            raise InputTypeError(f"{who} takes {expected} with values, got a meta tensor, which has none. Make it on a device.")
+            raise InputTypeError(
+                f"{who} takes {expected} with values, got a meta tensor, which has none. Make it on a device."
+            )
         if x.dtype not in (torch.float32, torch.float64):
             raise InputTypeError(
                 f"{who} takes float32 or float64, got {x.dtype}. Convert it first, e.g. with .float(); complex values travel as two channels."
@@ -314,22 +392,36 @@ class LinearOperator(nn.Module, ABC):
             if tuple(x.shape) == shape:
                 hint = " Add the batch axis: x[None]."
             elif tuple(x.shape[1:]) == other_shape:
-                hint = f" This is the shape of the {other}; " + ("use A.adjoint." if other == "data" else "use A(x).")
-            elif tuple(x.shape[1:]) == (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else False:
+                hint = f" This is the shape of the {other}; " + (
+                    "use A.adjoint." if other == "data" else "use A(x)."
+                )
+            elif (
+                tuple(x.shape[1:]) == (*shape[:-2], shape[-1], shape[-2])
+                if len(shape) > 1
+                else False
+            ):
                 hint = " The last two axes look transposed."
-            raise InputError(f"{who} takes {expected} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{hint}")
+            raise InputError(
+                f"{who} takes {expected} of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{hint}"
+            )
         if x.shape[0] == 0:
             raise InputError(f"{who} got an empty batch.")
         if x.device != self._device() and any(True for _ in self.buffers()):
-            raise InputError(f"{who}: the tensor is on {x.device}, the operator on {self._device()}. Move one with .to(device).")
+            raise InputError(
+                f"{who}: the tensor is on {x.device}, the operator on {self._device()}. Move one with .to(device)."
+            )
 
     def _alpha(self, alpha: float | Tensor, z: Tensor) -> Tensor:
         try:
             column = torch.as_tensor(alpha, dtype=z.dtype, device=z.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputTypeError(f"{self._who()}.data_step: alpha must be a number or a tensor (B,), got {alpha!r}.") from error
+            raise InputTypeError(
+                f"{self._who()}.data_step: alpha must be a number or a tensor (B,), got {alpha!r}."
+            ) from error
         if column.numel() not in (1, z.shape[0]):
-            raise InputError(f"{self._who()}.data_step: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}.")
+            raise InputError(
+                f"{self._who()}.data_step: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}."
+            )
         try:
             good = bool(((column.detach() > 0) & torch.isfinite(column.detach())).all())
         except RuntimeError as error:
@@ -338,7 +430,9 @@ class LinearOperator(nn.Module, ABC):
                 "Give a number, or a batch of images and one alpha for each, without vmap."
             ) from error
         if not good:
-            raise InputError(f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}.")
+            raise InputError(
+                f"{self._who()}.data_step: alpha must be finite and > 0, got {alpha!r}."
+            )
         return column.reshape(-1, 1, 1, 1)
 
 
@@ -379,16 +473,22 @@ def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None
 
 def _check_once(A: LinearOperator, dtype: torch.dtype) -> None:
     generator, size = torch.Generator().manual_seed(1), torch.linalg.vector_norm
-    x, other = (torch.randn(1, *A.image_shape, generator=generator).to(A._device(), dtype) for _ in range(2))
+    x, other = (
+        torch.randn(1, *A.image_shape, generator=generator).to(A._device(), dtype) for _ in range(2)
+    )
     noise = torch.randn(1, *A.data_shape, generator=generator).to(x)
     with torch.no_grad():
         try:
             Ax, Aother, both = A(x), A(other), A(x + 2 * other)
             y = noise / size(noise) + (Ax / size(Ax) if bool(size(Ax) > 0) else 0)
             Aty = A.adjoint(y)
-        except Exception:  # it may take batches of one size only; what else it refuses it says when it is used
+        except (
+            Exception
+        ):  # it may take batches of one size only; what else it refuses it says when it is used
             return
-    end = " pnp_mlpatch.testing.check_operator(A) says more; A.verified = True leaves this check out."
+    end = (
+        " pnp_mlpatch.testing.check_operator(A) says more; A.verified = True leaves this check out."
+    )
     if Ax.shape != noise.shape or Aty.shape != x.shape:
         raise InputError(
             f"{A._who()}: A(x) must have the shape {tuple(noise.shape)} and A.adjoint(y) {tuple(x.shape)}, "
@@ -396,17 +496,25 @@ def _check_once(A: LinearOperator, dtype: torch.dtype) -> None:
         )
     Ax, Aother, both, y, x, Aty = (v.double() for v in (Ax, Aother, both, y, x, Aty))
     if not all(bool(torch.isfinite(v).all()) for v in (Ax, both, Aty)):
-        raise InputError(f"{A._who()}: A(x) or A.adjoint(y) is NaN or infinite for random x and y." + end)
+        raise InputError(
+            f"{A._who()}: A(x) or A.adjoint(y) is NaN or infinite for random x and y." + end
+        )
     bent = float(size(both - Ax - 2 * Aother) / (size(Ax) + 2 * size(Aother)).clamp_min(1e-300))
     if bent > 0.01:
         raise InputError(
             f"{A._who()}: A is not linear: A(x + 2 x') differs from A(x) + 2 A(x') by {bent:.1%}. Leave out offsets, clipping and noise."
             + end
         )
-    mismatch = float(((Ax * y).sum() - (x * Aty).sum()).abs() / (size(Ax) * size(y)).clamp_min(1e-300))
+    mismatch = float(
+        ((Ax * y).sum() - (x * Aty).sum()).abs() / (size(Ax) * size(y)).clamp_min(1e-300)
+    )
     wrong = f"{A._who()}: the adjoint is not the transpose of A: |<A x, y> - <x, A^H y>| = {mismatch:.1e} |A x| |y|, "
     if mismatch > 0.05:
-        raise InputError(wrong + "and solvers would go to another image, or diverge. Is a factor, a flip or a conjugate missing?" + end)
+        raise InputError(
+            wrong
+            + "and solvers would go to another image, or diverge. Is a factor, a flip or a conjugate missing?"
+            + end
+        )
     if mismatch > 1e-3:
         warnings.warn(wrong + "so solvers may stall or diverge." + end, stacklevel=5)
 
@@ -428,11 +536,25 @@ def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
     """
     with torch.no_grad():
         unit = float(power_of_two(torch.tensor(A.norm(tol=0.01), dtype=torch.float64))) or 1.0
-        signs = torch.randint(0, 2, (1, *A.image_shape), generator=torch.Generator().manual_seed(0)).to(q) * 2 - 1
-        seen = A(signs.expand(len(q), -1, -1, -1) / unit).square().flatten(1).sum(1).reshape(-1, 1, 1, 1) / signs.numel()  # tr A^H A / n
+        signs = (
+            torch.randint(0, 2, (1, *A.image_shape), generator=torch.Generator().manual_seed(0)).to(
+                q
+            )
+            * 2
+            - 1
+        )
+        seen = (
+            A(signs.expand(len(q), -1, -1, -1) / unit)
+            .square()
+            .flatten(1)
+            .sum(1)
+            .reshape(-1, 1, 1, 1)
+            / signs.numel()
+        )  # tr A^H A / n
         height, width = A.image_shape[1:]
         rows, columns = (
-            2 - 2 * torch.cos(2 * torch.pi * f(n).to(q)) for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width))
+            2 - 2 * torch.cos(2 * torch.pi * f(n).to(q))
+            for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width))
         )
         inverse = 1 / (seen.clamp_min(1e-6) + SMOOTH * (rows[:, None] + columns).square())
     b = A.adjoint(q) / unit  # in units in which |A| is about 1
@@ -443,7 +565,17 @@ def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
     def precondition(r: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(r) * inverse, s=(height, width))
 
-    return pcg(energy, b, torch.zeros_like(b), precondition=precondition, tol=1e-4, max_iter=START_STEPS)[0] / unit
+    return (
+        pcg(
+            energy,
+            b,
+            torch.zeros_like(b),
+            precondition=precondition,
+            tol=1e-4,
+            max_iter=START_STEPS,
+        )[0]
+        / unit
+    )
 
 
 class DecomposableOperator(LinearOperator):
@@ -480,7 +612,9 @@ class DecomposableOperator(LinearOperator):
         d = self._d(x.dtype)
         return self._uh((d * d.conj()).real * self._u(x))
 
-    def _data_step(self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int) -> Tensor:
+    def _data_step(
+        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
+    ) -> Tensor:
         d = self._d(z.dtype)
         return self._uh(self._u(Aty + alpha * z) / ((d * d.conj()).real + alpha))
 
@@ -523,9 +657,15 @@ class Weighted(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         weight = self._for(q)
         seen = torch.broadcast_to(weight > 0, q.shape)
-        q = torch.where(seen, q / torch.where(weight > 0, weight, torch.ones_like(weight)), torch.zeros_like(q))
+        q = torch.where(
+            seen, q / torch.where(weight > 0, weight, torch.ones_like(weight)), torch.zeros_like(q)
+        )
         filled = q if bool(seen.all()) else self.operator._fill(q, seen)
-        return smooth_start(Weighted(self.operator, (self.weight > 0).to(q.dtype)), q) if filled is None else self.operator._initial(filled)
+        return (
+            smooth_start(Weighted(self.operator, (self.weight > 0).to(q.dtype)), q)
+            if filled is None
+            else self.operator._initial(filled)
+        )
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         return Weighted(self.operator, self.weight * weight)
@@ -540,4 +680,6 @@ class Weighted(LinearOperator):
         """The spectral norm, as for all operators; with one weight for each image, the largest of them."""
         if self.weight.ndim == len(self.data_shape):
             return super().norm(iterations=iterations, tol=tol)
-        return max(Weighted(self.operator, one).norm(iterations=iterations, tol=tol) for one in self.weight)
+        return max(
+            Weighted(self.operator, one).norm(iterations=iterations, tol=tol) for one in self.weight
+        )

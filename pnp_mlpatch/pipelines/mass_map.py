@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers.base import Denoiser
-from pnp_mlpatch.denoisers.wrap import describe, e_mode, identity
-from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers import Denoiser, describe, e_mode
+from pnp_mlpatch.denoisers._adapt import identity
+from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing.estimators import from_reduced, optimal_width, smoothed, weights
-from pnp_mlpatch.lensing.judging import describe_map
-from pnp_mlpatch.lensing.maps import ShearMap
+from pnp_mlpatch.lensing.fits import ShearMap
 from pnp_mlpatch.lensing.spectra import convergence_spectrum
+from pnp_mlpatch.lensing.statistics import describe_map
 from pnp_mlpatch.lensing.units import arcmin
 from pnp_mlpatch.operators.lensing import Lensing
-from pnp_mlpatch.solvers.base import State
+from pnp_mlpatch.solvers import State
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
 
 LEVEL = 0.75  # sigma over the noise of the data; settled on generated maps (benchmarks/massmap.py --choose)
@@ -55,14 +56,28 @@ class MassMapConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("burn_in", 0), ("passes", 1), ("padding", 0), ("seed", 0)):
+        for name, least in (
+            ("iterations", 1),
+            ("burn_in", 0),
+            ("passes", 1),
+            ("padding", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
-            if not (name == "padding" and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise InputError(f"MassMapConfig: {name} must be an integer >= {least}, got {value!r}.")
+            if not (name == "padding" and value is None) and (
+                isinstance(value, bool) or not isinstance(value, int) or value < least
+            ):
+                raise InputError(
+                    f"MassMapConfig: {name} must be an integer >= {least}, got {value!r}."
+                )
         if self.burn_in >= self.iterations:
-            raise InputError(f"MassMapConfig: burn_in ({self.burn_in}) must be below iterations ({self.iterations}).")
+            raise InputError(
+                f"MassMapConfig: burn_in ({self.burn_in}) must be below iterations ({self.iterations})."
+            )
         if self.sigma is not None and (not finite_number(self.sigma) or self.sigma <= 0):
-            raise InputError(f"MassMapConfig: sigma must be > 0, got {self.sigma!r}. It is in units of the convergence.")
+            raise InputError(
+                f"MassMapConfig: sigma must be > 0, got {self.sigma!r}. It is in units of the convergence."
+            )
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class MassMap:
     ``kappa`` (2, H, W): E, the mean of the posterior, and B, which gravity does not make: that of the smoothed Kaiser-Squires map, a check.
     ``spread`` (H, W): the standard deviation of the denoised draws. It is no error bar: on generated maps |error| < spread holds in
     20 % of the pixels, where error bars would have 68 %. ``smoothed`` (2, H, W): E and B of Kaiser-Squires, smoothed by
-    ``settings["width"]``. ``statistics`` are those of :func:`~pnp_mlpatch.lensing.judging.describe_map` for E; of the smoothed
+    ``settings["width"]``. ``statistics`` are those of :func:`~pnp_mlpatch.lensing.statistics.describe_map` for E; of the smoothed
     map "E rms smoothed", "B rms" and "B rms of noise", what noise alone gives: a B rms that is much larger tells of systematic errors of the
     shear.
     ``settings`` are all numbers that were used.
@@ -99,7 +114,7 @@ def map_mass(
     r"""The convergence of a shear map, by :class:`~pnp_mlpatch.solvers.split_gibbs.SplitGibbs` with ``D``, a denoiser of E maps.
 
     ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
-    pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.wrap.rescaled`. Pixels that were not measured have no influence.
+    pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers._adapt.rescaled`. Pixels that were not measured have no influence.
 
     The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a
     file that keeps the state while it runs, written every ``save_every`` seconds; if it is there, the run goes on from it to the same result, bit for bit. It stays at the end: remove
@@ -107,9 +122,13 @@ def map_mass(
     damaged, and :class:`FileError` if another run writes it.
     """
     if not isinstance(shear, ShearMap):
-        raise InputTypeError(f"map_mass: expected a ShearMap, see lensing.maps.read_shear; got {type(shear).__name__}.")
+        raise InputTypeError(
+            f"map_mass: expected a ShearMap, see lensing.maps.read_shear; got {type(shear).__name__}."
+        )
     if not callable(D):
-        raise InputTypeError(f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}.")
+        raise InputTypeError(
+            f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}."
+        )
     start, config = time.perf_counter(), config or MassMapConfig()
     noise, g = shear.noise.float().to(device), shear.gamma.float()[None].to(device)
     level = float(weights(shear.noise)[shear.seen].mean().rsqrt())
@@ -121,21 +140,43 @@ def map_mass(
     padding = border(shear.seen) if config.padding is None else config.padding
     width = optimal_width(shear.noise, convergence_spectrum, shear.pixel)
     config = replace(config, sigma=sigma, padding=padding)
-    settings = {**asdict(config), "noise": level, "width": width, "pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": identity(D)}
+    settings = {
+        **asdict(config),
+        "noise": level,
+        "width": width,
+        "pixel": shear.pixel,
+        "flip_ra": shear.flip_ra,
+        "denoiser": identity(D),
+    }
 
-    A = Lensing(weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel).to(device)
+    A = Lensing(
+        weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel
+    ).to(device)
     move = getattr(D, "to", None)
     De = e_mode(D if move is None else move(device))
     asked = json.loads(json.dumps({**settings, "data": _sha256(shear.gamma, shear.noise)}))
     with nullcontext() if checkpoint is None else lock(checkpoint):
-        kappa, std = _passes(g, noise, A, De, config, min(level, most), checkpoint, save_every, asked, progress)
+        kappa, std = _passes(
+            g, noise, A, De, config, min(level, most), checkpoint, save_every, asked, progress
+        )
     ks = smoothed(A.cut(A.initial(g)), width, shear.pixel)[0]
     e = A.cut(kappa)[0, 0]
     found = torch.stack([e, ks[1]]).cpu()
     statistics = describe_map(found, shear.pixel, shear.seen)
-    alone, swapped = _noise_alone(A, noise, width, config.seed), smoothed(A.cut(A.initial(_swapped(g))), width, shear.pixel)[0]
-    rms = {name: float(x[shear.seen.to(x.device)].double().std()) for name, x in (("E", ks[0]), ("B", ks[1]), ("other", swapped[1]))}
-    statistics |= {"E rms smoothed": rms["E"], "B rms": rms["B"], "B rms of noise": alone, "seen": float(shear.seen.double().mean())}
+    alone, swapped = (
+        _noise_alone(A, noise, width, config.seed),
+        smoothed(A.cut(A.initial(_swapped(g))), width, shear.pixel)[0],
+    )
+    rms = {
+        name: float(x[shear.seen.to(x.device)].double().std())
+        for name, x in (("E", ks[0]), ("B", ks[1]), ("other", swapped[1]))
+    }
+    statistics |= {
+        "E rms smoothed": rms["E"],
+        "B rms": rms["B"],
+        "B rms of noise": alone,
+        "seen": float(shear.seen.double().mean()),
+    }
     if rms["B"] > 1.3 * alone and rms["other"] - alone < (rms["B"] - alone) / 2:
         warnings.warn(
             f"map_mass: smoothed, B has the rms {rms['B']:.3g}, and noise alone {alone:.3g}; with gamma_2 of the other sign it is "
@@ -143,7 +184,9 @@ def map_mass(
             f"{not shear.flip_ra}.",
             stacklevel=2,
         )
-    return MassMap(found, A.cut(std)[0, 0].cpu(), ks.cpu(), statistics, settings, time.perf_counter() - start)
+    return MassMap(
+        found, A.cut(std)[0, 0].cpu(), ks.cpu(), statistics, settings, time.perf_counter() - start
+    )
 
 
 def _passes(
@@ -161,7 +204,9 @@ def _passes(
     """The map and its ``spread``, with the border, from where an interrupted run was left; the start is denoised at ``level``."""
     assert config.sigma is not None
     first, kappa, state = _load(checkpoint, asked, g.device)
-    solver = SplitGibbs(iterations=config.iterations, sigma=config.sigma, burn_in=config.burn_in, seed=config.seed)
+    solver = SplitGibbs(
+        iterations=config.iterations, sigma=config.sigma, burn_in=config.burn_in, seed=config.seed
+    )
     saved, std = time.perf_counter(), torch.zeros_like(g)
     for k in range(first, config.passes):
         one = 1 if kappa is None else (1 - A.cut(kappa)[0, 0]).clamp_min(0.1)
@@ -193,7 +238,12 @@ def _passes(
 def border(seen: Tensor) -> int:
     """What a mask (H, W) lacks to an unseen border of an eighth of its longer side, in pixels."""
     rows, cols = (seen.any(dim=axis).nonzero().flatten() for axis in (1, 0))
-    free = min(int(rows[0]), seen.shape[0] - 1 - int(rows[-1]), int(cols[0]), seen.shape[1] - 1 - int(cols[-1]))
+    free = min(
+        int(rows[0]),
+        seen.shape[0] - 1 - int(rows[-1]),
+        int(cols[0]),
+        seen.shape[1] - 1 - int(cols[-1]),
+    )
     return max(0, math.ceil(max(seen.shape) / BORDER) - free)
 
 
@@ -201,7 +251,9 @@ def _noise_alone(A: Lensing, noise: Tensor, width: str, seed: int, draws: int = 
     """The rms of B inside the mask of smoothed Kaiser-Squires maps of noise alone."""
     seen, generator, total = torch.isfinite(noise), torch.Generator().manual_seed(seed), 0.0
     for _ in range(draws):
-        n = torch.where(seen, noise, 0.0) * torch.randn(1, 2, *noise.shape, generator=generator).to(noise)
+        n = torch.where(seen, noise, 0.0) * torch.randn(1, 2, *noise.shape, generator=generator).to(
+            noise
+        )
         total += float(smoothed(A.cut(A.initial(n)), width, A.pixel)[0, 1][seen].double().var())
     return math.sqrt(total / draws)
 
@@ -265,7 +317,9 @@ def _load(
     try:
         return int(content["pass"]), content["kappa"], SplitGibbsState(**content["state"])
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of map_mass ({type(error).__name__}). Remove it to start anew.") from error
+        raise WeightsError(
+            f"{path}: not a checkpoint of map_mass ({type(error).__name__}). Remove it to start anew."
+        ) from error
 
 
 __all__ = ["MassMap", "MassMapConfig", "border", "map_mass"]

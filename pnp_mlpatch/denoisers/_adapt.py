@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnp_mlpatch.denoisers.base import Denoiser, DenoiserInfo, check_image, registry, sigma_column
-from pnp_mlpatch.errors import InputError, InputTypeError, finite_number
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch.denoisers._base import Denoiser, DenoiserInfo, check_image, registry, sigma_column
+from pnp_mlpatch.errors import InputError, InputTypeError
 
 _EXAMPLES = (
     "as_denoiser('tv'); as_denoiser(net, sigma='ignored') for a module called as net(x); "
@@ -29,7 +30,11 @@ _EXAMPLES = (
 def describe(D: Any) -> DenoiserInfo:
     """What a denoiser says of itself (``D.info``), or its name and nothing more."""
     info = getattr(D, "info", None)
-    return info if isinstance(info, DenoiserInfo) else DenoiserInfo(name=getattr(D, "__name__", type(D).__name__))
+    return (
+        info
+        if isinstance(info, DenoiserInfo)
+        else DenoiserInfo(name=getattr(D, "__name__", type(D).__name__))
+    )
 
 
 def identity(D: Any) -> dict[str, Any]:
@@ -37,8 +42,20 @@ def identity(D: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"name": describe(D).name}
     settings = []
     while True:
-        plain = D.settings if isinstance(D, Wrapper) else {} if isinstance(D, nn.Module) else getattr(D, "__dict__", {})
-        settings.append({key: value for key, value in plain.items() if isinstance(value, (bool, int, float, str))})
+        plain = (
+            D.settings
+            if isinstance(D, Wrapper)
+            else {}
+            if isinstance(D, nn.Module)
+            else getattr(D, "__dict__", {})
+        )
+        settings.append(
+            {
+                key: value
+                for key, value in plain.items()
+                if isinstance(value, (bool, int, float, str))
+            }
+        )
         if not isinstance(D, Wrapper):
             break
         D = D.inner
@@ -125,11 +142,15 @@ class Adapted(Wrapper):
 
     def __init__(self, D: Any, sigma: str | None, array: str):
         if not callable(D):
-            raise InputTypeError(f"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: {_EXAMPLES}.")
+            raise InputTypeError(
+                f"as_denoiser: expected a name or a callable, got {type(D).__name__}. Examples: {_EXAMPLES}."
+            )
         if array not in ("torch", "numpy"):
             raise InputError(f"as_denoiser: array must be 'torch' or 'numpy', got {array!r}.")
         if sigma not in (None, "input", "map", "ignored"):
-            raise InputError(f"as_denoiser: sigma must be 'input', 'map' or 'ignored', got {sigma!r}.")
+            raise InputError(
+                f"as_denoiser: sigma must be 'input', 'map' or 'ignored', got {sigma!r}."
+            )
         super().__init__(D, "")
         how = sigma or _sigma_use(D)
         self.settings = {"sigma": how, "array": array}
@@ -157,9 +178,13 @@ class Adapted(Wrapper):
             single = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
             y = np.asarray(self._call(single.copy(), level))
             if y.shape != single.shape:
-                raise InputError(f"denoiser {self.info.name}: expected an array {single.shape} back, got {y.shape}.")
+                raise InputError(
+                    f"denoiser {self.info.name}: expected an array {single.shape} back, got {y.shape}."
+                )
             if y.dtype.kind != "f":
-                raise InputTypeError(_not_real(self.info.name, "complex" if y.dtype.kind == "c" else str(y.dtype)))
+                raise InputTypeError(
+                    _not_real(self.info.name, "complex" if y.dtype.kind == "c" else str(y.dtype))
+                )
             out.append(y[None] if len(image) == 1 else np.moveaxis(y, -1, 0))
         return _result(torch.from_numpy(np.stack(out)).to(x), x, self.info.name)
 
@@ -185,7 +210,9 @@ class rescaled(Wrapper):
     def __init__(self, D: Denoiser, scale: float, offset: float = 0.0):
         super().__init__(D, "rescaled")
         if not (scale > 0 and np.isfinite(scale) and np.isfinite(offset)):
-            raise InputError(f"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}.")
+            raise InputError(
+                f"rescaled: scale must be > 0 and both finite, got scale={scale}, offset={offset}."
+            )
         self.settings = {"scale": float(scale), "offset": float(offset)}
         levels = self.known.sigma_range
         if levels is not None:
@@ -215,7 +242,9 @@ class per_channel(Wrapper):
         check_image(x, f"per_channel({self.known.name})")
         batch, channels = x.shape[:2]
         if isinstance(sigma, Tensor) and sigma.numel() > 1:
-            level = sigma_column(sigma, x, self.known.name, maps=True).repeat_interleave(channels, 0)
+            level = sigma_column(sigma, x, self.known.name, maps=True).repeat_interleave(
+                channels, 0
+            )
             sigma = level if level.shape[2:] == x.shape[2:] and sigma.ndim == 4 else level.flatten()
         planes = x.reshape(batch * channels, 1, *x.shape[2:])
         return _result(self.inner(planes, sigma), planes, self.known.name).reshape(x.shape)
@@ -294,7 +323,9 @@ class equivariant(Wrapper):
     def __init__(self, D: Denoiser, group: str = "dihedral", *, draw: str = "all", seed: int = 0):
         super().__init__(D, "equivariant")
         if group not in ("dihedral", "rotations", "shifts"):
-            raise InputError(f"equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or 'shifts' (16), got {group!r}.")
+            raise InputError(
+                f"equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or 'shifts' (16), got {group!r}."
+            )
         if draw not in ("all", "random"):
             raise InputError(f"equivariant: draw must be 'all' or 'random', got {draw!r}.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -303,19 +334,31 @@ class equivariant(Wrapper):
         if group == "shifts":
             self.members = [str(number) for number in range(SHIFTS**2)]
         else:
-            self.members = [name for name, (mirror, _) in SYMMETRIES.items() if group == "dihedral" or not mirror]
+            self.members = [
+                name
+                for name, (mirror, _) in SYMMETRIES.items()
+                if group == "dihedral" or not mirror
+            ]
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         check_image(x, self.info.name)
         levels = sigma_column(sigma, x, self.info.name, maps=True)
         if self.settings["draw"] == "all":
-            return sum((self._at(g, x, levels, sigma) for g in self.members), torch.zeros_like(x)) / len(self.members)
+            return sum(
+                (self._at(g, x, levels, sigma) for g in self.members), torch.zeros_like(x)
+            ) / len(self.members)
         found = []
         for k, image in enumerate(x):
             bits = image.detach().cpu().contiguous().numpy().tobytes()
             g = self.members[zlib.crc32(bits, self.settings["seed"]) % len(self.members)]
             own = levels[k : k + 1] if len(levels) > 1 else levels
-            plain = sigma if not isinstance(sigma, Tensor) or sigma.numel() == 1 else own if own.numel() > 1 else own.flatten()
+            plain = (
+                sigma
+                if not isinstance(sigma, Tensor) or sigma.numel() == 1
+                else own
+                if own.numel() > 1
+                else own.flatten()
+            )
             found.append(self._at(g, image[None], own, plain))
         return torch.cat(found)
 
@@ -330,7 +373,11 @@ class equivariant(Wrapper):
             y = _result(self.inner(gx, level), gx, self.known.name)
             return y[..., down : down + x.shape[-2], right : right + x.shape[-1]]
         gx = turned(x, g)
-        return turned(_result(self.inner(gx, turned(levels, g) if is_map else sigma), gx, self.known.name), g, back=True)
+        return turned(
+            _result(self.inner(gx, turned(levels, g) if is_map else sigma), gx, self.known.name),
+            g,
+            back=True,
+        )
 
 
 class averaged(Wrapper):
@@ -449,5 +496,7 @@ def _result(y: Any, x: Tensor, name: str) -> Tensor:
             f"denoiser {name}: expected shape {tuple(x.shape)} back, got {tuple(y.shape)}. One-channel denoisers go through per_channel(...)."
         )
     if y.device != x.device:
-        raise InputError(f"denoiser {name}: expected the result on {x.device}, got {y.device}. Move the model there first.")
+        raise InputError(
+            f"denoiser {name}: expected the result on {x.device}, got {y.device}. Move the model there first."
+        )
     return y.to(x.dtype)

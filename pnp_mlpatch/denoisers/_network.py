@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch import weights as weight_files
-from pnp_mlpatch.denoisers.base import DenoiserInfo, check_image, sigma_column
-from pnp_mlpatch.errors import InputError, WeightsError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers._base import DenoiserInfo, check_image, sigma_column
+from pnp_mlpatch.errors import InputError, WeightsError
 from pnp_mlpatch.io.checkpoint import read_torch
-from pnp_mlpatch.reading import refuse_special
+from pnp_mlpatch.io.reading import refuse_special
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +69,9 @@ class Network(nn.Module):
         check_image(x, who, self.channels)
         column = sigma_column(sigma, x, who, self.sigma_max, maps=True)
         height, width = x.shape[-2:]
-        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(next(self.parameters()).dtype)
+        both = torch.cat([x, column.expand(-1, 1, height, width)], dim=1).to(
+            next(self.parameters()).dtype
+        )
         return F.pad(both, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
     def denoise_block(self, block: Tensor, sigma: Tensor) -> Tensor:
@@ -87,7 +90,9 @@ class Network(nn.Module):
             model = cls(**config)
             model.load_state_dict(tensors)
         except (TypeError, RuntimeError, InputError) as error:
-            raise WeightsError(f"{path}: these weights do not fit {cls.__name__} of this version ({error}).") from error
+            raise WeightsError(
+                f"{path}: these weights do not fit {cls.__name__} of this version ({error})."
+            ) from error
         model.card = card
         return model.eval().requires_grad_(False)
 
@@ -110,12 +115,21 @@ class ConvNet(Network):
         config: Mapping[str, Any],
     ):
         who = type(self).__name__
-        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, width, *dilations)) or len(dilations) < 2:
-            raise InputError(f"{who}: channels, width and dilations must be integers >= 1, at least two layers; got {dict(config)}.")
+        if (
+            any(
+                isinstance(n, bool) or not isinstance(n, int) or n < 1
+                for n in (channels, width, *dilations)
+            )
+            or len(dilations) < 2
+        ):
+            raise InputError(
+                f"{who}: channels, width and dilations must be integers >= 1, at least two layers; got {dict(config)}."
+            )
         super().__init__(channels, sigma_max, config)
         widths = [channels + conditional, *[width] * (len(dilations) - 1), channels]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=d, dilation=d) for a, b, d in zip(widths, widths[1:], dilations, strict=False)
+            nn.Conv2d(a, b, 3, padding=d, dilation=d)
+            for a, b, d in zip(widths, widths[1:], dilations, strict=False)
         )
         self.conditional, self.residual = conditional, residual
         self.sigma_use = "input" if conditional else "ignored"
@@ -130,7 +144,9 @@ class ConvNet(Network):
         """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
         who = type(self).__name__
         check_image(x, who, self.channels)
-        column = sigma_column(sigma, x, who, self.sigma_max if self.conditional else None, maps=True)
+        column = sigma_column(
+            sigma, x, who, self.sigma_max if self.conditional else None, maps=True
+        )
         h = torch.cat([x, column.expand(-1, 1, *x.shape[2:])], dim=1) if self.conditional else x
         dtype = next(self.parameters()).dtype
         h = h.to(dtype)
@@ -147,13 +163,21 @@ def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
         raise WeightsError(f"{who}: no weights file at {path}.")
     try:
         if path.suffix == ".safetensors":
-            tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(str(path))
+            tensors = require("safetensors.torch", f"{who} with .safetensors weights").load_file(
+                str(path)
+            )
         else:
             tensors = read_torch(path)
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise WeightsError(f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error}).") from error
+        raise WeightsError(
+            f"{who}: {path} is not a readable state dict ({type(error).__name__}: {error})."
+        ) from error
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(t, Tensor) for t in tensors.values())
+    ):
         raise WeightsError(f"{who}: {path} holds no state dict (name -> tensor).")
     return tensors
 
@@ -164,7 +188,9 @@ def load_state(net: nn.Module, path: Path, who: str) -> None:
     try:
         net.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{who}: {path} does not fit this network. {str(error)[:500]}") from error
+        raise WeightsError(
+            f"{who}: {path} does not fit this network. {str(error)[:500]}"
+        ) from error
 
 
 def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[Tensor, Tensor]]:
@@ -174,22 +200,33 @@ def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[T
     """
 
     def order(name: str) -> list[tuple[int, int | str]]:
-        return [(0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", name)]
+        return [
+            (0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", name)
+        ]
 
     layers: list[tuple[Tensor, Tensor]] = []
     for module in sorted({name.rpartition(".")[0] for name in tensors}, key=order):
         weight = tensors.get(f"{module}.weight")
         if weight is None:
-            raise WeightsError(f"{who}: the state dict has {module}.* but no {module}.weight; this is not a plain stack of convolutions.")
+            raise WeightsError(
+                f"{who}: the state dict has {module}.* but no {module}.weight; this is not a plain stack of convolutions."
+            )
         if weight.ndim == 4:
-            layers.append((weight, tensors.get(f"{module}.bias", weight.new_zeros(weight.shape[0]))))
+            layers.append(
+                (weight, tensors.get(f"{module}.bias", weight.new_zeros(weight.shape[0])))
+            )
         elif weight.ndim == 1 and f"{module}.running_var" in tensors and layers:
             kernel, bias = layers[-1]
             scale = weight / torch.sqrt(tensors[f"{module}.running_var"] + 1e-5)
             shift = tensors.get(f"{module}.bias", torch.zeros_like(weight))
-            layers[-1] = (kernel * scale[:, None, None, None], shift + scale * (bias - tensors[f"{module}.running_mean"]))
+            layers[-1] = (
+                kernel * scale[:, None, None, None],
+                shift + scale * (bias - tensors[f"{module}.running_mean"]),
+            )
         else:
-            raise WeightsError(f"{who}: {module}.weight of shape {tuple(weight.shape)} is neither a convolution nor a batch normalisation.")
+            raise WeightsError(
+                f"{who}: {module}.weight of shape {tuple(weight.shape)} is neither a convolution nor a batch normalisation."
+            )
     return layers
 
 
@@ -201,9 +238,16 @@ def load_convnet(make: Any, path: str | PathLike[str], who: str) -> Any:
     layers = folded_convolutions(read_state_dict(Path(path), who), who)
     inputs, outputs = layers[0][0].shape[1], layers[-1][0].shape[0]
     widths = {kernel.shape[0] for kernel, _ in layers[:-1]}
-    if len(layers) < 2 or len(widths) != 1 or inputs - outputs not in (0, 1) or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers):
+    if (
+        len(layers) < 2
+        or len(widths) != 1
+        or inputs - outputs not in (0, 1)
+        or any(kernel.shape[2:] != (3, 3) for kernel, _ in layers)
+    ):
         shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
-        raise WeightsError(f"{who}: expected 3 x 3 convolutions of one width, image (and sigma map) in, image out; got kernels {shapes}.")
+        raise WeightsError(
+            f"{who}: expected 3 x 3 convolutions of one width, image (and sigma map) in, image out; got kernels {shapes}."
+        )
     net = make(outputs, len(layers), widths.pop(), inputs == outputs + 1)
     with torch.no_grad():
         for layer, (kernel, bias) in zip(net.convolutions, layers, strict=True):
@@ -222,4 +266,6 @@ def shipped_or_own(weights: str | PathLike[str]) -> Path | None:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return path if (file.metadata() or {}).get("kind") else None
     except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Save or copy it again.") from error
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}). Save or copy it again."
+        ) from error

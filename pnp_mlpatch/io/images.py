@@ -1,4 +1,4 @@
-"""Pictures and arrays in and out of files, as tensors (1, C, H, W); written whole or not at all."""
+"""Pictures in and out of files, as tensors (1, C, H, W); written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,57 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, InputError, InputTypeError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, InputError, InputTypeError
+from pnp_mlpatch.io.arrays import _load
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.reading import brightness, plain_integers, refuse_special
+from pnp_mlpatch.io.reading import brightness, refuse_special
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
-
-
-def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
-    """Read a .npy array of real numbers, of any shape.
-
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    finite : bool
-        Whether NaN and infinite values are refused.
-
-    Returns
-    -------
-    Tensor
-        float64 if stored so, float32 for other floats; booleans and integers keep their values, as bool, uint8 or int64.
-
-    Raises
-    ------
-    FileError
-        For a file that is missing, damaged, or holds objects.
-    InputError
-        For complex or empty arrays, and for values that are not finite.
-    """
-    array = _load(path)
-    if array.dtype.kind != "f":
-        return plain_integers(array, str(path))
-    tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
-    if finite and not bool(torch.isfinite(tensor).all()):
-        raise InputError(f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first.")
-    return tensor
-
-
-def _load(path: str | PathLike[str]) -> np.ndarray:
-    """The array of a .npy file, mapped: a header that claims more than the file holds is refused before memory is taken."""
-    refuse_special(path)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
-        raise FileError(f"{path}: not a readable .npy array ({error}).") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
-        kind = getattr(array, "dtype", type(array).__name__)
-        raise InputError(
-            f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and imaginary part of complex ones."
-        )
-    return array
 
 
 def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
@@ -95,15 +51,21 @@ def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
     if path.suffix.lower() == ".npy":
         array = _load(path)
         if array.dtype == np.uint8 and int(array.max()) == 1:
-            raise InputError(f"{path}: 8-bit values of 0 and 1 are a mask or nearly black. Save a mask as bool, a picture as float32.")
+            raise InputError(
+                f"{path}: 8-bit values of 0 and 1 are a mask or nearly black. Save a mask as bool, a picture as float32."
+            )
         with np.errstate(over="ignore"):
             image = _channels_first(torch.from_numpy(brightness(array, str(path))), path)
     else:
         image = _read_picture(path)
     if not bool(torch.isfinite(image).all()):
-        raise InputError(f"{path}: the picture holds NaN or infinite values. Mask or replace them first.")
+        raise InputError(
+            f"{path}: the picture holds NaN or infinite values. Mask or replace them first."
+        )
     if gray and image.shape[1] == 3:
-        image = (image * image.new_tensor([0.299, 0.587, 0.114])[None, :, None, None]).sum(1, keepdim=True)
+        image = (image * image.new_tensor([0.299, 0.587, 0.114])[None, :, None, None]).sum(
+            1, keepdim=True
+        )
     return image
 
 
@@ -118,8 +80,12 @@ def _read_picture(path: Path) -> Tensor:
                     f"{width} x {height} pixels, above {Image.MAX_IMAGE_PIXELS}: a decompression bomb? "
                     "If not, raise PIL.Image.MAX_IMAGE_PIXELS"
                 )
-            if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":  # the further frames of MPO, from phones, are previews
-                raise InputError(f"{path}: expected one picture, got {file.n_frames} pages. Save each as a file.")
+            if (
+                getattr(file, "n_frames", 1) > 1 and file.format != "MPO"
+            ):  # the further frames of MPO, from phones, are previews
+                raise InputError(
+                    f"{path}: expected one picture, got {file.n_frames} pages. Save each as a file."
+                )
             if file.format == "PNG":
                 with Image.open(path) as whole:
                     whole.verify()  # the checksums of all chunks, which load() passes over
@@ -127,7 +93,9 @@ def _read_picture(path: Path) -> Tensor:
     except InputError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
-        raise FileError(f"{path}: cannot be read as a picture ({error}). Readable: {', '.join(READABLE)}.") from error
+        raise FileError(
+            f"{path}: cannot be read as a picture ({error}). Readable: {', '.join(READABLE)}."
+        ) from error
 
 
 def _from_pillow(file, path: Path) -> Tensor:
@@ -137,11 +105,15 @@ def _from_pillow(file, path: Path) -> Tensor:
     transparent = file.info.get("transparency")
     if isinstance(transparent, int) and file.mode in ("1", "L", "I", "I;16"):
         if bool((np.asarray(file) == transparent).any()):
-            raise InputError(f"{path}: the picture is partly transparent. Flatten it on a background first.")
+            raise InputError(
+                f"{path}: the picture is partly transparent. Flatten it on a background first."
+            )
     elif "A" in file.getbands() or transparent is not None:
         rgba = file.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
-            raise InputError(f"{path}: the picture is partly transparent. Flatten it on a background first.")
+            raise InputError(
+                f"{path}: the picture is partly transparent. Flatten it on a background first."
+            )
         file = rgba.convert("L" if file.mode in ("LA", "La") else "RGB")
     if file.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
         file = file.convert("RGB")
@@ -151,7 +123,9 @@ def _from_pillow(file, path: Path) -> Tensor:
     if file.mode.startswith("I") and bits <= 16:  # 16 bit in other byte orders, or widened
         array = array.astype(np.uint16)
     image = brightness(array, str(path)) * np.float32(65535 / 4095 if bits == 12 else 1)
-    return _channels_first(torch.from_numpy(np.ascontiguousarray(1 - image if inverted else image)), path)
+    return _channels_first(
+        torch.from_numpy(np.ascontiguousarray(1 - image if inverted else image)), path
+    )
 
 
 def _stored_bits(file, path: Path) -> tuple[int, bool]:
@@ -160,13 +134,17 @@ def _stored_bits(file, path: Path) -> tuple[int, bool]:
         with path.open("rb") as raw:
             bits, kind = raw.read(26)[24:]  # of the header chunk: bit depth and colour type
         if bits == 16 and kind != 0:
-            raise InputError(f"{path}: 16-bit colour is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3).")
+            raise InputError(
+                f"{path}: 16-bit colour is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3)."
+            )
         return bits, False
     if file.format != "TIFF":
         return 16 if file.mode.startswith("I") else 8, False
     bits, signed, white = tiff_kind(file)
     if bits > 8 and len(file.getbands()) > 1:
-        raise InputError(f"{path}: colour of {bits} bit is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3).")
+        raise InputError(
+            f"{path}: colour of {bits} bit is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3)."
+        )
     if signed or (bits > 16 and not file.mode.startswith("F")) or (white and bits > 16):
         raise InputError(
             f"{path}: expected unsigned integers of 8 or 16 bit, or floats with black at 0, got {'signed ' if signed else ''}{bits} bit"
@@ -209,7 +187,9 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
     x = image.detach().cpu().float()
     x = x[0] if x.ndim == 4 and x.shape[0] == 1 else x
     if x.ndim != 3 or x.shape[0] not in (1, 2, 3):
-        raise InputError(f"{path}: expected one image (C, H, W) with 1 to 3 channels, got shape {tuple(image.shape)}.")
+        raise InputError(
+            f"{path}: expected one image (C, H, W) with 1 to 3 channels, got shape {tuple(image.shape)}."
+        )
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{path}: the image holds NaN or infinite values; it was not written.")
     suffix = path.suffix.lower()
@@ -217,7 +197,9 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
         plain = x[0] if x.shape[0] == 1 else x
 
         def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # by name, numpy would append .npy to any other ending
+            with temporary.open(
+                "wb"
+            ) as file:  # by name, numpy would append .npy to any other ending
                 np.save(file, plain.numpy())
 
         write_whole(path, write)
@@ -227,11 +209,15 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8)
             if x.shape[0] == 2:
                 raise InputError(f"{path}: two channels do not fit a .png. Write .npy.")
-            picture = Image.fromarray(pixels[0].numpy() if x.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
+            picture = Image.fromarray(
+                pixels[0].numpy() if x.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
+            )
             write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
         else:
             if x.shape[0] != 1:
-                raise InputError(f"{path}: float TIFF holds one channel, the image has {x.shape[0]}. Write .npy.")
+                raise InputError(
+                    f"{path}: float TIFF holds one channel, the image has {x.shape[0]}. Write .npy."
+                )
             picture = Image.fromarray(x[0].numpy())
             write_whole(path, lambda temporary: picture.save(temporary, format="TIFF"))
     else:

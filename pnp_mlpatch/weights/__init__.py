@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import FileError, WeightsError, require
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import FileError, WeightsError
 from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.reading import refuse_special
+from pnp_mlpatch.io.reading import refuse_special
 
 DIRECTORY = Path(__file__).with_name("weights")
 
@@ -53,37 +54,61 @@ def locate(weights: str | PathLike[str]) -> Path:
     """The file for a shipped name (its sha256 checked) or for a path."""
     shipped = manifest()
     if not isinstance(weights, (str, os.PathLike)):
-        raise WeightsError(f"weights must be a shipped name or a path, got {weights!r}. Shipped: {', '.join(sorted(shipped)) or 'none'}.")
+        raise WeightsError(
+            f"weights must be a shipped name or a path, got {weights!r}. Shipped: {', '.join(sorted(shipped)) or 'none'}."
+        )
     if str(weights) in shipped:
         entry = shipped[str(weights)]
         path = DIRECTORY / entry["file"]
         if not path.exists():
-            raise WeightsError(f"{path}: the shipped weights '{weights}' are missing. Reinstall the package.")
+            raise WeightsError(
+                f"{path}: the shipped weights '{weights}' are missing. Reinstall the package."
+            )
         if sha256(path) != entry["sha256"]:
-            raise WeightsError(f"{path}: sha256 differs from the manifest, the file was changed or damaged. Reinstall the package.")
+            raise WeightsError(
+                f"{path}: sha256 differs from the manifest, the file was changed or damaged. Reinstall the package."
+            )
         return path
     path = Path(weights)
     refuse_special(path)
     if not path.is_file():
-        raise WeightsError(f"'{weights}' is neither a weights file nor a shipped name. Shipped: {', '.join(sorted(shipped)) or 'none'}.")
+        raise WeightsError(
+            f"'{weights}' is neither a weights file nor a shipped name. Shipped: {', '.join(sorted(shipped)) or 'none'}."
+        )
     return path
 
 
 def save(
-    path: str | PathLike[str], tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], card: Mapping[str, Any]
+    path: str | PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    card: Mapping[str, Any],
 ) -> None:
     """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header; equal contents make equal bytes."""
     to_bytes = require("safetensors.torch", "Writing weights").save
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "config": json.dumps(dict(config)), "card": json.dumps(dict(card))}
     content = to_bytes(plain, metadata=header)
-    length = int.from_bytes(content[:8], "little")  # the library writes the header in random order: sort it
-    ordered = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    length = int.from_bytes(
+        content[:8], "little"
+    )  # the library writes the header in random order: sort it
+    ordered = json.dumps(
+        json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")
+    ).encode()
     ordered += b" " * (-len(ordered) % 8)
-    write_whole(path, lambda temporary: temporary.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]))
+    write_whole(
+        path,
+        lambda temporary: temporary.write_bytes(
+            len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
+        ),
+    )
 
 
-def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+def load(
+    path: str | PathLike[str], *, kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Tensors, configuration and card; raise :class:`WeightsError` unless the file is whole and of this ``kind``."""
     safetensors = require("safetensors", "Reading weights")
     refuse_special(path)
@@ -94,16 +119,22 @@ def load(path: str | PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], di
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file.") from error
     except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Save or copy it again.") from error
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}). Save or copy it again."
+        ) from error
     if header.get("kind") != kind:
-        raise WeightsError(f"{path}: expected weights of kind '{kind}', got {header.get('kind', 'a file without a kind')!r}.")
+        raise WeightsError(
+            f"{path}: expected weights of kind '{kind}', got {header.get('kind', 'a file without a kind')!r}."
+        )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: tensor '{name}' holds values that are not finite.")
     try:
         config, card = (json.loads(header[name]) for name in ("config", "card"))
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: the config or the card in its header is missing or damaged ({error}).") from error
+        raise WeightsError(
+            f"{path}: the config or the card in its header is missing or damaged ({error})."
+        ) from error
     if not isinstance(card, dict):
         raise WeightsError(f"{path}: the card in its header is not a dictionary.")
     return tensors, config, card

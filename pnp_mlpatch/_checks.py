@@ -1,0 +1,12 @@
+"""Checks of arguments that several modules make."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+
+def finite_number(value: Any) -> bool:
+    """Whether ``value`` is a real, finite number; a string or a bool is not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

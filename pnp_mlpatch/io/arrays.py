@@ -1,0 +1,60 @@
+"""Arrays in files, as tensors."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.io.reading import plain_integers, refuse_special
+
+
+def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
+    """Read a .npy array of real numbers, of any shape.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    finite : bool
+        Whether NaN and infinite values are refused.
+
+    Returns
+    -------
+    Tensor
+        float64 if stored so, float32 for other floats; booleans and integers keep their values, as bool, uint8 or int64.
+
+    Raises
+    ------
+    FileError
+        For a file that is missing, damaged, or holds objects.
+    InputError
+        For complex or empty arrays, and for values that are not finite.
+    """
+    array = _load(path)
+    if array.dtype.kind != "f":
+        return plain_integers(array, str(path))
+    tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
+    if finite and not bool(torch.isfinite(tensor).all()):
+        raise InputError(
+            f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first."
+        )
+    return tensor
+
+
+def _load(path: str | PathLike[str]) -> np.ndarray:
+    """The array of a .npy file, mapped: a header that claims more than the file holds is refused before memory is taken."""
+    refuse_special(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy lets the errors of zipfile, tokenize and ast through
+        raise FileError(f"{path}: not a readable .npy array ({error}).") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise InputError(
+            f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and imaginary part of complex ones."
+        )
+    return array
