@@ -182,7 +182,6 @@ def test_what_the_report_advises_is_true():
             "lipschitz: the denoiser returns values that are not finite",
         ),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("function", [lipschitz, expansion])
 def test_what_is_refused(function, settings, words):
