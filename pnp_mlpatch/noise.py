@@ -16,6 +16,7 @@ PARTS, SPREAD = (
     4,
     1.4,
 )  # parts of the plane each way; the standard error of a median of n values that overlap is that over sqrt(n)
+SURE = 0.05  # what is known so well is compared as it is
 ROUNDS = 5  # of making a probe all 1 or -1, and flat
 
 
@@ -25,7 +26,8 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
         noise = median |d q| / 0.6745
 
     with d the second differences of neighbouring data along the last axis and along the one before it, (1, -2, 1) / sqrt(6), together. Where one
-    of these, their product in the plane / 6, or the quietest quarter of 4 x 4 parts of the plane shows less, by two standard errors, that is taken. Only data
+    of these, their product in the plane / 6, or the quietest quarter of 4 x 4 parts of the plane shows less, that is taken;
+    by two standard errors, if it is not known to 5 %. Only data
     that were measured count: those that depend on the image (a mask leaves some out), and are not exactly 0, as zero-filled ones are. For data that
     one operator joins (:class:`~pnp_mlpatch.operators.stack.Stack`), the noise is that of each part: a map (B, m).
 
@@ -111,7 +113,8 @@ def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
     level = _median(torch.cat([values[whole] for values, whole in stencils[:2]]))[0]
     for values, whole in stencils:
         for found, error in (_median(values[whole]), _quiet(values, whole)):
-            level = torch.where(found + 2 * error < level, found, level)
+            chance = 0.0 if float(error) < SURE * float(found) else 2 * error
+            level = torch.where(found + chance < level, found, level)
     return level
 
 
