@@ -17,7 +17,7 @@ import pnp_mlpatch
 from pnp_mlpatch import cli, operators, solvers, weights
 from pnp_mlpatch.cli import common, demo
 from pnp_mlpatch.cli import solve as solving
-from pnp_mlpatch.cli.common import spoken
+from pnp_mlpatch.cli._common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.operators.blur import gaussian_psf

@@ -1,333 +1,253 @@
-"""``pnp-mlpatch ct``: a scan on disk to a volume on disk."""
+"""``pnp-mlpatch ct``: a volume from a scan on disk."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import warnings
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from pnp_mlpatch.cli._common import DEFAULTS, command
+from pnp_mlpatch.cli._ct import BEAMS, run_ct
 
-from pnp_mlpatch.cli.common import blame, prepare
-from pnp_mlpatch.cli.solve import make, parse_set, plain
-from pnp_mlpatch.ct.fbp import whole_turn
-from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
-from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
-from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.io.reading import refuse_special
-from pnp_mlpatch.weights import read_toml
+EPILOG = """\
+Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo; FILE:NAME for one dataset of an HDF5 or .npz
+file; .npy; .tif; a folder of projections, one TIFF each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array:
+s slices, a angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN, dead bins (flat <= dark)
+and slices without data have no weight and do no harm.
 
-BEAMS = ("parallel", "fan", "arc")
-GEOMETRY = (
-    "beam",
-    "shape",
-    "pixel",
-    "spacing",
-    "center",
-    "offset",
-    "source_origin",
-    "origin_detector",
-)  # flags that --geometry replaces
+Lengths have one unit, for example mm; the volume is attenuation per that unit, or Hounsfield units with --mu-water. By default a
+pixel is a detector element, seen at the centre of rotation, and the image is the square about the field of view. Angles turn
+counter-clockwise; at angle 0 rays run up the columns of the image, and detectors count to the right. If slices look smeared or doubled,
+try --center; mirrored, negative angles; --plot draws what was understood, and --fbp --preview look.png --slices 100:101 is a fast look.
+
+The denoiser works on [0, 1], to which --window is mapped. By default the level of the denoiser comes from the noise, the start is total
+variation, and the weight of the data rises where the residual exceeds the noise. --solver, --sigma, --iterations and --set solver.KEY=VALUE
+replace this recipe by a solver with the settings that you give; --sigma (relative to the window): larger is smoother. A faster, rougher look:
+--iterations 10. For chest CT --mu-water 0.0193 --weights mlpatch-ct takes the weights that were trained on Hounsfield units.
+
+Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores none), however many slices there are.
+Beside --out lies a .json that tells how the volume was made. A run that was killed goes on with the same command, to the same bytes;
+other settings are refused. --no-resume starts anew.
+
+Examples. A Data Exchange file, with the centre of rotation at the detector 640.5, in mm:
+  pnp-mlpatch ct tooth.h5 --out tooth_volume.h5 --spacing 0.0065 --center 640.5 --batch 4 --preview middle.png
+A look at one slice first:
+  pnp-mlpatch ct tooth.h5 --out look.npy --spacing 0.0065 --center 640.5 --slices 300:301 --fbp --preview look.png --plot geometry.png
+LoDoPaB (362 x 362 pixels on 26 cm, 1000 angles over pi, 513 detectors; the angles are those of ODL, whose axes lie otherwise):
+  python -c "import numpy as np; np.savetxt('angles.txt', (np.arange(1000) + 0.5) * np.pi / 1000 - np.pi / 2)"
+  pnp-mlpatch ct ground_truth_observation.hdf5:data --out lodopab.h5 --angles angles.txt --shape 362 362 --pixel 7.1823e-4 --spacing 7.1676e-4 --window 0 1
+2DeteCT, a fan beam (source to axis 431.020 mm, source to detector 529.000 mm, 1912 detectors of 0.0748 mm):
+  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
+Counts without flats, on a GPU:
+  pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 --out volume.h5 --device cuda
+"""
 
 
-def run_ct(args: argparse.Namespace) -> int:
-    """Reconstruct a volume and write it, with a JSON file that tells how it was made."""
-    from pnp_mlpatch.pipelines.ct_volume import (
-        VolumeConfig,
-        check_out,
-        check_scan,
-        reconstruct_volume,
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where it is added.
+    """
+    sub = command(
+        commands,
+        "ct",
+        run_ct,
+        "Reconstruct a volume from a CT scan on disk, slice by slice, in bounded memory.",
+        EPILOG,
     )
-
-    device = prepare(args)
-    sections = _sections(args)
-    table = _table(args)
-    scan = _scan(args, table)
-    geometry = _geometry(args, scan) if table is None else _from_table(args, scan, table)
-    given = {
-        key: getattr(args, key)
-        for key in (
-            "iterations",
-            "mu_water",
-            "noise",
-            "gain",
-            "electronic",
-            "likelihood",
-            "batch",
-            "backend",
-            "memory",
-        )
-        if getattr(args, key) is not None
-    }
-    if args.sigma is not None:
-        given["sigma"] = args.sigma[0] if len(args.sigma) == 1 else tuple(args.sigma)
-    if args.window is not None:
-        given["window"] = tuple(args.window)
-    if args.slices is not None:
-        given["slices"] = _slices(args.slices, scan)
-    with blame("ct"):
-        config = VolumeConfig(
-            **given, solver=args.solver, settings=sections["solver"], device=str(device)
-        )
-    first, last = check_scan(scan, geometry, config)
-    check_out(
-        Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None]
+    sub.add_argument("scan", metavar="SCAN", help="the scan: a file, FILE:DATASET, or a folder")
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        required=True,
+        help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json',
     )
-    _check_files(args, scan)
+    _scan(sub)
+    _geometry(sub)
+    _reconstruction(sub)
+    _running(sub)
 
-    D, used = None, None
-    if not args.fbp:
-        D, used = make("denoiser", {"name": args.denoiser, **sections["denoiser"]})
-        used = {"name": args.denoiser, **used}
-    if args.plot:
-        figure = geometry.plot()
-        write_whole(args.plot, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    if not args.quiet:
-        count, height, width = last - first, *geometry.shape
-        print(
-            f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; {count} slices of {height} x {width}"
-        )
-    result = reconstruct_volume(
-        scan,
-        geometry,
-        D,
-        args.out,
-        config,
-        meta={"denoiser": plain(used)},
-        resume=not args.no_resume,
-        progress=False if args.quiet else None,
+
+def _scan(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "scan"."""
+    group = sub.add_argument_group("scan")
+    group.add_argument("--dataset", metavar="NAME", help="the dataset in the file")
+    group.add_argument(
+        "--layout", metavar="AXES", help="the axes of the array: s slices, a angles, d detectors"
     )
-    if args.preview:
-        from pnp_mlpatch.viz.panels import panel
-
-        images = {"filtered backprojection": result.fbp[None, None]} | (
-            {} if D is None else {args.denoiser: result.middle[None, None]}
-        )
-        low, high = result.window
-        title = f"slice {first + (last - first) // 2}, grey from {low:.4g} to {high:.4g} ({result.units})"
-        panel(args.preview, images, window=result.window, title=title)
-    if not args.quiet:
-        before = f", {result.resumed} of them from an earlier run" if result.resumed else ""
-        change = max((value for value in result.residual if value is not None), default=None)
-        ended = ", ".join(
-            f"{result.status.count(status)} {status}" for status in sorted(set(result.status))
-        )
-        shown = "" if change is None else f", last change {change:.2g} at most"
-        print(
-            f"{ended}{shown}; window {result.window[0]:.4g} to {result.window[1]:.4g} ({result.units})"
-        )
-        print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s, {result.path}")
-    return 0
-
-
-def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Settings of the denoiser and of the solver that were given by --set."""
-    sections: dict[str, dict[str, Any]] = {"denoiser": {}, "solver": {}}
-    if args.weights is not None:
-        sections["denoiser"]["weights"] = args.weights
-    for text in args.set:
-        family, key, value = parse_set(text)
-        if family == "operator":
-            raise InputError(
-                f"--set '{text}': the operator of ct is set by its geometry; SECTION is denoiser or solver."
-            )
-        if family == "solver" and key in ("sigma", "iterations"):
-            raise InputError(f"--set '{text}': give --{key}.")
-        sections[family][key] = value
-    return sections
+    group.add_argument(
+        "--kind",
+        choices=["counts", "line-integrals"],
+        help="what the numbers are (default: as the file seems)",
+    )
+    group.add_argument(
+        "--angles",
+        metavar="FILE|N",
+        help="a .npy or .txt file, in radians; or N equally spaced over pi (fan: over 2 pi)",
+    )
+    group.add_argument(
+        "--degrees",
+        action=argparse.BooleanOptionalAction,
+        help="the angles of the file are degrees, or are not",
+    )
+    group.add_argument(
+        "--blank", metavar="I0|FILE", help="the open beam, for counts: a number or a file"
+    )
+    group.add_argument("--dark", metavar="VALUE|FILE", help="the dark field, for counts")
+    group.add_argument(
+        "--gain", type=float, metavar="G", help="detector units per photon (default: 1)"
+    )
+    group.add_argument(
+        "--electronic",
+        type=float,
+        metavar="STD",
+        help="noise of the electronics, in detector units (default: 0)",
+    )
+    group.add_argument(
+        "--noise",
+        type=float,
+        metavar="STD",
+        help="noise of line integrals (default: estimated for each slice)",
+    )
+    group.add_argument("--slices", metavar="START:STOP", help="only these slices")
 
 
-def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
-    """The scan, with what the flags say in place of what the file says."""
-    angles, degrees = args.angles, args.degrees
-    if angles is not None and angles.isdigit():
-        if args.degrees is not None:
-            raise InputError(
-                f"--degrees tells the unit of a file of angles; --angles {angles} needs none. Leave it out."
-            )
-        if int(angles) < 1:
-            raise InputError(f"--angles {angles}: the number of angles must be >= 1.")
-        parallel = (
-            (args.beam or "parallel") == "parallel"
-            if table is None
-            else table.get("type") == "ParallelBeam"
-        )
-        turn = math.pi if parallel else 2 * math.pi
-        angles, degrees = np.arange(int(angles)) * (turn / int(angles)), False
-    fields = {name: _number_or_path(getattr(args, name)) for name in ("blank", "dark")}
-    if args.kind == INTEGRALS.replace(" ", "-") and any(
-        value is not None for value in fields.values()
-    ):
-        raise InputError(
-            "--blank and --dark are for counts; line integrals have been divided by the open beam already."
-        )
-    return read_scan(
-        args.scan,
-        dataset=args.dataset,
-        kind=None if args.kind is None else args.kind.replace("-", " "),
-        layout=args.layout,
-        angles=angles,
-        degrees=degrees,
-        flat=fields["blank"],
-        dark=fields["dark"],
+def _geometry(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "geometry"."""
+    group = sub.add_argument_group("geometry")
+    group.add_argument(
+        "--beam",
+        choices=BEAMS,
+        help="parallel (default), fan (flat detector), arc (detector about the source)",
+    )
+    group.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels of a slice (default: the field of view)",
+    )
+    group.add_argument(
+        "--pixel",
+        type=float,
+        metavar="LENGTH",
+        help="side of a pixel (default: a detector element, seen at the centre)",
+    )
+    group.add_argument(
+        "--spacing",
+        type=float,
+        metavar="LENGTH",
+        help="width of a detector element (default: a pixel, magnified)",
+    )
+    group.add_argument(
+        "--center",
+        type=float,
+        metavar="INDEX",
+        help="detector index of the centre of rotation, may be a fraction (default: middle, (D - 1) / 2; tomopy's D / 2 less 0.5)",
+    )
+    group.add_argument(
+        "--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector"
+    )
+    group.add_argument(
+        "--source-origin",
+        type=float,
+        metavar="LENGTH",
+        help="from the source to the centre of rotation",
+    )
+    group.add_argument(
+        "--origin-detector", type=float, metavar="LENGTH", help="from there to the detector"
+    )
+    group.add_argument(
+        "--geometry",
+        metavar="FILE",
+        help="instead of these: .json or .toml, as ct.geometry.as_dict; or the .json of a volume",
     )
 
 
-def _number_or_path(text: str | None) -> float | str | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
-    """The geometry of the flags; what they leave open is taken from the scan."""
-    _, count, detectors = scan.shape
-    if scan.angles is None:
-        raise InputError(
-            f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally spaced ones ({count} projections)."
-        )
-    beam = args.beam or "parallel"
-    lengths = {name: getattr(args, name) for name in ("source_origin", "origin_detector")}
-    for name, value in lengths.items():
-        flag = f"--{name.replace('_', '-')}"
-        if beam == "parallel" and value is not None:
-            raise InputError(f"{flag} is for --beam fan or arc; a parallel beam has no source.")
-        if beam != "parallel" and value is None:
-            raise InputError(
-                f"--beam {beam} needs {flag}, a length in the unit of --pixel. (From source to detector it is source_origin + origin_detector.)"
-            )
-        if value is not None and not (
-            math.isfinite(value) and value >= 0 and (value > 0 or name == "origin_detector")
-        ):
-            raise InputError(f"{flag} must be a length > 0, got {value}.")
-    for name in ("pixel", "spacing"):
-        value = getattr(args, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{name} must be a length > 0, got {value}.")
-    distance = 1.0 if beam == "parallel" else lengths["source_origin"] + lengths["origin_detector"]
-    magnification = 1.0 if beam == "parallel" else distance / lengths["source_origin"]
-    pixel = (
-        args.pixel
-        if args.pixel is not None
-        else 1.0
-        if args.spacing is None
-        else args.spacing / magnification
+def _reconstruction(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "reconstruction"."""
+    group = sub.add_argument_group("reconstruction")
+    group.add_argument(
+        "--denoiser",
+        metavar="NAME",
+        default=DEFAULTS["denoiser"],
+        help=f"the denoiser (default: {DEFAULTS['denoiser']})",
     )
-    spacing = args.spacing if args.spacing is not None else pixel * magnification
-
-    offset = args.offset
-    if args.center is not None:
-        if offset is not None:
-            raise InputError("--center and --offset say the same in two ways; give one.")
-        if not -0.5 < args.center < detectors - 0.5:
-            raise InputError(
-                f"--center {args.center:g} lies off the detector, whose elements are 0 ... {detectors - 1}; its middle is {(detectors - 1) / 2:g}."
-            )
-        if args.center == detectors / 2:
-            warnings.warn(
-                f"--center {args.center:g} is half an element right of the middle, {(detectors - 1) / 2:g}: elements are counted from 0 and INDEX "
-                "is the middle of one. If it is the default of tomopy, which counts from the edge (D / 2), subtract 0.5.",
-                stacklevel=2,
-            )
-        offset = ((detectors - 1) / 2 - args.center) * spacing
-    if args.shape is None:
-        half = detectors * spacing / 2
-        if whole_turn(scan.angles):  # then each side of the detector sees all around the axis
-            half += abs(offset or 0.0)
-        if beam != "parallel":
-            gamma = (
-                math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
-            )
-            half = lengths["source_origin"] * math.sin(gamma)
-        side = max(1, math.floor(2 * half / pixel + 1e-6))
-        shape = (side, side)
-    else:
-        shape = tuple(args.shape)
-    common: dict[str, Any] = {"pixel": pixel, "spacing": spacing, "offset": offset or 0.0}
-    if beam == "parallel":
-        return ParallelBeam(shape, scan.angles, detectors, **common)
-    return FanBeam(shape, scan.angles, detectors, **lengths, **common, arc=beam == "arc")
-
-
-def _table(args: argparse.Namespace) -> dict[str, Any] | None:
-    """What the file of --geometry holds; the file beside an earlier volume will do."""
-    if args.geometry is None:
-        return None
-    void = [f"--{name.replace('_', '-')}" for name in GEOMETRY if getattr(args, name) is not None]
-    if void:
-        raise InputError(
-            f"--geometry {args.geometry} tells the whole geometry; leave out {', '.join(void)}, or change the file."
-        )
-    path = Path(args.geometry)
-    refuse_special(path)
-    try:
-        values = (
-            read_toml(path)
-            if path.suffix.lower() == ".toml"
-            else json.loads(path.read_text(encoding="utf-8"))
-        )
-    except (OSError, ValueError) as error:
-        raise (
-            error
-            if isinstance(error, FileError)
-            else FileError(f"{path}: cannot be read as JSON ({error}). Give .json or .toml.")
-        ) from error
-    if isinstance(values, dict) and isinstance(values.get("geometry"), dict):
-        values = values["geometry"]
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{path}: expected a table of the values of a geometry, got {type(values).__name__}."
-        )
-    if args.angles is not None and "angles" in values:
-        raise InputError(
-            f"--geometry {path} has the angles; leave out --angles, or take them out of the file."
-        )
-    return values
+    group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
+    group.add_argument(
+        "--solver",
+        metavar="NAME",
+        help=f"the solver (default: the recipe; with one of these settings {DEFAULTS['solver']})",
+    )
+    group.add_argument(
+        "--sigma",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="level of the denoiser, relative to the window; or one for each iteration (default: from the noise; with a solver 20/255)",
+    )
+    group.add_argument(
+        "--iterations", type=int, metavar="N", help="of the solver (with one by default 20)"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the denoiser or the solver; may be given many times",
+    )
+    group.add_argument(
+        "--likelihood",
+        choices=["gaussian", "poisson"],
+        help="of counts: weighted least squares (default), or exact, for few photons",
+    )
+    group.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="the range of the image, in its units (default: from the data)",
+    )
+    group.add_argument(
+        "--mu-water",
+        type=float,
+        metavar="MU",
+        help="attenuation of water: write Hounsfield units, window -1024 1024",
+    )
+    group.add_argument(
+        "--fbp", action="store_true", help="only filtered backprojection: a fast look"
+    )
 
 
-def _from_table(args: argparse.Namespace, scan: Scan, table: dict[str, Any]) -> Geometry:
-    """The geometry of the file; angles and detectors that it does not tell are those of the scan."""
-    if "angles" not in table and scan.angles is None:
-        raise InputError(
-            f"{args.geometry}: neither it nor the scan tells the angles. Give --angles FILE or --angles N."
-        )
-    angles = {} if "angles" in table or scan.angles is None else {"angles": scan.angles.tolist()}
-    with blame(args.geometry):
-        return from_dict({**table, **angles, "detectors": table.get("detectors", scan.shape[2])})
+def _running(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "running"."""
+    group = sub.add_argument_group("running")
+    group.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    group.add_argument(
+        "--backend",
+        choices=["auto", "sparse", "astra_cpu", "astra_cuda"],
+        help="of the projector (default: auto)",
+    )
+    group.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="for the projector (default: half of what is free, at most 4)",
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    group.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
+    )
+    group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
+    group.add_argument(
+        "--preview",
+        metavar="FILE.png",
+        help="draw the slice in the middle beside its filtered backprojection",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
-def _slices(text: str, scan: Scan) -> tuple[int, int]:
-    start, colon, stop = text.partition(":")
-    if not colon or not all(part.isdigit() or part == "" for part in (start, stop)):
-        raise InputError(f"--slices {text}: expected START:STOP, such as 10:20, 10: or :20.")
-    return int(start or 0), int(stop or scan.shape[0])
-
-
-def _check_files(args: argparse.Namespace, scan: Scan) -> None:
-    """Raise unless the pictures can be written, and nothing that is read is overwritten."""
-    out = Path(args.out)
-    results = {out.resolve(): "--out", out.with_suffix(".json").resolve(): "the .json beside --out"}
-    for name in ("plot", "preview"):
-        text = getattr(args, name)
-        if text is None:
-            continue
-        path = Path(text)
-        if path.suffix.lower() != ".png":
-            raise InputError(f"--{name} {text}: expected a file ending in .png.")
-        results[path.resolve()] = f"--{name}"
-    angles = None if args.angles is None or args.angles.isdigit() else args.angles
-    for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):
-        if text is not None and Path(text).resolve() in results:
-            raise InputError(
-                f"{results[Path(text).resolve()]} would overwrite {text}, which is read. Choose another name."
-            )
-
-
-__all__ = ["run_ct"]
+__all__ = ["add_parser"]

@@ -6,8 +6,10 @@ import argparse
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pnp_mlpatch
+from pnp_mlpatch.cli._common import command
 from pnp_mlpatch.errors import FileError, PnPError
 
 EXAMPLES = ("ct_512.py", "inpainting_512.py")
@@ -49,3 +51,31 @@ def find_examples() -> Path:
     raise FileError(
         f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. Reinstall the package."
     )
+
+
+EPILOG = """\
+Examples:
+  pnp-mlpatch demo                  sparse-view CT and inpainting at 512 x 512, minutes on a CPU
+  pnp-mlpatch demo --quick --out pictures
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where it is added.
+    """
+    sub = command(
+        commands,
+        "demo",
+        run_demo,
+        "Run the two example reconstructions, and keep their pictures.",
+        EPILOG,
+    )
+    sub.add_argument(
+        "--out", metavar="DIR", default="demo", help="folder of the pictures (default: demo)"
+    )
+    sub.add_argument("--quick", action="store_true", help="small and few iterations")

@@ -1,238 +1,164 @@
-"""``pnp-mlpatch massmap``: a shear map or a catalogue on disk to a map of the convergence on disk."""
+"""``pnp-mlpatch massmap``: the convergence from a shear map or a catalogue."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-import torch
+from pnp_mlpatch.cli._common import command
+from pnp_mlpatch.cli._massmap import run_massmap
 
-import pnp_mlpatch
-from pnp_mlpatch.cli.common import COLUMNS, prepare
-from pnp_mlpatch.cli.solve import make, plain
-from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import check_writable, write_whole
-from pnp_mlpatch.io.lock import lock
-from pnp_mlpatch.io.reading import refuse_special
-from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
-from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source, write_convergence
-from pnp_mlpatch.lensing.statistics import judge
-from pnp_mlpatch.weights import sha256
+EPILOG = """\
+Input. A FITS file with the images GAMMA1 and GAMMA2 (or E1 and E2, G1 and G2, a cube SHEAR), their noise NOISE (standard deviation
+of a component; infinite where nothing was measured) or the density of galaxies NGAL (each square arcminute), and MASK (0: unseen), if
+there is one. Other names: --gamma1 NAME; other files: --noise other.fits[NOISE]; numbers: --noise 0.16, --n-gal 30. The size of the pixels
+comes from the WCS, or from --pixel, with its unit. Where right ascension falls along the columns, the sign of gamma_2 follows.
 
-KEPT = (
-    "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2", "center", "shape",
-    "denoiser", "weights", "sigma", "iterations", "burn_in", "padding", "seed", "truth",
-)  # fmt: skip
-MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "flip_ra")
-CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape")
+A catalogue of galaxies (a FITS table, .csv or .ecsv with the columns ra, dec, e1, e2, w; other names: --columns e1=g1 e2=g2) is put on
+a map with --catalogue --pixel '0.5 arcmin'.
 
+Output. OUT.fits with KAPPA_E (the mean of the posterior), KAPPA_B (of the smoothed Kaiser-Squires map: a check, no signal is expected),
+SPREAD (of the denoised draws; no error bar: too small by far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings, the sha256 of the input, rms, skewness,
+peaks and spectrum. --from OUT.json repeats a run, with flags in place of what it says. A run that was killed goes on with the same command.
 
-def run_massmap(args: argparse.Namespace) -> int:
-    """Map the convergence and write it, with a JSON file from which the run can be repeated."""
-    device = prepare(args)
-    asked, before = _asked(args)
-    if "shear" not in asked or args.out is None:
-        raise InputError(
-            f"massmap: {'give SHEAR, the input' if 'shear' not in asked else 'give --out FILE.fits'}. See pnp-mlpatch massmap -h."
-        )
-    out = Path(args.out)
-    _check_out(args, out, asked)
-    with lock(out.with_suffix(".json")):
-        return _map(args, out, asked, before, device)
+Examples:
+  pnp-mlpatch massmap shear.fits --out kappa.fits --figure kappa.png
+  pnp-mlpatch massmap shear.npy --pixel '0.29 arcmin' --n-gal 30 --mask mask.npy --out kappa.fits
+  pnp-mlpatch massmap galaxies.fits --catalogue --pixel '0.4 arcmin' --reduced --out kappa.fits
+  pnp-mlpatch massmap --from kappa.json --out again.fits
+"""
 
 
-def _map(
-    args: argparse.Namespace,
-    out: Path,
-    asked: dict[str, Any],
-    before: dict[str, str],
-    device: torch.device,
-) -> int:
-    from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags.
 
-    digests = {name: sha256(path) for name, path in _files(asked).items()}
-    for name, digest in digests.items():
-        if before.get(name, digest) != digest:
-            raise InputError(
-                f"{_files(asked)[name]}: is not the file that {args.source} was made from; give another SHEAR, or run it without --from."
-            )
-    shear = _shear(asked)
-    truth = None
-    if "truth" in asked:
-        path, which = split_source(asked["truth"], Path(asked["truth"]))
-        truth = read_map(path, None if which == asked["truth"] else which)[0]
-        if truth.shape != shear.noise.shape:
-            raise InputError(
-                f"--truth {asked['truth']}: must have the shape {tuple(shear.noise.shape)} of the shear, has {tuple(truth.shape)}."
-            )
-    settings = {
-        key: asked[key]
-        for key in ("sigma", "iterations", "burn_in", "padding", "seed")
-        if key in asked
-    }
-    config = MassMapConfig(**settings, passes=3 if asked.get("reduced") else 1)
-    name = asked.get("denoiser", "mlpatch")
-    weights = asked.get("weights", "mlpatch-kappa" if name == "mlpatch" else None)
-    D, used = make("denoiser", {"name": name, **({} if weights is None else {"weights": weights})})
-    partial = _partial(out)
-    if args.no_resume:
-        partial.unlink(missing_ok=True)
-    result = map_mass(
-        shear, D, config, checkpoint=partial, device=device, progress=False if args.quiet else None
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where it is added.
+    """
+    sub = command(
+        commands,
+        "massmap",
+        run_massmap,
+        "Map the convergence (dark matter) from a shear map or a catalogue of galaxies.",
+        EPILOG,
+    )
+    sub.add_argument("shear", metavar="SHEAR", nargs="?", help="the shear map or the catalogue")
+    sub.add_argument("--out", metavar="FILE.fits", help="the map; beside it a .json")
+    sub.add_argument(
+        "--from",
+        dest="source",
+        metavar="OUT.json",
+        help="take what is not given here from an earlier run",
+    )
+    _shear_map(sub)
+    _catalogue(sub)
+    _reconstruction(sub)
+    _running(sub)
+
+
+def _shear_map(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "shear map"."""
+    group = sub.add_argument_group("shear map")
+    for name in ("gamma1", "gamma2"):
+        group.add_argument(f"--{name}", metavar="IMAGE", help="its name, [number], or FILE[NAME]")
+    group.add_argument("--noise", metavar="STD|IMAGE", help="standard deviation of a component")
+    group.add_argument("--n-gal", metavar="N|IMAGE", help="galaxies for each square arcminute")
+    group.add_argument(
+        "--shape-noise",
+        type=float,
+        metavar="STD",
+        help="of one component of the ellipticity of a galaxy (default: 0.26)",
+    )
+    group.add_argument("--mask", metavar="IMAGE", help="0 where nothing is seen")
+    group.add_argument(
+        "--pixel", metavar="ANGLE", help="side of a pixel with its unit: '0.29 arcmin'"
+    )
+    group.add_argument(
+        "--flip-ra",
+        action=argparse.BooleanOptionalAction,
+        help="right ascension falls along the columns (default: by the WCS)",
+    )
+    group.add_argument(
+        "--reduced",
+        action="store_true",
+        default=None,
+        help="the data are reduced shear: three passes",
     )
 
-    provenance = {
-        "pnp_mlpatch": pnp_mlpatch.__version__,
-        "asked": asked,
-        "sha256": digests,
-        "settings": plain(
-            {**result.settings, "denoiser": {"name": name, **used, **result.settings["denoiser"]}}
-        ),
-    }
-    maps = {"SPREAD": result.spread, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
-    write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
-    table: dict[str, Any] = {
-        **provenance,
-        "output": out.name,
-        "statistics": plain(result.statistics),
-        "seconds": round(result.seconds, 1),
-    }
-    if truth is not None:
-        table["judged"] = {"map": plain(judge(result.kappa, truth, shear.pixel, shear.seen))}
-        table["judged"]["smoothed"] = plain(judge(result.smoothed, truth, shear.pixel, shear.seen))
-    text = json.dumps(table, indent=2) + "\n"
-    write_whole(
-        out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8")
+
+def _catalogue(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "catalogue"."""
+    group = sub.add_argument_group("catalogue")
+    group.add_argument(
+        "--catalogue",
+        action="store_true",
+        default=None,
+        help="the input is a table of galaxies; --pixel is needed",
     )
-    if args.figure:
-        from pnp_mlpatch.viz.panels import mass_panel
-
-        shown = {
-            name: result.kappa[0],
-            f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0],
-        }
-        shown = {"truth": truth, **shown} if truth is not None else shown
-        mass_panel(args.figure, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
-    partial.unlink(missing_ok=True)  # last: until all is written, the same command goes on from it
-    if not args.quiet:
-        s = result.statistics
-        print(
-            f"{shear.noise.shape[0]} x {shear.noise.shape[1]} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; noise {result.settings['noise']:.3g}"
-        )
-        print(
-            f"E rms {s['rms']:.4f} (mean of the posterior), peaks above 0.1: {s['peaks']['0.1']}\n"
-            f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, B rms {s['B rms']:.4f}; "
-            f"noise alone: {s['B rms of noise']:.4f}"
-        )
-        print(f"{result.seconds:.1f} s, {out}")
-    return 0
-
-
-def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the flags ask for, what they leave open from --from; and the sha256 of the files of that run."""
-    asked, before = {}, {}
-    if args.source is not None:
-        refuse_special(args.source)
-        try:
-            content = json.loads(Path(args.source).read_text(encoding="utf-8"))
-            asked, before = dict(content["asked"]), dict(content["sha256"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(
-                f"{args.source}: is not the .json of a mass map ({type(error).__name__}: {error})."
-            ) from error
-        if unknown := sorted(set(asked) - set(KEPT)):
-            raise FileError(
-                f"{args.source}: holds unknown settings ({', '.join(unknown)}). Is it of another version?"
-            )
-        if args.shear is not None:
-            before = {}
-    return asked | {
-        key: getattr(args, key) for key in KEPT if getattr(args, key) is not None
-    }, before
-
-
-def _shear(asked: dict[str, Any]) -> ShearMap:
-    pixel = asked.get("pixel")
-    if not asked.get("catalogue"):
-        if wrong := [key for key in CATALOGUE_ONLY if asked.get(key)]:
-            raise InputError(
-                f"massmap: --{wrong[0].replace('_', '-')} is for a catalogue; give --catalogue too."
-            )
-        given: dict[str, Any] = {
-            key: _number(asked[key]) if key in ("noise", "n_gal") else asked[key]
-            for key in MAP_ONLY
-            if key in asked
-        }
-        return read_shear(asked["shear"], pixel=pixel, **given)
-    if wrong := [key for key in MAP_ONLY if key in asked]:
-        raise InputError(
-            f"massmap: --{wrong[0].replace('_', '-')} is for a shear map, not for a catalogue, which tells it. Leave it out."
-        )
-    if pixel is None:
-        raise InputError(
-            "massmap: a catalogue needs --pixel, the side of the pixels that it is put on, such as '0.4 arcmin'."
-        )
-    names = {}
-    for text in asked.get("columns", []):
-        key, sign, column = text.partition("=")
-        if not sign or key not in COLUMNS or not column:
-            raise InputError(
-                f"--columns {text}: expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}."
-            )
-        names[key] = column
-    catalogue = read_catalogue(asked["shear"], **names, flip_e2=bool(asked.get("flip_e2")))
-    shape, center = (
-        None if asked.get(key) is None else tuple(asked[key]) for key in ("shape", "center")
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="names of the columns ra, dec, e1, e2, w",
     )
-    return bin_shear(catalogue, pixel, shape=shape, centre=center)
+    group.add_argument("--flip-e2", action="store_true", default=None, help="e2 has the other sign")
+    group.add_argument(
+        "--center",
+        type=float,
+        nargs=2,
+        metavar=("RA", "DEC"),
+        help="of the map, in degrees (default: mean direction of the galaxies)",
+    )
+    group.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels of the map (default: what holds all galaxies)",
+    )
 
 
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _files(asked: dict[str, Any]) -> dict[str, Path]:
-    """The files that the run reads, by setting."""
-    found = {}
-    for key in ("shear", "gamma1", "gamma2", "noise", "n_gal", "mask", "weights"):
-        value = asked.get(key)
-        path = (
-            Path(str(value))
-            if key in ("shear", "weights")
-            else split_source(str(value), Path())[0]
-            if value is not None
-            else None
+def _reconstruction(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "reconstruction"."""
+    group = sub.add_argument_group("reconstruction")
+    group.add_argument("--denoiser", metavar="NAME", help="the denoiser (default: mlpatch)")
+    group.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="its weights: a shipped name or a path (default: mlpatch-kappa)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=float,
+        metavar="S",
+        help="noise that the denoiser is given (default: 0.75 of the data's)",
+    )
+    for name in ("iterations", "burn-in", "padding", "seed"):
+        group.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="N",
+            help=f"see massmap.MassMapConfig: {name.replace('-', '_')}",
         )
-        if value is not None and path is not None and path.is_file():
-            found[key] = path
-    return found
 
 
-def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> None:
-    """Raise unless the results can be written, and nothing that is read is overwritten: known before the computation."""
-    if out.suffix.lower() not in (".fits", ".fit", ".fts"):
-        raise InputError(f"--out {out}: expected a file ending in .fits.")
-    if args.figure is not None and Path(args.figure).suffix.lower() != ".png":
-        raise InputError(f"--figure {args.figure}: expected a file ending in .png.")
-    reads = [*_files(asked).values(), *([Path(args.source)] if args.source else [])]
-    written = [
-        out,
-        out.with_suffix(".json"),
-        _partial(out),
-        *([Path(args.figure)] if args.figure else []),
-    ]
-    for k, path in enumerate(written):
-        check_writable(path, [*reads, *written[:k]])
+def _running(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "running"."""
+    group = sub.add_argument_group("running")
+    group.add_argument(
+        "--truth",
+        metavar="FILE[NAME]",
+        help="a known convergence: judge the map by it, in the .json",
+    )
+    group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
+    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    group.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
-def _partial(out: Path) -> Path:
-    """Where the state lies until the map is written."""
-    return out.with_name(f".{out.name}.partial.pt")
-
-
-__all__ = ["run_massmap"]
+__all__ = ["add_parser"]

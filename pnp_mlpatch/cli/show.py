@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from typing import Any
 
 from pnp_mlpatch import weights
-from pnp_mlpatch.cli.common import REGISTRIES, plain_text
+from pnp_mlpatch.cli._common import REGISTRIES, command, plain_text
 from pnp_mlpatch.errors import InputError, UnknownPlugin, WeightsError
 from pnp_mlpatch.registry import Registry, did_you_mean
 
@@ -117,3 +118,49 @@ def _print_card(name: str) -> None:
         print(f"  {title}:")
         for key, value in values.items():
             print(f"    {key}: {value}")
+
+
+LIST_EPILOG = """\
+A plugin that cannot be imported is listed as BROKEN with the reason; the others are not affected.
+
+Examples:
+  pnp-mlpatch list
+  pnp-mlpatch list denoisers
+"""
+
+INFO_EPILOG = """\
+Examples:
+  pnp-mlpatch info mlpatch          docstring, settings, shipped weights
+  pnp-mlpatch info mlpatch-grey     the card of shipped weights
+  pnp-mlpatch info admm --family solver
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the commands ``list`` and ``info`` and their flags.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where they are added.
+    """
+    sub = command(
+        commands, "list", list_plugins, "List the operators, denoisers and solvers.", LIST_EPILOG
+    )
+    sub.add_argument(
+        "family",
+        nargs="?",
+        choices=[f"{family}s" for family in REGISTRIES],
+        help="only this family",
+    )
+    sub = command(
+        commands,
+        "info",
+        show_info,
+        "Tell what a plugin does, and its settings; or show the card of shipped weights.",
+        INFO_EPILOG,
+    )
+    sub.add_argument("name", metavar="NAME", help="a plugin, or weights that ship with the package")
+    sub.add_argument(
+        "--family", choices=list(REGISTRIES), help="where a name is in several families"
+    )

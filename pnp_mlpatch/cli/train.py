@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import os
+import textwrap
 from typing import Any
 
-from pnp_mlpatch.cli.common import blame, prepare
-from pnp_mlpatch.cli.solve import literal
+from pnp_mlpatch.cli._common import blame, command, plain_text, prepare
+from pnp_mlpatch.cli._solve import literal
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.weights import read_toml
 
@@ -60,3 +63,118 @@ def put(values: dict[str, Any], text: str) -> None:
         values[section] = {**values.get(section, {}), name: literal(value)}
     else:
         values[key] = literal(value)
+
+
+EPILOG = """\
+A file:
+  data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy; or a stack, or a list, see below
+  out = "runs/grey"                 # gets weights.safetensors, log.csv, log.png and checkpoint.pt
+  validation = "pictures/val"       # its PSNR goes to log.csv every validate_every steps
+  steps = 20000
+  checkpoint_every = 1000           # the same command goes on from the last checkpoint
+  [model]                           # settings of the network: pnp-mlpatch info mlpatch
+  width = 256
+  depth = 3
+  radius = 8.0
+  rings = 10
+  angles = 16
+  [card]                            # free text, kept in the weights file
+  licence = "CC-BY-4.0"
+
+Data:
+  data = "pictures"                 # all pictures of the folder, in memory; what cannot be read is skipped with a warning
+  data = "scans.npy"                # stacks (N, H, W) or (N, C, H, W): read window by window, so they may exceed memory
+  data = "scans.h5:train/slices"    # .h5 and .zarr need pip install 'pnp-mlpatch[data]'; :NAME where there are several arrays
+  data = ["a.npz:hu", "b.npz:hu"]   # several; an .npz is read as a whole. CT in HU: with window = [-1024, 1024]
+  data = "procedural"               # endless random pictures
+  data = "convergence"              # endless log-normal mass maps of weak lensing
+
+Resume. The same command goes on from checkpoint.pt, to bit-identical weights on the same CPU; other settings are refused
+(data, validation, out, card, device and the two *_every may change). --no-resume starts anew.
+
+Several processes or GPUs share each batch; the result is that of one, to rounding:
+  torchrun --standalone --nproc-per-node 4 -m pnp_mlpatch.cli train --config grey.toml --device cuda
+
+Examples:
+  pnp-mlpatch train --config grey.toml
+  pnp-mlpatch train --config grey.toml --device cuda --precision bfloat16 --out runs/gpu
+  pnp-mlpatch train --data procedural --out runs/small --set crop=32 --set batch=8 --set model.width=64 --steps 500
+  pnp-mlpatch train --config grey.toml --out runs/tuned --init runs/grey/weights.safetensors --data scans.npy --set lr=1e-4
+  pnp-mlpatch solve --simulate photo.png --gray --operator identity --noise 0.1 --set denoiser.weights=runs/grey/weights.safetensors --output x.png
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its flags.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where it is added.
+    """
+    from pnp_mlpatch.training import TrainConfig
+
+    doc = plain_text(inspect.getdoc(TrainConfig) or "")
+    keys = textwrap.fill(", ".join(_key(f) for f in dataclasses.fields(TrainConfig)), 110)
+    about = f"{doc}\n\nKeys and defaults:\n{keys}\n\n{EPILOG}"
+    sub = command(
+        commands,
+        "train",
+        run_train,
+        "Train a denoiser, or an upscaler, on pictures or stacks of images.",
+        about,
+    )
+    sub.add_argument(
+        "--config", metavar="FILE.toml", help="the settings, see below; flags override them"
+    )
+    sub.add_argument(
+        "--data",
+        action="append",
+        metavar="SOURCE",
+        help="training images: folder, stack or procedural; may be given many times",
+    )
+    sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
+    sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
+    sub.add_argument(
+        "--validation",
+        action="append",
+        metavar="SOURCE",
+        help="images to measure PSNR on; may be given many times",
+    )
+    sub.add_argument("--init", metavar="WEIGHTS", help="start from these: a shipped name or a path")
+    sub.add_argument(
+        "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
+    )
+    sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
+    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
+    sub.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the arithmetic; weights stay float32",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="seed of the weights, cuts and noise")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting, or model.KEY=VALUE; may be given many times",
+    )
+    sub.add_argument(
+        "--no-resume", action="store_true", help="start anew even if there is a checkpoint"
+    )
+    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    from dataclasses import MISSING
+
+    if field.default_factory is not MISSING:
+        return f"{field.name} = {field.default_factory()!r}"
+    if field.default is MISSING:
+        return f"{field.name} (required)"
+    return (
+        f"{field.name} = {field.default:.4g}"
+        if isinstance(field.default, float)
+        else f"{field.name} = {field.default!r}"
+    )

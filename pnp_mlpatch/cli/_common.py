@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -107,3 +108,13 @@ def plain_text(doc: str) -> str:
         .replace("``", "")
         .replace("\\*", "*")
     )
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A parser for one command, with its description and examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
+    sub.set_defaults(run=run)
+    return sub
