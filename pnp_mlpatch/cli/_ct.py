@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pnp_mlpatch.cli._common import blame, prepare
-from pnp_mlpatch.cli._solve import make, parse_set, plain
+from pnp_mlpatch.cli._problem import make, parse_set
+from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan

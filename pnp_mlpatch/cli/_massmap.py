@@ -11,7 +11,8 @@ import torch
 
 import pnp_mlpatch
 from pnp_mlpatch.cli._common import COLUMNS, prepare
-from pnp_mlpatch.cli._solve import make, plain
+from pnp_mlpatch.cli._problem import make
+from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import check_writable, write_whole
 from pnp_mlpatch.io.lock import lock

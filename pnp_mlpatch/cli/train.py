@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from pnp_mlpatch.cli._common import blame, command, plain_text, prepare
-from pnp_mlpatch.cli._solve import literal
+from pnp_mlpatch.cli._problem import literal
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.weights import read_toml
 
