@@ -66,9 +66,8 @@ def radon(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
     detectors, width = int(rng.integers(2, 14)), float(rng.uniform(0.6, 1.6))
     backend = "sparse" if rng.random() < 0.7 else "astra_cpu"
     if rng.random() < 0.5:
-        geometry = ParallelBeam(
-            shape[1:], angles, detectors, spacing=width, offset=float(rng.uniform(-1, 1))
-        )
+        offset = float(rng.uniform(-0.4, 0.4)) * detectors * width
+        geometry = ParallelBeam(shape[1:], angles, detectors, spacing=width, offset=offset)
         projector = str(rng.choice(["linear", "line", "strip"]))
     else:
         far = float(rng.uniform(20, 60))
