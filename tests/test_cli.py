@@ -15,8 +15,9 @@ from PIL import Image
 
 import pnp_mlpatch
 from pnp_mlpatch import cli, operators, solvers, weights
-from pnp_mlpatch.cli import common, demo
-from pnp_mlpatch.cli import solve as solving
+from pnp_mlpatch.cli import _common as common
+from pnp_mlpatch.cli import _problem as solving
+from pnp_mlpatch.cli import demo
 from pnp_mlpatch.cli._common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.io.images import write_image
@@ -99,7 +100,7 @@ def test_list_goes_on_past_broken_and_incomplete_plugins(run, monkeypatch, tmp_p
     (package / "__init__.py").write_text("")
     (package / "bad.py").write_text("raise RuntimeError('no engine')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry = Registry("operator", "brokenpkg", ())
+    registry = Registry("operator", "brokenpkg")
     registry.register("fine", needs=("no_such_package",))(lambda: None)
     monkeypatch.setitem(common.REGISTRIES, "operator", registry)
     status, out, _ = run("list operators")
