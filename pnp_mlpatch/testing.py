@@ -84,7 +84,7 @@ def optimality(
     z = torch.randn(2, *A.image_shape, generator=generator, dtype=dtype).to(device)
     q = torch.randn(2, *A.data_shape, generator=generator, dtype=dtype).to(device)
     Aty = A.adjoint(q)
-    f = A.data_step(z, alpha, Aty=Aty, tol=tol, max_iter=max_iter)
+    f = A.data_step(z, alpha, Aty=Aty, tol=tol, max_iter=max_iter)[0]
     return float((A.adjoint(A(f) - q) + alpha * (f - z)).norm() / (Aty + alpha * z).norm())
 
 
@@ -169,10 +169,10 @@ def _operator_checks(A: LinearOperator, tol: float) -> Iterator[Check]:
 
     def per_image() -> Check:
         alpha = norm**2 * torch.tensor([0.1, 1.0, 10.0], device=device)
-        together = A.data_step(x, alpha, Aty=Aty, max_iter=1000)
+        together = A.data_step(x, alpha, Aty=Aty, max_iter=1000)[0]
         alone = torch.cat(
             [
-                A.data_step(x[k : k + 1], float(alpha[k]), Aty=Aty[k : k + 1], max_iter=1000)
+                A.data_step(x[k : k + 1], float(alpha[k]), Aty=Aty[k : k + 1], max_iter=1000)[0]
                 for k in range(3)
             ]
         )

@@ -32,7 +32,7 @@ def test_operator(name):
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("auto", "astra_cuda")])
 def test_radon_backend(backend, projector):
     check_operator(
-        Radon((13, 17), angles=11, channels=2, backend=backend, projector=projector, cache=False)
+        Radon(image_shape=(2, 13, 17), angles=11, backend=backend, projector=projector, cache=False)
     )
 
 
