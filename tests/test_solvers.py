@@ -31,7 +31,7 @@ def test_admm_and_pgd_reach_the_closed_form_of_a_gaussian_prior(operator):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, *A.data_shape, dtype=torch.float64, generator=generator)
     noise = 0.7 * A.norm()
-    iterative = operator in ("radon", "stack")
+    iterative = not A.closed_form
     q = q.float() if iterative else q
     exact = A.data_step(
         torch.zeros(2, *A.image_shape, dtype=q.dtype),
