@@ -86,7 +86,9 @@ def make_data() -> None:
     slices = torch.cat(
         [samples.chest_ct()[..., 200 + 8 * k : 232 + 8 * k, 200:232] for k in range(3)]
     )
-    integrals = Radon((32, 32), 24, cache=False)((slices + 1024) * 1e-5)[:, 0].numpy()
+    integrals = Radon(image_shape=(1, 32, 32), angles=24, cache=False)((slices + 1024) * 1e-5)[
+        :, 0
+    ].numpy()
     np.save("scan.npy", integrals + 0.005 * rng.normal(size=integrals.shape).astype(np.float32))
     np.save("shear.npy", 0.12 * rng.normal(size=(2, 24, 24)).astype(np.float32))
 
@@ -165,7 +167,7 @@ def read_result(path: str) -> Any:
 def project(folder: str) -> Tensor:
     """A projection whose matrix is cached in a folder."""
     with patch.dict(os.environ, PNP_MLPATCH_CACHE=os.path.abspath(folder)):
-        return Radon((12, 12), 5)(torch.ones(1, 1, 12, 12))
+        return Radon(image_shape=(1, 12, 12), angles=5)(torch.ones(1, 1, 12, 12))
 
 
 def resume(name: str, data: Path) -> Any:

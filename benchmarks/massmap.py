@@ -196,7 +196,7 @@ def solve(truth, shear, args):
     }
     amplitude = best(lambda a: wiener(q, noise, filters[a], shear.pixel), list(filters))
     timed("Wiener, best amplitude", lambda: wiener(q, noise, filters[amplitude], shear.pixel))
-    D, A = network(), Lensing(shape=tuple(noise.shape))
+    D, A = network(), Lensing(image_shape=(2, *noise.shape))
     tau = float(noise[shear.seen].min())
     few = 2 if args.quick else 8
     timed(

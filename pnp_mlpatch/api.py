@@ -15,7 +15,6 @@ from pnp_mlpatch.denoisers import as_denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.solvers import Callback, Result, Solver, State, Tuned
-from pnp_mlpatch.testing import adjoint_mismatch
 from pnp_mlpatch.tuning import auto, tunable
 
 FEWEST = 100  # data an image, below which nothing is tuned unless it is asked for
@@ -93,7 +92,7 @@ def reconstruct(
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
     if check and isinstance(A, operators.LinearOperator):
-        mismatch = adjoint_mismatch(A)
+        mismatch = operators.adjoint_mismatch(A)
         if mismatch > 1e-4:
             warnings.warn(
                 f"reconstruct: |<A x, y> - <x, A^H y>| / (|A x| |y|) = {mismatch:.1e} for {type(A).__name__}: its adjoint is not its transpose, "

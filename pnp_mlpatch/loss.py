@@ -70,7 +70,7 @@ class Loss:
         """(A^H A + c)^-1 v."""
         return self.problem.A.data_step(
             torch.zeros_like(v), (self._unit(v).flatten() / level).square(), Aty=v
-        )
+        )[0]
 
     def _unit(self, like: Tensor) -> Tensor:
         """The noise that is left when a map is divided out, a column with a number for each image."""

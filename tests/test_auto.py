@@ -38,7 +38,7 @@ def white(*shape, seed=0):
 MAKE = {
     "mask": lambda: Mask(random_mask((SIZE, SIZE), keep=0.4)),
     "blur": lambda: Blur(gaussian_psf(1.2), (1, SIZE, SIZE)),
-    "radon": lambda: Radon((SIZE, SIZE), 30, cache=False),
+    "radon": lambda: Radon(image_shape=(1, SIZE, SIZE), angles=30, cache=False),
     "identity": lambda: Identity((1, SIZE, SIZE)),
 }
 NOISE = {"mask": 0.04, "blur": 0.02, "radon": 0.3, "identity": 0.1}
@@ -374,7 +374,7 @@ def test_where_nothing_is_hidden_both_losses_are_the_same():
         0.3 * white(1, 2, 16, 16),
         torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.8,
     )
-    A, noise = Lensing(shape=(16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
+    A, noise = Lensing(image_shape=(2, 16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
     a, b = (
         float(sure(shear, A, lambda q: 0.5 * A.adjoint(q), noise=noise, level=level))
         for level in (None, 0.1)
@@ -466,7 +466,7 @@ def test_maps_of_the_noise_with_pixels_that_were_not_measured(photo):
 
 def test_low_signal_is_not_taken_for_structure():
     """A sky of shear that is nothing but noise: the map is nearly empty."""
-    A = Lensing(shape=(SIZE, SIZE))
+    A = Lensing(image_shape=(2, SIZE, SIZE))
     q = 0.3 * white(1, 2, SIZE, SIZE)
     D = e_mode(denoisers.make("mlpatch", weights="mlpatch-kappa"))
     result = reconstruct(q, A, D, noise=0.3, iterations=10)

@@ -187,7 +187,9 @@ def test_a_step_is_its_equations():
     state = iterates("consensus", make_problem(q, A, A.noise([0.5, 0.2])), 3)[-1]
     u, f, v = state.u.chunk(2, 1), [], 0
     for k, (block, part, level) in enumerate(zip(A.blocks, A.split(q), (0.5, 0.2), strict=True)):
-        f.append(block.data_step(state.x - u[k], (level / SIGMA) ** 2 / 2, Aty=block.adjoint(part)))
+        f.append(
+            block.data_step(state.x - u[k], (level / SIGMA) ** 2 / 2, Aty=block.adjoint(part))[0]
+        )
         v = v + (f[k] + u[k]) / 2
     v = gaussian(v, SIGMA)
     new = solvers.make("consensus", sigma=SIGMA).step(
@@ -281,7 +283,11 @@ def test_two_data_sets_are_better_than_one_and_few_steps_are_enough(mlpatch):
 def test_projections_and_pixels_of_one_image(mlpatch):
     truth = samples.camera()[..., 100:148, 200:248].contiguous()
     A = operators.make(
-        "stack", blocks=[Radon((48, 48), 10, cache=False), Mask(random_mask((48, 48), keep=0.2))]
+        "stack",
+        blocks=[
+            Radon(image_shape=(1, 48, 48), angles=10, cache=False),
+            Mask(random_mask((48, 48), keep=0.2)),
+        ],
     )
     clean = A.split(A(truth))
     levels = (0.01 * float(clean[0].square().mean().sqrt()), 0.02)

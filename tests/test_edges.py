@@ -98,7 +98,7 @@ def test_a_noise_map_of_one_value_is_that_number(solver, photo):
 
 
 def test_a_schedule_ends_at_the_noise_of_the_image_not_of_the_data():
-    A = Radon((24, 24), 30, cache=False)
+    A = Radon(image_shape=(1, 24, 24), angles=30, cache=False)
     noise = 5.0  # of line integrals of 24 pixels
     level = float(noise_in_start(make_problem(torch.zeros(1, *A.data_shape), A, noise), "test"))
     draws = A.initial(noise * white((8, *A.data_shape), 5))
@@ -133,7 +133,7 @@ def test_conjugate_gradients_in_any_units(unit):
 )
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
 def test_solvers_in_any_units(solver, unit, photo):
-    A = Radon((16, 16), 12, cache=False)
+    A = Radon(image_shape=(1, 16, 16), angles=12, cache=False)
     x, settings = photo[..., :16, :16], {"iterations": 6, "progress": False}
     q = A(x)
     noise = (
@@ -295,7 +295,7 @@ def test_a_registered_solver_with_a_number_for_sigma_is_run_as_it_is(photo):
         def step(self, problem, denoise, state):
             x = problem.A.data_step(
                 state.x, (problem.known_noise("Plain") / self.sigma) ** 2, Aty=problem.Aty
-            )
+            )[0]
             return State(denoise(x, self.sigma), state.iteration + 1)
 
     try:

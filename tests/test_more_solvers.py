@@ -342,13 +342,13 @@ def test_a_noise_map_is_whitening(name, form):
 
 
 def test_pdhg_and_red_need_no_data_step(monkeypatch):
-    A = Radon((12, 10), 8, cache=False)
+    A = Radon(image_shape=(1, 12, 10), angles=8, cache=False)
     q = A(torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(0)))
     noise = 0.05 * float(q.square().mean().sqrt())
     admm = reconstruct(
         q, A, gaussian, "admm", noise=noise, sigma=0.3, iterations=150, tol=0, data_iterations=30
     )
-    monkeypatch.setattr(Radon, "_data_step", None)
+    monkeypatch.setattr(Radon, "_solve", None)
     monkeypatch.setattr(Radon, "data_step", None)
     pdhg = reconstruct(q, A, gaussian, "pdhg", noise=noise, sigma=0.3, iterations=1000, tol=0)
     assert off(pdhg.x, admm.x) < 1e-3

@@ -263,7 +263,7 @@ def draws(count=6):
 KINDS = {
     "mask": lambda: Mask(random_mask((SIZE, SIZE), keep=0.5)),
     "blur": lambda: Blur(torch.ones(3, 3) / 9, (1, SIZE, SIZE)),
-    "radon": lambda: Radon((SIZE, SIZE), 24, cache=False),
+    "radon": lambda: Radon(image_shape=(1, SIZE, SIZE), angles=24, cache=False),
 }
 
 

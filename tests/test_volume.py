@@ -283,7 +283,9 @@ def test_gaps_in_line_integrals(integrals, tmp_path):
 def test_filled_is_linear_along_the_detector():
     q = torch.tensor([[0.0, 1.0, 0.0, 0.0, 4.0, 0.0], [0.0] * 6])
     missing = torch.tensor([[True, False, True, True, False, True], [True] * 6])
-    filled = Radon((4, 4), 2, 6, cache=False)._fill(q[None, None], ~missing[None, None])[0, 0]
+    filled = Radon(image_shape=(1, 4, 4), angles=2, detectors=6, cache=False)._fill(
+        q[None, None], ~missing[None, None]
+    )[0, 0]
     one = [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
     assert filled.tolist() == [
         pytest.approx([2 * value for value in one]),

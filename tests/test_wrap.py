@@ -363,7 +363,7 @@ def test_e_mode(sigma):
     assert torch.equal(y[:, :1], net(kappa[:, :1].contiguous(), sigma))
     assert torch.equal(y[:, 1:], torch.zeros(2, 1, 9, 7))
     assert e_mode(net).info.channels == 2
-    A = Lensing((9, 7))
+    A = Lensing((2, 9, 7))
     assert (
         not reconstruct(
             A(kappa), A, e_mode(net), noise=0.1, sigma=0.1, iterations=3, progress=False

@@ -33,8 +33,7 @@ from pnp_mlpatch.errors import (
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.io.images import png
 from pnp_mlpatch.linalg import power_of_two, sizes
-from pnp_mlpatch.operators import LinearOperator
-from pnp_mlpatch.operators._base import check_foreign, reached
+from pnp_mlpatch.operators import LinearOperator, check_foreign, reached
 from pnp_mlpatch.registry import Registry
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
         raise InputTypeError(
             f"solver: the data q must be a torch tensor, got {type(q).__name__}. Convert with torch.as_tensor."
         )
-    A._check(q, A.data_shape, "A.adjoint(y)", "data", "image", A.image_shape)
+    A._check(q, "data", "A.adjoint(y)")
     check_foreign(A, q.dtype)
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
@@ -664,17 +663,8 @@ def data_step(
     problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
     """h(z; alpha) of the problem, warm-started from ``x0``, and the relative residual that each image reached (0 where h is exact)."""
-    reached: list[Tensor] = []
-    f = problem.A.data_step(
-        z,
-        alpha,
-        Aty=problem.Aty,
-        x0=x0,
-        tol=tol,
-        max_iter=max_iter,
-        report=lambda info: reached.append(info.residual.detach()),
-    )
-    return f, reached[-1]
+    f, info = problem.A.data_step(z, alpha, Aty=problem.Aty, x0=x0, tol=tol, max_iter=max_iter)
+    return f, info.residual.detach()
 
 
 def column(value: float | Tensor) -> float | Tensor:
