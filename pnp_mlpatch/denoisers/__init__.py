@@ -2,9 +2,7 @@
 
 from pnp_mlpatch.denoisers._adapt import (
     as_denoiser,
-    describe,
     e_mode,
-    fingerprint,
     per_channel,
     rescaled,
 )
@@ -20,6 +18,7 @@ from pnp_mlpatch.denoisers._bicubic import reflect, sample
 from pnp_mlpatch.denoisers._equivariant import SYMMETRIES, equivariant, turned
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._relax import averaged, contracted
+from pnp_mlpatch.denoisers._wrapper import describe, fingerprint
 
 names, get, make, info = registry.names, registry.get, registry.make, registry.info
 

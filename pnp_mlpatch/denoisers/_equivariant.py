@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.denoisers._adapt import Wrapper, checked_result
 from pnp_mlpatch.denoisers._base import Denoiser, check_image, sigma_column
+from pnp_mlpatch.denoisers._wrapper import Wrapper, checked_result
 from pnp_mlpatch.errors import InputError
 
 # name -> whether it mirrors left and right first, and the quarter turns (counterclockwise) after it

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
-from pnp_mlpatch.denoisers._adapt import Wrapper, checked_result
 from pnp_mlpatch.denoisers._base import Denoiser, check_image
+from pnp_mlpatch.denoisers._wrapper import Wrapper, checked_result
 from pnp_mlpatch.errors import InputError
 
 
