@@ -20,7 +20,7 @@ from pnp_mlpatch import weights
 from pnp_mlpatch.io.atomic import write_whole
 from pnp_mlpatch.lensing.fields import PIXEL, lognormal_convergence
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power, wavenumbers
-from pnp_mlpatch.training.loop import FACTORS, LEVELS, validate, validate_upscale
+from pnp_mlpatch.training.validation import FACTORS, LEVELS, validate, validate_upscale
 
 KAPPA = (0.05, 0.1, 0.2, 0.3)
 

@@ -44,7 +44,7 @@ def test_a_random_symmetry_is_one_of_the_group_and_a_function_of_the_image():
     assert torch.equal(once, E(x, 0.1))
     assert torch.equal(once[7:9], E(x[7:9], 0.1)), "an image does not depend on its batch"
     candidates = []
-    from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
+    from pnp_mlpatch.denoisers import SYMMETRIES, turned
 
     for g in SYMMETRIES:
         candidates.append(turned(uneven(turned(x, g), 0.1), g, back=True))

@@ -22,8 +22,7 @@ from pnp_mlpatch import (
     rescaled,
 )
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.denoisers import Denoiser, describe
-from pnp_mlpatch.denoisers._adapt import SYMMETRIES, identity, turned
+from pnp_mlpatch.denoisers import SYMMETRIES, Denoiser, describe, fingerprint, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin
@@ -633,7 +632,7 @@ def test_the_identity_tells_settings_apart():
     """Else a checkpoint of one is continued with the other."""
     net = tiny()
     found = [
-        identity(D)
+        fingerprint(D)
         for D in (
             net,
             rescaled(net, 2.0),

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import (
+    SYMMETRIES,
     Denoiser,
     as_denoiser,
     check_image,
     describe,
     equivariant,
     sigma_column,
+    turned,
 )
-from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.atomic import write_whole
