@@ -968,7 +968,7 @@ def test_hdf5_in_other_files(tmp_path):
         "far": "outside of its folder",
         "soft": "outside of its folder",
         "raw": "keeps its values in raw",
-        "gone": "which is not there",
+        "gone": "100% of it was never written or its source is gone",
     }
     for name, words in refused.items():
         with pytest.raises(FileError, match=words):

@@ -47,7 +47,7 @@ def open_hdf5(path: Path, name: str) -> ScanFile:
     beside = [] if name else [f"exchange/{part}" for part in ("data_white", "data_dark", "theta")]
     with hdf5_file(path) as file:
         for part in (key, *beside):
-            check_hdf5(file, part, path)
+            check_hdf5(file, part, path, allow_gaps=True)
         dataset = file.get(key)
         if not isinstance(dataset, h5py.Dataset):
             raise _no_dataset(path, name, file, h5py)
