@@ -24,7 +24,7 @@ from pydicom.data import get_testdata_file
 from torch import Tensor, nn
 
 from pnp_mlpatch import cli, denoisers, operators, reconstruct, samples
-from pnp_mlpatch.ct.scan import read_dicom, read_scan
+from pnp_mlpatch.ct import read_dicom, read_scan
 from pnp_mlpatch.denoisers.dncnn import DnCNN
 from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.images import read_image, write_image
