@@ -13,7 +13,7 @@ import pnp_mlpatch
 from pnp_mlpatch.cli.common import COLUMNS, prepare
 from pnp_mlpatch.cli.solve import make, plain
 from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
@@ -103,7 +103,7 @@ def _map(
         table["judged"] = {"map": plain(judge(result.kappa, truth, shear.pixel, shear.seen))}
         table["judged"]["smoothed"] = plain(judge(result.smoothed, truth, shear.pixel, shear.seen))
     text = json.dumps(table, indent=2) + "\n"
-    write_whole(
+    atomic_write(
         out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8")
     )
     if args.figure:

@@ -28,7 +28,7 @@ from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.arrays import read_array
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import READABLE, read_image, write_image
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.operators import LinearOperator
@@ -160,7 +160,7 @@ def _solve(
     report["history"] = result.history
     write_image(run.output, result.x)
     text = json.dumps(plain(report), indent=2) + "\n"
-    write_whole(
+    atomic_write(
         run.output.with_suffix(".json"),
         lambda temporary: temporary.write_text(text, encoding="utf-8"),
     )

@@ -23,7 +23,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct.geometry import SAME
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.arrays import read_array
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.images import tiff_kind
 from pnp_mlpatch.io.reading import check_hdf5, refuse_bomb, refuse_special, refuse_zip_bomb
 
@@ -1026,9 +1026,9 @@ def write_volume(
         raise InputTypeError(f"{path}: meta must be plain JSON values ({error}).") from error
     size = (shape[0], shape[1], shape[2])
     chunks = _checked((volume,) if isinstance(volume, Tensor) else volume, size, path)
-    write_whole(path, lambda temporary: writers[suffix](temporary, chunks, size))
+    atomic_write(path, lambda temporary: writers[suffix](temporary, chunks, size))
     if text is not None:
-        write_whole(
+        atomic_write(
             path.with_suffix(".json"), lambda temporary: temporary.write_bytes(text.encode())
         )
 

@@ -28,7 +28,7 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.arrays import read_array
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_bomb, refuse_special
 from pnp_mlpatch.lensing.units import RADIANS, SHAPE_NOISE, arcmin, pixel_noise, radians
 
@@ -658,7 +658,7 @@ def write_convergence(
         hdu.header.extend(cards.cards, unique=False, update=False)
         hdus.append(hdu)
     with _astropy_warnings():  # of cards of the input that it would write otherwise
-        write_whole(
+        atomic_write(
             path,
             lambda temporary: hdus.writeto(
                 temporary, overwrite=True, output_verify="silentfix+ignore"

@@ -25,7 +25,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import Network, registry
 from pnp_mlpatch.errors import Diverged, FileError, InputError, InputTypeError, WeightsError
 from pnp_mlpatch.io import checkpoint
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training.config import TrainConfig
@@ -447,7 +447,7 @@ def _write_log(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
             writer.writeheader()
             writer.writerows(rows)
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def _plot(log: Path, picture: Path) -> None:
@@ -465,4 +465,4 @@ def _plot(log: Path, picture: Path) -> None:
     right.set(xlabel="step", ylabel="PSNR of the validation, dB")
     if right.lines:
         right.legend()
-    write_whole(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    atomic_write(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
