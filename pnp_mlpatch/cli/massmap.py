@@ -16,7 +16,7 @@ from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.io.reading import refuse_special
-from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
+from pnp_mlpatch.lensing import bin_shear, read_catalogue
 from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source, write_convergence
 from pnp_mlpatch.lensing.statistics import judge
 from pnp_mlpatch.weights import sha256
