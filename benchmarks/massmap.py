@@ -24,13 +24,13 @@ from common import arguments, parse, publish
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.io.atomic import atomic_write
+from pnp_mlpatch.lensing import wiener
 from pnp_mlpatch.lensing.estimators import (
     kaiser_squires,
     optimal_width,
     shear_of,
     smoothed,
     weights,
-    wiener,
 )
 from pnp_mlpatch.lensing.fields import lognormal_convergence, random_convergence
 from pnp_mlpatch.lensing.fits import ShearMap

@@ -9,7 +9,6 @@ from pnp_mlpatch.lensing.estimators import (
     reduced,
     shear_of,
     smoothed,
-    wiener,
 )
 from pnp_mlpatch.lensing.fields import lognormal_convergence
 from pnp_mlpatch.lensing.fits import (
@@ -22,6 +21,7 @@ from pnp_mlpatch.lensing.fits import (
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
 from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
 from pnp_mlpatch.lensing.units import arcmin, pixel_noise, radians
+from pnp_mlpatch.lensing.wiener import wiener
 
 __all__ = [
     "Catalogue",

@@ -147,7 +147,8 @@ def read_image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, st
     if path.suffix.lower() == ".npy":
         if which is not None:
             raise InputError(
-                f"{path}: a .npy file holds one array, without a name; got [{which}]. Leave it away."
+                f"{path}: a .npy file holds one array, without a name; got [{which}]. Leave it "
+                "away."
             )
         return read_array(path, finite=False).double().numpy(), "", str(path)
 

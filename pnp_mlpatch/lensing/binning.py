@@ -43,8 +43,8 @@ def bin_shear(
     galaxy.
 
     Away from the centre North is not up. Each ellipticity is first turned to the axes at the
-    centre, :math:`e \exp(-2 i \psi)`, with :math:`\psi` the angle from North towards East of a galaxy's
-    North after parallel transport to the centre along the great circle.
+    centre, :math:`e \exp(-2 i \psi)`, with :math:`\psi` the angle from North towards East of a
+    galaxy's North after parallel transport to the centre along the great circle.
 
     Parameters
     ----------
