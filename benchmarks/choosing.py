@@ -40,7 +40,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import describe
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.interop import from_functions
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.solvers import schedules
@@ -493,7 +493,7 @@ def picture(path, cells):
         fontsize=14,
     )
     figure.supxlabel("grey: never gets there, and what it lacks at the end", fontsize=11)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=100))
 
 
 if __name__ == "__main__":

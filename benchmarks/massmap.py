@@ -23,14 +23,14 @@ from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
+from pnp_mlpatch.lensing import wiener
 from pnp_mlpatch.lensing.estimators import (
     kaiser_squires,
     optimal_width,
     shear_of,
     smoothed,
     weights,
-    wiener,
 )
 from pnp_mlpatch.lensing.fields import lognormal_convergence, random_convergence
 from pnp_mlpatch.lensing.fits import ShearMap
@@ -296,7 +296,7 @@ def generator(path, count):
     spectrum.set(xlabel="l", ylabel="l^2 C(l)", title="spectrum (dashed: target of amplitude 1)")
     histogram.set(xlabel="convergence", title="histogram")
     counts.set(xlabel="height", title="peaks above a height")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     columns = {"rms": [d["rms"] for d in found], "skewness": [d["skewness"] for d in found]}
     columns |= {
         f"peaks > {level}": [d["peaks"][level] for d in found] for level in ("0.05", "0.1", "0.15")

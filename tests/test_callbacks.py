@@ -89,7 +89,7 @@ def test_a_frame_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     watch(state(0.5, 1))
     monkeypatch.setattr(
         imageio,
-        "write_whole",
+        "atomic_write",
         lambda path, write: (_ for _ in ()).throw(FileError(f"{path}: disk full")),
     )
     with pytest.raises(FileError, match="disk full"):

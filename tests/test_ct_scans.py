@@ -906,7 +906,7 @@ def test_dicom_that_claims_more_than_it_holds(tmp_path, monkeypatch):
     [(0, np.uint16, "got 16 bit with white at 0"), (1, np.int8, "got signed 8 bit")],
 )
 def test_tiff_numbers_that_pillow_turns(photometric, dtype, words, tmp_path):
-    from test_imageio import tiff
+    from test_io_images import tiff
 
     (tmp_path / "a.tif").write_bytes(tiff(np.ones((4, 5), dtype), photometric))
     with pytest.raises(InputError, match=words):
@@ -914,7 +914,7 @@ def test_tiff_numbers_that_pillow_turns(photometric, dtype, words, tmp_path):
 
 
 def test_tiff_of_32_bit_without_a_sign(tmp_path):
-    from test_imageio import tiff
+    from test_io_images import tiff
 
     (tmp_path / "a.tif").write_bytes(tiff(np.full((4, 5), 4_000_000_000, np.uint32)))
     assert float(read_scan(tmp_path / "a.tif").read(0, 1).min()) == 4e9

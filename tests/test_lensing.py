@@ -14,7 +14,7 @@ from lenspack.image.inversion import ks93
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
-from pnp_mlpatch.lensing import estimators, fields, spectra, units
+from pnp_mlpatch.lensing import estimators, fields, spectra, units, wiener
 from pnp_mlpatch.lensing import statistics as judging
 from pnp_mlpatch.lensing.fields import PIXEL, lognormal_convergence
 from pnp_mlpatch.linalg import pcg
@@ -297,7 +297,7 @@ def test_wiener_is_the_dense_solution():
     shape, pixel = (12, 15), "0.5 arcmin"
     noise = noise_map(shape, decades=1.0)
     gamma = torch.where(torch.isfinite(noise), white(1, 2, *shape) * 0.1, 0.0)
-    E = estimators.wiener(gamma, noise, spectra.convergence_spectrum, pixel, tol=1e-10)
+    E = wiener(gamma, noise, spectra.convergence_spectrum, pixel, tol=1e-10)
     n = shape[0] * shape[1]
     eye = torch.eye(n, dtype=torch.float64).reshape(n, 1, *shape)
     A = estimators.shear_of(eye).reshape(n, -1).T
@@ -329,7 +329,7 @@ def test_wiener_beats_the_best_smoothing():
         score(estimators.smoothed(ks, f"{w:.2f} arcmin", pixel)) for w in np.arange(0.5, 3, 0.25)
     )
     assert (
-        score(estimators.wiener(gamma, noise, spectra.convergence_spectrum, pixel))
+        score(wiener(gamma, noise, spectra.convergence_spectrum, pixel))
         < best
         <= automatic
         < 1.03 * best
@@ -365,19 +365,19 @@ def test_estimators_refuse():
         (lambda: estimators.kaiser_squires(gamma / 0), "NaN or infinite"),
         (lambda: estimators.shear_of(gamma.repeat(1, 2, 1, 1)), "expected maps"),
         (
-            lambda: estimators.wiener(gamma, noise[1:], spectra.convergence_spectrum, PIXEL),
+            lambda: wiener(gamma, noise[1:], spectra.convergence_spectrum, PIXEL),
             "the noise map must be",
         ),
         (
-            lambda: estimators.wiener(gamma, 0 * noise, spectra.convergence_spectrum, PIXEL),
+            lambda: wiener(gamma, 0 * noise, spectra.convergence_spectrum, PIXEL),
             "64 pixels are NaN or not > 0",
         ),
         (
-            lambda: estimators.wiener(gamma, noise / 0, spectra.convergence_spectrum, PIXEL),
+            lambda: wiener(gamma, noise / 0, spectra.convergence_spectrum, PIXEL),
             "0 of 64 are measured",
         ),
         (
-            lambda: estimators.wiener(
+            lambda: wiener(
                 gamma, 1e-3 * noise, spectra.convergence_spectrum, PIXEL, max_iter=1, tol=1e-9
             ),
             "after 1 steps",

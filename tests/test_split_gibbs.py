@@ -5,7 +5,7 @@ import torch
 
 from pnp_mlpatch import reconstruct
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.lensing.estimators import wiener
+from pnp_mlpatch.lensing import wiener
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power, wavenumbers
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_mlpatch.ct import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam
-from pnp_mlpatch.ct import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.denoisers import as_denoiser, rescaled
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV

@@ -23,7 +23,7 @@ from pnp_mlpatch.cli._common import REGISTRIES, prepare
 from pnp_mlpatch.cli._problem import Run, fit, make, make_problem, read_run
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io import checkpoint as checkpoints
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.solvers import Solver, State
@@ -135,7 +135,7 @@ def _solve(
     report["history"] = result.history
     write_image(run.output, result.x)
     text = json.dumps(plain(report), indent=2) + "\n"
-    write_whole(
+    atomic_write(
         run.output.with_suffix(".json"),
         lambda temporary: temporary.write_text(text, encoding="utf-8"),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.tiff import write_pages
 
 Shape = tuple[int, int, int]
@@ -65,10 +65,10 @@ def write_volume(
         raise InputTypeError(f"{path}: meta must be plain JSON values ({error}).") from error
     size = (shape[0], shape[1], shape[2])
     chunks = _checked((volume,) if isinstance(volume, Tensor) else volume, size, path)
-    write_whole(path, lambda temporary: WRITERS[suffix](temporary, chunks, size))
+    atomic_write(path, lambda temporary: WRITERS[suffix](temporary, chunks, size))
     if meta is not None:
         beside = path.with_suffix(".json")
-        write_whole(beside, lambda temporary: temporary.write_bytes(text.encode()))
+        atomic_write(beside, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def _checked(chunks: Iterable[Tensor], shape: Shape, path: Path) -> Iterator[np.ndarray]:

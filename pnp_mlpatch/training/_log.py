@@ -9,7 +9,7 @@ from typing import Any
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 
 
 def cut_log(path: Path, done: int, columns: list[str]) -> None:
@@ -61,7 +61,7 @@ def _write_log(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
             writer.writeheader()
             writer.writerows(rows)
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def plot_log(log: Path, picture: Path) -> None:
@@ -79,4 +79,4 @@ def plot_log(log: Path, picture: Path) -> None:
     right.set(xlabel="step", ylabel="PSNR of the validation, dB")
     if right.lines:
         right.legend()
-    write_whole(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    atomic_write(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=120))

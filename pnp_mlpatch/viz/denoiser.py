@@ -28,7 +28,7 @@ from pnp_mlpatch.denoisers import (
 )
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.images import in_notebooks
 
 if TYPE_CHECKING:
@@ -386,7 +386,7 @@ def save(figure: Figure, path: str | PathLike[str], *, dpi: int = 150) -> None:
         raise InputError(
             f"save: cannot write {Path(path).name!r}; the name must end in one of {', '.join('.' + k for k in sorted(kinds))}."
         )
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=kind))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=kind))
 
 
 # ---- parts
