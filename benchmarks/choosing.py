@@ -47,9 +47,9 @@ from pnp_mlpatch.solvers import schedules
 
 SOLVERS = {
     "admm": ("admm", {}),
-    "admm, anderson=5": ("admm", {"anderson": 5}),
+    "admm, anderson": ("admm", {}),
     "fast_admm": ("fast_admm", {}),
-    "drs, lam=1.6": ("drs", {"lam": 1.6}),
+    "drs, relaxation=1.6": ("drs", {"relaxation": 1.6}),
     "hqs": ("hqs", {}),
     "red": ("red", {}),
     "pgd": ("pgd", {}),
