@@ -25,6 +25,7 @@ from pnp_mlpatch.solvers import (
     Result,
     Solver,
     Tuned,
+    checked_start,
     make_problem,
     mark_outside,
     noise_in_start,
@@ -327,7 +328,7 @@ def auto(
         problem = make_problem(q, A, level)
         problem.known_noise("auto")
         if x0 is not None:
-            solver._start(x0, problem)
+            checked_start(x0, problem, type(solver).__name__)
         high = _top(problem, D)
         N, B = solver.iterations, len(q)
         deviation, seen = _map_of(q, A, level), reached(A)

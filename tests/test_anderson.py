@@ -159,7 +159,7 @@ def test_images_at_rest_are_those_of_single_runs():
 
 def test_a_state_of_another_solver_is_refused():
     A, q = Identity(SHAPE), torch.rand(1, *SHAPE)
-    settings = {"sigma": 0.1, "iterations": 3}
+    settings = {"sigma": 0.1, "iterations": 3, "tol": 0.0}
     D = denoisers.make("tv")
     half = anderson(solvers.make("drs", **settings)).run(q, A, D, noise=0.1)
     with pytest.raises(InputTypeError, match="an accelerated ADMM, got one with a DRSState"):

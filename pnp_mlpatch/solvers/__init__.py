@@ -3,7 +3,7 @@
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._anderson import Anderson, anderson
 from pnp_mlpatch.solvers._base import Callback, Solver, State, check_settings, register, registry
-from pnp_mlpatch.solvers._driver import checked, solve
+from pnp_mlpatch.solvers._driver import checked, checked_start, solve
 from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
 from pnp_mlpatch.solvers._problem import Problem, make_problem, noise_in_start, per_image, weight_of
 from pnp_mlpatch.solvers._result import Result, Tuned
@@ -27,6 +27,7 @@ __all__ = [
     "anderson",
     "check_settings",
     "checked",
+    "checked_start",
     "data_step",
     "get",
     "info",

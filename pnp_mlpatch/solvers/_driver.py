@@ -100,17 +100,17 @@ def start(solver: Solver[Any], problem: Problem, x0: Tensor | None, state: State
     """The first state from ``x0``; or the ``state`` to resume from, checked."""
     who = type(solver).__name__
     if state is None:
-        return solver.init(problem, _checked_start(x0, problem, who))
+        return solver.init(problem, checked_start(x0, problem, who))
     if type(state) is not solver.state_type:
         raise InputTypeError(
             f"{who}: state must be {solver.state_type.__name__} from an earlier run, "
             f"got {type(state).__name__}."
         )
-    _checked_start(state.x, problem, who)
+    checked_start(state.x, problem, who)
     return state
 
 
-def _checked_start(x0: Tensor | None, problem: Problem, who: str) -> Tensor:
+def checked_start(x0: Tensor | None, problem: Problem, who: str) -> Tensor:
     """The start; raise unless it is an image of the problem and finite."""
     q, shape = problem.q, (problem.q.shape[0], *problem.A.image_shape)
     expected, got = f"{shape} {q.dtype} on {q.device}", type(x0).__name__

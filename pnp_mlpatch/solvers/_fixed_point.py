@@ -1,10 +1,10 @@
-"""Solvers that are fixed-point iterations z -> g(z), in three hooks, so that they can be accelerated."""
+"""Solvers that are fixed-point iterations z -> g(z), so that they can be accelerated."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.solvers._base import Solver, State
 from pnp_mlpatch.solvers._problem import Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class FixedPoint(Solver[F]):
             The state after the step.
         """
 
-    def for_mixing(self) -> FixedPoint[F]:
+    def for_mixing(self) -> Self:
         """Return this solver as it is accelerated: with a map that is constant and exact enough.
 
         Returns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._base import Solver, State, check_settings
 from pnp_mlpatch.solvers._fixed_point import FixedPointState
 from pnp_mlpatch.solvers._problem import Problem, weight_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,11 @@ class Splitting(Solver[P]):
             data_tol=self.data_tol,
         )
         if self.sigma is not None or type(self).sigma is not None:  # None only as the default
-            schedules.check_schedule(self.sigma, f"{type(self).__name__}: sigma")
+            schedules.check_schedule(cast(Any, self.sigma), f"{type(self).__name__}: sigma")
 
     def level(self, state: P) -> schedules.Level:
         """Return the level of the denoiser for the step that follows ``state``."""
+        assert self.sigma is not None
         return schedules.level(self.sigma, state.iteration)
 
     def levels(self, problem: Problem, state: P) -> dict[str, float | Tensor]:
@@ -140,7 +144,7 @@ class Splitting(Solver[P]):
         iterations = self.data_iterations + extra_iterations
         return data_step(problem, z, alpha, start, self.data_tol, iterations)
 
-    def for_mixing(self) -> Splitting[P]:
+    def for_mixing(self) -> Self:
         """Return the solver with data steps of at least 10 iterations."""
         return replace(self, data_iterations=max(self.data_iterations, 10))
 
@@ -148,7 +152,7 @@ class Splitting(Solver[P]):
 def data_step(
     problem: Problem, z: Tensor, alpha: float | Tensor, x0: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor]:
-    """h(z; alpha) of the problem, started from ``x0``, and the relative residual (B,) that it reached."""
+    """h(z; alpha) from ``x0``, and the relative residual (B,) that it reached."""
     reached: list[Tensor] = []
     f = problem.A.data_step(
         z,

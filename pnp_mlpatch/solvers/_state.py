@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -95,7 +95,7 @@ def state_from(values: Mapping[str, Any], kinds: Iterable[type[State]]) -> State
         names = {f.name for f in fields(kind)}
         required = {f.name for f in fields(kind) if f.default is MISSING}
         if kind.__name__ == values.get("kind") and required <= given.keys() <= names:
-            return kind(**given | nested)
+            return cast(Any, kind)(**given | nested)
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from pnp_mlpatch.solvers._base import State, register
 from pnp_mlpatch.solvers._fixed_point import FixedPoint
 from pnp_mlpatch.solvers._problem import Problem
 from pnp_mlpatch.solvers._splitting import DualState, Splitting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
         new = replace(state, x=v, iteration=k + 1, u=point - v, moved=sizes(v - state.x))
         return balanced(new) if 0 < k < self.balance else new
 
-    def for_mixing(self) -> ADMM:
+    def for_mixing(self) -> Self:
         if self.balance:
             raise InputError("ADMM: balance changes the map that anderson mixes. Use one of them.")
         return super().for_mixing()
