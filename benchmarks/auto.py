@@ -5,7 +5,7 @@
 oracle    the best of 5 levels of the denoiser x alpha = (1/16, 1/4, 1, 4) (noise / sigma)^2, 30 iterations, scored with the truth
 auto      reconstruct(q, A, D, noise=noise): tuning.auto; "alone" is the loss of the best of what it tried, of which it gives a mean
 unknown   reconstruct(q, A, D): the noise is estimated too
-speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what auto chose, held constant, and with anderson=5; at most 150,
+speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what auto chose, held constant, and with anderson(solver, 5); at most 150,
           which is what counts for one that does not arrive where the other does
 
 A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
@@ -134,7 +134,7 @@ def automatic(case, name, quick, found, *, known=True):
     last = int(tuned.settings["iterations"]) - 1
     chosen = {
         "sigma": float(tuned.settings["sigma"].reshape(-1)[-1]),
-        "factor": float(tuned.settings["factor"]),
+        "factor": float(tuned.settings["alpha_scale"]),
         "iterations": last + 1,
     }
     runs = int((tuned.tried["iteration"] == 1).sum())
@@ -146,22 +146,22 @@ def automatic(case, name, quick, found, *, known=True):
 def speed(case, name, quick, found):
     chosen = found.get((name, str(case), "auto")) or automatic(case, name, quick, found)
     alpha, counts = chosen["factor"] * (case.noise / chosen["sigma"]) ** 2, {}
-    for label, anderson in (("plain", 0), ("anderson", 5)):
+    for label, depth in (("plain", 0), ("anderson", 5)):
         solver = solvers.make(
             "admm",
             sigma=chosen["sigma"],
             alpha=alpha,
             iterations=10 if quick else MOST,
             tol=0.0,
-            anderson=anderson,
         )
+        solver = solvers.anderson(solver, depth) if depth else solver
         result = solver.run(
             case.q,
             case.A,
             case.denoiser(name),
             noise=case.noise,
             progress=False,
-            callbacks=[lambda s: bool((s.fixed_point < 1e-4).all())],
+            callbacks=[lambda s: bool((s.measures()["fixed_point"] < 1e-4).all())],
         )
         counts[label] = result.state.iteration if result.status == "stopped" else None
         counts[label + " score"] = case.score(result.x)

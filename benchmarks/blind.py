@@ -101,7 +101,7 @@ def judge(
                 D,
                 noise=noise,
                 sigma=sigma,
-                factor=factor,
+                alpha_scale=factor,
                 iterations=iterations,
                 tol=0.0,
                 progress=False,

@@ -51,7 +51,7 @@ def reconstruct(
     for pgd and fista, too. A ``state`` to go on from is never tuned.
 
     ``check`` measures first whether the adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other
-    arguments are those of :meth:`~pnp_mlpatch.solvers._base.Solver.run`.
+    arguments are those of :meth:`~pnp_mlpatch.solvers.Solver.run`.
 
     >>> import torch
     >>> from pnp_mlpatch import operators, reconstruct

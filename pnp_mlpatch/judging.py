@@ -17,7 +17,7 @@ from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.loss import CHANCE, Loss, stacked, toward
 from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators import LinearOperator
-from pnp_mlpatch.solvers import Solver, State, make_problem
+from pnp_mlpatch.solvers import Solver, State, make_problem, solve
 
 LONG = 2  # how many times ``iterations`` a walk of a constant level goes on while its error falls
 FALL = 0.02  # by more than this, of the expected error less that of the noise, in the last quarter
@@ -95,7 +95,7 @@ class Task:
     @property
     def balances(self) -> bool:
         """Whether the solver has a factor of alpha to choose."""
-        return "factor" in self._settings and cast(Any, self.solver).alpha is None
+        return "alpha_scale" in self._settings and cast(Any, self.solver).alpha is None
 
     @property
     def exact(self) -> dict[str, Any]:
@@ -114,7 +114,9 @@ class Task:
             settings or {}
         )
         return replace(
-            cast(Any, self.solver), **chosen, **({"factor": walk.factor} if self.balances else {})
+            cast(Any, self.solver),
+            **chosen,
+            **({"alpha_scale": walk.factor} if self.balances else {}),
         )
 
 
@@ -237,11 +239,10 @@ class OnAll:
             state = None if before is None else before.states[which]
             start = task.x0 if state is None else None
             try:
-                return solver._run(
-                    data,
-                    A,
+                return solve(
+                    solver,
+                    make_problem(data, A, task.noise),
                     task.D,
-                    noise=task.noise,
                     x0=start,
                     state=state,
                     callbacks=[look],
@@ -449,8 +450,8 @@ def _look(solver: Solver, task: Task, held: Tensor, before: _Look | None = None)
 
     try:
         known = torch.where(held, torch.inf, deviation)
-        state = solver._run(
-            q, A, task.D, noise=known, state=state, callbacks=[look], progress=False
+        state = solve(
+            solver, make_problem(q, A, known), task.D, state=state, callbacks=[look], progress=False
         ).state
     except Diverged:
         state = None

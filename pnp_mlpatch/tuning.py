@@ -19,9 +19,22 @@ from pnp_mlpatch.judging import STEP, HeldOut, OnAll, Task, Walk
 from pnp_mlpatch.loss import Loss
 from pnp_mlpatch.noise import noise_level, probe, reached
 from pnp_mlpatch.operators import LinearOperator
-from pnp_mlpatch.solvers import Callback, Problem, Result, Solver, Tuned, make_problem, schedules
-from pnp_mlpatch.solvers import _base as solvers
-from pnp_mlpatch.solvers._base import mark_outside, noise_in_start, warn_outside, worst
+from pnp_mlpatch.solvers import (
+    Callback,
+    Problem,
+    Result,
+    Solver,
+    Tuned,
+    checked_start,
+    make_problem,
+    mark_outside,
+    noise_in_start,
+    schedules,
+    solve,
+    warn_outside,
+    worst,
+)
+from pnp_mlpatch.solvers import registry as solver_registry
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ def chi2(q: Tensor, A: LinearOperator, x: Tensor, noise: float | Tensor) -> Tens
 
     It is 1 for the truth, to sqrt(2 / m) with m data; more where x misses what the data show, less where it follows their noise. ``q`` is
     (B, \*A.data_shape), ``x`` (B, C, H, W), ``noise`` the standard deviation in the units of q: a number, a tensor (B,), or a map, infinite
-    where nothing was measured. Raises what :func:`~pnp_mlpatch.solvers._base.make_problem` raises.
+    where nothing was measured. Raises what :func:`~pnp_mlpatch.solvers.make_problem` raises.
     """
     with torch.no_grad():
         problem = make_problem(q, A, noise)
@@ -289,7 +302,7 @@ def auto(
     Runs that lag behind in the first part, or by their misfit or the first change, are left out of the others; the error that is told of them on all data is
     then a lower bound. Each image of a batch has its own sigma, factor and K.
 
-    ``noise`` is that of :func:`~pnp_mlpatch.solvers._base.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
+    ``noise`` is that of :func:`~pnp_mlpatch.solvers.make_problem`; None estimates it (:func:`~pnp_mlpatch.noise.noise_level`).
     ``x0`` is a start for all data, which are then run K iterations from there; it may hold what the data say that are held out. ``folds``, which always holds out,
     is by default 3 where that is done, 2 above 30000 data an image and 1 above 60000; where nearly nothing but noise is left, as many as hold out 30000
     data, or all of them. All of it costs about 20 to 30 runs; 8 with masks and many data, 60 with masks and little but noise.
@@ -315,7 +328,7 @@ def auto(
         problem = make_problem(q, A, level)
         problem.known_noise("auto")
         if x0 is not None:
-            solver._start(x0, problem)
+            checked_start(x0, problem, type(solver).__name__)
         high = _top(problem, D)
         N, B = solver.iterations, len(q)
         deviation, seen = _map_of(q, A, level), reached(A)
@@ -367,7 +380,7 @@ def auto(
         rises = ~(sigma == sigma[0]).all(0)
         settings: dict[str, Any] = {
             "sigma": sigma[: int(K.max())] if bool(rises.any()) else sigma[0]
-        } | ({"factor": best.factor} if task.balances else {})
+        } | ({"alpha_scale": best.factor} if task.balances else {})
         begun = torch.where(rises, 0, K // 2) * (x0 is None and not whole)
 
         def until(many: Tensor) -> Callback:
@@ -381,7 +394,9 @@ def auto(
             for held in judge.parts[:HALVES]:
                 known = torch.where(held, torch.inf, deviation)
                 starts.append(
-                    walk._run(q, A, D, noise=known, callbacks=[until(begun)], progress=False).x
+                    solve(
+                        walk, make_problem(q, A, known), D, callbacks=[until(begun)], progress=False
+                    ).x
                 )
             x0 = torch.where(
                 (begun > 0).reshape(-1, 1, 1, 1),
@@ -390,11 +405,10 @@ def auto(
             )
     rest = K - begun
     last: Any = settings | {"tol": 0.0, "iterations": int(rest.max())}
-    result = replace(cast(Any, solver), **last)._run(
-        q,
-        A,
+    result = solve(
+        replace(cast(Any, solver), **last),
+        make_problem(q, A, level),
         D,
-        noise=level,
         x0=x0,
         callbacks=[*callbacks, until(rest)],
         record=record,
@@ -584,11 +598,12 @@ def cross_validate(
             known = torch.where(held, torch.inf, level)
             for row, sigma in zip(table, sigmas, strict=True):
                 again: Any = {"sigma": sigma}
-                x = (
-                    replace(cast(Any, solver), **again)
-                    ._run(q, A, D, noise=known, progress=progress)
-                    .x
-                )
+                x = solve(
+                    replace(cast(Any, solver), **again),
+                    make_problem(q, A, known),
+                    D,
+                    progress=progress,
+                ).x
                 missed = torch.where(
                     held, (A(x) - torch.where(held, q, 0.0)) / torch.where(held, level, 1.0), 0.0
                 )
@@ -617,7 +632,7 @@ def recipe(
     ``sigma`` is ``schedules.from_noise(A, noise, scale=...)``; what it gives is in docs/ct.md. ``lowest`` = 1 leaves out the third step. The
     ``callbacks`` are those of the second and third. Raises what :func:`discrepancy` raises.
     """
-    make = solvers.registry.make
+    make = solver_registry.make
     smooth = denoisers.registry.make("tv", strength=2.0)
     start = make("fast_admm", iterations=150, sigma=sigma, tol=5e-4).run(
         q, A, smooth, noise=noise, progress=progress

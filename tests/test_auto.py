@@ -68,7 +68,7 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     K, sigma, factor = (
         int(found.settings["iterations"]),
         found.settings["sigma"],
-        float(found.settings["factor"]),
+        float(found.settings["alpha_scale"]),
     )
     held = name == "mask"  # with all of an image measured nothing is held out
     assert result.state.iteration == (K - K // 2 if held and sigma.ndim == 1 else K), (
@@ -88,7 +88,7 @@ def test_it_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     if not held:
         last = {
             "sigma": sigma[:, 0].tolist() if sigma.ndim == 2 else float(sigma),
-            "factor": factor,
+            "alpha_scale": factor,
             "iterations": K,
             "tol": 0.0,
         }
@@ -171,7 +171,7 @@ def test_the_estimate_is_the_mean_of_the_ways_whose_error_is_least(known, photo,
         sigma = float(sigma[0]) if bool((sigma == sigma[0]).all()) else sigma[:, None]
         settings = {
             "sigma": sigma,
-            "factor": float(tried["factor"][row]),
+            "alpha_scale": float(tried["factor"][row]),
             "iterations": int(tried["iteration"][row]),
             "tol": 0.0,
         }
@@ -217,7 +217,7 @@ def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, p
             continue
         settings = {
             "sigma": sigma[:, None],
-            "factor": float(tried["factor"][begin]),
+            "alpha_scale": float(tried["factor"][begin]),
             "iterations": end - begin,
             "tol": 0.0,
         }
@@ -240,7 +240,7 @@ def test_of_iterations_that_the_data_do_not_tell_apart_the_last_is_taken(name, p
     assert later > 0 or name == "radon", "some way where that is not the one of least error"
     best = int(tried["error"].argmin())
     begin = max(start for start in starts[:-1] if start <= best)
-    assert float(tried["factor"][best]) == float(result.tuned.settings["factor"]), (
+    assert float(tried["factor"][best]) == float(result.tuned.settings["alpha_scale"]), (
         "of the way that has the least error"
     )
     row = begin + int(result.tuned.settings["iterations"]) - 1
@@ -428,7 +428,7 @@ def test_from_a_start_that_is_given_the_settings_are_settings(photo):
     assert result.state.iteration == int(found["iterations"])
     own = {
         "sigma": found["sigma"],
-        "factor": found["factor"],
+        "alpha_scale": found["alpha_scale"],
         "iterations": int(found["iterations"]),
         "tol": 0.0,
     }

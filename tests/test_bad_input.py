@@ -542,7 +542,7 @@ def test_settings(solver, settings, words):
         ("admm", {"alpha": "x"}, "ADMM: alpha must be a number, got 'x'"),
         ("admm", {"data_iterations": 0}, "ADMM: data_iterations must be finite and > 0, got 0"),
         ("admm", {"data_tol": nan}, "ADMM: data_tol must be finite and > 0, got nan"),
-        ("hqs", {"lam": 0}, "HQS: lam must be finite and > 0, got 0"),
+        ("hqs", {"alpha_scale": 0}, "HQS: alpha_scale must be finite and > 0, got 0"),
         ("pgd", {"tau": -1}, "PGD: tau must be finite and > 0, got -1"),
         ("pgd", {"tau": inf}, "PGD: tau must be finite and > 0, got inf"),
         ("pgd", {"tau": [0.1, 0.2]}, "PGD: tau must be"),

@@ -18,8 +18,7 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers import State, make_problem
-from pnp_mlpatch.solvers._base import noise_in_start
+from pnp_mlpatch.solvers import State, make_problem, noise_in_start
 
 TV = denoisers.make("tv")
 

@@ -207,8 +207,8 @@ def test_balancing_saves_iterations_and_keeps_the_answer_of_a_proximal_map(off):
 def test_balance_errors():
     with pytest.raises(InputError, match="balance is for how many iterations"):
         solvers.make("admm", balance=-1)
-    with pytest.raises(InputError, match="Take one of them"):
-        solvers.make("admm", balance=3, anderson=3)
+    with pytest.raises(InputError, match="Use one of them"):
+        solvers.anderson(solvers.make("admm", balance=3), 3)
 
 
 # ---- SURE and GCV

@@ -54,7 +54,7 @@ def test_hqs_with_one_image_is_two_alternating_steps():
     A = Identity((1, 4, 4))
     q = torch.rand(1, 1, 4, 4)
     result = reconstruct(
-        q, A, gaussian_prior, "hqs", noise=0.1, sigma=[0.4, 0.2], iterations=2, lam=0.23
+        q, A, gaussian_prior, "hqs", noise=0.1, sigma=[0.4, 0.2], iterations=2, alpha_scale=0.23
     )
     x = q
     for sigma in (0.4, 0.2):

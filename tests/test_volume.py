@@ -193,7 +193,13 @@ def test_the_window_only_moves_the_denoiser(counts, tmp_path):
     run(
         counts,
         tmp_path / "c.npy",
-        changed(FAST, window=(0.0, 0.04), sigma=(0.06, 0.06), solver="hqs", settings={"lam": 1.0}),
+        changed(
+            FAST,
+            window=(0.0, 0.04),
+            sigma=(0.06, 0.06),
+            solver="hqs",
+            settings={"alpha_scale": 1.0},
+        ),
     )
     assert error(np.load(tmp_path / "c.npy")) < 0.005
 
