@@ -100,14 +100,7 @@ def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
 def test_it_resumes_bit_for_bit(name, tmp_path):
     A = Blur(gaussian_psf(0.7), SHAPE)
     q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    settings = {
-        "noise": 0.1,
-        "sigma": 0.3,
-        "iterations": 14,
-        "tol": 0.0,
-        "anderson": 3,
-        "tune": "off",
-    }
+    settings = {"noise": 0.1, "sigma": 0.3, "iterations": 14, "tol": 0.0, "anderson": 3}
     D = denoisers.make("tv")
     whole = reconstruct(q, A, D, name, **settings)
     half = reconstruct(q, A, D, name, callbacks=[lambda s: s.iteration == 6], **settings)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from pnp_mlpatch.noise import noise_level
 
 from pnp_mlpatch import interop, reconstruct, samples, solvers
 from pnp_mlpatch.denoisers import registry as denoisers
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import pcg
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity

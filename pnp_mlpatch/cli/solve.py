@@ -22,7 +22,7 @@ from torch import Tensor
 import pnp_mlpatch
 from pnp_mlpatch import metrics
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.api import reconstruct
+from pnp_mlpatch.api import level_from_noise, reconstruct
 from pnp_mlpatch.cli.common import DEFAULTS, REGISTRIES, blame, prepare
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
 from pnp_mlpatch.errors import InputError, InputTypeError
@@ -95,6 +95,8 @@ def _solve(
         "denoiser": {"name": run.denoiser["name"], **denoiser_used},
         "solver": {"name": run.solver["name"], **solver_used},
     }
+    if run.tune:
+        asked["tune"] = "auto"
     asked["sha256"] = {file: sha256(file) for file in _files(asked)}
     about, state, history = {"asked": _lasting(plain(asked))}, None, {}
     if checkpoint and checkpoint.exists():
@@ -110,20 +112,24 @@ def _solve(
     if truth is not None:
         score = _psnr_to(truth)
         before = score(x0)
+    noise, tuned = run.noise, None
+    if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
+        solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
     result = reconstruct(
         q,
         A,
         D,
         solver,
-        tune="auto" if run.tune else "off",
-        noise=run.noise,
+        noise=noise,
         x0=x0,
         state=state,
         callbacks=[save],
         record={"psnr": score} if score else None,
         history=history,
         progress=False if args.quiet else None,
+        tune="auto" if run.tune else None,
     )
+    tuned = result.tuned or tuned
     if checkpoint:
         result.state.save(checkpoint, {**about, "history": history})
 
@@ -139,12 +145,12 @@ def _solve(
         "resumed_at": resumed_at,
         "seconds": result.seconds,
     }
-    if result.tuned is not None:
+    if tuned is not None:
         values = {
-            "settings": result.tuned.settings,
-            "noise": result.tuned.noise,
-            "estimated": result.tuned.estimated,
-            "why": result.tuned.why,
+            "settings": tuned.settings,
+            "noise": tuned.noise,
+            "estimated": tuned.estimated,
+            "why": tuned.why,
         }
         report["tuned"] = {key: _one(value) for key, value in values.items()}
     if truth is not None and score is not None:
@@ -169,8 +175,8 @@ def _solve(
         print(
             f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}"
         )
-        if result.tuned is not None:
-            print(f"chosen: {result.tuned}")
+        if tuned is not None:
+            print(f"chosen: {tuned}")
     return 0
 
 

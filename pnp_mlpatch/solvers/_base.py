@@ -199,7 +199,7 @@ class Tuned:
     """What was chosen without the truth, and why (:func:`pnp_mlpatch.tuning.auto`); ``print`` it.
 
     ``settings`` are the chosen ones, a number or one an image (B,); ``noise`` that of the data, and whether it was ``estimated``. ``tried``
-    holds columns of equal length, one row for each setting that was tried, and "error" (S, B), by which they were compared.
+    holds columns of equal length, one row for each iteration of each candidate, and "score" (S, B), their estimated error.
     """
 
     settings: dict[str, Any]
@@ -228,8 +228,7 @@ class Result:
 
     ``history`` holds lists of equal length: "iteration", "residual", "seconds", the levels used, and what ``record`` asked for; where there
     is one number an image, the largest residual and the mean of a level. ``per_image`` has the residuals (K, B); an image at rest keeps
-    its last. ``tuned`` says which settings were chosen by the data, None where none were; ``x`` may then be a mean of several runs, while
-    ``state`` and ``history`` are those of the best one.
+    its last. ``tuned`` says which settings were chosen by the data, None where none were.
     """
 
     x: Tensor
