@@ -328,7 +328,7 @@ def test_other_errors():
     with pytest.raises(
         InputError, match=r"Consensus \(or give alpha\): the noise level of the data is needed"
     ):
-        reconstruct(q, A, gaussian, "consensus", tune="off")
+        reconstruct(q, A, gaussian, solvers.make("consensus"))
     assert torch.isfinite(reconstruct(q, A, gaussian, "consensus", alpha=0.3).x).all()
     result = reconstruct(q, A, gaussian, "admm", noise=0.1, iterations=2)
     with pytest.raises(

@@ -12,13 +12,13 @@ from pnp_mlpatch.denoisers import registry as denoisers
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import pcg
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import State, make_problem, noise_in_start
+from pnp_mlpatch.tuning import noise_level
 
 TV = denoisers.make("tv")
 

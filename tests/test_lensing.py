@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lenspack.image.inversion import ks93
 
-from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
+from pnp_mlpatch import denoisers, e_mode, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.lensing import estimators, fields, spectra, units, wiener
 from pnp_mlpatch.lensing import statistics as judging
@@ -566,7 +566,7 @@ def test_white_step_carries_white_noise():
 def test_white_needs_noise():
     A = Lensing(image_shape=(2, 8, 8))
     with pytest.raises(InputError, match="noise level of the data is needed"):
-        reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, "pgd", white=True, tune="off")
+        reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, solvers.make("pgd", white=True))
     with pytest.raises(InputTypeError, match="white must be True or False"):
         reconstruct(white(1, 2, 8, 8), A, lambda x, s: x, "pgd", white=1)
 

@@ -519,7 +519,7 @@ def test_settings(name, settings, words):
 )
 def test_noise_is_asked_for(name, words):
     with pytest.raises(InputError, match=words + ": the noise level of the data is needed"):
-        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, name, tune="off")
+        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, solvers.make(name))
 
 
 # ---- results

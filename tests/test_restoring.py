@@ -8,11 +8,11 @@ import torch
 from pnp_mlpatch import averaged, contracted, denoisers, equivariant, reconstruct, solvers
 from pnp_mlpatch.convergence import lipschitz
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.tuning import gcv, sure
+from pnp_mlpatch.tuning.noise import probe
 
 SHAPE = (1, 9, 12)
 

@@ -585,7 +585,7 @@ def _by_recipe(
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
     ended = []
     for k, (level, factor, chi2) in enumerate(
-        zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)
+        zip((sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True)
     ):
         last = round(-math.log2(factor))  # the run that gave this slice
         row = {

@@ -35,8 +35,8 @@ class Tuned:
     estimated : bool
         Whether the noise was estimated.
     tried : dict of str to Tensor
-        Columns of equal length, a row for each setting tried, and "error" (S, B), by which they
-        were compared.
+        Columns of equal length, a row for each iteration of each candidate, and "score" (S, B),
+        their estimated error.
     why : str
         The reason, as a sentence.
     """
