@@ -64,25 +64,27 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
         Relative change of v below which an image has converged.
     data_iterations : int
         Iterations of preconditioned CG in a data step that has no closed form. It starts from
-        :math:`f_{k-1} + (f_{k-1} - f_{k-2}) / 2`. The first three iterations, in which the start moves most, take one more.
+        :math:`f_{k-1} + (f_{k-1} - f_{k-2}) / 2`. The first three iterations, in which the start
+        moves most, take one more.
     data_tol : float
         Relative residual at which that ends earlier.
     balance : int
-        Number of first iterations that balance the residuals. Where the primal residual of an image is more
-        than 10 times the dual one, its sigma is divided by sqrt(2), and the other way about,
-        within 1/8 to 8 of what was given. With the proximal map of a prior the answer stays the same.
-        Other denoisers regularise by their sigma, so balancing chooses one.
+        Number of first iterations that balance the residuals. Where the primal residual of an
+        image is more than 10 times the dual one, its sigma is divided by sqrt(2), and the other
+        way about, within 1/8 to 8 of what was given. With the proximal map of a prior the answer
+        stays the same. Other denoisers regularise by their sigma, so balancing chooses one.
 
     Notes
     -----
-    The history has "data_residual", the residual that the data step reached, and the relative residuals
+    The history has "data_residual", the residual that the data step reached, and the relative
+    residuals
 
     - "primal": :math:`|f - v| / \max(|f|, |v|)`;
     - "dual": :math:`|v_k - v_{k-1}| / |u|`;
     - "fixed_point": :math:`|f_k - v_{k-1}| / |v_{k-1} + u_{k-1}|`, by which z = v + u moves.
 
-    With the augmented Lagrangian :math:`|f - v + u|^2` the second line has a plus; the talk that the project
-    starts from prints a minus.
+    With the augmented Lagrangian :math:`|f - v + u|^2` the second line has a plus; the talk that
+    the project starts from prints a minus.
 
     References
     ----------

@@ -19,7 +19,17 @@ from pnp_mlpatch.solvers._problem import Problem, column, curvatures
 
 @dataclass(frozen=True)
 class FISTAState(State):
-    """``x`` is the denoised variable, ``ahead`` the point y of the next step, ``weight`` (B, 1, 1, 1) its t, ``tau`` (B,) the step size."""
+    """State of FISTA: x is the denoised variable.
+
+    Parameters
+    ----------
+    ahead : Tensor, shape (B, C, H, W)
+        The point y of the next step.
+    weight : Tensor, shape (B, 1, 1, 1)
+        Its t.
+    tau : Tensor, shape (B,)
+        The step size.
+    """
 
     ahead: Tensor
     weight: Tensor
@@ -29,18 +39,33 @@ class FISTAState(State):
 @register("fista")
 @dataclass(frozen=True)
 class FISTA(Solver):
-    r"""Proximal gradient descent with momentum, which restarts for each image by itself, and a denoiser for the proximal map.
+    r"""Proximal gradient descent with momentum, and a denoiser for the proximal map.
 
-        x_k = D( y_{k-1} - tau A^H (A y_{k-1} - q), sigma_k )                                tau <= 1 / |A|^2
-        y_k = x_k + (t_{k-1} - 1) / t_k (x_k - x_{k-1})        t_k = (1 + sqrt(1 + 4 t_{k-1}^2)) / 2
+    From :math:`y_0`, the start, and :math:`t_0 = 1`,
 
-    from y_0 = x0, t_0 = 1; where <y_{k-1} - x_k, x_k - x_{k-1}> > 0 the momentum points uphill, and t_k = 1, y_k = x_k. The fixed
-    points are those of :class:`~pnp_mlpatch.solvers.pgd.PGD`, and so are ``sigma`` (``None``: sqrt(tau) noise, the level at which D is
-    the proximal map of the prior that ADMM has) and ``tau`` (``None``: 1 / |A|^2).
+    .. math::
 
-    For operators without a data step, where PGD takes too many iterations. With exact proximal maps the objective falls as 1 / k^2;
-    with other denoisers nothing is proved, and PGD is the safer choice.
+        x_k &= D(y_{k-1} - \tau A^H (A y_{k-1} - q), \sigma_k), \qquad \tau \le 1 / |A|^2 \\
+        y_k &= x_k + \frac{t_{k-1} - 1}{t_k} \, (x_k - x_{k-1}), \qquad
+            t_k = \tfrac{1}{2} \left(1 + \sqrt{1 + 4 t_{k-1}^2}\right)
 
+    Where :math:`\langle y_{k-1} - x_k, x_k - x_{k-1} \rangle > 0` the momentum points uphill. It
+    restarts, for each image by itself: :math:`t_k = 1` and :math:`y_k = x_k`.
+
+    Parameters
+    ----------
+    iterations, sigma, tau, tol
+        As for :class:`~pnp_mlpatch.solvers.pgd.PGD`, whose fixed points it has; ``tau`` is at most
+        :math:`1 / |A|^2`.
+
+    Notes
+    -----
+    For operators without a data step, where PGD takes too many iterations. With exact proximal
+    maps the objective falls as :math:`1 / k^2`. With other denoisers nothing is proved, and PGD
+    is the safer choice.
+
+    References
+    ----------
     Beck and Teboulle 2009; restarts, O'Donoghue and Candes 2015.
     """
 

@@ -45,10 +45,11 @@ class PGD(FixedPoint[PGDState]):
     iterations : int
         Number of steps at most.
     sigma : float, sequence of float, Tensor of shape (B,) or (K, B), or None
-        Level given to the denoiser. None is sqrt(tau) noise, the level at which D is the proximal map of
-        the same prior that ADMM at any sigma has. A larger sigma regularises more.
+        Level given to the denoiser. None is sqrt(tau) noise, the level at which D is the proximal
+        map of the same prior that ADMM at any sigma has. A larger sigma regularises more.
     tau : float or None
-        Step size. None is :math:`1 / |A|^2`, one for each image if these have noise maps of their own.
+        Step size. None is :math:`1 / |A|^2`, one for each image if these have noise maps of their
+        own.
     tol : float
         Relative change below which an image has converged.
     white : bool
@@ -60,14 +61,15 @@ class PGD(FixedPoint[PGDState]):
             x_k = D(x_{k-1} + \tau A^H s^{-1} (q - A x_{k-1}), \tau), \qquad
             \tau < 2 / |s^{-1/2} A|^2
 
-        With a unitary A (weak lensing) the noise that a step carries into the estimate is then white, of
-        standard deviation tau, whatever the noise map: what D was trained for. ``sigma`` is tau unless
-        given, and ``tau`` by default :math:`1 / |s^{-1/2} A|^2`, the smallest noise.
+        With a unitary A (weak lensing) the noise that a step carries into the estimate is then
+        white, of standard deviation tau, whatever the noise map: what D was trained for.
+        ``sigma`` is tau unless given, and ``tau`` by default :math:`1 / |s^{-1/2} A|^2`, the
+        smallest noise.
 
     Notes
     -----
-    It needs no data step, so it serves every operator. It takes more iterations than ADMM where A is
-    ill-conditioned.
+    It needs no data step, so it serves every operator. It takes more iterations than ADMM where A
+    is ill-conditioned.
 
     References
     ----------
