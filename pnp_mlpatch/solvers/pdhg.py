@@ -35,7 +35,7 @@ class PDHGState(State):
 
 @register("pdhg")
 @dataclass(frozen=True)
-class PDHG(Solver):
+class PDHG(Solver[PDHGState]):
     r"""The primal-dual hybrid gradient method of Chambolle and Pock.
 
     The data term is dualised, so only A and its adjoint are needed. From :math:`x_0 = x'_0`, the
@@ -86,7 +86,7 @@ class PDHG(Solver):
         check_settings(self, alpha=self.alpha, alpha_scale=self.alpha_scale)
         schedules.check_schedule(self.sigma, "PDHG: sigma")
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+    def levels(self, problem: Problem, state: PDHGState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         return {
             "sigma": sigma,
@@ -97,8 +97,7 @@ class PDHG(Solver):
         size = 1 / curvatures(problem.A, x0, "PDHG")
         return PDHGState(x=x0, iteration=0, ahead=x0, y=torch.zeros_like(problem.q), step_size=size)
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> PDHGState:
-        assert isinstance(state, PDHGState)
+    def step(self, problem: Problem, denoise: Denoiser, state: PDHGState) -> PDHGState:
         level, s = self.levels(problem, state), per_image(state.step_size, problem.q, "PDHG: step")
         y = (state.y + s * (problem.A(state.ahead) - problem.q)) / (
             1 + s * per_image(level["alpha"], problem.q, "PDHG: alpha")

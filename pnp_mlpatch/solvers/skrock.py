@@ -29,7 +29,7 @@ ETA = 0.05  # the damping of the Chebyshev polynomials
 
 @register("skrock")
 @dataclass(frozen=True)
-class SKROCK(Solver):
+class SKROCK(Solver[ChainState]):
     r"""Samples of the posterior by the stochastic orthogonal Runge-Kutta-Chebyshev method.
 
     With G as in :class:`~pnp_mlpatch.solvers.ula.ULA`, white e, and :math:`T_j` the Chebyshev
@@ -110,8 +110,7 @@ class SKROCK(Solver):
                 "One stage is the solver ula."
             )
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        assert isinstance(state, ChainState)
+    def levels(self, problem: Problem, state: ChainState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "SKROCK")
         default = torch.minimum(
@@ -119,15 +118,14 @@ class SKROCK(Solver):
         )
         return {"sigma": sigma, "delta": step_size(self.delta, default, state.sample, "SKROCK")}
 
-    def residuals(self, old: State, new: State) -> Tensor:
+    def residuals(self, old: ChainState, new: ChainState) -> Tensor:
         largest = super().residuals(old, new)
         return largest.max().expand_as(largest)
 
     def init(self, problem: Problem, x0: Tensor) -> ChainState:
         return start(problem, x0)
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> ChainState:
-        assert isinstance(state, ChainState)
+    def step(self, problem: Problem, denoise: Denoiser, state: ChainState) -> ChainState:
         level, s = self.levels(problem, state), state.sample
         sigma, delta = level["sigma"], level["delta"]
         T, w_1 = chebyshev(self.stages)

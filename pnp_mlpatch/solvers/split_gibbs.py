@@ -48,7 +48,7 @@ class SplitGibbsState(State):
 
 @register("split_gibbs")
 @dataclass(frozen=True)
-class SplitGibbs(Solver):
+class SplitGibbs(Solver[SplitGibbsState]):
     r"""The mean of the posterior by alternate draws of a noisy image t and its denoised version z.
 
     .. math::
@@ -124,7 +124,7 @@ class SplitGibbs(Solver):
                 f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}."
             )
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+    def levels(self, problem: Problem, state: SplitGibbsState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         return {"sigma": sigma, "alpha": weight_of(problem, None, sigma, "SplitGibbs")}
 
@@ -134,8 +134,7 @@ class SplitGibbs(Solver):
             x=x0, iteration=0, z=x0, square=zero, count=0, data_residual=x0.new_zeros(len(x0))
         )
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> SplitGibbsState:
-        assert isinstance(state, SplitGibbsState)
+    def step(self, problem: Problem, denoise: Denoiser, state: SplitGibbsState) -> SplitGibbsState:
         level, noise = self.levels(problem, state), problem.known_noise("SplitGibbs")
         sigma, images = level["sigma"], len(state.x)
         if isinstance(sigma, Tensor) and sigma.numel() not in (1, images):

@@ -25,7 +25,7 @@ from pnp_mlpatch.solvers._problem import Problem
 
 @register("ula")
 @dataclass(frozen=True)
-class ULA(Solver):
+class ULA(Solver[ChainState]):
     r"""Samples of the posterior by Langevin steps (PnP-ULA).
 
     The denoiser stands for the gradient of the logarithm of the prior. With white :math:`e_k`,
@@ -106,21 +106,19 @@ class ULA(Solver):
     def __post_init__(self) -> None:
         check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        assert isinstance(state, ChainState)
+    def levels(self, problem: Problem, state: ChainState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "ULA")
         return {"sigma": sigma, "delta": step_size(self.delta, 1 / (3 * L), state.sample, "ULA")}
 
-    def residuals(self, old: State, new: State) -> Tensor:
+    def residuals(self, old: ChainState, new: ChainState) -> Tensor:
         largest = super().residuals(old, new)
         return largest.max().expand_as(largest)
 
     def init(self, problem: Problem, x0: Tensor) -> ChainState:
         return start(problem, x0)
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> ChainState:
-        assert isinstance(state, ChainState)
+    def step(self, problem: Problem, denoise: Denoiser, state: ChainState) -> ChainState:
         level, s = self.levels(problem, state), state.sample
         delta = level["delta"]
         s = (
