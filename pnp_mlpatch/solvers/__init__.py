@@ -1,4 +1,4 @@
-"""Solvers by name: ``names()``, ``make(name, ...)``, ``info(name)``; and the bases for writing one."""
+"""Solvers by name: ``names()``, ``make(name, ...)``, ``info(name)``; and bases to write one."""
 
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._anderson import Anderson, anderson

@@ -7,12 +7,12 @@ With r = g(z) - z and the last m points z_j, r_j, each image of a batch by itsel
     z_{next} = z + \beta r - \sum_j \gamma_j [(z - z_j) + \beta (r - r_j)], \qquad
     \gamma = \arg\min |r - \sum_j \gamma_j (r - r_j)|^2
 
-which is GMRES on z = g(z) for a linear g. With beta = 2 the step goes beyond g(z), as over-relaxation
-does. So does the first step, which has nothing to mix.
+which is GMRES on z = g(z) for a linear g. With beta = 2 the step goes beyond g(z), as
+over-relaxation does. So does the first step, which has nothing to mix.
 
-An image whose residual exceeds twice its least one goes back to g of the best point in memory. It does not mix
-for the next m iterations, for 2 m the next time, and so on. Where g is no contraction,
-and mixing does not help, the plain iteration is left.
+An image whose residual exceeds twice its least one goes back to g of the best point in memory. It
+does not mix for the next m iterations, for 2 m the next time, and so on. Where g is no
+contraction, and mixing does not help, the plain iteration is left.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class AndersonState(State):
     memory : Tensor, shape (B, 2, m, ...)
         The last m points and their residuals, the newest last.
     mixing : Tensor, shape (B, 4), float64
-        How many points are held, the least |r|, how many iterations to wait, and how many the next time.
+        How many points are held, the least |r|, how many iterations to wait, and how many the
+        next time.
     """
 
     inner: FixedPointState
@@ -160,13 +161,13 @@ def anderson(solver: Solver[Any], depth: int = 5) -> Anderson:
 
 
 def empty(z: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The memory and mixing of :class:`AndersonState` before the first point, for points like ``z``."""
+    """The memory and mixing of :class:`AndersonState` before the first point, a ``z``."""
     start = torch.tensor([0.0, torch.inf, 0.0, depth], dtype=torch.float64, device=z.device)
     return z.new_zeros(len(z), 2, depth, *z.shape[1:]), start.repeat(len(z), 1)
 
 
 def mix(z: Tensor, g: Tensor, memory: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The point after ``z`` with ``g`` = g(z), both (B, C, H, W), and the memory and mixing after it."""
+    """The point after ``z``, where ``g`` = g(z), (B, C, H, W), and the memory and mixing then."""
     r, depth = g - z, memory.shape[2]
     size = sizes(r)
     count, least, wait, pause = mixing.unbind(1)
@@ -199,7 +200,7 @@ def mix(z: Tensor, g: Tensor, memory: Tensor, mixing: Tensor) -> tuple[Tensor, T
 
 
 def _weights(r: Tensor, residuals: Tensor, held: Tensor, failed: Tensor) -> Tensor:
-    """gamma (B, m) in float64, by least squares over the residuals that are held; 0 for images that failed."""
+    """gamma (B, m) in float64, by least squares over the residuals held; 0 where it failed."""
     dr = ((r[:, None] - residuals) * held[..., None, None, None]).flatten(2)
     gram = (dr @ dr.transpose(1, 2)).double()
     right = (dr @ r.flatten(1)[..., None]).double()

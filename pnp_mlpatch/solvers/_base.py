@@ -36,8 +36,8 @@ class Solver(ABC, Generic[S]):
     state_type : type
         Class of its states.
     rising : bool
-        Whether ``sigma`` may rise during a run, so that :func:`pnp_mlpatch.tuning.auto` may choose it. Such a
-        solver takes schedules and one level an image (``schedules.level``).
+        Whether ``sigma`` may rise during a run, so that :func:`pnp_mlpatch.tuning.auto` may
+        choose it. Such a solver takes schedules and one level an image (``schedules.level``).
     iterations : int
         Number of steps at most.
     tol : float

@@ -70,7 +70,7 @@ def solve(
             old = state
             state, found = batch.step(denoise, old)
             row = log.add(state, solver.levels(problem, old), found, batch.rows)
-            state = batch.rest(state, found["residual"] < solver.tol)
+            state = batch.rest(state, torch.as_tensor(found["residual"] < solver.tol))
             watch.see(old, state)
             bar.update()
             shown = {name: f"{row[name]:.3g}" for name in ("residual", *log.record)}

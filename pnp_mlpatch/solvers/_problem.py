@@ -1,4 +1,4 @@
-"""The problem ``q = A f + n`` as solvers see it: checked, whitened, with A^H q; and the numbers that solvers derive from it."""
+"""The problem ``q = A f + n`` as solvers see it, and the numbers that they derive from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Problem:
 
     @property
     def unit(self) -> float | Tensor:
-        """The noise of the whitened data, 1 without a noise map: a given alpha is multiplied by its square."""
+        """Noise of the whitened data, 1 without a map; its square multiplies a given alpha."""
         return 1.0 if self.noise_map is None or self.noise is None else self.noise
 
     def known_noise(self, who: str) -> float | Tensor:
@@ -70,9 +70,9 @@ class Problem:
 def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> Problem:
     r"""Check data and noise, and divide out a noise map.
 
-    With a noise map :math:`m`, :math:`A` becomes :math:`s A / m`, :math:`q` becomes :math:`s q / m`, and the noise
-    :math:`s`. The scale :math:`s` is 1. For a map below 1e-9 or above 1e9 it is a power of two
-    near the mean of the map, so that numbers stay in the range of float32.
+    With a noise map :math:`m`, :math:`A` becomes :math:`s A / m`, :math:`q` becomes :math:`s q /
+    m`, and the noise :math:`s`. The scale :math:`s` is 1. For a map below 1e-9 or above 1e9 it is
+    a power of two near the mean of the map, so that numbers stay in the range of float32.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def _check_data(q: Tensor, A: LinearOperator) -> None:
 
 
 def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
-    """The data with 0 where nothing was measured; raise :class:`InputError` if others are not finite."""
+    """The data with 0 where nothing was measured; raise if others are not finite."""
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
             unseen = torch.isposinf(noise.detach()).to(q.device).expand_as(q)

@@ -168,7 +168,8 @@ class Result:
             raise WeightsError(f"{path}: not a saved result, but another checkpoint.")
         if values.pop("kind") != "Result":
             raise WeightsError(
-                f"{path}: not a saved result. A state is read by load_state of the solver that made it."
+                f"{path}: not a saved result. "
+                "A state is read by load_state of the solver that made it."
             )
         values = {"statuses": (), "per_image": {}, "tuned": None} | values
         wrong = [name for name, kind in _KINDS.items() if not isinstance(values.get(name), kind)]
@@ -179,8 +180,8 @@ class Result:
         state, tuned = state_from(values["state"], state_types()), values["tuned"]
         if state is None:
             raise WeightsError(
-                f"{path}: its state is of kind {values['state'].get('kind')}, which no solver here has. "
-                "Import the one that made it, or save it again."
+                f"{path}: its state is of kind {values['state'].get('kind')}, "
+                "which no solver here has. Import the one that made it, or save it again."
             )
         values |= {"state": state, "tuned": None if tuned is None else Tuned(**tuned)}
         return cls(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
@@ -49,12 +49,15 @@ class DualState(SplittingState, FixedPointState):
         Where the next data steps start.
     moved : Tensor, shape (B,)
         |v_k - v_{k-1}|.
+    scale : Tensor of shape (B,), or None
+        What sigma is multiplied by where residuals are balanced.
     """
 
     f: Tensor
     u: Tensor
     start: Tensor
     moved: Tensor
+    scale: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def v(self) -> Tensor:

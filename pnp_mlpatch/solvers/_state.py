@@ -58,7 +58,8 @@ class State:
         path : str or path
             The file, written whole or not at all.
         about : mapping, optional
-            What this is the state of, in plain JSON values; :func:`pnp_mlpatch.io.checkpoint.load` gives it back.
+            What this is the state of, in plain JSON values;
+            :func:`pnp_mlpatch.io.checkpoint.load` gives it back.
 
         Raises
         ------
@@ -100,7 +101,7 @@ def state_from(values: Mapping[str, Any], kinds: Iterable[type[State]]) -> State
 
 
 def state_types() -> Iterator[type[State]]:
-    """State and all that derive from it: of what is imported, then of every solver that has a name."""
+    """State and all subclasses: of what is imported, then of every solver that has a name."""
     seen: set[type[State]] = set()
     for name in (None, *registry.names()):
         if name is not None:

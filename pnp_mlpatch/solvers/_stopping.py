@@ -1,4 +1,4 @@
-"""How a run ends: images that run away, that converge, stall or oscillate, and that end outside their range."""
+"""How a run ends: images that run away, converge, stall, oscillate, or leave their range."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Growth:
                 f"{who}: the estimate{which} {what if bool(finite.all()) else 'is not finite'} "
                 f"after iteration {new.iteration}. Likely causes: a step size or sigma too large, "
                 "a denoiser that amplifies, an adjoint that is not the transpose of A "
-                "(testing.check_operator), an image outside the range of the denoiser (use rescaled). "
-                "The last finite state is in .state of this error.",
+                "(testing.check_operator), an image outside the range of the denoiser "
+                "(use rescaled). The last finite state is in .state of this error.",
                 old,
             )
 
@@ -91,7 +91,7 @@ class Watch:
     def statuses(
         self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float
     ) -> tuple[str, ...]:
-        """The status of each image, from the residuals (K, B) and the masks of those at rest (B,)."""
+        """The status of each image, from residuals (K, B) and the masks of those at rest (B,)."""
         left = "stopped" if stopped else "max_iter"
         names = ["converged" if rests else left for rests in resting.tolist()]
         names = ["stopped" if halts else name for name, halts in zip(names, halted, strict=True)]
@@ -135,8 +135,9 @@ def mark_outside(
 
     Notes
     -----
-    Far is 3 times the range of 0, of the start and of A.initial(q) beyond that range. The data ask for it if
-    they are fitted worse, by 5 %, once x is clipped: the peaks of a deconvolution are genuine.
+    Far is 3 times the range of 0, of the start and of A.initial(q) beyond that range. The data
+    ask for it if they are fitted worse, by 5 %, once x is clipped: the peaks of a deconvolution
+    are genuine.
     """
     low = high = x.new_zeros(len(x))
     for find in (lambda: start, lambda: problem.A.initial(problem.q)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import sizes
+from pnp_mlpatch.solvers._balance import balanced, check_balance
 from pnp_mlpatch.solvers._base import State, register
 from pnp_mlpatch.solvers._fixed_point import FixedPoint
 from pnp_mlpatch.solvers._problem import Problem
@@ -22,15 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ADMMState(DualState):
-    """State of ADMM.
-
-    Parameters
-    ----------
-    scale : Tensor of shape (B,), or None
-        What sigma is multiplied by where residuals are balanced.
-    """
-
-    scale: Tensor | None = field(default=None, kw_only=True)
+    """State of ADMM: x is the denoised variable v."""
 
 
 @register("admm")
@@ -64,25 +57,27 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
         Relative change of v below which an image has converged.
     data_iterations : int
         Iterations of preconditioned CG in a data step that has no closed form. It starts from
-        :math:`f_{k-1} + (f_{k-1} - f_{k-2}) / 2`. The first three iterations, in which the start moves most, take one more.
+        :math:`f_{k-1} + (f_{k-1} - f_{k-2}) / 2`. The first three iterations, in which the start
+        moves most, take one more.
     data_tol : float
         Relative residual at which that ends earlier.
     balance : int
-        Number of first iterations that balance the residuals. Where the primal residual of an image is more
-        than 10 times the dual one, its sigma is divided by sqrt(2), and the other way about,
-        within 1/8 to 8 of what was given. With the proximal map of a prior the answer stays the same.
-        Other denoisers regularise by their sigma, so balancing chooses one.
+        Number of first iterations that balance the residuals. Where the primal residual of an
+        image is more than 10 times the dual one, its sigma is divided by sqrt(2), and the other
+        way about, within 1/8 to 8 of what was given. With the proximal map of a prior the answer
+        stays the same. Other denoisers regularise by their sigma, so balancing chooses one.
 
     Notes
     -----
-    The history has "data_residual", the residual that the data step reached, and the relative residuals
+    The history has "data_residual", the residual that the data step reached, and the relative
+    residuals
 
     - "primal": :math:`|f - v| / \max(|f|, |v|)`;
     - "dual": :math:`|v_k - v_{k-1}| / |u|`;
     - "fixed_point": :math:`|f_k - v_{k-1}| / |v_{k-1} + u_{k-1}|`, by which z = v + u moves.
 
-    With the augmented Lagrangian :math:`|f - v + u|^2` the second line has a plus; the talk that the project
-    starts from prints a minus.
+    With the augmented Lagrangian :math:`|f - v + u|^2` the second line has a plus; the talk that
+    the project starts from prints a minus.
 
     References
     ----------
@@ -97,11 +92,7 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.balance, bool) or not isinstance(self.balance, int) or self.balance < 0:
-            raise InputError(
-                "ADMM: balance is for how many iterations residuals are balanced, "
-                f"an integer >= 0, got {self.balance!r}."
-            )
+        check_balance(self.balance)
 
     def levels(self, problem: Problem, state: ADMMState) -> dict[str, float | Tensor]:
         levels = super().levels(problem, state)
@@ -131,33 +122,12 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
     ) -> ADMMState:
         k, v = state.iteration, denoise(point, self.levels(problem, state)["sigma"])
         new = replace(state, x=v, iteration=k + 1, u=point - v, moved=sizes(v - state.x))
-        return balanced(new) if 0 < k < self.balance else new
+        return cast(ADMMState, balanced(new)) if 0 < k < self.balance else new
 
     def for_mixing(self) -> Self:
         if self.balance:
             raise InputError("ADMM: balance changes the map that anderson mixes. Use one of them.")
         return super().for_mixing()
-
-
-def balanced(state: ADMMState) -> ADMMState:
-    """Change sigma of the images whose residuals differ by more than ten times.
-
-    Parameters
-    ----------
-    state : ADMMState
-        The state; u goes with sigma^2, as the scaled dual of the same multiplier.
-
-    Returns
-    -------
-    ADMMState
-    """
-    assert state.scale is not None
-    primal, dual = (torch.as_tensor(state.measures()[k]).double() for k in ("primal", "dual"))
-    ratio = primal / dual.clamp_min(1e-30)
-    change = torch.where(ratio > 10, 0.5**0.5, torch.where(ratio < 0.1, 2**0.5, 1.0))
-    scale = (state.scale * change).clamp(1 / 8, 8)
-    weight = ((scale / state.scale) ** 2).to(state.u).reshape(-1, 1, 1, 1)
-    return replace(state, scale=scale, u=state.u * weight)
 
 
 __all__ = ["ADMM", "ADMMState"]

@@ -20,10 +20,12 @@ from pnp_mlpatch.solvers._splitting import DualState, Splitting
 
 @runtime_checkable
 class Blocks(Protocol):
-    """An operator made of several: ``blocks``, operators of one image, and ``split``, which gives each its data."""
+    """An operator made of several operators of one image."""
 
     @property
-    def blocks(self) -> Iterable[nn.Module]: ...
+    def blocks(self) -> Iterable[nn.Module]:
+        """The operators."""
+        ...
 
     def split(self, y: Tensor) -> tuple[Tensor, ...]:
         """Split the data.
@@ -87,9 +89,9 @@ class Consensus(Splitting[ConsensusState], FixedPoint[ConsensusState]):
         R(v) + \sum_i \rho/2 \, |f_i - v + u_i|^2
         = R(v) + n \rho/2 \, |v - \text{mean}_i (f_i + u_i)|^2 + \text{constant}
 
-    and D stands for the proximal map of R at :math:`\sigma^2`, so :math:`1 / (n \rho) = \sigma^2` and
-    :math:`\alpha_i = \rho \, \text{noise}_i^2`. The fixed points are those of ADMM with the stacked operator, for every
-    denoiser:
+    and D stands for the proximal map of R at :math:`\sigma^2`, so :math:`1 / (n \rho) = \sigma^2`
+    and :math:`\alpha_i = \rho \, \text{noise}_i^2`. The fixed points are those of ADMM with the
+    stacked operator, for every denoiser:
 
     .. math::
 

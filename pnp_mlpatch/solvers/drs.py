@@ -37,7 +37,8 @@ class DRSState(SplittingState, FixedPointState):
 class DRS(Splitting[DRSState], FixedPoint[DRSState]):
     r"""Douglas-Rachford splitting with over- or under-relaxation.
 
-    From :math:`x_0 = z_0`, the start, with :math:`0 < \lambda < 2` for ``relaxation`` and the estimate x,
+    From :math:`x_0 = z_0`, the start, with :math:`0 < \lambda < 2` for ``relaxation`` and the
+    estimate x,
 
     .. math::
 
@@ -57,14 +58,14 @@ class DRS(Splitting[DRSState], FixedPoint[DRSState]):
 
     Notes
     -----
-    With :math:`\lambda = 1` it is ADMM, iterate by iterate, in the variable z = f + u, u = z - x. The
-    fixed points are those of ADMM for every :math:`\lambda`:
+    With :math:`\lambda = 1` it is ADMM, iterate by iterate, in the variable z = f + u, u = z - x.
+    The fixed points are those of ADMM for every :math:`\lambda`:
 
     .. math:: x = D(x + u, \sigma), \qquad A^H (A x - q) + \alpha u = 0
 
-    In z the step is :math:`z + \lambda/2 \, (R_h R_D z - z)` with the reflections :math:`R_h = 2 h - 1`, which is
-    nonexpansive, and :math:`R_D = 2 D - 1`. It converges if :math:`R_D` is nonexpansive too
-    (:func:`pnp_mlpatch.convergence.expansion` measures it).
+    In z the step is :math:`z + \lambda/2 \, (R_h R_D z - z)` with the reflections :math:`R_h = 2
+    h - 1`, which is nonexpansive, and :math:`R_D = 2 D - 1`. It converges if :math:`R_D` is
+    nonexpansive too (:func:`pnp_mlpatch.convergence.expansion` measures it).
 
     References
     ----------

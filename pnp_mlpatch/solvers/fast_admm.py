@@ -59,8 +59,8 @@ class FastADMM(Splitting[FastADMMState]):
         (v', u')_k &= (v, u)_k + \frac{t_k - 1}{t_{k+1}} \, ((v, u)_k - (v, u)_{k-1}), \qquad
             t_{k+1} = \tfrac{1}{2} \left(1 + \sqrt{1 + 4 t_k^2}\right)
 
-    as long as :math:`|u_k - u'_{k-1}|^2 + |v_k - v'_{k-1}|^2` falls. An image for which it does not fall goes back
-    to the step before, with t = 1.
+    as long as :math:`|u_k - u'_{k-1}|^2 + |v_k - v'_{k-1}|^2` falls. An image for which it does
+    not fall goes back to the step before, with t = 1.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class FastADMM(Splitting[FastADMMState]):
         return FastADMMState(x0, 0, x0.new_zeros(len(x0)), x0, zero, x0, zero, one, far, far)
 
     def residuals(self, old: FastADMMState, new: FastADMMState) -> Tensor:
-        """Relative change of the estimates, and at least a tenth of that of (v, u), by which steps are kept."""
+        """Return the relative change of v, but at least a tenth of that of (v, u)."""
         size = sizes(new.x).clamp_min(torch.finfo(new.x.dtype).tiny)
         return torch.maximum(super().residuals(old, new), 0.1 * new.moved.detach().flatten() / size)
 

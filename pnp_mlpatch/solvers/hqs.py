@@ -51,10 +51,10 @@ class HQS(Splitting[HQSState], FixedPoint[HQSState]):
     iterations : int
         Number of steps at most.
     sigma : float, sequence of float, Tensor of shape (B,) or (K, B), or None
-        Level given to the denoiser, as for :class:`~pnp_mlpatch.solvers.admm.ADMM`. None is the schedule of
-        DPIR over ``iterations``, one for each image, from 49/255 down to the noise in the image
-        (:func:`~pnp_mlpatch.solvers._schedules.dpir`): the root mean square of what noise like that
-        of the data becomes in ``A.initial``.
+        Level given to the denoiser, as for :class:`~pnp_mlpatch.solvers.admm.ADMM`. None is the
+        schedule of DPIR over ``iterations``, one for each image, from 49/255 down to the noise in
+        the image (:func:`~pnp_mlpatch.solvers._schedules.dpir`): the root mean square of what
+        noise like that of the data becomes in ``A.initial``.
     alpha : float, Tensor of shape (B,), or None
         Weight of the data step, in place of the rule above.
     alpha_scale : float or Tensor, shape (B,)

@@ -8,34 +8,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputTypeError
-from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import State, check_settings, register
+from pnp_mlpatch.solvers._base import State, register
 from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
+from pnp_mlpatch.solvers._gradient import Gradient, GradientState
 from pnp_mlpatch.solvers._problem import Problem, column, curvatures
 
 
 @dataclass(frozen=True)
-class PGDState(FixedPointState):
-    """State of PGD: x is the denoised variable.
-
-    Parameters
-    ----------
-    ahead : Tensor, shape (B, C, H, W)
-        Where the next step starts: x, unless points are mixed.
-    tau : Tensor, shape (B,)
-        The step size.
-    """
-
-    ahead: Tensor
-    tau: Tensor
+class PGDState(GradientState, FixedPointState):
+    """State of PGD: ``ahead`` is x, unless points are mixed."""
 
 
 @register("pgd")
 @dataclass(frozen=True)
-class PGD(FixedPoint[PGDState]):
+class PGD(Gradient[PGDState], FixedPoint[PGDState]):
     r"""Proximal gradient descent with a denoiser for the proximal map.
 
     .. math:: x_k = D(x_{k-1} - \tau A^H (A x_{k-1} - q), \sigma_k), \qquad \tau < 2 / |A|^2
@@ -45,10 +33,11 @@ class PGD(FixedPoint[PGDState]):
     iterations : int
         Number of steps at most.
     sigma : float, sequence of float, Tensor of shape (B,) or (K, B), or None
-        Level given to the denoiser. None is sqrt(tau) noise, the level at which D is the proximal map of
-        the same prior that ADMM at any sigma has. A larger sigma regularises more.
+        Level given to the denoiser. None is sqrt(tau) noise, the level at which D is the proximal
+        map of the same prior that ADMM at any sigma has. A larger sigma regularises more.
     tau : float or None
-        Step size. None is :math:`1 / |A|^2`, one for each image if these have noise maps of their own.
+        Step size. None is :math:`1 / |A|^2`, one for each image if these have noise maps of their
+        own.
     tol : float
         Relative change below which an image has converged.
     white : bool
@@ -60,14 +49,15 @@ class PGD(FixedPoint[PGDState]):
             x_k = D(x_{k-1} + \tau A^H s^{-1} (q - A x_{k-1}), \tau), \qquad
             \tau < 2 / |s^{-1/2} A|^2
 
-        With a unitary A (weak lensing) the noise that a step carries into the estimate is then white, of
-        standard deviation tau, whatever the noise map: what D was trained for. ``sigma`` is tau unless
-        given, and ``tau`` by default :math:`1 / |s^{-1/2} A|^2`, the smallest noise.
+        With a unitary A (weak lensing) the noise that a step carries into the estimate is then
+        white, of standard deviation tau, whatever the noise map: what D was trained for.
+        ``sigma`` is tau unless given, and ``tau`` by default :math:`1 / |s^{-1/2} A|^2`, the
+        smallest noise.
 
     Notes
     -----
-    It needs no data step, so it serves every operator. It takes more iterations than ADMM where A is
-    ill-conditioned.
+    It needs no data step, so it serves every operator. It takes more iterations than ADMM where A
+    is ill-conditioned.
 
     References
     ----------
@@ -75,41 +65,28 @@ class PGD(FixedPoint[PGDState]):
     """
 
     state_type: ClassVar[type[State]] = PGDState
-    rising: ClassVar[bool] = True
-
-    iterations: int = 100
-    sigma: schedules.Schedule | None = None
-    tau: float | None = None
-    tol: float = 1e-4
     white: bool = False
 
     def __post_init__(self) -> None:
-        check_settings(self, tau=self.tau)
-        if self.tau is not None and not finite_number(self.tau):
-            raise InputTypeError(f"PGD: tau must be one number, got {self.tau!r}.")
+        super().__post_init__()
         if not isinstance(self.white, bool):
             raise InputTypeError(f"PGD: white must be True or False, got {self.white!r}.")
-        if self.sigma is not None:
-            schedules.check_schedule(self.sigma, "PGD: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> PGDState:
-        return PGDState(x0, 0, ahead=x0, tau=self._step_size(problem, x0))
+        return PGDState(x0, 0, ahead=x0, tau=self.step_size(problem, x0))
 
-    def _step_size(self, problem: Problem, x0: Tensor) -> Tensor:
-        if self.tau is not None:
-            return x0.new_full((len(x0),), float(self.tau))
-        A, noise = problem.A, problem.known_noise("PGD (white)") if self.white else 1.0
-        if self.white and problem.noise_map is not None:
+    def step_size(self, problem: Problem, x0: Tensor) -> Tensor:
+        if not self.white or self.tau is not None:
+            return super().step_size(problem, x0)
+        A, noise = problem.A, problem.known_noise("PGD (white)")
+        if problem.noise_map is not None:
             A, noise = A.weighted(problem.noise_map.sqrt() / noise), 1.0
         return torch.as_tensor(noise).to(x0) / curvatures(A, x0, "PGD")
 
     def levels(self, problem: Problem, state: PGDState) -> dict[str, float | Tensor]:
-        if self.sigma is not None:
-            return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
-        if self.white:
+        if self.white and self.sigma is None:
             return {"sigma": state.tau, "tau": state.tau}
-        noise = problem.known_noise("PGD (or give sigma)")
-        return {"sigma": state.tau**0.5 * noise, "tau": state.tau}
+        return super().levels(problem, state)
 
     def point(self, state: PGDState) -> Tensor:
         return state.ahead

@@ -65,12 +65,14 @@ class RED(Splitting[REDState], FixedPoint[REDState]):
 
     Notes
     -----
-    By default :math:`\rho = 1 / \sigma^2`. For the D of least squares :math:`(D(x, \sigma) - x) / \sigma^2` is then the
-    gradient of the logarithm of the density of images blurred by noise of deviation sigma
-    (Tweedie 1947), and x the most probable image under that density. The iteration contracts if D does.
+    By default :math:`\rho = 1 / \sigma^2`. For the D of least squares :math:`(D(x, \sigma) - x) /
+    \sigma^2` is then the gradient of the logarithm of the density of images blurred by noise of
+    deviation sigma (Tweedie 1947), and x the most probable image under that density. The
+    iteration contracts if D does.
 
-    x is a data variable: what the data show is in it as it is, where ADMM gives the denoised side.
-    At a constant sigma and the same alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to D(x, sigma).
+    x is a data variable: what the data show is in it as it is, where ADMM gives the denoised
+    side. At a constant sigma and the same alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to
+    D(x, sigma).
 
     References
     ----------
