@@ -1,8 +1,8 @@
-"""Operators that come from and go to other packages: functions of tensors, scipy, deepinv, ODL, ASTRA.
+"""Operators that come from and go to other packages: functions, scipy, deepinv, ODL, ASTRA.
 
-``from_x`` makes a :class:`~pnp_mlpatch.operators.LinearOperator` of a foreign object, ``to_x`` a foreign object of an operator. The
-foreign package is imported when its function is called. Whether a foreign adjoint is the transpose of its forward map is
-not tested on the way: ``pnp_mlpatch.testing.check_operator(A)`` does so.
+``from_x`` makes a :class:`~pnp_mlpatch.operators.LinearOperator` of a foreign object, ``to_x`` a
+foreign object of an operator. The foreign package is imported when its function is called. A solver
+checks a foreign operator when it first uses it; ``pnp_mlpatch.testing.check_operator(A)`` says more.
 """
 
 from pnp_mlpatch.interop.astra import from_astra
