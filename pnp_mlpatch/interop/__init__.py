@@ -2,7 +2,7 @@
 
 ``from_x`` makes a :class:`~pnp_mlpatch.operators.LinearOperator` of a foreign object, ``to_x`` a
 foreign object of an operator. The foreign package is imported when its function is called. A solver
-checks a foreign operator when it first uses it; ``pnp_mlpatch.testing.check_operator(A)`` says more.
+checks a foreign operator when it first uses it; see ``pnp_mlpatch.testing.check_operator``.
 """
 
 from pnp_mlpatch.interop.astra import from_astra
