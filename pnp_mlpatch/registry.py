@@ -34,10 +34,8 @@ class PluginInfo:
 
     Parameters
     ----------
-    name, family : str
-        Its name, and "operator", "denoiser" or "solver".
-    source : str
-        "built in", or the module of another package.
+    name, family, source : str
+        Its name, its family, and where it is: "built in", or a module of another package.
     signature, doc : str
         How it is called, and its docstring.
     needs, missing : tuple of str
@@ -148,7 +146,7 @@ class Registry:
         Returns
         -------
         list of str
-            Files of the package, entry points, and what was registered at run time, sorted.
+            Files of the package, entry points, and what was registered, sorted.
         """
         return sorted({*self._modules(), *self._entry_points(), *self._made})
 
@@ -163,14 +161,10 @@ class Registry:
         Returns
         -------
         callable
-            The class or factory.
 
         Raises
         ------
-        UnknownPlugin
-            If there is none of this name; the message has the closest one.
-        MissingPackage, BrokenPlugin
-            If its module cannot be imported.
+        UnknownPlugin, MissingPackage, BrokenPlugin
         """
         if not isinstance(name, str):
             raise InputTypeError(
@@ -193,9 +187,8 @@ class Registry:
                 f"{type(error).__name__}: {error}. The other plugins are not affected."
             ) from error
         if name not in self._made:
-            raise BrokenPlugin(
-                f"The module {self.package}.{name} registers no {self.family} called '{name}'."
-            )
+            module = f"{self.package}.{name}"
+            raise BrokenPlugin(f"The module {module} registers no {self.family} called '{name}'.")
         return self._made[name]
 
     def _source(self, name: str, points: list[importlib.metadata.EntryPoint]) -> str:
@@ -244,7 +237,6 @@ class Registry:
         Returns
         -------
         object
-            What the class or factory makes.
 
         Raises
         ------
@@ -253,28 +245,22 @@ class Registry:
         """
         plugin = self.get(name)
         signature = _signature(plugin, f"The {self.family} '{name}'")
-        known = [
-            p.name
+        settings = [
+            p
             for p in signature.parameters.values()
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
+        known = [p.name for p in settings]
         for key in config:
             if key not in known:
                 raise InputTypeError(
                     f"The {self.family} '{name}' has no setting '{key}'. "
                     f"{did_you_mean(key, known)}It takes: {', '.join(known) or 'none'}."
                 )
-        absent = [
-            p.name
-            for p in signature.parameters.values()
-            if p.name in known and p.default is p.empty and p.name not in config
-        ]
+        absent = [p.name for p in settings if p.default is p.empty and p.name not in config]
         if absent:
-            hint = (
-                " A denoiser is registered as a class or factory that returns D(x, sigma)."
-                if absent[0] == "x"
-                else ""
-            )
+            hint = " A denoiser is registered as a class or factory that returns D(x, sigma)."
+            hint = hint if absent[0] == "x" else ""
             raise InputTypeError(
                 f"The {self.family} '{name}' needs {', '.join(absent)}. "
                 f"Call: {name}{signature}.{hint}"
@@ -296,7 +282,6 @@ class Registry:
         Raises
         ------
         InputError
-            If it cannot be trained.
         """
         self.get(name)
         if name not in self._networks:
@@ -362,9 +347,5 @@ def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
 def _absent(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is None
-    except (
-        ImportError,
-        ValueError,
-        AttributeError,
-    ):  # of a dotted name, whose parent is absent or no package
+    except (ImportError, ValueError, AttributeError):  # the parent is absent or no package
         return True

@@ -174,7 +174,7 @@ def test_settings_are_checked_before_the_call():
         operators.make("mask", mask=torch.ones(3, 3), chanels=2)
     with pytest.raises(
         InputTypeError,
-        match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)",
+        match=r"Radon: give image_shape=\(C, H, W\) and angles=, .*or a geometry: Radon\(geometry\)",
     ):
         operators.make("radon", image_shape=(1, 4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):

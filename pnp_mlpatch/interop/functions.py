@@ -91,7 +91,8 @@ class FunctionOperator(LinearOperator):
         if tuple(y.shape) != (x.shape[0], *shape):
             raise InputError(
                 f"{self.who}: {name} must take a batch {tuple(x.shape)} to {(x.shape[0], *shape)}, "
-                f"got {tuple(y.shape)} back. Is the batch axis kept, and are image_shape and data_shape right?"
+                f"got {tuple(y.shape)} back. Is the batch axis kept, "
+                "and are image_shape and data_shape right?"
             )
         return y.to(x)
 

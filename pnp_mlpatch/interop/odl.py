@@ -19,8 +19,8 @@ def from_odl(operator: Any) -> LinearOperator:
     r"""Make an operator of a linear ODL operator between real tensor spaces.
 
     A domain of shape (H, W) means images (1, H, W), one of shape (C, H, W) images of that shape;
-    the data have the shape of the range. Images go through one by one, in the precision of the domain
-    (ODL's tomography is float32 only), on the host.
+    the data have the shape of the range. Images go through one by one, in the precision of the
+    domain (ODL's tomography is float32 only), on the host.
 
     Parameters
     ----------
