@@ -1,7 +1,6 @@
 """Plugins by name: listed without being imported, made with checked arguments.
 
-A plugin is a module of its family's package, with the name of the plugin, that registers a class or
-a factory::
+A plugin is a module of its family's package, of the same name, that registers a class or factory::
 
     @register("mask")
     class Mask(LinearOperator): ...
@@ -40,7 +39,7 @@ class PluginInfo:
         How it is called, and its docstring.
     needs, missing : tuple of str
         The optional packages that it needs, and those that are not installed.
-    broken : str or None
+    broken : str, optional
         Why it cannot be used.
     """
 
@@ -67,7 +66,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     Returns
     -------
     str
-        A sentence such as ``Did you mean 'mask'? ``, or nothing.
+        As ``Did you mean 'mask'? ``, or nothing.
     """
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'? " if close else ""
@@ -316,8 +315,8 @@ class Registry:
         except PnPError as error:  # its module does not import, or two have its name
             return PluginInfo(name, self.family, source="", broken=str(error))
         except BaseException as error:  # a name, signature or docstring that runs code of its own
-            kind = type(error).__name__
-            reason = f"The {self.family} '{name}' cannot be described: {kind}: {error}."
+            kind, who = type(error).__name__, f"The {self.family} '{name}'"
+            reason = f"{who} cannot be described: {kind}: {error}."
             return PluginInfo(name, self.family, source="", broken=reason)
 
     def _described(self, name: str, plugin: Callable[..., Any]) -> PluginInfo:
