@@ -225,7 +225,7 @@ def test_info_tells_what_is_missing(monkeypatch):
 @pytest.fixture
 def registry() -> Registry:
     """A registry of its own: the files of the operators, and nothing registered yet."""
-    return Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
+    return Registry("operator", package="pnp_mlpatch.operators")
 
 
 class Doubled(Identity):
