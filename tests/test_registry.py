@@ -403,7 +403,7 @@ def test_a_file_that_registers_nothing(tmp_path, monkeypatch):
     (tmp_path / "family" / "empty.py").touch()
     (tmp_path / "family" / "_private.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("operator", package="family", not_plugins=())
+    registry = Registry("operator", package="family")
     assert registry.names() == ["empty"]
     with pytest.raises(
         BrokenPlugin, match=r"The module family.empty registers no operator called 'empty'"
