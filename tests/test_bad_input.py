@@ -289,7 +289,7 @@ CONSTRUCTORS = {
     "Radon: shape rank": (lambda: Radon(image_shape=(1, 1, 8, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
     "Radon: shape number": (lambda: Radon(image_shape=8, angles=3), PnPError, r"Radon: image_shape must be \(C, H, W\), .*got 8"),
     "Radon: shape 0": (lambda: Radon(image_shape=(1, 0, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
-    "Radon: memory": (lambda: Radon(image_shape=(1, 64, 64), angles=90, backend="sparse", memory=1e-4), InputError, "Radon: the sparse matrices need about .* GiB.*Raise memory, or use 'astra_cpu'"),
+    "Radon: memory": (lambda: Radon(image_shape=(1, 64, 64), angles=90, backend="sparse", memory=1e-4), InputError, "Radon: the sparse matrices would take about .* GiB.*Raise memory, or use 'astra_cpu'"),
 }  # fmt: skip
 
 

@@ -174,7 +174,7 @@ def test_settings_are_checked_before_the_call():
         operators.make("mask", mask=torch.ones(3, 3), chanels=2)
     with pytest.raises(
         InputTypeError,
-        match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)",
+        match=r"Radon: give image_shape=\(C, H, W\) and angles=, .*or a geometry: Radon\(geometry\)",
     ):
         operators.make("radon", image_shape=(1, 4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):
@@ -225,7 +225,7 @@ def test_info_tells_what_is_missing(monkeypatch):
 @pytest.fixture
 def registry() -> Registry:
     """A registry of its own: the files of the operators, and nothing registered yet."""
-    return Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
+    return Registry("operator", package="pnp_mlpatch.operators")
 
 
 class Doubled(Identity):
@@ -403,7 +403,7 @@ def test_a_file_that_registers_nothing(tmp_path, monkeypatch):
     (tmp_path / "family" / "empty.py").touch()
     (tmp_path / "family" / "_private.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("operator", package="family", not_plugins=())
+    registry = Registry("operator", package="family")
     assert registry.names() == ["empty"]
     with pytest.raises(
         BrokenPlugin, match=r"The module family.empty registers no operator called 'empty'"

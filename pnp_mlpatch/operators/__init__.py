@@ -1,4 +1,4 @@
-"""Operators by name: ``names()``, ``make(name, ...)``, ``info(name)``; and the bases for writing one."""
+"""Operators by name, ``names()``, ``make(name, ...)``, ``info(name)``; and their base classes."""
 
 from pnp_mlpatch.operators._base import LinearOperator, register, registry
 from pnp_mlpatch.operators._decomposable import DecomposableOperator

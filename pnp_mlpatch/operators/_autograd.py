@@ -1,4 +1,4 @@
-r"""Derivatives of operators: the backward of A is :math:`A^H`, that of a data step another solve."""
+r"""Derivatives: the backward of A is :math:`A^H`, that of a data step another solve."""
 
 from __future__ import annotations
 

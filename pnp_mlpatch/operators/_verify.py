@@ -167,7 +167,8 @@ def _check_values(
     if tuple(v.shape for v in values) != tuple(shapes):
         raise InputError(
             f"{A._who()}: A(x) must have the shape {tuple(shapes[0])} and A.adjoint(y) "
-            f"{tuple(shapes[2])}, got {tuple(values[0].shape)} and {tuple(values[2].shape)}.{ADVICE}"
+            f"{tuple(shapes[2])}, got {tuple(values[0].shape)} and {tuple(values[2].shape)}."
+            f"{ADVICE}"
         )
     if not all(bool(torch.isfinite(v).all()) for v in values):
         raise InputError(

@@ -165,7 +165,7 @@ class Lensing(LinearOperator):
         return F.pad(y, [self.padding] * 4) if self.padding else y
 
     def _shear(self, x: Tensor, *, back: bool, full: bool) -> Tensor:
-        """S or S^H on two-channel maps; ``full`` puts D(0) = 1, which makes it unitary on all maps."""
+        """S or S^H on two-channel maps; ``full``: D(0) = 1, unitary on all maps."""
         d = torch.view_as_complex(self.kernel.to(x.dtype).contiguous())
         if full:
             d = d.clone()

@@ -87,11 +87,11 @@ class Radon(LinearOperator):
     converted there and back.
 
     The data step is preconditioned CG. The preconditioner is the inverse of the convolution that
-    :math:`A^H A` is up to sampling (:mod:`pnp_mlpatch.ct.spectrum`): on a grid of twice the size, or
-    for a limited angle the nearest circulant on the grid itself (T. Chan 1988). There alpha is at
-    least 3e-3 :math:`|A|^2`, since with few angles the smaller eigenvalues are not those of a
-    convolution. With weights w it is D C D,
-    :math:`d_j^2 = (A^H w^2)_j / (A^H 1)_j` (Fessler and Booth 1999).
+    :math:`A^H A` is up to sampling (:mod:`pnp_mlpatch.ct.spectrum`): on a grid of twice the size,
+    or for a limited angle the nearest circulant on the grid itself (T. Chan 1988). There alpha is
+    at least 3e-3 :math:`|A|^2`, since with few angles the smaller eigenvalues are not those of a
+    convolution. With weights w it is D C D, :math:`d_j^2 = (A^H w^2)_j / (A^H 1)_j` (Fessler and
+    Booth 1999).
 
     ``initial`` is filtered backprojection with a Hann window, in which projections without any
     weight do not count.
