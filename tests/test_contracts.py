@@ -120,7 +120,7 @@ def test_reconstruct_warns_of_it_when_asked():
         )
 
 
-@pytest.mark.parametrize("name", ["dncnn", "ffdnet", "ircnn", "unet", "drunet"])
+@pytest.mark.parametrize("name", ["dncnn", "ffdnet", "ircnn", "unet", "drunet", "mlpatch"])
 def test_networks_take_sigma_maps(name):
     torch.manual_seed(0)  # of its random weights
     D = registry.network(name).example()

@@ -13,7 +13,7 @@ from pnp_mlpatch.io.atomic import write_whole
 
 
 def cut_log(path: Path, done: int, columns: list[str]) -> None:
-    """Keep the rows up to step ``done``, under these columns: what came after the checkpoint is done again."""
+    """Keep the rows up to step ``done``, under these columns: later steps are done again."""
     if path.exists():
         _write_log(path, columns, [row for row in _read_log(path) if int(row["step"]) <= done])
 
