@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pnp_mlpatch import weights
+from pnp_mlpatch import denoisers, weights
 from pnp_mlpatch.denoisers._bicubic import cubic, reflect
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError
@@ -303,8 +306,6 @@ def test_jacobian_is_right(member):
 
 @pytest.mark.parametrize("name", ["mlpatch-grey", "mlpatch-samples-grey"])
 def test_it_denoises_better_than_tv(name, photo):
-    from pnp_mlpatch import denoisers
-
     net = denoisers.make("mlpatch", weights=name)
     for level in (15, 25, 50):
         sigma = level / 255
@@ -456,3 +457,43 @@ def test_gradients_flow_through_a_map(mapped):
     mapped(x, sigma).square().sum().backward()
     assert torch.isfinite(sigma.grad).all()
     assert sigma.grad.abs().sum() > 0
+
+
+# ---- weights by the number of channels
+
+
+def test_the_channels_of_the_image_choose_the_weights():
+    D = denoisers.make("mlpatch")
+    x = torch.rand(2, 3, 17, 12, generator=torch.Generator().manual_seed(17))
+    grey, colour = (denoisers.make("mlpatch", weights=f"mlpatch-{n}") for n in ("grey", "colour"))
+    assert torch.equal(D(x[:, :1], 0.1), grey(x[:, :1], 0.1))
+    assert torch.equal(D(x, noise_map(2, 17, 12)), colour(x, noise_map(2, 17, 12)))
+    info = denoisers.describe(D)
+    assert (info.name, info.channels, info.sigma) == ("mlpatch", None, "input")
+    assert info.sigma_range == grey.info.sigma_range == colour.info.sigma_range
+    assert info.field == max(grey.field, colour.field)
+    assert info.trained_size == (128, 128)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_numbers_of_channels_name_what_there_is(channels):
+    with pytest.raises(
+        InputError, match=rf"has {channels} channels.* mlpatch-grey \(1\) and mlpatch-colour \(3\)"
+    ):
+        denoisers.make("mlpatch")(torch.rand(1, channels, 8, 8), 0.1)
+
+
+def test_both_networks_belong_to_it():
+    D = denoisers.make("mlpatch", tile=16)
+    assert [net.tile for net in D.networks] == [16, 16]
+    assert not D.training
+    before, x = denoisers.fingerprint(D), torch.rand(1, 3, 9, 8)
+    for other in (copy.deepcopy(D), pickle.loads(pickle.dumps(D)), denoisers.make("mlpatch")):
+        assert torch.equal(other(x, 0.1), D(x, 0.1))
+        assert denoisers.fingerprint(other) == before
+    grey = denoisers.make("mlpatch", weights="mlpatch-grey")
+    assert before["sha256"] != denoisers.fingerprint(grey)["sha256"]
+    with torch.no_grad():
+        D.networks[1].last.mul_(2)
+    assert denoisers.fingerprint(D) != before
+    assert D.double()(x.double(), 0.1).dtype == torch.float64

@@ -1,7 +1,7 @@
 """Callables as denoisers, and wrappers that fit a denoiser to other images.
 
-Every wrapper is a module that holds the denoiser as ``inner``. It is copied and pickled with it, has its
-``parameters()``, and ``.to`` moves both.
+Every wrapper is a module that holds the denoiser as ``inner``. It is copied and pickled with it,
+has its ``parameters()``, and ``.to`` moves both.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ register = registry.register
 class Denoiser(Protocol):
     """Any callable ``D(x, sigma)`` that denoises ``x = clean + sigma * white Gaussian noise``.
 
-    ``x`` is a real tensor (B, C, H, W), any H and W. ``sigma`` is the standard deviation of the noise in
-    the units of ``x``, a float or a tensor of shape (B,). The result has the shape, dtype and device of
-    ``x``. ``x`` is not changed, and the same call gives the same result. Every deepinv denoiser fits.
+    ``x`` is a real tensor (B, C, H, W), any H and W. ``sigma`` is the standard deviation of the
+    noise in the units of ``x``, a float or a tensor of shape (B,). The result has the shape, dtype
+    and device of ``x``. ``x`` is not changed, and the same call gives the same result. Every
+    deepinv denoiser fits.
     """
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor: ...
@@ -38,8 +39,8 @@ class DenoiserInfo:
     channels : int, optional
         None also for denoisers of any number of channels.
     sigma : str
-        How the noise level is used: "input" (one model for a range of levels), "ignored" (a blind or
-        single-level model) or "unknown".
+        How the noise level is used: "input" (one model for a range of levels), "ignored" (a blind
+        or single-level model) or "unknown".
     sigma_range : tuple of two floats, optional
         The trained range, in the units of the image.
     field : int, optional

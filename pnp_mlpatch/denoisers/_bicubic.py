@@ -55,8 +55,9 @@ def neighbours(x: Tensor, pixels: Tensor, reach: int) -> Tensor:
 def sample(x: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
     """Bicubic samples of ``x`` (B, C, H, W), which goes on by reflection, at ``coords + offsets``: (B, C, Q, M).
 
-    ``coords`` (b, Q, 2) and ``offsets`` (b, q, M, 2), with b = 1 or B and q = 1 or Q, are (row, column) in pixels, pixel centres at the
-    integers. Each sample is a sum of 4 x 4 pixels, gathered with all their channels at once.
+    ``coords`` (b, Q, 2) and ``offsets`` (b, q, M, 2), with b = 1 or B and q = 1 or Q, are (row,
+    column) in pixels, pixel centres at the integers. Each sample is a sum of 4 x 4 pixels, gathered
+    with all their channels at once.
     """
     batch, channels, height, width = x.shape
     base = coords.floor()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Network(nn.Module):
     """A trainable denoiser: an ``nn.Module`` with its configuration, its card, and one way in and out of files.
 
-    A subclass sets ``kind``, passes the arguments that rebuild it as ``config``, and gives ``forward(x, sigma)`` and ``example()``.
-    Training calls ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive field for local
-    networks.
+    A subclass sets ``kind``, passes the arguments that rebuild it as ``config``, and gives
+    ``forward(x, sigma)`` and ``example()``. Training calls ``denoise_block`` on blocks with a
+    border of ``halo`` pixels: none by default, the receptive field for local networks.
     """
 
     kind: ClassVar[str]
@@ -63,7 +63,8 @@ class Network(nn.Module):
     def with_map(self, x: Tensor, sigma: float | Tensor, multiple: int) -> Tensor:
         """The checked image and a map of sigma, (B, C + 1, H', W') in the precision of the weights.
 
-        Both are continued by replication to sizes that ``multiple`` divides, at the bottom and on the right.
+        Both are continued by replication to sizes that ``multiple`` divides, at the bottom and on
+        the right.
         """
         who = type(self).__name__
         check_image(x, who, self.channels)
@@ -100,8 +101,8 @@ class Network(nn.Module):
 class ConvNet(Network):
     """A stack of 3 x 3 convolutions with ReLU between them, zero padding; the layers in ``self.convolutions``.
 
-    ``conditional``: a constant map of sigma is a further input channel. ``residual``: the output is x minus what the stack
-    gives, else what it gives.
+    ``conditional``: a constant map of sigma is a further input channel. ``residual``: the output is
+    x minus what the stack gives, else what it gives.
     """
 
     def __init__(
@@ -196,7 +197,8 @@ def load_state(net: nn.Module, path: Path, who: str) -> None:
 def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[Tensor, Tensor]]:
     """Kernels and biases of a plain sequence of convolutions, in order, with every batch normalisation folded into its convolution.
 
-    ``y = g (conv(x) - m) / sqrt(v + 1e-5) + b`` becomes one convolution with kernel ``g w / s`` and bias ``b + g (bias - m) / s``.
+    ``y = g (conv(x) - m) / sqrt(v + 1e-5) + b`` becomes one convolution with kernel ``g w / s`` and
+    bias ``b + g (bias - m) / s``.
     """
 
     def order(name: str) -> list[tuple[int, int | str]]:

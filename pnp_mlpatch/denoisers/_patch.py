@@ -30,7 +30,7 @@ from pnp_mlpatch.denoisers._features import (
 )
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._settings import ACTIVATIONS, check_settings, in_file
-from pnp_mlpatch.denoisers._tiles import aligned
+from pnp_mlpatch.denoisers._tiles import aligned, points_by_tile
 
 STEER_WIDTH = 64  # of the layers that move the offsets
 
@@ -301,3 +301,27 @@ class PatchNetwork(Network):
             offsets = self._steered(features, coords, level)
             h = self._on_samples(self._samples(features, coords, offsets), level)
         return self._mlp(h, level)[..., 0]
+
+    def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
+        """Compute the continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
+        level, centre = self._level(sigma), x.new_zeros(1, 1, 1, 2)
+        taken = self._gain(sigma) * x if self.signal else x
+        points = torch.arange(coords.shape[1], device=x.device)
+        groups = [points] if len(points) else []
+        if self.stem:
+            groups = points_by_tile(coords[0], self.tile, x.shape[-1])
+        out = x.new_empty(*x.shape[:2], len(points))
+        for group in groups:
+            inside = coords[:, group]
+            features, corner = taken.to(self.last.dtype), coords.new_zeros(2)
+            if self.stem:
+                features, corner = self._features_about(taken, inside[0], level)
+            for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
+                noise, there = sigma, level
+                if is_map(sigma):
+                    noise = sample(sigma, p, centre).clamp(0, self.sigma_max)  # B, 1, Q, 1
+                    there = self._level(noise)
+                keep, scale = (v[..., 0] if isinstance(v, Tensor) else v for v in self._mix(noise))
+                residual = self._between(features, p - corner, there).to(x.dtype)
+                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * residual
+        return out

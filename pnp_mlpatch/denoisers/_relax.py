@@ -31,8 +31,9 @@ class averaged(Wrapper):
     If D is nonexpansive, :math:`D_\theta` is firmly nonexpansive for theta <= 1/2, which ADMM, DRS and
     PDHG need. If the Jacobian of D is symmetric with eigenvalues in [-m, 1] and m > 1, D expands.
     :math:`D_\theta` does not for theta <= 2 / (1 + m), and is firmly nonexpansive for
-    theta <= 1 / (1 + m). :func:`pnp_mlpatch.convergence.expansion` measures m + 1. Eigenvalues above 1
-    stay above 1: see :class:`contracted`. The effect on the image is that of a smaller sigma.
+    theta <= 1 / (1 + m). :func:`pnp_mlpatch.convergence.expansion` measures m + 1. Eigenvalues
+    above 1 stay above 1: see :class:`contracted`. The effect on the image is that of a smaller
+    sigma.
 
     References
     ----------

@@ -77,12 +77,12 @@ def dncnn(weights: str | PathLike[str] = "dncnn-grey", *, residual: bool | None 
     Parameters
     ----------
     weights : str or path
-        A shipped name, a file of this package's training, or a state dict (.pth) of a plain stack of
-        convolutions. Depth, width, channels and batch normalisations are read off its tensors. One
-        input channel more than output channels is a sigma map (FDnCNN).
+        A shipped name, a file of this package's training, or a state dict (.pth) of a plain stack
+        of convolutions. Depth, width, channels and batch normalisations are read off its tensors.
+        One input channel more than output channels is a sigma map (FDnCNN).
     residual : bool, optional
-        Whether a foreign network predicts the noise. By default it does unless it takes a sigma map,
-        as in the published DnCNN and FDnCNN.
+        Whether a foreign network predicts the noise. By default it does unless it takes a sigma
+        map, as in the published DnCNN and FDnCNN.
 
     Returns
     -------

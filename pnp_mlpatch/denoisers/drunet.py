@@ -111,8 +111,9 @@ def drunet(
     weights : str or path or None
         A shipped name, a file of this package's training, the path of a state dict, "download", or
         None for an untrained network. "download" fetches the weights that deepinv publishes, which
-        needs the network once and the default ``nc``. They are read as tensors only, no code in them
-        is run. Their sha256 is not published: where it matters, give the path of a checked file.
+        needs the network once and the default ``nc``. They are read as tensors only, no code in
+        them is run. Their sha256 is not published: where it matters, give the path of a checked
+        file.
     channels : int
         1 or 3. A file of this package's training brings its own.
     nc : sequence of int

@@ -74,8 +74,8 @@ def ircnn(weights: str | PathLike[str] = "ircnn-grey") -> IRCNN:
     Parameters
     ----------
     weights : str or path
-        A shipped name, a file of this package's training, or the state dict of one published network
-        of the bank.
+        A shipped name, a file of this package's training, or the state dict of one published
+        network of the bank.
 
     Returns
     -------

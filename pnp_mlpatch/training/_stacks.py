@@ -47,7 +47,8 @@ def stack(item: str, channels: int, smallest: int, window: Sequence[float] | Non
     channels, smallest : int
         Channels, and the least number of pixels along each side, that the images must have.
     window : sequence of two floats, optional
-        Maps values to (v - low) / (high - low), cut to [0, 1]. By default they are used as they are.
+        Maps values to (v - low) / (high - low), cut to [0, 1]. By default they are used as they
+        are.
 
     Returns
     -------

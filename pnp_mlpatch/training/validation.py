@@ -52,8 +52,8 @@ def validate_upscale(
 ) -> dict[str, float]:
     """Compute the mean PSNR of upscaled images.
 
-    They were shrunk by antialiased bicubic interpolation, without noise, and cut to multiples of the
-    largest factor.
+    They were shrunk by antialiased bicubic interpolation, without noise, and cut to multiples of
+    the largest factor.
 
     Parameters
     ----------
