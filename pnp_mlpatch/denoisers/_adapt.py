@@ -211,7 +211,7 @@ class e_mode(Wrapper):
 
 
 def _precision(D: Any, x: Tensor) -> torch.dtype:
-    """The dtype of the weights of a module; that of the image for all else."""
+    """Find the dtype of the weights of a module; that of the image for all else."""
     weights = D.parameters() if isinstance(D, nn.Module) else ()
     return next((p.dtype for p in weights if p.is_floating_point()), x.dtype)
 

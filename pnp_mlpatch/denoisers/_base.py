@@ -78,8 +78,8 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
     """
     if not isinstance(x, Tensor):
         raise InputTypeError(
-            f"{who}: the image must be a torch tensor of shape (B, C, H, W), got {type(x).__name__}. "
-            "For a numpy function or array see as_denoiser."
+            f"{who}: the image must be a torch tensor of shape (B, C, H, W), "
+            f"got {type(x).__name__}. For a numpy function or array see as_denoiser."
         )
     if x.device.type == "meta":
         raise InputTypeError(
@@ -92,8 +92,8 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
         )
     if x.ndim != 4 or 0 in x.shape:
         raise InputError(
-            f"{who}: the image must have shape (B, C, H, W) with no empty axis, got {tuple(x.shape)}. "
-            "Add axes with x[None, None] for one grey image."
+            f"{who}: the image must have shape (B, C, H, W) with no empty axis, "
+            f"got {tuple(x.shape)}. Add axes with x[None, None] for one grey image."
         )
     if channels is not None and x.shape[1] != channels:
         raise InputError(

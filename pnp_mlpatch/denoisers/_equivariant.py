@@ -88,8 +88,8 @@ class equivariant(Wrapper):
         super().__init__(D, "equivariant")
         if group not in ("dihedral", "rotations", "shifts"):
             raise InputError(
-                "equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or 'shifts' (16), "
-                f"got {group!r}."
+                "equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or "
+                f"'shifts' (16), got {group!r}."
             )
         if draw not in ("all", "random"):
             raise InputError(f"equivariant: draw must be 'all' or 'random', got {draw!r}.")

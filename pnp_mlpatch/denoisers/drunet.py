@@ -142,7 +142,7 @@ def drunet(
 
 
 def _downloaded(channels: int) -> Path:
-    """The file of deepinv's published weights, from torch's cache or from the network."""
+    """Get deepinv's published weights, from torch's cache or from the network."""
     name = (
         "drunet_deepinv_gray_finetune_26k.pth"
         if channels == 1
@@ -159,7 +159,7 @@ def _downloaded(channels: int) -> Path:
         torch.hub.download_url_to_file(url, str(path), progress=False)  # whole or not at all
     except Exception as error:  # of urllib, ssl and the system, a dozen kinds
         raise WeightsError(
-            f"drunet: the published weights could not be downloaded ({type(error).__name__}: {error}). "
-            "Give the path of a local file instead."
+            f"drunet: the published weights could not be downloaded "
+            f"({type(error).__name__}: {error}). Give the path of a local file instead."
         ) from error
     return path

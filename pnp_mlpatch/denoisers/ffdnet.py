@@ -23,7 +23,9 @@ FOLD = 2  # pixels a side that become channels
 
 
 class FFDNet(Network):
-    r"""A stack of 3 x 3 convolutions with ReLU on the folded image; it commutes with shifts by two pixels.
+    r"""A stack of 3 x 3 convolutions with ReLU on the folded image.
+
+    It commutes with shifts by two pixels.
 
     .. math:: D(x, \sigma) = \mathrm{unfold}(\mathrm{net}([\mathrm{fold}(x), \sigma]))
 
@@ -81,7 +83,7 @@ class FFDNet(Network):
 
     @classmethod
     def example(cls) -> FFDNet:
-        """A small instance whose random output is near its input."""
+        """Make a small instance whose random output is near its input."""
         net = cls(depth=3, width=12)
         with torch.no_grad():
             for layer in net.convolutions:

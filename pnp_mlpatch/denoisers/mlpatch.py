@@ -109,8 +109,8 @@ class MLPatch(PatchNetwork):
 
     Notes
     -----
-    The output at a pixel depends on input pixels at most ``field`` rows or columns away. The network
-    runs in the precision of its weights; the result has the dtype of the image.
+    The output at a pixel depends on input pixels at most ``field`` rows or columns away. The
+    network runs in the precision of its weights; the result has the dtype of the image.
 
     The published network is ``MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370,
     depth=3, activation="relu")``, 3.5 million parameters.
@@ -286,7 +286,7 @@ class MLPatch(PatchNetwork):
         return self.at(x, coords, sigma).reshape(*x.shape[:2], *size)
 
     def _phases(self, x: Tensor, factor: int, sigma: Tensor) -> Tensor:
-        """Upscale by a whole factor: fine pixels at one place in their coarse pixel are one convolution."""
+        """Upscale by a whole factor: fine pixels at one place in their cell are one convolution."""
         taps = torch.arange(-2, 3, device=x.device)
         shifts = [(i + 0.5) / factor - 0.5 for i in range(factor)]
         phases = []
@@ -347,6 +347,3 @@ def mlpatch(
     model = MLPatch.load(weight_files.locate(weights))
     model.tile = tile or model.tile
     return model
-
-
-__all__ = ["MLPatch", "mlpatch"]

@@ -35,9 +35,9 @@ class TV:
 
     Notes
     -----
-    The weight is in proportion to sigma, so that D(c x, c sigma) = c D(x, sigma). Solved by accelerated
-    projected gradient on the dual (Beck and Teboulle 2009), always from zero, so that the same call
-    gives the same result.
+    The weight is in proportion to sigma, so that D(c x, c sigma) = c D(x, sigma). Solved by
+    accelerated projected gradient on the dual (Beck and Teboulle 2009), always from zero,
+    so that the same call gives the same result.
 
     References
     ----------

@@ -28,7 +28,7 @@ def add_row(path: Path, row: dict[str, float]) -> None:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; those that were cut off, or hold no numbers, are left out."""
+    """Read the rows of a log, without those that were cut off or hold no numbers."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

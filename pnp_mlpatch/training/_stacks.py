@@ -166,8 +166,8 @@ def _open_array(path: Path, name: str) -> Any:
     found = [key for key, array in arrays.items() if len(array.shape) >= 3]
     if len(found) != 1:
         raise FileError(
-            f"{path}: expected one array of images, found {len(found)} with three or more dimensions "
-            f"({', '.join(found) or 'none'}). "
+            f"{path}: expected one array of images, found {len(found)} with three or more "
+            f"dimensions ({', '.join(found) or 'none'}). "
             f"Name one: '{path}:NAME'."
         )
     return arrays[found[0]]
@@ -196,8 +196,8 @@ def _hdf5_arrays(file: Any, name: str, path: Path) -> dict[str, Any]:
         )
         if written < chunks:
             raise FileError(
-                f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and would "
-                "be zeros. Write them."
+                f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and "
+                "would be zeros. Write them."
             )
     return found
 

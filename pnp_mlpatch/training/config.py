@@ -88,10 +88,10 @@ class TrainConfig:
 
     Notes
     -----
-    Each step takes ``batch`` random images, cuts a window of each, turns it by a random symmetry of the
-    square and adds Gaussian noise. The network sees no pixel outside the window: beyond its border the
-    window is continued by reflection, as at inference. For jittered pixels the clean image is
-    interpolated (bicubic).
+    Each step takes ``batch`` random images, cuts a window of each, turns it by a random symmetry of
+    the square and adds Gaussian noise. The network sees no pixel outside the window: beyond its
+    border the window is continued by reflection, as at inference. For jittered pixels the clean
+    image is interpolated (bicubic).
 
     "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
     and adds the noise to the small image; ``sigma_max = 0``: none.
@@ -177,8 +177,8 @@ class TrainConfig:
             )
         if self.pixels and self.crop != 1:
             raise InputError(
-                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, "
-                f"got crop = {self.crop}."
+                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with "
+                f"it, got crop = {self.crop}."
             )
         if self.sigma_max == 0 and self.task == "denoise":
             raise InputError(

@@ -206,7 +206,8 @@ def load(
         ) from error
     if header.get("kind") != kind:
         raise WeightsError(
-            f"{path}: expected weights of kind '{kind}', got {header.get('kind', 'a file without a kind')!r}."
+            f"{path}: expected weights of kind '{kind}', "
+            f"got {header.get('kind', 'a file without a kind')!r}."
         )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
