@@ -27,8 +27,8 @@ class Network(nn.Module):
     """A trainable denoiser: a module with its configuration and its card, saved as one file.
 
     A subclass sets ``kind`` and gives ``forward(x, sigma)`` and ``example()``. Training calls
-    ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive field
-    for local networks.
+    ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive
+    field for local networks.
 
     Parameters
     ----------
