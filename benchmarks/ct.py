@@ -262,7 +262,7 @@ def odl_step(args, ratio: float) -> tuple[float, int, float]:
 
 def whole_iteration(args) -> dict:
     """ADMM with the same denoiser: ours with two warm-started steps, and with the exact step; deepinv's with its exact step."""
-    D = denoisers.make("mlpatch")
+    D = denoisers.make("mlpatch", weights="mlpatch-grey")
     A, q, noise, z, L = problem(args.size, args.views)
     alpha = 1e-2 * L
     state_problem = make_problem(q, A, noise)
@@ -327,7 +327,7 @@ def whole_iteration(args) -> dict:
 
 
 def exactness(args) -> dict:
-    truth, D, rows = photo(args.size), denoisers.make("mlpatch"), []
+    truth, D, rows = photo(args.size), denoisers.make("mlpatch", weights="mlpatch-grey"), []
     A, q, noise, _, _ = problem(args.size, args.views)
     iterations = 5 if args.quick else 30
     for name, sigma in (("sigma 20/255", 20 / 255), ("sigma 10/255", 10 / 255)):

@@ -59,7 +59,7 @@ def main():
         args.count, args.folds, args.iterations, args.calls = 2, 2, 6, 1000
     rows, drawn = [], {}
     truth = crops(args)
-    D = denoisers.make("mlpatch")
+    D = denoisers.make("mlpatch", weights="mlpatch-grey")
     for name, A, q in problems(truth):
         state, mode, seconds = sample(q, A, D, args)
         rows.append(

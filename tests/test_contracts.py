@@ -11,7 +11,6 @@ import torch
 
 from pnp_mlpatch import denoisers, operators, reconstruct, solvers
 from pnp_mlpatch.denoisers import as_denoiser, e_mode, per_channel, registry, rescaled
-from pnp_mlpatch.denoisers._network import ConvNet
 from pnp_mlpatch.errors import ContractError, InputError
 from pnp_mlpatch.operators.radon import BACKENDS, PROJECTORS, Radon
 from pnp_mlpatch.testing import (
@@ -130,8 +129,8 @@ def test_networks_take_sigma_maps(name):
         D = registry.network(name).example()
     except InputError:
         D = None
-    if not isinstance(D, ConvNet):
-        pytest.skip("it is not a convolutional network")
+    if D is None:
+        pytest.skip("it has no weights to train")
     x = torch.rand(2, 1, 13, 10)
     assert torch.allclose(D(x, torch.full((1, 1, 13, 10), 0.1)), D(x, 0.1), atol=1e-6)
     half = torch.cat([torch.full((2, 1, 13, 5), 0.1), torch.full((2, 1, 13, 5), 0.2)], dim=-1)

@@ -612,7 +612,7 @@ def test_a_module_sees_the_precision_of_its_weights(dtype):
 
 @pytest.mark.parametrize("name", ["dncnn", "ircnn", "mlpatch"])
 def test_networks_run_in_float32_on_float64_images(name):
-    D, seen = denoisers.make(name), set()
+    D, seen = denoisers.make(name, weights=f"{name}-grey"), set()
     for layer in D.modules():
         if layer is not D and not list(layer.children()):
             layer.register_forward_hook(

@@ -1,4 +1,4 @@
-"""Denoisers by name: ``names()``, ``make(name, ...)``, ``info(name)``; and the bases for writing one."""
+"""Denoisers by name: ``names()``, ``make(name, ...)``, ``info(name)``; bases for writing one."""
 
 from pnp_mlpatch.denoisers._adapt import (
     as_denoiser,

@@ -1,7 +1,7 @@
 """Callables as denoisers, and wrappers that fit a denoiser to other images.
 
-Every wrapper is a module that holds the denoiser as ``inner``. It is copied and pickled with it, has its
-``parameters()``, and ``.to`` moves both.
+Every wrapper is a module that holds the denoiser as ``inner``. It is copied and pickled with it,
+has its ``parameters()``, and ``.to`` moves both.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class e_mode(Wrapper):
 
 
 def _precision(D: Any, x: Tensor) -> torch.dtype:
-    """The dtype of the weights of a module; that of the image for all else."""
+    """Find the dtype of the weights of a module; that of the image for all else."""
     weights = D.parameters() if isinstance(D, nn.Module) else ()
     return next((p.dtype for p in weights if p.is_floating_point()), x.dtype)
 

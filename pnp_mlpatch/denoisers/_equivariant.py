@@ -56,23 +56,23 @@ class equivariant(Wrapper):
 
     .. math:: D_G(x, \sigma) = \frac{1}{|G|} \sum_{g \in G} g^{-1} D(g x, \sigma)
 
-    For the groups "dihedral" and "rotations", :math:`D_G(g x) = g D_G(x)` to rounding, for any D. Images
-    need not be square.
+    For the groups "dihedral" and "rotations", :math:`D_G(g x) = g D_G(x)` to rounding, for any D.
+    Images need not be square.
 
     Parameters
     ----------
     D : Denoiser
         Its sigma may be a map (B, 1, H, W), which is turned with the image.
     group : str
-        "dihedral": the 8 flips and rotations by 90 degrees. "rotations": the 4 rotations. "shifts": the
-        16 shifts by 0 to 3 pixels down and right, with x reflected at its borders by 3 pixels, for
-        networks with strides of 2 or 4.
+        "dihedral": the 8 flips and rotations by 90 degrees. "rotations": the 4 rotations. "shifts":
+        the 16 shifts by 0 to 3 pixels down and right, with x reflected at its borders by 3 pixels,
+        for networks with strides of 2 or 4.
     draw : str
-        "all": the average, by \|G\| calls of D. "random": one call of D for each image, at one g, so
-        that a solver averages over its iterations (Terris et al. 2024).
+        "all": the average, by \|G\| calls of D. "random": one call of D for each image, at one g,
+        so that a solver averages over its iterations (Terris et al. 2024).
     seed : int
-        The random g follows from the seed and the image alone. So runs repeat and resume to the same
-        bits, and images do not depend on their batch.
+        The random g follows from the seed and the image alone. So runs repeat and resume to the
+        same bits, and images do not depend on their batch.
 
     Raises
     ------
@@ -88,8 +88,8 @@ class equivariant(Wrapper):
         super().__init__(D, "equivariant")
         if group not in ("dihedral", "rotations", "shifts"):
             raise InputError(
-                "equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or 'shifts' (16), "
-                f"got {group!r}."
+                "equivariant: group must be 'dihedral' (8 symmetries), 'rotations' (4) or "
+                f"'shifts' (16), got {group!r}."
             )
         if draw not in ("all", "random"):
             raise InputError(f"equivariant: draw must be 'all' or 'random', got {draw!r}.")

@@ -1,4 +1,4 @@
-"""Local features of an image: 3 x 3 convolutions on its grid, or on the grid of its folded cells."""
+"""Local features of an image: 3 x 3 convolutions on its grid, or on a grid of folded cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cropped(x: Tensor, border: int) -> Tensor:
 
 
 def is_map(sigma: Tensor) -> bool:
-    """Whether ``sigma`` (B, 1, H, W) differs from pixel to pixel; one number an image is (B, 1, 1, 1)."""
+    """Whether ``sigma`` (B, 1, H, W) is a map; one number an image has shape (B, 1, 1, 1)."""
     return sigma.shape[-2:] != (1, 1)
 
 
@@ -97,7 +97,9 @@ class Affine(nn.Module):
 
 
 class Stem(nn.ModuleList):
-    """The 3 x 3 convolutions that make local features of an image; none: the features are the image.
+    """The 3 x 3 convolutions that make local features of an image.
+
+    Without any, the features are the image.
 
     Parameters
     ----------

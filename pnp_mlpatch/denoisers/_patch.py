@@ -30,7 +30,7 @@ from pnp_mlpatch.denoisers._features import (
 )
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._settings import ACTIVATIONS, check_settings, in_file
-from pnp_mlpatch.denoisers._tiles import aligned
+from pnp_mlpatch.denoisers._tiles import aligned, points_by_tile
 
 STEER_WIDTH = 64  # of the layers that move the offsets
 
@@ -79,7 +79,7 @@ class PatchNetwork(Network):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  fast convolutions
 
     def _make_offsets(self, settings: dict[str, Any]) -> None:
-        """Make the offsets, ``radius`` (their bound) and ``reach`` (the pixels that samples need)."""
+        """Make the offsets, their bound ``radius``, and ``reach``, the pixels that samples need."""
         square, rings, angles = (settings[name] for name in ("square", "rings", "angles"))
         self.fixed = square > 0
         if self.fixed:
@@ -168,7 +168,7 @@ class PatchNetwork(Network):
     # ---- parts
 
     def _level(self, sigma: Tensor) -> Tensor:
-        """Scale the noise level to 0 ... 1, logarithmic beyond ``signal``; one for all if all are equal."""
+        """Scale the noise level to 0 ... 1, logarithmic beyond ``signal``; one if all are equal."""
         if self.signal:
             top = math.log1p((self.sigma_max or 1.0) / self.signal)
             level = torch.log1p(sigma / self.signal) / top
@@ -183,7 +183,7 @@ class PatchNetwork(Network):
         return (self.signal**2 + sigma**2).rsqrt() if self.signal else 1.0
 
     def _mix(self, sigma: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Return what multiplies the image beside the network, and the network: 1 and 1 without ``signal``."""
+        """Return the factors of the image and of the network: 1 and 1 without ``signal``."""
         if not self.signal:
             return 1.0, 1.0
         square = self.signal**2 + sigma**2
@@ -268,7 +268,7 @@ class PatchNetwork(Network):
         return samples.permute(0, 3, 1, 4, 2).reshape(batch, -1, points, 1)
 
     def _steered(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:
-        """Return the offsets at ``coords`` (b, Q, 2): (B, Q, M, 2), or (1, 1, M, 2) if all are equal."""
+        """Return the offsets at ``coords`` (b, Q, 2): (B, Q, M, 2), or (1, 1, M, 2) if equal."""
         offsets = self.patch_offsets()[None, None]
         for take, move in self.steer:  # type: ignore[misc]
             weight = take.weight if self.stem else self._centred(take.weight)
@@ -278,7 +278,7 @@ class PatchNetwork(Network):
         return offsets
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
-        """Apply the MLP after its first product, at every point: (B, width, h, w) to (B, C, h, w)."""
+        """Apply the MLP after its first product to points (B, width, h, w): (B, C, h, w)."""
         h = self.activation(h)
         for layer in self.layers[1:]:  # type: ignore[union-attr]
             h = self.activation(layer(h, level))
@@ -301,3 +301,27 @@ class PatchNetwork(Network):
             offsets = self._steered(features, coords, level)
             h = self._on_samples(self._samples(features, coords, offsets), level)
         return self._mlp(h, level)[..., 0]
+
+    def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
+        """Compute the continuous form for ``coords`` (1 or B, Q, 2); features tile by tile."""
+        level, centre = self._level(sigma), x.new_zeros(1, 1, 1, 2)
+        taken = self._gain(sigma) * x if self.signal else x
+        points = torch.arange(coords.shape[1], device=x.device)
+        groups = [points] if len(points) else []
+        if self.stem:
+            groups = points_by_tile(coords[0], self.tile, x.shape[-1])
+        out = x.new_empty(*x.shape[:2], len(points))
+        for group in groups:
+            inside = coords[:, group]
+            features, corner = taken.to(self.last.dtype), coords.new_zeros(2)
+            if self.stem:
+                features, corner = self._features_about(taken, inside[0], level)
+            for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
+                noise, there = sigma, level
+                if is_map(sigma):
+                    noise = sample(sigma, p, centre).clamp(0, self.sigma_max)  # B, 1, Q, 1
+                    there = self._level(noise)
+                keep, scale = (v[..., 0] if isinstance(v, Tensor) else v for v in self._mix(noise))
+                residual = self._between(features, p - corner, there).to(x.dtype)
+                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * residual
+        return out

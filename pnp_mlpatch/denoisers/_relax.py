@@ -28,11 +28,12 @@ class averaged(Wrapper):
 
     Notes
     -----
-    If D is nonexpansive, :math:`D_\theta` is firmly nonexpansive for theta <= 1/2, which ADMM, DRS and
-    PDHG need. If the Jacobian of D is symmetric with eigenvalues in [-m, 1] and m > 1, D expands.
+    If D is nonexpansive, :math:`D_\theta` is firmly nonexpansive for theta <= 1/2, which ADMM, DRS
+    and PDHG need. If the Jacobian of D is symmetric with eigenvalues in [-m, 1], m > 1, D expands.
     :math:`D_\theta` does not for theta <= 2 / (1 + m), and is firmly nonexpansive for
-    theta <= 1 / (1 + m). :func:`pnp_mlpatch.convergence.expansion` measures m + 1. Eigenvalues above 1
-    stay above 1: see :class:`contracted`. The effect on the image is that of a smaller sigma.
+    theta <= 1 / (1 + m). :func:`pnp_mlpatch.convergence.expansion` measures m + 1. Eigenvalues
+    above 1 stay above 1: see :class:`contracted`. The effect on the image is that of a smaller
+    sigma.
 
     References
     ----------
@@ -71,8 +72,8 @@ class contracted(Wrapper):
     Notes
     -----
     :math:`D_L` is nonexpansive if D keeps means. Then PGD, HQS and RED do not diverge, and with
-    :class:`averaged` ADMM, DRS and PDHG converge. The price is contrast: each call draws what the data
-    do not show towards the mean, by 1 / L. So use it for an L little above 1, and try
+    :class:`averaged` ADMM, DRS and PDHG converge. The price is contrast: each call draws what the
+    data do not show towards the mean, by 1 / L. So use it for an L little above 1, and try
     :class:`averaged` and a smaller sigma first.
 
     References

@@ -17,7 +17,7 @@ LEAST = {
 
 
 def in_file(settings: dict[str, Any]) -> dict[str, Any]:
-    """Choose the settings that a weights file holds: later ones only where they are not the default."""
+    """Choose the settings that a file holds: the newer ones only where they are not the default."""
     left_out = {"tile", *(name for name in ("residual", "signal") if not settings[name])}
     if settings["fold"] == 1 and not settings["stem_width"]:
         left_out |= {"fold", "stem_width"}
@@ -57,6 +57,11 @@ def check_settings(settings: dict[str, Any]) -> None:
             "MLPatch: signal must be >= 0, the standard deviation of the images "
             f"(0: photographs), got {signal!r}."
         )
+    _check_together(settings)
+
+
+def _check_together(settings: dict[str, Any]) -> None:
+    """Check the choices, and what depends on another setting."""
     if settings["activation"] not in ACTIVATIONS:
         raise InputError(
             f"MLPatch: activation must be one of {', '.join(ACTIVATIONS)}, "

@@ -60,7 +60,7 @@ def tiles(
 
 
 def points_by_tile(coords: Tensor, tile: int, width: int) -> list[Tensor]:
-    """Indices of the points ``coords`` (Q, 2) of an image ``width`` pixels wide, one list a tile."""
+    """Sort points ``coords`` (Q, 2) of an image ``width`` pixels wide: indices, one list a tile."""
     down, across = (coords.clamp_min(0) / tile).long().unbind(dim=1)
     cell = down * (width // tile + 1) + across
     order = cell.argsort(stable=True)

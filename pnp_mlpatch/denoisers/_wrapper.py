@@ -1,4 +1,4 @@
-"""What every wrapper of a denoiser is, what is known of a denoiser, and the check of its results."""
+"""The base of the wrappers, what is known of a denoiser, and the check of its results."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Wrapper(nn.Module):
 
 
 def checked_result(y: Any, x: Tensor, name: str) -> Tensor:
-    """Return the result ``y`` of a denoiser in the dtype of the image ``x``; raise unless it fits."""
+    """Return the result ``y`` of a denoiser in the dtype of the image ``x``, checked."""
     if not isinstance(y, Tensor):
         raise InputTypeError(
             f"denoiser {name}: expected a tensor back, got {type(y).__name__}. "

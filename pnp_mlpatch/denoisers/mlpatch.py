@@ -11,13 +11,13 @@ settings choose one of two members:
 * *local features*: F is a stack of 3 x 3 convolutions of x on the grid, and the patch a small
   square of feature samples. Neighbouring pixels share the features, which saves most of the work.
 
-The image is continued by reflection about its border pixels. The features are those of the continued
-image. The first layer has kernels of zero mean, so that D(x + c) = D(x) + c. Pixels are not coupled
-in any other way: D is local and shift-equivariant.
+The image is continued by reflection about its border pixels. The features are those of the
+continued image. The first layer has kernels of zero mean, so that D(x + c) = D(x) + c. Pixels are
+not coupled in any other way: D is local and shift-equivariant.
 
-Some images are weaker than their noise, such as the convergence of weak lensing. They have a standard
-deviation ``signal`` = s about zero. Then kernels need not have zero mean, and the MLP works on
-numbers of variance one (Karras et al. 2022):
+Some images are weaker than their noise, such as the convergence of weak lensing. They have a
+standard deviation ``signal`` = s about zero. Then kernels need not have zero mean, and the MLP
+works on numbers of variance one (Karras et al. 2022):
 
 .. math::
 
@@ -28,10 +28,10 @@ numbers of variance one (Karras et al. 2022):
 with F the features of x / r. The first term is the best estimate of a pixel from itself alone, the
 second what the patch adds. D(x, 0) = x.
 
-Two forms give the same numbers. :meth:`MLPatch.at`, the continuous form, samples at any coordinates.
-``D(x, sigma)``, the grid form, folds the sampling at pixel centres and the layer after it into one
-convolution. It works tile by tile with the true margin, so a tile bounds the memory and the result is
-that of the whole image.
+Two forms give the same numbers. :meth:`MLPatch.at`, the continuous form, samples at any
+coordinates. ``D(x, sigma)``, the grid form, folds the sampling at pixel centres and the layer after
+it into one convolution. It works tile by tile with the true margin, so a tile bounds the memory and
+the result is that of the whole image.
 
 References
 ----------
@@ -53,11 +53,14 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers._base import check_image, register, sigma_column
-from pnp_mlpatch.denoisers._bicubic import check_coords, cubic, sample
-from pnp_mlpatch.denoisers._features import cropped, cropped_level, is_map
+from pnp_mlpatch.denoisers._bicubic import check_coords, cubic
+from pnp_mlpatch.denoisers._by_channels import ByChannels
+from pnp_mlpatch.denoisers._features import cropped, cropped_level
 from pnp_mlpatch.denoisers._patch import PatchNetwork
-from pnp_mlpatch.denoisers._tiles import aligned, points_by_tile, tiles
+from pnp_mlpatch.denoisers._tiles import aligned, tiles
 from pnp_mlpatch.errors import InputError
+
+AUTO = ("mlpatch-grey", "mlpatch-colour")
 
 
 class MLPatch(PatchNetwork):
@@ -106,8 +109,8 @@ class MLPatch(PatchNetwork):
 
     Notes
     -----
-    The output at a pixel depends on input pixels at most ``field`` rows or columns away. The network
-    runs in the precision of its weights; the result has the dtype of the image.
+    The output at a pixel depends on input pixels at most ``field`` rows or columns away. The
+    network runs in the precision of its weights; the result has the dtype of the image.
 
     The published network is ``MLPatch(rings=9, angles=9, sectors=(370, 370, 370, 100), width=370,
     depth=3, activation="relu")``, 3.5 million parameters.
@@ -282,32 +285,8 @@ class MLPatch(PatchNetwork):
         coords = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1).reshape(-1, 2)
         return self.at(x, coords, sigma).reshape(*x.shape[:2], *size)
 
-    def _at(self, x: Tensor, coords: Tensor, sigma: Tensor, chunk: int) -> Tensor:
-        """Compute the continuous form for ``coords`` (1 or B, Q, 2), tile by tile where there are features."""
-        level, centre = self._level(sigma), x.new_zeros(1, 1, 1, 2)
-        taken = self._gain(sigma) * x if self.signal else x
-        points = torch.arange(coords.shape[1], device=x.device)
-        groups = [points] if len(points) else []
-        if self.stem:
-            groups = points_by_tile(coords[0], self.tile, x.shape[-1])
-        out = x.new_empty(*x.shape[:2], len(points))
-        for group in groups:
-            inside = coords[:, group]
-            features, corner = taken.to(self.last.dtype), coords.new_zeros(2)
-            if self.stem:
-                features, corner = self._features_about(taken, inside[0], level)
-            for part, p in zip(group.split(chunk), inside.split(chunk, dim=1), strict=True):
-                noise, there = sigma, level
-                if is_map(sigma):
-                    noise = sample(sigma, p, centre).clamp(0, self.sigma_max)  # B, 1, Q, 1
-                    there = self._level(noise)
-                keep, scale = (v[..., 0] if isinstance(v, Tensor) else v for v in self._mix(noise))
-                residual = self._between(features, p - corner, there).to(x.dtype)
-                out[..., part] = keep * sample(x, p, centre)[..., 0] - scale * residual
-        return out
-
     def _phases(self, x: Tensor, factor: int, sigma: Tensor) -> Tensor:
-        """Upscale by a whole factor: fine pixels at one place in their coarse pixel are one convolution."""
+        """Upscale by a whole factor: fine pixels at one place in their cell are one convolution."""
         taps = torch.arange(-2, 3, device=x.device)
         shifts = [(i + 0.5) / factor - 0.5 for i in range(factor)]
         phases = []
@@ -333,23 +312,28 @@ class MLPatch(PatchNetwork):
 
 
 @register("mlpatch", network=MLPatch)
-def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int | None = None) -> MLPatch:
+def mlpatch(
+    weights: str | PathLike[str] = "auto", *, tile: int | None = None
+) -> MLPatch | ByChannels:
     """Make an :class:`MLPatch` with trained weights.
 
     Parameters
     ----------
     weights : str or path
-        A file of this package's training, or a shipped name, all trained on windows of 128 x 128
-        pixels: "mlpatch-grey" and "mlpatch-colour" for photographs in [0, 1], "mlpatch-ct" for chest
-        CT (-1024 ... 1024 HU mapped to [0, 1]), all for sigma 0 to 60/255; "mlpatch-samples-grey",
-        the member on image samples; "mlpatch-sr" for :meth:`MLPatch.upscale`; "mlpatch-kappa" for
-        the convergence of weak lensing, sigma 0 to 0.35.
+        "auto": "mlpatch-grey" for images of one channel and "mlpatch-colour" for three, chosen at
+        each call. Else a file of this package's training, or a shipped name, all trained on windows
+        of 128 x 128 pixels: "mlpatch-grey" and "mlpatch-colour" for photographs in [0, 1],
+        "mlpatch-ct" for chest CT (-1024 ... 1024 HU mapped to [0, 1]), all for sigma 0 to 60/255;
+        "mlpatch-samples-grey", the member on image samples; "mlpatch-sr" for
+        :meth:`MLPatch.upscale`; "mlpatch-kappa" for the convergence of weak lensing, sigma 0 to
+        0.35.
     tile : int, optional
         Side of the tiles; by default that of :class:`MLPatch`.
 
     Returns
     -------
-    MLPatch
+    MLPatch or ByChannels
+        With "auto" a module that holds both networks; else the network.
 
     Raises
     ------
@@ -358,9 +342,8 @@ def mlpatch(weights: str | PathLike[str] = "mlpatch-grey", *, tile: int | None =
     """
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")
+    if isinstance(weights, str) and weights == "auto":
+        return ByChannels({name: mlpatch(name, tile=tile) for name in AUTO})  # type: ignore[misc]
     model = MLPatch.load(weight_files.locate(weights))
     model.tile = tile or model.tile
     return model
-
-
-__all__ = ["MLPatch", "mlpatch"]

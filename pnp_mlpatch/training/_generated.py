@@ -27,8 +27,8 @@ def generator(
 ) -> Source:
     """Make a source of images without end.
 
-    ``bank`` images are in use, and every 4 steps the oldest is replaced by a new one. Which images a
-    step sees follows from ``seed`` and the step alone.
+    ``bank`` images are in use, and every 4 steps the oldest is replaced by a new one. Which images
+    a step sees follows from ``seed`` and the step alone.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from pnp_mlpatch.io.atomic import atomic_write
 
 
 def cut_log(path: Path, done: int, columns: list[str]) -> None:
-    """Keep the rows up to step ``done``, under these columns: what came after the checkpoint is done again."""
+    """Keep the rows up to step ``done``, under these columns: later steps are done again."""
     if path.exists():
         _write_log(path, columns, [row for row in _read_log(path) if int(row["step"]) <= done])
 
@@ -28,7 +28,7 @@ def add_row(path: Path, row: dict[str, float]) -> None:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; those that were cut off, or hold no numbers, are left out."""
+    """Read the rows of a log, without those that were cut off or hold no numbers."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

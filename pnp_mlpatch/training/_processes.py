@@ -16,13 +16,17 @@ from pnp_mlpatch.training.config import TrainConfig
 
 
 def processes(config: TrainConfig) -> tuple[torch.device, int, int]:
-    """The device, tried; the rank of this process; and how many there are: those of torchrun, which are joined here, else one."""
+    """Join the processes of torchrun, if there are any.
+
+    Returns the device, tried; the rank of this process; and the number of processes.
+    """
     world, name = int(os.environ.get("WORLD_SIZE", "1")), config.device
     if world > 1 and name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     elif world > 1 and name.startswith("cuda"):
         raise InputError(
-            f"train: {world} processes cannot share device {name!r}. Set device = 'cuda': each then takes a GPU of its own."
+            f"train: {world} processes cannot share device {name!r}. Set device = 'cuda': "
+            "each then takes a GPU of its own."
         )
     try:
         device = torch.zeros((), device=name).device
@@ -32,13 +36,15 @@ def processes(config: TrainConfig) -> tuple[torch.device, int, int]:
         ) from error
     if config.precision == "float16" and device.type != "cuda":
         raise InputError(
-            f"train: precision 'float16' needs device 'cuda', the device is '{name}'. Use 'bfloat16' or 'float32'."
+            f"train: precision 'float16' needs device 'cuda', the device is '{name}'. "
+            "Use 'bfloat16' or 'float32'."
         )
     if world == 1:
         return device, 0, 1
     if world > config.batch:
         raise InputError(
-            f"train: batch ({config.batch}) must be at least the number of processes ({world}), which share its images."
+            f"train: batch ({config.batch}) must be at least the number of processes ({world}), "
+            "which share its images."
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -49,7 +55,8 @@ def processes(config: TrainConfig) -> tuple[torch.device, int, int]:
             )  # the validation may be long
         except (ValueError, RuntimeError) as error:
             raise InputError(
-                f"train: WORLD_SIZE is {world}, but the processes do not meet ({error}). Start them with torchrun."
+                f"train: WORLD_SIZE is {world}, but the processes do not meet ({error}). "
+                "Start them with torchrun."
             ) from error
         atexit.register(dist.destroy_process_group)
     return device, dist.get_rank(), world

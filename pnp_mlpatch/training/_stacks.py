@@ -47,7 +47,8 @@ def stack(item: str, channels: int, smallest: int, window: Sequence[float] | Non
     channels, smallest : int
         Channels, and the least number of pixels along each side, that the images must have.
     window : sequence of two floats, optional
-        Maps values to (v - low) / (high - low), cut to [0, 1]. By default they are used as they are.
+        Maps values to (v - low) / (high - low), cut to [0, 1]. By default they are used as they
+        are.
 
     Returns
     -------
@@ -165,8 +166,8 @@ def _open_array(path: Path, name: str) -> Any:
     found = [key for key, array in arrays.items() if len(array.shape) >= 3]
     if len(found) != 1:
         raise FileError(
-            f"{path}: expected one array of images, found {len(found)} with three or more dimensions "
-            f"({', '.join(found) or 'none'}). "
+            f"{path}: expected one array of images, found {len(found)} with three or more "
+            f"dimensions ({', '.join(found) or 'none'}). "
             f"Name one: '{path}:NAME'."
         )
     return arrays[found[0]]
@@ -195,8 +196,8 @@ def _hdf5_arrays(file: Any, name: str, path: Path) -> dict[str, Any]:
         )
         if written < chunks:
             raise FileError(
-                f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and would "
-                "be zeros. Write them."
+                f"{path}:{key}: {chunks - written} of its {chunks} chunks were never written and "
+                "would be zeros. Write them."
             )
     return found
 

@@ -24,9 +24,9 @@ class TrainConfig:
     Parameters
     ----------
     data : str or list of str
-        Training images: a folder of pictures, a stack of images (N, H, W) or (N, C, H, W) in FILE.npy,
-        .npz, .h5 or .zarr (FILE:NAME where the file holds several arrays), "procedural" (random
-        pictures), "convergence" (log-normal mass maps about zero), or a list of these.
+        Training images: a folder of pictures, a stack of images (N, H, W) or (N, C, H, W) in
+        FILE.npy, .npz, .h5 or .zarr (FILE:NAME where the file holds several arrays), "procedural"
+        (random pictures), "convergence" (log-normal mass maps about zero), or a list of these.
     out : str
         Folder of the weights, the log and the checkpoint.
     validation : str or list of str, optional
@@ -38,8 +38,8 @@ class TrainConfig:
     model : dict
         Its settings.
     init : str, optional
-        Weights to start from, a shipped name or a path, of the same kind and shapes. They bring their
-        settings where ``model`` is empty.
+        Weights to start from, a shipped name or a path, of the same kind and shapes. They bring
+        their settings where ``model`` is empty.
     task : str
         "denoise" or "upscale".
     factor : float
@@ -88,17 +88,17 @@ class TrainConfig:
 
     Notes
     -----
-    Each step takes ``batch`` random images, cuts a window of each, turns it by a random symmetry of the
-    square and adds Gaussian noise. The network sees no pixel outside the window: beyond its border the
-    window is continued by reflection, as at inference. For jittered pixels the clean image is
-    interpolated (bicubic).
+    Each step takes ``batch`` random images, cuts a window of each, turns it by a random symmetry of
+    the square and adds Gaussian noise. The network sees no pixel outside the window: beyond its
+    border the window is continued by reflection, as at inference. For jittered pixels the clean
+    image is interpolated (bicubic).
 
-    "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift) and
-    adds the noise to the small image; ``sigma_max = 0``: none.
+    "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
+    and adds the noise to the small image; ``sigma_max = 0``: none.
 
     The loss is the mean of :math:`(D(x) - \mathrm{clean})^2 / (\sigma^2 + (5/255)^2)^{0.6}`. The
-    optimiser is AdamW with betas (0.9, 0.99). The decay of the average is min(ema, (1 + k) / (10 + k))
-    at step k.
+    optimiser is AdamW with betas (0.9, 0.99). The decay of the average is min(ema, (1 + k) / (10 +
+    k)) at step k.
 
     Under ``torchrun``, every process takes its share of the batch, on a GPU of its own with
     ``device = "cuda"``. The result is that of one process, to rounding.
@@ -177,8 +177,8 @@ class TrainConfig:
             )
         if self.pixels and self.crop != 1:
             raise InputError(
-                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, "
-                f"got crop = {self.crop}."
+                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with "
+                f"it, got crop = {self.crop}."
             )
         if self.sigma_max == 0 and self.task == "denoise":
             raise InputError(

@@ -66,8 +66,9 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
 
     Notes
     -----
-    Every ``checkpoint_every`` steps the whole state is written. A resumed run ends with bit-identical
-    weights on the same CPU: the random numbers of image b of step k come from (seed, k, b) alone.
+    Every ``checkpoint_every`` steps the whole state is written. A resumed run ends with
+    bit-identical weights on the same CPU: the random numbers of image b of step k come from
+    (seed, k, b) alone.
 
     In processes started by ``torchrun`` each takes the images b = rank, rank + world, ... of every
     batch, and rank 0 writes the files.
@@ -114,7 +115,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 class _Training:
-    """The training of one process: the network, its running average, the optimiser and the images."""
+    """The training of one process: the network, its average, the optimiser and the images."""
 
     def __init__(self, config: TrainConfig, device: torch.device, rank: int, world: int):
         self.config, self.out = config, Path(config.out)
@@ -283,7 +284,7 @@ def _model(config: TrainConfig) -> Any:
 
 
 def _check_methods(model: Network, config: TrainConfig) -> None:
-    """Raise unless the network can be asked at coordinates, or upscales, where the task needs it."""
+    """Raise unless the network has the methods that the task needs."""
     upscale = config.task == "upscale"
     needed = ("at", "upscale") if upscale else ("at",) if config.pixels else ()
     absent = [name for name in needed if not callable(getattr(model, name, None))]

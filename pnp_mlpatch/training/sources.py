@@ -33,8 +33,8 @@ def open_sources(
     Parameters
     ----------
     data : str or sequence of str
-        "procedural" or "convergence" (generated images), an array file FILE or FILE:NAME, or a folder
-        of pictures; or several of these.
+        "procedural" or "convergence" (generated images), an array file FILE or FILE:NAME, or a
+        folder of pictures; or several of these.
     channels : int
         Channels that the images must have.
     smallest : int

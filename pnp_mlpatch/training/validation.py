@@ -20,7 +20,20 @@ FACTORS = (2, 4)  # of upscaling
 def validate(
     model: Network, images: Iterable[Tensor], levels: Iterable[float] = LEVELS
 ) -> dict[str, float]:
-    """Mean PSNR in dB over images (C, H, W) at noise levels given in 1/255, each with a fixed noise draw."""
+    """Compute the mean PSNR of denoised images.
+
+    Parameters
+    ----------
+    model : Network
+    images : iterable of Tensor, shape (C, H, W)
+    levels : iterable of float
+        Noise levels in 1/255, each with a fixed draw of the noise.
+
+    Returns
+    -------
+    dict
+        "psnr_LEVEL" -> dB.
+    """
     device, levels = next(model.parameters()).device, list(levels)
     scores: dict[str, list[float]] = {f"psnr_{level:g}": [] for level in levels}
     for k, image in enumerate(images):
@@ -37,9 +50,21 @@ def validate(
 def validate_upscale(
     model: Network, images: Iterable[Tensor], factors: Sequence[int] = FACTORS
 ) -> dict[str, float]:
-    """Mean PSNR in dB of upscaled images (C, H, W) to the images themselves, cut to multiples of the largest factor.
+    """Compute the mean PSNR of upscaled images.
 
-    They were shrunk by antialiased bicubic interpolation, without noise.
+    They were shrunk by antialiased bicubic interpolation, without noise, and cut to multiples of
+    the largest factor.
+
+    Parameters
+    ----------
+    model : Network
+    images : iterable of Tensor, shape (C, H, W)
+    factors : sequence of int
+
+    Returns
+    -------
+    dict
+        "psnr_xFACTOR" -> dB.
     """
     scores: dict[str, list[float]] = {f"psnr_x{factor}": [] for factor in factors}
     for image in images:
@@ -58,14 +83,33 @@ def validate_upscale(
 
 
 def levels_of(config: TrainConfig) -> list[float]:
-    """The noise levels of the validation: those the network is trained for, or the highest it is."""
+    """Choose the noise levels of the validation: those the network is trained for, or its highest.
+
+    Parameters
+    ----------
+    config : TrainConfig
+
+    Returns
+    -------
+    list of float
+        In 1/255.
+    """
     return [level for level in LEVELS if level / 255 <= config.sigma_max] or [
         config.sigma_max * 255
     ]
 
 
 def columns(config: TrainConfig) -> list[str]:
-    """The columns of the validation in the log."""
+    """Name the columns of the validation in the log.
+
+    Parameters
+    ----------
+    config : TrainConfig
+
+    Returns
+    -------
+    list of str
+    """
     return (
         [f"psnr_{level:g}" for level in levels_of(config)]
         if config.task == "denoise"
