@@ -224,8 +224,8 @@ def _check_counts(scan: Scan, config: VolumeConfig) -> None:
     if scan.flat is None:
         raise InputError(
             f"{scan.path}: counts need the open beam, and the scan has none. Give flat=I0 "
-            f"(--blank I0), its counts, where the scan is read; or kind '{INTEGRALS}' if the logarithm has been "
-            "taken."
+            "(--blank I0), its counts, where the scan is read; or kind "
+            f"'{INTEGRALS}' if the logarithm has been taken."
         )
     if config.noise is not None:
         raise InputError(
