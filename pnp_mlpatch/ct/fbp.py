@@ -17,8 +17,8 @@ detector and of the range of angles,
 for the angle, times the same for the detector; t is the distance from the nearest end and F the
 length of the overlap. This is 1/2 over a whole turn, Parker's weights over a short scan (Parker
 1982), those of a detector whose middle lies beside the axis (half acquisition, half-fan; Wang
-2002), and those of any other range of angles (Noo et al. 2002). Angles may be in any order and unevenly
-spaced.
+2002), and those of any other range of angles (Noo et al. 2002). Angles may be in any order and
+unevenly spaced.
 """
 
 from __future__ import annotations
