@@ -177,14 +177,7 @@ def _reconstruct(
             "resume=False (--no-resume)."
         )
     rows, units = journal.rows(), "1 / unit of pixel" if config.mu_water is None else "HU"
-    report = {
-        **settings,
-        "source": str(scan.path),
-        "shape": list(shape),
-        "units": units,
-        **journal.found,
-        "result": {key: [row[key] for row in rows] for key in ROW},
-    }
+    report = _report(scan, shape, settings, units, journal)
     middle = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
     write_volume(path, (journal.batch(a, b) for a, b in batches), shape, meta=report)
     journal.remove()  # last: until the volume is there, the same call goes on from it
@@ -264,6 +257,21 @@ def _settings(
         "denoiser": None if D is None else identity(D),
         "scan": about | {"kind": scan.kind, "shape": list(scan.shape)},
         "meta": meta,
+    }
+
+
+def _report(
+    scan: Scan, shape: tuple[int, ...], settings: dict[str, Any], units: str, journal: Journal
+) -> dict[str, Any]:
+    """What is written beside the volume."""
+    rows = journal.rows()
+    return {
+        **settings,
+        "source": str(scan.path),
+        "shape": list(shape),
+        "units": units,
+        **journal.found,
+        "result": {key: [row[key] for row in rows] for key in ROW},
     }
 
 
