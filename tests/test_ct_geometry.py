@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnp_mlpatch.ct import FanBeam, ParallelBeam, projection
+from pnp_mlpatch.ct import FanBeam, ParallelBeam, _memory, projection
 from pnp_mlpatch.ct.geometry import as_dict, coordinates, from_dict, rays
 from pnp_mlpatch.ct.projection import SparsePair, Symmetry
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
@@ -455,14 +455,14 @@ def test_memory_of_control_groups(version, tmp_path):
             (base / folder / name).write_text(f"{value}\n")
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/a/b\n1:cpu:/x\n" if version == 1 else "0::/a/b\n")
-    assert projection._groups_free(tmp_path, own) == [1.5 * 2**30]
-    assert projection._groups_free(tmp_path, tmp_path / "none") == []
+    assert _memory._groups_free(tmp_path, own) == [1.5 * 2**30]
+    assert _memory._groups_free(tmp_path, tmp_path / "none") == []
 
 
 def test_memory_of_the_limits_of_the_process():
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    used = projection._field_of(Path("/proc/self/status"), "VmData:", 1024)
+    used = _memory._field_of(Path("/proc/self/status"), "VmData:", 1024)
     if used is None:
         pytest.skip("no /proc")
     try:
@@ -477,7 +477,7 @@ def test_without_memory_for_the_matrices_auto_projects_without_them(monkeypatch)
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(projection, "_matrix", full)
+    monkeypatch.setattr(projection, "astra_matrix", full)
     with pytest.warns(
         UserWarning, match="there was no memory for the sparse matrices.*'astra_cpu'"
     ):

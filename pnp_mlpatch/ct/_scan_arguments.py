@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch.ct._geometry_checks import SAME
 from pnp_mlpatch.ct._scan_file import ScanFile, mean_frame
 from pnp_mlpatch.ct.formats import open_scan_file, split_name
-from pnp_mlpatch.ct.geometry import SAME
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.reading import refuse_special
