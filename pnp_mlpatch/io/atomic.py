@@ -196,4 +196,4 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["check_writable", "clean", "follow", "out_of_memory", "atomic_write"]
+__all__ = ["atomic_write", "check_writable", "clean", "follow", "out_of_memory"]

@@ -17,8 +17,9 @@ from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
+from torch import Tensor
 
-from pnp_mlpatch.errors import WeightsError
+from pnp_mlpatch.errors import InputError, WeightsError
 from pnp_mlpatch.io.atomic import atomic_write, out_of_memory
 
 ABOUT = "about"
@@ -95,6 +96,48 @@ def load(
         ) from error
 
 
+def resume(
+    path: str | PathLike[str] | None,
+    about: Mapping[str, Any],
+    what: str,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any] | None:
+    """Read the checkpoint of an interrupted run, if there is one.
+
+    Parameters
+    ----------
+    path : str, path or None
+        The file.
+    about : mapping
+        Settings and data of the run that is to go on, in plain JSON values.
+    what : str
+        What runs, for the errors.
+    device : str or torch.device
+        Where the tensors go.
+
+    Returns
+    -------
+    dict or None
+        The content; None without a path, or if there is no file.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint belongs to other settings or data.
+    WeightsError
+        If it is damaged, or no checkpoint.
+    """
+    if path is None or not Path(path).exists():
+        return None
+    content, before = load(path, f"checkpoint of {what}", device)
+    if differ := differing(before, json.loads(json.dumps(dict(about)))):
+        raise InputError(
+            f"{path}: an interrupted run had other data or settings ({', '.join(differ)}). "
+            "Give the same, or remove the file to start anew."
+        )
+    return content
+
+
 def read_torch(path: str | PathLike[str]) -> Any:
     """Read a file of ``torch.save`` that others made, to the CPU, without running code from it.
 
@@ -143,8 +186,38 @@ def load_table(path: str | PathLike[str]) -> dict[str, Any]:
         raise WeightsError(f"{path}: damaged ({_reason(error)}).") from error
 
 
+def digest(*tensors: Tensor) -> str:
+    """Return the sha256 of tensors, with their shapes.
+
+    Parameters
+    ----------
+    tensors : Tensor
+        On the CPU.
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def differing(before: Any, now: Mapping[str, Any]) -> list[str]:
-    """The keys in which two descriptions differ; all of them where ``before`` is no description."""
+    """Compare two descriptions of runs.
+
+    Parameters
+    ----------
+    before, now : mapping
+        The descriptions.
+
+    Returns
+    -------
+    list of str
+        The keys in which they differ; all of them if ``before`` is no mapping.
+    """
     before = before if isinstance(before, Mapping) else {}
     return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
@@ -153,4 +226,13 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else type(error).__name__
 
 
-__all__ = ["differing", "load", "load_table", "read_torch", "save", "save_table"]
+__all__ = [
+    "differing",
+    "digest",
+    "load",
+    "load_table",
+    "read_torch",
+    "resume",
+    "save",
+    "save_table",
+]

@@ -21,7 +21,7 @@ from pnp_mlpatch.errors import FileError, WeightsError
 from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 
-DIRECTORY = Path(__file__).with_name("weights")
+DIRECTORY = Path(__file__).parent
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
