@@ -1,7 +1,11 @@
-"""Checkpoints: files of torch, and JSON files, that hold the sha256 of their own content and what they are the state of.
+"""Checkpoints: files that know their own sha256 and what they are the state of.
 
-A checkpoint of torch is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip archive: the digest of all bytes
-before it. It is compared before anything is unpickled. ``torch.load(path, weights_only=True)`` reads the file as well.
+A checkpoint is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip
+archive: the digest of all bytes before it. It is compared before anything is unpickled.
+``torch.load(path, weights_only=True)`` reads the file as well. Tables are JSON files with a sha256.
+
+To resume a run, call :func:`resume` with a description of its settings and data, and :func:`save`
+with the same description as ``about``.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ def save(
     content : mapping
         Tensors, numbers, texts, and lists, tuples and dictionaries of them.
     about : mapping, optional
-        What this is the state of, in plain JSON values: settings, data, history. It is kept under "about".
+        What this is the state of, in plain JSON values: settings, data, history. It is kept under
+        "about".
 
     Raises
     ------
@@ -92,7 +97,8 @@ def load(
         if out_of_memory(error):
             raise
         raise WeightsError(
-            f"{path}: not a saved {what} ({_reason(error)}). It is damaged, or something else; remove it to start anew."
+            f"{path}: not a saved {what} ({_reason(error)}). It is damaged, or something else; "
+            "remove it to start anew."
         ) from error
 
 
@@ -141,12 +147,23 @@ def resume(
 def read_torch(path: str | PathLike[str]) -> Any:
     """Read a file of ``torch.save`` that others made, to the CPU, without running code from it.
 
-    The checksums of the archive are compared first, which torch does not do. Files in the format before torch 1.6 have none.
+    The checksums of the archive are compared first, which torch does not do. Files in the format
+    before torch 1.6 have none.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    object
+        Its content.
 
     Raises
     ------
     WeightsError
-        If the file is damaged, or no file of torch that can be read without running code.
+        If the file is damaged, or cannot be read without running code.
     """
     try:
         if is_zipfile(path):
@@ -164,7 +181,20 @@ def read_torch(path: str | PathLike[str]) -> Any:
 
 
 def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write plain values as JSON, with the sha256 of their text under "sha256"; raise :class:`FileError` if it cannot be written."""
+    """Write plain values as JSON, with the sha256 of their text under "sha256".
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    values : mapping
+        Plain JSON values.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
     text = (
         json.dumps(
             {**values, "sha256": hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()}
@@ -175,7 +205,23 @@ def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
 
 
 def load_table(path: str | PathLike[str]) -> dict[str, Any]:
-    """Read what :func:`save_table` wrote; raise :class:`WeightsError` if it is missing or damaged."""
+    """Read what :func:`save_table` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict
+        The values.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing or damaged.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         digest = content.pop("sha256")
