@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on(shear_file, tmp_path):
     again = [sys.executable, "-c", slow, *command[3:], "--out", "again.fits"]
     process = subprocess.Popen(again)
     partial = tmp_path / ".again.fits.partial.pt"
-    for _ in range(600):
+    for _ in range(2400):
         if partial.exists() or process.poll() is not None:
             break
         time.sleep(0.05)
