@@ -17,7 +17,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct._astra import astra_projector
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, sizes
 from pnp_mlpatch.errors import FileError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 
 VERSION = 2  # of the files in the cache
 CHUNK = 2**22  # pixels times angles that are made at once, and from which on progress is shown
@@ -137,7 +137,7 @@ def _write(path: Path, matrix: Any, key: str) -> None:
         with temporary.open("wb") as file:
             np.savez(file, key=np.array(key), **arrays)
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def _cached(path: Path, key: str, shape: tuple[int, int]) -> Any:

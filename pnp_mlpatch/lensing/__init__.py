@@ -1,5 +1,6 @@
 """Weak lensing: shear maps and catalogues, spectra, estimators, random maps, statistics."""
 
+from pnp_mlpatch.lensing._wiener import wiener
 from pnp_mlpatch.lensing.binning import bin_shear
 from pnp_mlpatch.lensing.catalogue import Catalogue, read_catalogue
 from pnp_mlpatch.lensing.estimators import (
@@ -21,7 +22,6 @@ from pnp_mlpatch.lensing.fits import (
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
 from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
 from pnp_mlpatch.lensing.units import arcmin, pixel_noise, radians
-from pnp_mlpatch.lensing.wiener import wiener
 
 __all__ = [
     "Catalogue",

@@ -252,6 +252,24 @@ def _times(x: Tensor, d: Tensor) -> Tensor:
 
 
 def check_maps(x: Tensor, who: str, channels: tuple[int, ...]) -> None:
+    """Refuse what is no finite batch of maps.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        Maps.
+    who : str
+        Who takes them, for messages.
+    channels : tuple of int
+        The values of C that are accepted.
+
+    Raises
+    ------
+    InputTypeError
+        If ``x`` is no tensor of float32 or float64.
+    InputError
+        If it has another shape, or values that are not finite.
+    """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputTypeError(f"{who}: expected a float32 or float64 tensor of maps (B, 2, H, W).")
     if x.ndim != 4 or x.shape[1] not in channels:

@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 
 import pnp_mlpatch
 from pnp_mlpatch.ct import Geometry, Scan, as_dict, hounsfield_range, to_hounsfield, write_volume
-from pnp_mlpatch.denoisers import Denoiser, as_denoiser, describe, rescaled
-from pnp_mlpatch.denoisers._adapt import identity
+from pnp_mlpatch.denoisers import Denoiser, as_denoiser, describe, fingerprint, rescaled
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.operators.radon import Radon
@@ -254,7 +253,7 @@ def _settings(
         "torch": torch.__version__,
         **asdict(config),
         "geometry": as_dict(geometry),
-        "denoiser": None if D is None else identity(D),
+        "denoiser": None if D is None else fingerprint(D),
         "scan": about | {"kind": scan.kind, "shape": list(scan.shape)},
         "meta": meta,
     }

@@ -1,4 +1,4 @@
-"""Two real 512 x 512 images and a sky to map, for examples and tests.
+"""Two real images of 512 x 512 pixels and a simulated sky, for examples and tests.
 
 Sources and licences are in NOTICE.
 """
@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).parent
 
 
 def chest_ct() -> Tensor:
-    """Load a chest CT slice, with pixels of 0.84 mm.
+    """Load a chest CT slice, pixels of 0.84 mm.
 
     Returns
     -------
@@ -39,17 +39,18 @@ def camera() -> Tensor:
 
 
 def lensing() -> tuple[Tensor, Tensor, str]:
-    """Load a simulated convergence (kappaTNG) and the noise of a real survey (COSMOS).
+    """Load a simulated convergence and the noise of a real survey.
+
+    The convergence is of kappaTNG; the noise is that of COSMOS, 51 galaxies per square arcminute.
 
     Returns
     -------
     kappa : Tensor, shape (360, 360)
         The convergence.
     noise : Tensor, shape (360, 360)
-        The standard deviation of each component of the shear, for 51 galaxies per square arcminute;
-        infinite where nothing was measured.
+        Standard deviation of each component of the shear, infinite where nothing was measured.
     pixel : str
-        The side of a pixel, "0.293 arcmin".
+        Side of a pixel, "0.293 arcmin".
     """
     with np.load(_FOLDER / "lensing_360.npz") as file:
         kappa, std = (torch.from_numpy(file[name].astype(np.float32)) for name in ("kappa", "std"))
