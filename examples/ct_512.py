@@ -36,7 +36,7 @@ def main():
     if args.quick:
         truth = F.interpolate(truth, size=(128, 128), mode="area")
     size = truth.shape[-1]
-    A = Radon((size, size), angles=60, cache=not args.quick)
+    A = Radon(image_shape=(1, size, size), angles=60, cache=not args.quick)
     q, noise = simulate(A, truth, snr_db=40)
     score = {"psnr": lambda x: psnr(x, truth)}
 

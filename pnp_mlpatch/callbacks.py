@@ -1,6 +1,6 @@
 """Watching a run: pictures on the way, PSNR against the truth, stopping early, checkpoints.
 
-A callback gets the :class:`~pnp_mlpatch.solvers._base.State` after every step, and stops the run by returning True. Any function will do;
+A callback gets the :class:`~pnp_mlpatch.solvers.State` after every step, and stops the run by returning True. Any function will do;
 these are four that are often wanted::
 
     reconstruct(q, A, D, noise=noise, callbacks=[save_frames("frames", every=5), live_psnr(truth)])

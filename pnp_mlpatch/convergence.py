@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser, check_image
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.solvers._base import checked
+from pnp_mlpatch.solvers import checked
 
 Map = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 
 
@@ -46,7 +46,7 @@ class Intervals:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the three numbers as JSON, whole or not at all."""
-        write_whole(
+        atomic_write(
             path,
             lambda temporary: temporary.write_text(
                 json.dumps(asdict(self)) + "\n", encoding="utf-8"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnp_mlpatch import weights
-from pnp_mlpatch.denoisers.mlpatch import MLPatch, cubic, reflect
+from pnp_mlpatch.denoisers._bicubic import cubic, reflect
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.metrics import psnr
 
 SAMPLES = {"radius": 3.0, "rings": 2, "angles": 6, "width": 16, "depth": 3}

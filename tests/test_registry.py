@@ -100,7 +100,7 @@ def test_the_package_works_with_torch_and_numpy_only():
         assert {"radon", "mask"} < set(operators.names()) and "drunet" in denoisers.names() and "admm" in solvers.names()
         made = {
             "identity": {"image_shape": (1, 9, 7)},
-            "lensing": {"shape": (9, 7)},
+            "lensing": {"image_shape": (2, 9, 7)},
             "blur": {"psf": gaussian_psf(1.0), "image_shape": (1, 9, 7)},
         }
         for name, settings in made.items():
@@ -111,7 +111,7 @@ def test_the_package_works_with_torch_and_numpy_only():
         mask = operators.make("mask", mask=(torch.rand(9, 7) < 0.5))
         net = MLPatch(width=8, rings=2, angles=4, radius=2.0)
         wanted = [
-            ("astra-toolbox", lambda: operators.make("radon", shape=(9, 7), angles=3)),
+            ("astra-toolbox", lambda: operators.make("radon", image_shape=(1, 9, 7), angles=3)),
             ("deepinv", lambda: denoisers.make("drunet", weights=None)),
             ("scipy", lambda: mask.initial(torch.ones(1, 1, 9, 7))),
             ("safetensors", lambda: denoisers.make("mlpatch", weights=errors.__file__)),
@@ -176,7 +176,7 @@ def test_settings_are_checked_before_the_call():
         InputTypeError,
         match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)",
     ):
-        operators.make("radon", shape=(4, 5))
+        operators.make("radon", image_shape=(1, 4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):
         operators.make("blur")
     with pytest.raises(
@@ -216,7 +216,7 @@ def test_info_tells_what_is_missing(monkeypatch):
         MissingPackage,
         match=r"The operator 'radon' needs the package 'astra', .*pip install astra-toolbox",
     ):
-        operators.make("radon", shape=(4, 5), angles=3)
+        operators.make("radon", image_shape=(1, 4, 5), angles=3)
 
 
 # ---- plugins of others
@@ -464,7 +464,7 @@ def test_radon_without_scipy_says_so(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingPackage, match="pip install scipy"):
-        operators.make("radon", shape=(8, 8), angles=4)
+        operators.make("radon", image_shape=(1, 8, 8), angles=4)
 
 
 def test_an_operator_has_two_hooks_and_needs_no_example():

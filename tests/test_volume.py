@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_mlpatch.ct import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam
-from pnp_mlpatch.ct.scan import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.denoisers import as_denoiser, rescaled
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
@@ -193,7 +193,13 @@ def test_the_window_only_moves_the_denoiser(counts, tmp_path):
     run(
         counts,
         tmp_path / "c.npy",
-        changed(FAST, window=(0.0, 0.04), sigma=(0.06, 0.06), solver="hqs", settings={"lam": 1.0}),
+        changed(
+            FAST,
+            window=(0.0, 0.04),
+            sigma=(0.06, 0.06),
+            solver="hqs",
+            settings={"alpha_scale": 1.0},
+        ),
     )
     assert error(np.load(tmp_path / "c.npy")) < 0.005
 
@@ -283,7 +289,9 @@ def test_gaps_in_line_integrals(integrals, tmp_path):
 def test_filled_is_linear_along_the_detector():
     q = torch.tensor([[0.0, 1.0, 0.0, 0.0, 4.0, 0.0], [0.0] * 6])
     missing = torch.tensor([[True, False, True, True, False, True], [True] * 6])
-    filled = Radon((4, 4), 2, 6, cache=False)._fill(q[None, None], ~missing[None, None])[0, 0]
+    filled = Radon(image_shape=(1, 4, 4), angles=2, detectors=6, cache=False)._fill(
+        q[None, None], ~missing[None, None]
+    )[0, 0]
     one = [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
     assert filled.tolist() == [
         pytest.approx([2 * value for value in one]),
@@ -653,7 +661,7 @@ def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
         noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False
     )
     assert rows["sigma"][4] == pytest.approx(float(sigma) / 0.04)
-    assert rows["factor"][4] == float(alone.factor)
+    assert rows["factor"][4] == float(alone.alpha_scale)
     assert rows["chi2"][4] == pytest.approx(float(alone.chi2), rel=1e-3)
     assert error(np.load(tmp_path / "v.npy")[4], alone.x[0, 0]) < 1e-6
 

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, rays, sizes
 from pnp_mlpatch.errors import FileError, InputError, MissingPackage
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 
 BACKENDS = ("auto", "sparse", "astra_cpu", "astra_cuda")
 PROJECTORS = ("linear", "line", "strip")
@@ -548,7 +548,7 @@ def _matrix(geometry: Geometry, theta: Sequence[float], projector: str, cache: b
                 )
 
         try:
-            write_whole(path, write)
+            atomic_write(path, write)
         except OSError as error:
             warnings.warn(
                 f"Radon: the matrix could not be cached in {path.parent} ({error}).", stacklevel=6

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pnp_mlpatch.errors import InputError, InputTypeError
+
 
 def cubic(t: Tensor) -> Tensor:
     """The cubic convolution kernel of Keys (1981) with a = -0.75, support |t| < 2: the weights of bicubic sampling."""
@@ -93,3 +95,26 @@ def square_offsets(side: int) -> Tensor:
     """The ``side x side`` offsets (row, column) of a square of neighbouring pixels about its middle, ``side`` odd."""
     axis = torch.arange(side) - side // 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2).float()
+
+
+def check_coords(x: Tensor, coords: Tensor, who: str) -> None:
+    """Raise unless ``coords`` are places within the pixels of ``x``."""
+    if not isinstance(coords, Tensor) or not coords.is_floating_point():
+        raise InputTypeError(
+            f"{who}: coords must be a floating tensor of shape (Q, 2) or (B, Q, 2): (row, column) in pixels."
+        )
+    if (
+        coords.ndim not in (2, 3)
+        or coords.shape[-1] != 2
+        or (coords.ndim == 3 and len(coords) not in (1, len(x)))
+    ):
+        raise InputError(
+            f"{who}: coords must have shape (Q, 2) or ({len(x)}, Q, 2), (row, column) in pixels, got {tuple(coords.shape)}."
+        )
+    height, width = x.shape[-2:]
+    low, high = coords.new_tensor([-0.5, -0.5]), coords.new_tensor([height - 0.5, width - 0.5])
+    if not bool(((coords >= low) & (coords <= high)).all()):
+        raise InputError(
+            f"{who}: coordinates must lie in [-0.5, {height - 0.5}] x [-0.5, {width - 0.5}] for an image of "
+            f"{height} x {width} pixels; some do not (or are NaN). They are in pixels, not in [-1, 1]."
+        )

@@ -173,7 +173,7 @@ def _physics_class() -> type:
                 Aty=Aty,
                 tol=self.tol if tol is None else tol,
                 max_iter=self.max_iter if max_iter is None else max_iter,
-            )
+            )[0]
 
     return OperatorPhysics
 

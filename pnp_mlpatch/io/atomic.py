@@ -19,7 +19,7 @@ TEMPORARY = re.compile(r"\.pnp-mlpatch-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}(\.
 DAY = 86400.0  # seconds after which the temporary file of another machine counts as left over
 
 
-def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
+def atomic_write(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
     """Write a file as a whole: call ``write(temporary)`` beside ``path``, then move the result into place.
 
     A file that is replaced keeps its mode, and a link stays a link: the file that it points to is replaced. Temporary files that
@@ -196,4 +196,4 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["check_writable", "clean", "follow", "out_of_memory", "write_whole"]
+__all__ = ["atomic_write", "check_writable", "clean", "follow", "out_of_memory"]

@@ -19,7 +19,7 @@ from zipfile import ZipFile, is_zipfile
 import torch
 
 from pnp_mlpatch.errors import WeightsError
-from pnp_mlpatch.io.atomic import out_of_memory, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, out_of_memory
 
 ABOUT = "about"
 COMMENT = re.compile(rb"pnp_mlpatch ([0-9a-f]{64})")
@@ -50,7 +50,7 @@ def save(
     file.seek(-2, io.SEEK_END)  # the length of the comment, 0 as torch writes it
     file.write(LENGTH.to_bytes(2, "little"))
     file.write(b"pnp_mlpatch " + hashlib.sha256(file.getbuffer()).hexdigest().encode())
-    write_whole(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
+    atomic_write(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
 
 
 def load(
@@ -128,7 +128,7 @@ def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
         )
         + "\n"
     )
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_table(path: str | PathLike[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.io.arrays import _load
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import brightness, refuse_special
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -202,7 +202,7 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             ) as file:  # by name, numpy would append .npy to any other ending
                 np.save(file, plain.numpy())
 
-        write_whole(path, write)
+        atomic_write(path, write)
     elif suffix in (".png", ".tif", ".tiff"):
         Image = require("PIL.Image", "Writing a picture")
         if suffix == ".png":
@@ -212,14 +212,14 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             picture = Image.fromarray(
                 pixels[0].numpy() if x.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
             )
-            write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
+            atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
         else:
             if x.shape[0] != 1:
                 raise InputError(
                     f"{path}: float TIFF holds one channel, the image has {x.shape[0]}. Write .npy."
                 )
             picture = Image.fromarray(x[0].numpy())
-            write_whole(path, lambda temporary: picture.save(temporary, format="TIFF"))
+            atomic_write(path, lambda temporary: picture.save(temporary, format="TIFF"))
     else:
         raise InputError(f"{path}: unknown ending '{suffix}'. Writable: .npy, .png, .tiff.")
 

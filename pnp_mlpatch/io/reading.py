@@ -195,7 +195,9 @@ def refuse_zip_bomb(path: str | PathLike[str]) -> None:
             refuse_bomb(path, sum(member.file_size for member in file.infolist()))
 
 
-def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
+def check_hdf5(
+    group: Any, name: str, path: str | PathLike[str], *, allow_gaps: bool = False
+) -> None:
     """Refuse an HDF5 object that lies in other files, but for those in the folder of the file.
 
     Parameters
@@ -206,6 +208,8 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
         The path of the object. One that does not exist passes.
     path : str or path
         The file.
+    allow_gaps : bool
+        Whether sources of virtual datasets may be missing: the reader marks their values.
 
     Raises
     ------
@@ -223,7 +227,8 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
         elif kind == h5py.h5l.TYPE_SOFT:
             target = os.fsdecode(links.get_val(part.encode()))
             if target.strip("/") != part:
-                check_hdf5(group.file if target.startswith("/") else group, target, path)
+                root = group.file if target.startswith("/") else group
+                check_hdf5(root, target, path, allow_gaps=allow_gaps)
         group = group.get(part)
     if isinstance(group, h5py.Dataset):
         if group.external:
@@ -232,17 +237,20 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
             )
         for source in group.virtual_sources() if group.is_virtual else ():
             if source.file_name != ".":
-                _neighbour(source.file_name, path, f"'{name}' is virtual, with values")
+                what = f"'{name}' is virtual, with values"
+                _neighbour(source.file_name, path, what, allow_missing=allow_gaps)
 
 
-def _neighbour(name: str, path: str | PathLike[str], what: str) -> None:
+def _neighbour(
+    name: str, path: str | PathLike[str], what: str, *, allow_missing: bool = False
+) -> None:
     folder = os.path.abspath(os.path.dirname(path) or ".")
     target = os.path.normpath(os.path.join(folder, name))
     if os.path.commonpath([folder, target]) != folder:
         raise FileError(
             f"{path}: {what} into {name}, outside of its folder. If you trust it, copy or link that file into the folder."
         )
-    if "%" not in name and not os.path.exists(target):
+    if "%" not in name and not allow_missing and not os.path.exists(target):
         raise FileError(f"{path}: {what} into {name}, which is not there. Copy it too.")
     refuse_special(target)
 

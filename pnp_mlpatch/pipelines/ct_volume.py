@@ -27,8 +27,14 @@ from pnp_mlpatch.ct.counts import dead_bins, line_integrals
 from pnp_mlpatch.ct.geometry import Geometry, as_dict, sizes
 from pnp_mlpatch.ct.scan import AXES, COUNTS, INTEGRALS, Scan, write_volume
 from pnp_mlpatch.ct.units import hounsfield_range, to_hounsfield
-from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, as_denoiser, describe, rescaled
-from pnp_mlpatch.denoisers._adapt import identity
+from pnp_mlpatch.denoisers import (
+    Denoiser,
+    DenoiserInfo,
+    as_denoiser,
+    describe,
+    fingerprint,
+    rescaled,
+)
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError
 from pnp_mlpatch.io.atomic import check_writable
 from pnp_mlpatch.io.checkpoint import differing, load_table, save_table
@@ -241,7 +247,7 @@ def _reconstruct(
         **asdict(config),
         "slices": [first, last],
         "geometry": as_dict(geometry),
-        "denoiser": None if D is None else identity(D),
+        "denoiser": None if D is None else fingerprint(D),
         "scan": {key: value for key, value in scan.meta.items() if key != "source"}
         | {"kind": scan.kind, "shape": list(scan.shape)},
         "meta": meta,
@@ -579,7 +585,7 @@ def _by_recipe(
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
     ended = []
     for k, (level, factor, chi2) in enumerate(
-        zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)
+        zip((sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True)
     ):
         last = round(-math.log2(factor))  # the run that gave this slice
         row = {

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
-from pnp_mlpatch.denoisers import Denoiser, describe, e_mode
-from pnp_mlpatch.denoisers._adapt import identity
+from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, fingerprint
 from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.lock import lock
@@ -114,7 +113,7 @@ def map_mass(
     r"""The convergence of a shear map, by :class:`~pnp_mlpatch.solvers.split_gibbs.SplitGibbs` with ``D``, a denoiser of E maps.
 
     ``D`` takes maps (1, 1, H, W) in units of the convergence: ``denoisers.make("mlpatch", weights="mlpatch-kappa")``, trained on
-    pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers._adapt.rescaled`. Pixels that were not measured have no influence.
+    pixels of 0.29 arcmin; another one by :func:`~pnp_mlpatch.denoisers.rescaled`. Pixels that were not measured have no influence.
 
     The computation runs on ``device``, where ``D`` is moved if it is a module; the result is on the CPU. ``checkpoint`` names a
     file that keeps the state while it runs, written every ``save_every`` seconds; if it is there, the run goes on from it to the same result, bit for bit. It stays at the end: remove
@@ -146,7 +145,7 @@ def map_mass(
         "width": width,
         "pixel": shear.pixel,
         "flip_ra": shear.flip_ra,
-        "denoiser": identity(D),
+        "denoiser": fingerprint(D),
     }
 
     A = Lensing(

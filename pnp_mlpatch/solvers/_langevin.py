@@ -22,7 +22,8 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Problem, Solver, State, check_settings, norms, per_image
+from pnp_mlpatch.solvers._base import Solver, State, check_settings
+from pnp_mlpatch.solvers._problem import Problem, norms, per_image
 
 
 @dataclass(frozen=True)

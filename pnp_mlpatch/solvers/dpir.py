@@ -14,14 +14,14 @@ def dpir(
     iterations: int = 8,
     sigma: schedules.Schedule | None = None,
     alpha: float | Tensor | None = None,
-    lam: float = 0.23,
+    alpha_scale: float = 0.23,
     tol: float = 0.0,
     data_iterations: int = 10,
     data_tol: float = 1e-6,
 ) -> Solver:
     """The solver "hqs" with the settings of DPIR: sigma falls from 49/255 to the noise of the data as the start of each image shows it, evenly in its logarithm.
 
-        f_k = h(x_{k-1}; lam (noise / sigma_k)^2),    x_k = D(f_k, sigma_k),    k = 1, ..., iterations
+        f_k = h(x_{k-1}; alpha_scale (noise / sigma_k)^2),    x_k = D(f_k, sigma_k),    k = 1, ..., iterations
 
     For images in [0, 1], noise that is known, and denoisers that take any sigma. DPIR takes 8 iterations for deblurring and 24 for
     superresolution. ``sigma`` gives other levels; all settings are those of :class:`~pnp_mlpatch.solvers.hqs.HQS`, which is what this
@@ -33,7 +33,7 @@ def dpir(
         iterations=iterations,
         sigma=sigma,
         alpha=alpha,
-        lam=lam,
+        alpha_scale=alpha_scale,
         tol=tol,
         data_iterations=data_iterations,
         data_tol=data_tol,

@@ -13,15 +13,8 @@ from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.linalg import dot, power_of_two, sizes
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    column,
-    curvatures,
-    register,
-)
+from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
+from pnp_mlpatch.solvers._problem import Problem, column, curvatures
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,8 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    curvatures,
-    per_image,
-    register,
-    weight_of,
-)
+from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
+from pnp_mlpatch.solvers._problem import Problem, curvatures, per_image, weight_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class PDHG(Solver):
     r"""The primal-dual hybrid gradient method of Chambolle and Pock: the data term is dualised, so only A and A^H are needed.
 
         y_k = (y_{k-1} + s (A x'_{k-1} - q)) / (1 + s alpha_k)        s = 1 / |A|^2
-        x_k = D(x_{k-1} - A^H y_k, sigma_k)                           alpha_k = factor (noise / sigma_k)^2
+        x_k = D(x_{k-1} - A^H y_k, sigma_k)                           alpha_k = alpha_scale (noise / sigma_k)^2
         x'_k = 2 x_k - x_{k-1}
 
     from x_0 = x'_0 = x0, y_0 = 0. It is the method for min_x max_y <A x, y> - F*(y) + sigma^2 R(x) with F(p) = |p - q|^2 / (2 alpha)
@@ -60,16 +52,19 @@ class PDHG(Solver):
     iterations: int = 100
     sigma: schedules.Schedule = 15 / 255
     alpha: float | Tensor | None = None
-    factor: float | Tensor = 1.0
+    alpha_scale: float | Tensor = 1.0
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, factor=self.factor)
+        check_settings(self, alpha=self.alpha, alpha_scale=self.alpha_scale)
         schedules.check_schedule(self.sigma, "PDHG: sigma")
 
     def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "PDHG", self.factor)}
+        return {
+            "sigma": sigma,
+            "alpha": weight_of(problem, self.alpha, sigma, "PDHG", self.alpha_scale),
+        }
 
     def init(self, problem: Problem, x0: Tensor) -> PDHGState:
         size = 1 / curvatures(problem.A, x0, "PDHG")

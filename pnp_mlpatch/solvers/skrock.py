@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Problem, Solver, State, column, register
+from pnp_mlpatch.solvers._base import Solver, State, register
 from pnp_mlpatch.solvers._langevin import (
     ChainState,
     check_chain,
@@ -22,6 +22,7 @@ from pnp_mlpatch.solvers._langevin import (
     step_size,
     white,
 )
+from pnp_mlpatch.solvers._problem import Problem, column
 
 ETA = 0.05  # the damping of the Chebyshev polynomials
 

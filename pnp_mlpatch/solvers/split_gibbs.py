@@ -11,16 +11,9 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    column,
-    data_step,
-    register,
-    weight_of,
-)
+from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
+from pnp_mlpatch.solvers._problem import Problem, column, weight_of
+from pnp_mlpatch.solvers._splitting import data_step
 
 
 @dataclass(frozen=True)

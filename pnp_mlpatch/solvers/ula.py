@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Problem, Solver, State, register
+from pnp_mlpatch.solvers._base import Solver, State, register
 from pnp_mlpatch.solvers._langevin import (
     ChainState,
     check_chain,
@@ -20,6 +20,7 @@ from pnp_mlpatch.solvers._langevin import (
     step_size,
     white,
 )
+from pnp_mlpatch.solvers._problem import Problem
 
 
 @register("ula")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers._bicubic import reflect, sample
+from pnp_mlpatch.denoisers import reflect, sample
+from pnp_mlpatch.training._source import Source, below
 from pnp_mlpatch.training.config import TrainConfig
-from pnp_mlpatch.training.sources import Source, below
 
 
 class Batch(NamedTuple):

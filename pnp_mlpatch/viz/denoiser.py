@@ -17,17 +17,18 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import (
+    SYMMETRIES,
     Denoiser,
     as_denoiser,
     check_image,
     describe,
     equivariant,
     sigma_column,
+    turned,
 )
-from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.images import in_notebooks
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ def save(figure: Figure, path: str | PathLike[str], *, dpi: int = 150) -> None:
         raise InputError(
             f"save: cannot write {Path(path).name!r}; the name must end in one of {', '.join('.' + k for k in sorted(kinds))}."
         )
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=kind))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=kind))
 
 
 # ---- parts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.lensing.statistics import peaks
 from pnp_mlpatch.lensing.units import arcmin
 from pnp_mlpatch.viz.result import gray, result_figure
@@ -122,7 +122,7 @@ def panel(
         axis.set_yticks([])
     if title:
         figure.suptitle(title, fontsize=11)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def apart(places: Tensor, distance: float) -> Tensor:
@@ -239,7 +239,7 @@ def mass_panel(
     figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.8, pad=0.01, label="convergence")
     if title:
         figure.suptitle(title, fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def curves(
@@ -267,7 +267,7 @@ def curves(
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 __all__ = ["curves", "mass_panel", "panel", "result_figure", "table"]

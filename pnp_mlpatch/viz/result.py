@@ -102,7 +102,7 @@ def result_figure(result: Result) -> Figure:
     if tried:
         for name, values in tried.items():
             axes[-1].plot(range(1, len(values) + 1), values, marker=".", label=name)
-        axes[-1].set_title("error expected of new data", fontsize=10)
+        axes[-1].set_title("estimated error", fontsize=10)
         axes[-1].set(xlabel="iteration", yscale="log")
         axes[-1].legend(fontsize=7)
         axes[-1].grid(alpha=0.3)
@@ -111,28 +111,23 @@ def result_figure(result: Result) -> Figure:
 
 
 def _tried(result: Result) -> dict[str, list[float]]:
-    """What was tried for the first image: the error at every iteration of each way, by its level and factor; those that lagged are left out."""
-    if (
-        result.tuned is None
-        or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys()
-    ):
+    """The estimated error of the first image at every iteration of each candidate."""
+    if result.tuned is None or not {"score", "sigma", "iteration"} <= result.tuned.tried.keys():
         return {}
-    error, sigma, factor = (
-        result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor")
-    )
+    score, sigma = (result.tuned.tried[name][:, 0].tolist() for name in ("score", "sigma"))
     starts = [
         k for k, iteration in enumerate(result.tuned.tried["iteration"].tolist()) if iteration == 1
     ]
     found = {}
-    for start, end in zip(starts, [*starts[1:], len(error)], strict=True):
-        values = [value if math.isfinite(value) else math.nan for value in error[start:end]]
+    for start, end in zip(starts, [*starts[1:], len(score)], strict=True):
+        values = [value if math.isfinite(value) else math.nan for value in score[start:end]]
         ends = (
             f"{sigma[start]:.3g}"
             if sigma[start] == sigma[end - 1]
             else f"{sigma[start]:.3g} to {sigma[end - 1]:.3g}"
         )
         if any(math.isfinite(value) for value in values):
-            found[f"sigma {ends}, factor {factor[start]:g}"] = values
+            found[f"sigma {ends}"] = values
     return found
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, WeightsError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 
-DIRECTORY = Path(__file__).with_name("weights")
+DIRECTORY = Path(__file__).parent
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def save(
         json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")
     ).encode()
     ordered += b" " * (-len(ordered) % 8)
-    write_whole(
+    atomic_write(
         path,
         lambda temporary: temporary.write_bytes(
             len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
