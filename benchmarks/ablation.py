@@ -20,8 +20,8 @@ from pnp_mlpatch.denoisers._bicubic import sample
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.training import TrainConfig, train
-from pnp_mlpatch.training.loop import validate
 from pnp_mlpatch.training.sources import read_folder
+from pnp_mlpatch.training.validation import validate
 
 FEATURES = {"square": 3, "features": 32, "dilations": (1, 1, 1, 1), "width": 48, "depth": 2}
 LEARNED = {

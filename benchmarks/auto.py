@@ -3,18 +3,19 @@
 8 images x (inpainting of 30 %, CT of 60 views, blur and noise, lensing) x 3 levels of noise, with MLPatch, TV and a CNN (DnCNN), by ADMM.
 
 oracle    the best of 5 levels of the denoiser x alpha = (1/16, 1/4, 1, 4) (noise / sigma)^2, 30 iterations, scored with the truth
-auto      reconstruct(q, A, D, noise=noise): tuning.auto; "alone" is the loss of the best of what it tried, of which it gives a mean
-unknown   reconstruct(q, A, D): the noise is estimated too
-speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with what auto chose, held constant, and with anderson=5; at most 150,
-          which is what counts for one that does not arrive where the other does
+auto      reconstruct(q, A, D, noise=noise, tune="auto"): the search, at most 12 runs
+unknown   the same where the noise is estimated too
+run       reconstruct(q, A, D, noise=noise): one run, the level from the noise
+before    the search of the first edition, of 20 to 30 runs (commit 10a2fd9); "before, unknown" with the noise estimated
+speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with the level of the search, held constant, and with anderson(solver, 5); at
+          most 150, which is what counts for one that does not arrive where the other does
 
 A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
 interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case "CT, 35" "lensing, 30" take parts.
-benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.auto changes, all but the oracle's are to be computed again.
+benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.auto changes, "auto" and "unknown" are to be computed again.
 
-Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown speed] [--case blur CT]
+Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown run speed] [--case blur CT]
      [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
-     [--prior 2] (of what deviation images are taken to be, for the error of the image, in tops of the range; in a file of its own)
 """
 
 import json
@@ -26,12 +27,13 @@ import torch
 from common import arguments, parse, publish
 from matrix import OPERATORS, cases
 
-from pnp_mlpatch import reconstruct, solvers, tuning
+from pnp_mlpatch import reconstruct, solvers
 from pnp_mlpatch.denoisers import describe
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.solvers import schedules
 
-WHAT = ("oracle", "auto", "unknown", "speed")
+WHAT = ("oracle", "auto", "unknown", "run", "speed")
+RULES = ("auto", "before", "unknown", "before, unknown", "run")
 FACTORS = (1 / 16, 1 / 4, 1, 4)
 MOST = 150  # iterations of speed
 
@@ -52,16 +54,9 @@ def main():
         help="a folder of pictures, and an .npz of slices",
     )
     parser.add_argument(
-        "--prior",
-        type=float,
-        default=tuning.PRIOR,
-        help="the rule of tuning.auto with another PRIOR than its own",
-    )
-    parser.add_argument(
         "--kept", action="store_true", help="print the tables of what is kept, and compute nothing"
     )
     args = parse(parser)
-    tuning.PRIOR = args.prior
     found = {}
     if args.keep and args.keep.exists():
         for line in args.keep.read_text(encoding="utf-8").splitlines():
@@ -128,33 +123,52 @@ def automatic(case, name, quick, found, *, known=True):
     settings = {"iterations": 5} if quick else {}
     noise = case.noise if known else None
     result = reconstruct(
-        case.q, case.A, case.denoiser(name), "admm", noise=noise, progress=False, **settings
+        case.q,
+        case.A,
+        case.denoiser(name),
+        "admm",
+        noise=noise,
+        tune="auto",
+        progress=False,
+        **settings,
     )
     tuned = result.tuned
-    last = int(tuned.settings["iterations"]) - 1
     chosen = {
         "sigma": float(tuned.settings["sigma"].reshape(-1)[-1]),
-        "factor": float(tuned.settings["factor"]),
-        "iterations": last + 1,
+        "iterations": int(tuned.settings["iterations"]),
     }
-    runs = int((tuned.tried["iteration"] == 1).sum())
     told = float(torch.as_tensor(tuned.noise).mean()) / case.noise
-    scores = {"score": case.score(result.x), "alone": case.score(result.state.x)}
-    return {**scores, **chosen, "runs": runs, "told": told, "seconds": time.perf_counter() - start}
+    return {
+        "score": case.score(result.x),
+        **chosen,
+        "told": told,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def one_run(case, name, quick, found):
+    settings = {"iterations": 5} if quick else {}
+    result = reconstruct(
+        case.q, case.A, case.denoiser(name), "admm", noise=case.noise, progress=False, **settings
+    )
+    return {
+        "score": case.score(result.x),
+        "sigma": float(torch.as_tensor(result.tuned.settings["sigma"])),
+    }
 
 
 def speed(case, name, quick, found):
     chosen = found.get((name, str(case), "auto")) or automatic(case, name, quick, found)
-    alpha, counts = chosen["factor"] * (case.noise / chosen["sigma"]) ** 2, {}
-    for label, anderson in (("plain", 0), ("anderson", 5)):
+    alpha, counts = (case.noise / chosen["sigma"]) ** 2, {}
+    for label, depth in (("plain", 0), ("anderson", 5)):
         solver = solvers.make(
             "admm",
             sigma=chosen["sigma"],
             alpha=alpha,
             iterations=10 if quick else MOST,
             tol=0.0,
-            anderson=anderson,
         )
+        solver = solvers.anderson(solver, depth) if depth else solver
         result = solver.run(
             case.q,
             case.A,
@@ -172,12 +186,12 @@ def unknown(case, name, quick, found):
     return automatic(case, name, quick, found, known=False)
 
 
-COMPUTE = {"oracle": oracle, "auto": automatic, "unknown": unknown, "speed": speed}
+COMPUTE = {"oracle": oracle, "auto": automatic, "unknown": unknown, "run": one_run, "speed": speed}
 
 
 def tables(found, names, shown):
-    loss, fast = [], []
     found = {key: row for key, row in found.items() if key[1] in shown}
+    loss, fast = [], []
     for name in (*names, "all"):
         for operator in (*OPERATORS, "all"):
             mine = {
@@ -185,54 +199,50 @@ def tables(found, names, shown):
                 for key, row in found.items()
                 if name in (key[0], "all") and (operator in key[1] or operator == "all")
             }
-            rows = {(f"{key[0]} {key[1]}", key[2]): row for key, row in mine.items()}
-            row = {"denoiser": name, "problems": operator}
-            for what in ("auto", "unknown"):
-                pairs = [
-                    (rows[case, "oracle"], r)
-                    for (case, kind), r in rows.items()
-                    if kind == what and (case, "oracle") in rows
-                ]
-                losses = [best["score"] - r["score"] for best, r in pairs]
-                alone = [best["score"] - r["alone"] for best, r in pairs if "alone" in r]
-                if losses:
-                    pad = " " * WHAT.index(what)  # columns need names of their own
-                    row |= {
-                        f"{what}: cases": len(losses),
-                        f"median loss (dB){pad}": statistics.median(losses),
-                        f"worst{pad}": max(losses),
-                    }
-                if alone and what == "auto":
-                    row |= {"alone": statistics.median(alone), "worst alone": max(alone)}
-            loss += [row] if len(row) > 2 else []
-            counts = [
-                (r["plain"], r["anderson"]) for (_, kind), r in rows.items() if kind == "speed"
-            ]
-            either = [(a or MOST) / (b or MOST) for a, b in counts if a or b]
-            if either:
-                fast.append(
-                    {
-                        "denoiser": name,
-                        "problems": operator,
-                        "cases": len(counts),
-                        "plain arrives": sum(a is not None for a, _ in counts),
-                        "anderson arrives": sum(b is not None for _, b in counts),
-                        "median iterations": statistics.median(
-                            a or MOST for a, b in counts if a or b
-                        ),
-                        "with anderson": statistics.median(b or MOST for a, b in counts if a or b),
-                        "ratio": statistics.median(either),
-                        "where both arrive": statistics.median(
-                            [a / b for a, b in counts if a and b] or [float("nan")]
-                        ),
-                    }
+            common = {"denoiser": name, "problems": operator}
+            searched = {key[:2] for key in mine if key[2] == "auto"}
+            for what in RULES:
+                cases = {key[:2] for key in mine if key[2] == what and (*key[:2], "oracle") in mine}
+                cases &= searched if what == "before" and searched else cases  # the same cases
+                losses = sorted(
+                    mine[(*case, "oracle")]["score"] - mine[(*case, what)]["score"]
+                    for case in cases
                 )
-    keys = dict.fromkeys(key for row in loss for key in row)
-    loss = [{key: row.get(key, float("nan")) for key in keys} for row in loss]
+                if losses:
+                    spread = {
+                        "median loss (dB)": statistics.median(losses),
+                        "90 %": losses[int(0.9 * (len(losses) - 1) + 0.5)],
+                    }
+                    loss.append(
+                        common
+                        | {"rule": what, "cases": len(losses)}
+                        | spread
+                        | {"worst": losses[-1]}
+                    )
+            counts = [
+                (r["plain"], r["anderson"]) for (*_, kind), r in mine.items() if kind == "speed"
+            ]
+            if any(a or b for a, b in counts):
+                fast.append(common | faster(counts))
     return {
         "loss against the oracle": loss,
         "losses above 1 dB": worst(found),
         "iterations to 1e-4": fast,
+    }
+
+
+def faster(counts):
+    either = [(a or MOST, b or MOST) for a, b in counts if a or b]
+    return {
+        "cases": len(counts),
+        "plain arrives": sum(a is not None for a, _ in counts),
+        "anderson arrives": sum(b is not None for _, b in counts),
+        "median iterations": statistics.median(a for a, _ in either),
+        "with anderson": statistics.median(b for _, b in either),
+        "ratio": statistics.median(a / b for a, b in either),
+        "where both arrive": statistics.median(
+            [a / b for a, b in counts if a and b] or [float("nan")]
+        ),
     }
 
 

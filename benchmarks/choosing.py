@@ -40,22 +40,30 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import describe
 from pnp_mlpatch.errors import Diverged
 from pnp_mlpatch.interop import from_functions
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.solvers import schedules
 
 SOLVERS = {
     "admm": ("admm", {}),
-    "admm, anderson=5": ("admm", {"anderson": 5}),
+    "admm, anderson": ("admm", {}),
     "fast_admm": ("fast_admm", {}),
-    "drs, lam=1.6": ("drs", {"lam": 1.6}),
+    "drs, relaxation=1.6": ("drs", {"relaxation": 1.6}),
     "hqs": ("hqs", {}),
     "red": ("red", {}),
     "pgd": ("pgd", {}),
     "fista": ("fista", {}),
     "pdhg": ("pdhg", {}),
 }
+
+
+def make(solver, **settings):
+    """A solver of the table; "anderson" in its name accelerates it."""
+    made = solvers.make(SOLVERS[solver][0], **settings)
+    return solvers.anderson(made, 5) if "anderson" in solver else made
+
+
 GRADIENT = ("pgd", "fista", "pdhg")
 NEAR = 0.1  # dB
 REST = 25  # steps in which the score moves by less than 0.01 dB
@@ -215,7 +223,7 @@ def run(case, D, solver, settings, x0, steps=10**6):
         watch.since = time.process_time()
         return rests or len(scores) >= steps
 
-    made = solvers.make(SOLVERS[solver][0], tol=0.0, **settings)
+    made = make(solver, tol=0.0, **settings)
     watch.since = time.process_time()
     with suppress(Diverged):
         made.run(case.q, case.A, D, noise=case.noise, x0=x0, callbacks=[watch], progress=False)
@@ -289,7 +297,7 @@ def timed(case, name, solver, cell, quick):
         return found | {"status": "has a schedule"}
     settings = cell["settings"] | {"iterations": 30 if quick else 150, "tol": 1e-4}
     try:
-        result = solvers.make(SOLVERS[solver][0], **settings).run(
+        result = make(solver, **settings).run(
             case.q, case.A, D, noise=case.noise, x0=x0, progress=False
         )
     except Diverged:
@@ -493,7 +501,7 @@ def picture(path, cells):
         fontsize=14,
     )
     figure.supxlabel("grey: never gets there, and what it lacks at the end", fontsize=11)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=100))
 
 
 if __name__ == "__main__":

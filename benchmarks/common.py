@@ -18,7 +18,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import Network, registry
 from pnp_mlpatch.errors import FileError
 from pnp_mlpatch.io.arrays import read_array
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.viz.panels import table
 
@@ -94,7 +94,7 @@ def publish(
         print("\n" + "\n".join(notes))
     if args.json:
         content = {"machine": where, "quick": args.quick, "tables": tables, "notes": list(notes)}
-        write_whole(
+        atomic_write(
             args.json,
             lambda temporary: temporary.write_text(
                 json.dumps(content, indent=1) + "\n", encoding="utf-8"

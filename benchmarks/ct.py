@@ -64,7 +64,7 @@ def photo(size: int) -> Tensor:
 
 def problem(size: int, views: int) -> tuple[Radon, Tensor, float, Tensor, float]:
     """The operator, data with 1 % of noise, the noise, the filtered backprojection, and L = |A|^2."""
-    A = Radon((size, size), views)
+    A = Radon(image_shape=(1, size, size), angles=views)
     q, noise = simulate(A, photo(size), snr_db=40)
     return A, q, noise, A.initial(q), A.norm() ** 2
 
@@ -119,7 +119,10 @@ def pairs(args) -> dict:
         (args.size, 3 * args.views),
         (2 * args.size, args.views),
     ):
-        A, B = Radon((size, size), views), Radon((size, size), views, backend="astra_cpu")
+        A, B = (
+            Radon(image_shape=(1, size, size), angles=views),
+            Radon(image_shape=(1, size, size), angles=views, backend="astra_cpu"),
+        )
         one, eight = torch.rand(1, 1, size, size), torch.rand(8, 1, size, size)
         ours, theirs, batch = (
             best(lambda A=A, x=x: A.adjoint(A(x))) for A, x in ((A, one), (B, one), (A, eight))
@@ -151,7 +154,7 @@ def data_step(args) -> dict:
         timings["ours (PCG)"] = timed_until(
             lambda n, A=A, z=z, alpha=alpha, Aty=Aty: A.data_step(
                 z, alpha, Aty=Aty, tol=0.1 * TOL, max_iter=n
-            ),
+            )[0],
             lambda f, A=A, z=z, alpha=alpha, Aty=Aty: residual(A.normal, f, z, Aty, alpha),
         )
         b = Aty + alpha * z
@@ -259,7 +262,7 @@ def odl_step(args, ratio: float) -> tuple[float, int, float]:
 
 def whole_iteration(args) -> dict:
     """ADMM with the same denoiser: ours with two warm-started steps, and with the exact step; deepinv's with its exact step."""
-    D = denoisers.make("mlpatch")
+    D = denoisers.make("mlpatch", weights="mlpatch-grey")
     A, q, noise, z, L = problem(args.size, args.views)
     alpha = 1e-2 * L
     state_problem = make_problem(q, A, noise)
@@ -324,7 +327,7 @@ def whole_iteration(args) -> dict:
 
 
 def exactness(args) -> dict:
-    truth, D, rows = photo(args.size), denoisers.make("mlpatch"), []
+    truth, D, rows = photo(args.size), denoisers.make("mlpatch", weights="mlpatch-grey"), []
     A, q, noise, _, _ = problem(args.size, args.views)
     iterations = 5 if args.quick else 30
     for name, sigma in (("sigma 20/255", 20 / 255), ("sigma 10/255", 10 / 255)):

@@ -207,7 +207,7 @@ def solve(case: Case, truth: Tensor, networks, quick: bool, lowest: float):
             lowest=lowest,
             progress=False,
         )
-        results[name], factors[name] = found.x, float(found.factor)
+        results[name], factors[name] = found.x, float(found.alpha_scale)
     scores = {name: score(x) for name, x in results.items()}
     return scores, {name: (x - offset) / scale for name, x in results.items()}, factors
 

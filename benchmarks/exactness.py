@@ -32,10 +32,19 @@ def operators(size):
         for backend in ("sparse", "astra_cpu"):
             yield (
                 f"radon {projector} {backend}",
-                Radon((size, size), 60, projector=projector, backend=backend, cache=False),
+                Radon(
+                    image_shape=(1, size, size),
+                    angles=60,
+                    projector=projector,
+                    backend=backend,
+                    cache=False,
+                ),
             )
     if torch.cuda.is_available():
-        yield "radon astra_cuda (unmatched)", Radon((size, size), 60, backend="astra_cuda")
+        yield (
+            "radon astra_cuda (unmatched)",
+            Radon(image_shape=(1, size, size), angles=60, backend="astra_cuda"),
+        )
 
 
 def main():

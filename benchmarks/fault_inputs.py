@@ -24,7 +24,7 @@ from pydicom.data import get_testdata_file
 from torch import Tensor, nn
 
 from pnp_mlpatch import cli, denoisers, operators, reconstruct, samples
-from pnp_mlpatch.ct.scan import read_dicom, read_scan
+from pnp_mlpatch.ct import read_dicom, read_scan
 from pnp_mlpatch.denoisers.dncnn import DnCNN
 from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.images import read_image, write_image
@@ -86,7 +86,9 @@ def make_data() -> None:
     slices = torch.cat(
         [samples.chest_ct()[..., 200 + 8 * k : 232 + 8 * k, 200:232] for k in range(3)]
     )
-    integrals = Radon((32, 32), 24, cache=False)((slices + 1024) * 1e-5)[:, 0].numpy()
+    integrals = Radon(image_shape=(1, 32, 32), angles=24, cache=False)((slices + 1024) * 1e-5)[
+        :, 0
+    ].numpy()
     np.save("scan.npy", integrals + 0.005 * rng.normal(size=integrals.shape).astype(np.float32))
     np.save("shear.npy", 0.12 * rng.normal(size=(2, 24, 24)).astype(np.float32))
 
@@ -165,7 +167,7 @@ def read_result(path: str) -> Any:
 def project(folder: str) -> Tensor:
     """A projection whose matrix is cached in a folder."""
     with patch.dict(os.environ, PNP_MLPATCH_CACHE=os.path.abspath(folder)):
-        return Radon((12, 12), 5)(torch.ones(1, 1, 12, 12))
+        return Radon(image_shape=(1, 12, 12), angles=5)(torch.ones(1, 1, 12, 12))
 
 
 def resume(name: str, data: Path) -> Any:

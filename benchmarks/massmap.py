@@ -23,14 +23,14 @@ from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
+from pnp_mlpatch.lensing import wiener
 from pnp_mlpatch.lensing.estimators import (
     kaiser_squires,
     optimal_width,
     shear_of,
     smoothed,
     weights,
-    wiener,
 )
 from pnp_mlpatch.lensing.fields import lognormal_convergence, random_convergence
 from pnp_mlpatch.lensing.fits import ShearMap
@@ -196,7 +196,7 @@ def solve(truth, shear, args):
     }
     amplitude = best(lambda a: wiener(q, noise, filters[a], shear.pixel), list(filters))
     timed("Wiener, best amplitude", lambda: wiener(q, noise, filters[amplitude], shear.pixel))
-    D, A = network(), Lensing(shape=tuple(noise.shape))
+    D, A = network(), Lensing(image_shape=(2, *noise.shape))
     tau = float(noise[shear.seen].min())
     few = 2 if args.quick else 8
     timed(
@@ -296,7 +296,7 @@ def generator(path, count):
     spectrum.set(xlabel="l", ylabel="l^2 C(l)", title="spectrum (dashed: target of amplitude 1)")
     histogram.set(xlabel="convergence", title="histogram")
     counts.set(xlabel="height", title="peaks above a height")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     columns = {"rms": [d["rms"] for d in found], "skewness": [d["skewness"] for d in found]}
     columns |= {
         f"peaks > {level}": [d["peaks"][level] for d in found] for level in ("0.05", "0.1", "0.15")

@@ -172,7 +172,7 @@ def of_picture(name: str, truth: Tensor) -> Iterator[Case]:
             e = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(level))
             q = A(truth) + level / 255 * e * (A(torch.ones_like(truth)).abs() > 0)
             yield Case(name, operator, f"noise {level}/255", q, A, level / 255, score)
-    radon = Radon(shape[1:], 60, cache=False)
+    radon = Radon(image_shape=(1, *shape[1:]), angles=60, cache=False)
     for snr in (45, 35, 25):
         q, noise = simulate(radon, truth, snr_db=snr)
         yield Case(name, "CT", f"{snr} dB", q, radon, float(noise), score)
@@ -185,7 +185,7 @@ def of_sky(index: int, size: int, *, settle: bool) -> Iterator[Case]:
         field = lognormal_convergence((360, 360), PIXEL, seed=40 + index)[0, 0]
     row, col = ((index * 130) % (360 - size), (index * 75 + 20) % (360 - size))
     part = (slice(row, row + size), slice(col, col + size))
-    whole = Lensing(shape=(360, 360))
+    whole = Lensing(image_shape=(2, 360, 360))
     shear = whole(torch.stack([field, torch.zeros_like(field)])[None])[(..., *part)]
     truth, seen = field[part], torch.isfinite(std[130 : 130 + size, 130 : 130 + size])
     A = Lensing(weight=seen.float(), padding=size // 8, pixel=PIXEL)

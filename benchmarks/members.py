@@ -16,8 +16,8 @@ from equal_budget import seconds_per_step
 
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.training import TrainConfig, train
-from pnp_mlpatch.training.loop import LEVELS, validate
 from pnp_mlpatch.training.sources import read_folder
+from pnp_mlpatch.training.validation import LEVELS, validate
 
 GRID = {"square": 3, "width": 64, "depth": 2}
 FOLDED = {"square": 3, "features": 16, "width": 32, "depth": 2, "fold": 2, "residual": True}

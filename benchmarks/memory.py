@@ -121,7 +121,7 @@ def saved_bytes(net: Network, f: Callable[[], object]) -> int:
 
 
 def denoising(size: int) -> dict[str, float]:
-    D = denoisers.make("mlpatch")
+    D = denoisers.make("mlpatch", weights="mlpatch-grey")
     with torch.no_grad():
         D(
             torch.rand(1, 1, D.tile, D.tile), 0.1

@@ -237,7 +237,7 @@ def main():
         main_net = network("mlpatch-grey")
         tiles: dict[int, tuple[MLPatch, list[float]]] = {}
         for tile in TILES:
-            tiles[tile] = denoisers.make("mlpatch", tile=tile), []
+            tiles[tile] = denoisers.make("mlpatch", weights="mlpatch-grey", tile=tile), []
         times: dict[str, list[float]] = {name: [] for name in runs}
         mm: list[list[float]] = []
         for name, (call, _, _) in tqdm(runs.items(), desc="warm-up", disable=None):

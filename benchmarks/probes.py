@@ -1,4 +1,4 @@
-"""How much the divergence that Stein's estimate needs varies from one random change of the data to the next: signs against noise.probe.
+"""How much the divergence that Stein's estimate needs varies from one random change of the data to the next: signs against tuning.noise.probe.
 
 Images of benchmarks/matrix.py, ADMM at a constant level, 15 iterations. "deviation" is that of <b, A x(q + eps b) - A x(q)> / (eps m) over the changes b,
 eps = noise / 10, with random signs and with a flat spectrum; "ratio" is how many signs tell as much as one of the others (a ratio of variances).
@@ -14,7 +14,7 @@ from matrix import cases
 from torch import Tensor
 
 from pnp_mlpatch import reconstruct
-from pnp_mlpatch.noise import probe, reached
+from pnp_mlpatch.tuning.noise import probe, reached
 
 PROBLEMS = (
     ("blur, noise 4/255, face", "tv", 0.03),

@@ -17,10 +17,10 @@ import torch
 from common import arguments, network, parse, publish, read_set
 
 from pnp_mlpatch import weights
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.lensing.fields import PIXEL, lognormal_convergence
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power, wavenumbers
-from pnp_mlpatch.training.loop import FACTORS, LEVELS, validate, validate_upscale
+from pnp_mlpatch.training.validation import FACTORS, LEVELS, validate, validate_upscale
 
 KAPPA = (0.05, 0.1, 0.2, 0.3)
 
@@ -90,7 +90,7 @@ def main():
     lines = ["# Weights that ship with the package; written by benchmarks/ship_weights.py."]
     for name, entry in sorted(entries.items()):
         lines += ["", f"[{name}]", *(f'{key} = "{value}"' for key, value in entry.items())]
-    write_whole(
+    atomic_write(
         weights.DIRECTORY / "manifest.toml",
         lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"),
     )

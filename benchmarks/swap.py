@@ -81,7 +81,7 @@ def problem(name, quick):
         truth = F.interpolate(
             ((samples.chest_ct() + 1024) / 2048).clamp(0, 1), size=(size, size), mode="area"
         )
-        A = operators.make("radon", shape=(size, size), angles=60, cache=not quick)
+        A = operators.make("radon", image_shape=(1, size, size), angles=60, cache=not quick)
         q, noise = simulate(A, truth, snr_db=40)
         return truth, A, q, {"noise": noise}
     truth = samples.camera()[..., 100 : 100 + size, 190 : 190 + size] if quick else samples.camera()

@@ -93,7 +93,7 @@ def problems(truth, quick):
             e = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(level))
             q = A(truth) + level / 255 * e * (A(torch.ones_like(truth)).abs() > 0)
             yield f"{name}, noise {level}/255", A, q, level / 255
-    radon = Radon(tuple(shape[1:]), 30, cache=False)
+    radon = Radon(image_shape=(1, *shape[1:]), angles=30, cache=False)
     for snr in (45, 35, 25)[: 1 if quick else None]:
         q, noise = simulate(radon, truth, snr_db=snr)
         yield f"CT, 30 views, {snr} dB", radon, q, float(noise)

@@ -19,7 +19,7 @@ from common import arguments, parse, publish
 
 from pnp_mlpatch import denoisers, reconstruct, samples, solvers
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -59,7 +59,7 @@ def main():
         args.count, args.folds, args.iterations, args.calls = 2, 2, 6, 1000
     rows, drawn = [], {}
     truth = crops(args)
-    D = denoisers.make("mlpatch")
+    D = denoisers.make("mlpatch", weights="mlpatch-grey")
     for name, A, q in problems(truth):
         state, mode, seconds = sample(q, A, D, args)
         rows.append(
@@ -314,7 +314,7 @@ def picture(path, truth, drawn, folds):
             axis.set_yticks([])
             if colours == "inferno":
                 figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=7)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110))
 
 
 if __name__ == "__main__":

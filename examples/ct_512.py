@@ -36,7 +36,7 @@ def main():
     if args.quick:
         truth = F.interpolate(truth, size=(128, 128), mode="area")
     size = truth.shape[-1]
-    A = Radon((size, size), angles=60, cache=not args.quick)
+    A = Radon(image_shape=(1, size, size), angles=60, cache=not args.quick)
     q, noise = simulate(A, truth, snr_db=40)
     score = {"psnr": lambda x: psnr(x, truth)}
 
@@ -65,7 +65,7 @@ def main():
         {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
     )
 
-    mlpatch = denoisers.make("mlpatch")
+    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey")
     ours = reconstruct(
         q, A, mlpatch, noise=noise, sigma=20 / 255, iterations=4 if args.quick else 30, record=score
     )

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from pnp_mlpatch import denoisers, reconstruct, rescaled, samples
-from pnp_mlpatch.ct import FanBeam
+from pnp_mlpatch.ct import FanBeam, read_scan
 from pnp_mlpatch.ct.counts import line_integrals, simulate_counts
-from pnp_mlpatch.ct.scan import read_scan
 from pnp_mlpatch.ct.units import MU_WATER, hounsfield_range, to_attenuation, to_hounsfield
 from pnp_mlpatch.metrics import psnr, ssim
 from pnp_mlpatch.operators.radon import Radon, simulate

@@ -74,7 +74,7 @@ def main():
         {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
     )
 
-    mlpatch = denoisers.make("mlpatch")
+    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey")
     ours = reconstruct(
         q, A, mlpatch, alpha=0.02, sigma=20 / 255, iterations=4 if args.quick else 20, record=score
     )

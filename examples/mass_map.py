@@ -14,7 +14,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from pnp_mlpatch import denoisers, samples
-from pnp_mlpatch.lensing.estimators import kaiser_squires, optimal_width, shear_of, smoothed, wiener
+from pnp_mlpatch.lensing import wiener
+from pnp_mlpatch.lensing.estimators import kaiser_squires, optimal_width, shear_of, smoothed
 from pnp_mlpatch.lensing.fits import read_shear, write_convergence
 from pnp_mlpatch.lensing.spectra import convergence_spectrum
 from pnp_mlpatch.lensing.statistics import judge

@@ -1,6 +1,6 @@
 """Data, and nothing else: no noise level, no settings, no truth. The reconstruction chooses for itself, and says how sure it is.
 
-A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and lets the data choose level, balance and iterations;
+A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and searches for the level and the number of iterations;
 SK-ROCK draws samples of the posterior at the level that was found, and their deviation is the map of what the data leave open. The truth only judges, at the end.
 Run: python examples/nothing_to_choose.py [--quick] [--out DIR]
 """
@@ -36,7 +36,7 @@ def main():
 
     # ---- from here on, only q and A are known
     D = denoisers.make("mlpatch")
-    result = reconstruct(q, A, D, iterations=5 if args.quick else 20)
+    result = reconstruct(q, A, D, iterations=5 if args.quick else 20, tune="auto")
     print(result.tuned)
     noise = float(result.tuned.noise)
     steps = {"iterations": 8, "burn_in": 2} if args.quick else {"iterations": 80, "burn_in": 20}

@@ -8,5 +8,15 @@ from typing import Any
 
 
 def finite_number(value: Any) -> bool:
-    """Whether ``value`` is a real, finite number; a string or a bool is not."""
+    """Return whether a value is a real, finite number; a string or a bool is not.
+
+    Parameters
+    ----------
+    value : object
+        The value.
+
+    Returns
+    -------
+    bool
+    """
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

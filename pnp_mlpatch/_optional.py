@@ -24,9 +24,24 @@ _torchvision_stubs: list[Any] = []
 
 
 def require(package: str, needed_by: str) -> ModuleType:
-    """Import ``package`` (a dotted name is fine) or raise :class:`MissingPackage` with the pip line.
+    """Import a package, or say how to install it.
 
-    The absence of the package, or of one that it imports, is turned into that error; any other fault inside it is shown as it is.
+    Parameters
+    ----------
+    package : str
+        Its import name; dotted names work.
+    needed_by : str
+        Who needs it, for the message.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    MissingPackage
+        If it, or a package that it imports, is not installed. Other faults inside it are shown as
+        they are.
     """
     top = package.partition(".")[0]
     try:
@@ -43,10 +58,10 @@ def require(package: str, needed_by: str) -> ModuleType:
 
 
 def _import_torchvision() -> None:
-    """Import torchvision even where its compiled operators were built for another torch (CUDA against CPU).
+    """Import torchvision even where its compiled operators are for another torch (CUDA, CPU).
 
-    deepinv imports torchvision at its top, but uses only its Python parts. A torchvision without its compiled
-    operators stops at the first fake kernel that it registers; declaring the schema lets it go on.
+    deepinv imports torchvision, but uses only its Python parts. A torchvision without its compiled
+    operators stops at the first fake kernel that it registers. With the schema declared it goes on.
     """
     for _ in range(8):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +10,13 @@ from typing import Any, cast
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, operators, solvers
-from pnp_mlpatch.denoisers import as_denoiser
+from pnp_mlpatch.denoisers import as_denoiser, describe
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.noise import noise_level
-from pnp_mlpatch.solvers import Callback, Result, Solver, State, Tuned
-from pnp_mlpatch.testing import adjoint_mismatch
-from pnp_mlpatch.tuning import auto, tunable
+from pnp_mlpatch.solvers import Callback, Result, Solver, State, Tuned, make_problem, schedules
+from pnp_mlpatch.tuning import auto, noise_level, tunable
 
-FEWEST = 100  # data an image, below which nothing is tuned unless it is asked for
+UNIT_TOP = 60 / 255  # top of the range of a denoiser for images in [0, 1]
+MISMATCH = 1e-4  # of an adjoint, above which ``check`` warns
 
 
 def reconstruct(
@@ -38,22 +36,57 @@ def reconstruct(
     check: bool = False,
     **settings: Any,
 ) -> Result:
-    """Find the image f with ``q = A f + n`` by a plug-and-play solver.
+    r"""Find the image f with ``q = A f + n`` by a plug-and-play solver.
 
-    ``q`` is (B, *A.data_shape); ``D`` a denoiser or its name; ``solver`` a solver or its name, with its ``settings`` (``sigma``,
-    ``iterations`` ...; ``solvers.info(name)`` lists them). ``noise`` is the standard deviation of n in the units of q: a number,
-    a tensor (B,) or a map.
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*A.data_shape)
+        Data.
+    A : LinearOperator
+    D : Denoiser or str
+        A denoiser or its name.
+    solver : Solver or str
+        A solver or its name.
+    noise : float or Tensor, optional
+        Standard deviation of n in the units of q: a number, a tensor (B,) or a map. Where it is
+        needed for the level and not given, it is estimated from the data.
+    x0 : Tensor, optional
+        Start, by default ``A.initial(q)``.
+    state : State, optional
+        State of an earlier run to resume from.
+    callbacks, record, history, progress
+        As for :meth:`~pnp_mlpatch.solvers.Solver.run`.
+    tune : {"auto"}, optional
+        ``"auto"`` searches for the level and the number of iterations
+        (:func:`pnp_mlpatch.tuning.auto`). This takes nine runs.
+    check : bool
+        Measure first whether the adjoint of A is its transpose, and warn if it is not.
+    **settings
+        Settings of a solver given by name, such as ``sigma`` and ``iterations``;
+        ``solvers.info(name)`` lists them.
 
-    Without ``sigma`` and ``alpha`` (or with None) the data choose (``tune="auto"``, :func:`pnp_mlpatch.tuning.auto`): the settings of the least error are
-    taken, as held-out data tell it, or as Stein's estimate does, and then the mean of what was tried whose error is least. A ``noise``
-    that is not given is estimated. ``result.tuned`` says what was chosen and why. That takes the time of about 20 to 30 runs;
-    ``tune="off"`` takes the solver's defaults instead. Solvers whose level follows from the noise (hqs, dpir, pgd, fista) and samplers
-    keep it, with a noise that may be estimated, and so do problems of fewer than 100 data. ``tune="auto"`` is for a solver object, and
-    for pgd and fista, too. A ``state`` to go on from is never tuned.
+    Returns
+    -------
+    Result
+        ``result.tuned`` says which settings were chosen, and the noise that was used. It is None
+        where nothing was chosen.
 
-    ``check`` measures first whether the adjoint of A is its transpose, and warns with the mismatch if it is above 1e-4. The other
-    arguments are those of :meth:`~pnp_mlpatch.solvers._base.Solver.run`.
+    Raises
+    ------
+    InputError
+        If the data, the noise or a setting does not fit.
+    InputTypeError
+        If settings are given for a solver object, or an argument has the wrong type.
 
+    Notes
+    -----
+    One call is one run. For a solver given by name without ``sigma`` and ``alpha``, the level
+    follows from the noise (:func:`pnp_mlpatch.solvers.schedules.from_noise`); solvers that have a
+    rule of their own (hqs, dpir, pgd, fista) and samplers keep it. A resumed run has the same
+    level, since it follows from the same data.
+
+    Examples
+    --------
     >>> import torch
     >>> from pnp_mlpatch import operators, reconstruct
     >>> from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -62,12 +95,17 @@ def reconstruct(
     >>> result = reconstruct(A(truth), A, "tv", noise=0.02, sigma=0.05, iterations=30)
     >>> bool((result.x - truth).abs().mean() < 0.02)
     True
-    >>> reconstruct(A(truth), A, "tv", noise=0.02).tuned is not None
-    True
+    >>> print(reconstruct(A(truth), A, "tv", noise=0.02).tuned)
+    sigma = 0.04685; noise given: 0.02. The level follows from the noise (schedules.from_noise).
     """
-    if tune not in (None, "auto", "off"):
+    if tune not in (None, "auto"):
         raise InputError(
-            f"reconstruct: tune must be 'auto', 'off' or None (auto where neither sigma nor alpha is given), got {tune!r}."
+            f"reconstruct: tune must be 'auto' (search for the settings) or None, got {tune!r}."
+        )
+    if tune == "auto" and state is not None:
+        raise InputError(
+            "reconstruct: tune='auto' chooses before the first step, and cannot go on from a "
+            "state. Leave one of them out."
         )
     # a setting that is None is one that was left out
     settings = {
@@ -75,67 +113,88 @@ def reconstruct(
         for name, value in settings.items()
         if value is not None or name not in ("sigma", "alpha")
     }
-    left_open = (
-        state is None and isinstance(solver, str) and not {"sigma", "alpha"} & settings.keys()
-    )
-    enough = isinstance(q, Tensor) and math.prod(q.shape[1:]) >= FEWEST and len(q) > 0
-    chosen = tune == "auto" or (tune is None and left_open and enough)
+    by_name = isinstance(solver, str)
+    solver = _solver(solver, settings)
+    if isinstance(D, str) or not callable(D):
+        D = as_denoiser(D)
+    if check and isinstance(A, operators.LinearOperator):
+        _warn_of_mismatch(A)
+    run: Any = {"x0": x0, "callbacks": callbacks, "record": record, "progress": progress}
+    if tune == "auto":
+        return auto(q, A, D, solver, noise=noise, **run)
+    tuned = None
+    if by_name and not {"sigma", "alpha"} & settings.keys():
+        solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
+    result = solver.run(q, A, D, noise=noise, state=state, history=history, **run)
+    return replace(result, tuned=tuned)
+
+
+def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver:
+    """The solver object; settings go with a name only."""
     if isinstance(solver, str):
-        solver = solvers.make(solver, **settings)
-    elif settings:
+        return solvers.make(solver, **settings)
+    if settings:
         raise InputTypeError(
-            f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; set them on the solver object instead."
+            f"reconstruct: settings ({', '.join(settings)}) go with a solver given by name; "
+            "set them on the solver object instead."
         )
     if not isinstance(solver, Solver):
         raise InputTypeError(
             f"reconstruct: solver must be a name or a Solver object, got {solver!r}."
         )
-    if isinstance(D, str) or not callable(D):
-        D = as_denoiser(D)
-    if check and isinstance(A, operators.LinearOperator):
-        mismatch = adjoint_mismatch(A)
-        if mismatch > 1e-4:
-            warnings.warn(
-                f"reconstruct: |<A x, y> - <x, A^H y>| / (|A x| |y|) = {mismatch:.1e} for {type(A).__name__}: its adjoint is not its transpose, "
-                "so solvers may stall or diverge. See pnp_mlpatch.testing.check_operator.",
-                stacklevel=2,
-            )
-    if chosen and tunable(solver) and (tune == "auto" or cast(Any, solver).sigma is not None):
-        if state is not None:
-            raise InputError(
-                "reconstruct: tune='auto' chooses before the first step, and cannot go on from a state. Leave one of them out."
-            )
-        return auto(
-            q,
-            A,
-            D,
-            solver,
-            noise=noise,
-            x0=x0,
-            callbacks=callbacks,
-            record=record,
-            progress=progress,
+    return solver
+
+
+def level_from_noise(
+    q: Tensor,
+    A: operators.LinearOperator,
+    D: denoisers.Denoiser,
+    solver: Solver,
+    noise: float | Tensor | None,
+) -> tuple[Solver, float | Tensor, Tuned | None]:
+    r"""Set the level of a solver from the noise of the data, and estimate that where it is None.
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*A.data_shape)
+        Data.
+    A : LinearOperator
+    D : Denoiser
+        Its range of levels says in which units images are.
+    solver : Solver
+        Solvers with a rule of their own, and samplers, keep it.
+    noise : float, Tensor or None
+        Standard deviation of the noise.
+
+    Returns
+    -------
+    solver : Solver
+    noise : float or Tensor
+    tuned : Tuned or None
+        What was chosen or estimated; None where nothing was.
+    """
+    make_problem(q, A, noise)  # errors about the data come first
+    estimated = noise is None
+    noise = noise_level(q, A) if noise is None else noise
+    if not tunable(solver) or cast(Any, solver).sigma is None:
+        why = f"{type(solver).__name__} takes its levels from the noise, or has its own."
+        return solver, noise, Tuned({}, noise, True, {}, why) if estimated else None
+    known = describe(D).sigma_range
+    scale = 1.0 if known is None else known[1] / UNIT_TOP
+    level: Any = {"sigma": schedules.from_noise(A, noise, scale=scale)}
+    why = "The level follows from the noise (schedules.from_noise)."
+    return replace(cast(Any, solver), **level), noise, Tuned(level, noise, estimated, {}, why)
+
+
+def _warn_of_mismatch(A: operators.LinearOperator) -> None:
+    mismatch = operators.adjoint_mismatch(A)
+    if mismatch > MISMATCH:
+        warnings.warn(
+            f"reconstruct: |<A x, y> - <x, A^H y>| / (|A x| |y|) = {mismatch:.1e} for "
+            f"{type(A).__name__}: its adjoint is not its transpose, so solvers may stall or "
+            "diverge. See pnp_mlpatch.testing.check_operator.",
+            stacklevel=3,
         )
-    tuned = None
-    if chosen and noise is None:
-        noise = noise_level(q, A)
-        tuned = Tuned(
-            {},
-            noise,
-            True,
-            {},
-            f"{type(solver).__name__} takes its levels from the noise, or has its own.",
-        )
-    result = solver.run(
-        q,
-        A,
-        D,
-        noise=noise,
-        x0=x0,
-        state=state,
-        callbacks=callbacks,
-        record=record,
-        history=history,
-        progress=progress,
-    )
-    return replace(result, tuned=tuned)
+
+
+__all__ = ["level_from_noise", "reconstruct"]

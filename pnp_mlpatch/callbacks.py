@@ -1,9 +1,10 @@
-"""Watching a run: pictures on the way, PSNR against the truth, stopping early, checkpoints.
+"""Callbacks that watch a run: frames, PSNR against the truth, early stopping, checkpoints.
 
-A callback gets the :class:`~pnp_mlpatch.solvers._base.State` after every step, and stops the run by returning True. Any function will do;
-these are four that are often wanted::
+A callback gets the :class:`~pnp_mlpatch.solvers.State` after every step, and stops the run by
+returning True. Any function will do; these are four that are often wanted::
 
-    reconstruct(q, A, D, noise=noise, callbacks=[save_frames("frames", every=5), live_psnr(truth)])
+    callbacks = [save_frames("frames", every=5), live_psnr(truth)]
+    reconstruct(q, A, D, noise=noise, callbacks=callbacks)
 """
 
 from __future__ import annotations
@@ -27,15 +28,34 @@ from pnp_mlpatch.solvers import State
 
 
 class save_frames:
-    """Write the estimate as frame_0001.png, frame_0002.png, ... into ``folder``, numbered by iteration, one after ``every`` steps.
+    """Write the estimate as frame_0001.png, frame_0002.png, ... into a folder.
 
-        grey = (x - low) / (high - low), clipped to [0, 1], in 8 bit        window = (low, high)
+    The number is the iteration. Each file is written whole or not at all; existing frames are
+    replaced. The grey value is (x - low) / (high - low), clipped to [0, 1], in 8 bit. 1 or 3
+    channels are drawn as they are, of 2 the first.
 
-    ``image`` is the number of the image in the batch; 1 or 3 channels are drawn as they are, of 2 the first. Each file is written whole or
-    not at all; frames that are there already are replaced. ``paths`` lists what was written.
+    Parameters
+    ----------
+    folder : str or path
+        The folder, which is made if there is none.
+    every : int
+        Steps between two frames, >= 1.
+    window : tuple of float
+        Values (low, high) of black and white.
+    image : int
+        Number of the image in the batch.
 
-    Raises :class:`FileError` at once for a folder that cannot be written to, :class:`InputError` for a window without width, ``every`` < 1,
-    and an image that the batch does not have.
+    Attributes
+    ----------
+    paths : list of Path
+        The files that were written.
+
+    Raises
+    ------
+    FileError
+        At once, if the folder cannot be written to.
+    InputError
+        If an argument is out of range, or the batch does not have this image.
     """
 
     def __init__(
@@ -58,7 +78,8 @@ class save_frames:
             )
         if isinstance(image, bool) or not isinstance(image, int) or image < 0:
             raise InputError(
-                f"save_frames: image must be the number of an image in the batch, an integer >= 0, got {image!r}."
+                "save_frames: image must be the number of an image in the batch, an integer >= 0, "
+                f"got {image!r}."
             )
         self.folder, self.every, self.window, self.image = Path(folder), every, window, image
         self.paths: list[Path] = []
@@ -68,7 +89,8 @@ class save_frames:
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise FileError(
-                f"save_frames: {self.folder}: cannot write there ({error.strerror}). Choose a folder that you may write to."
+                f"save_frames: {self.folder}: cannot write there ({error.strerror}). Choose a "
+                "folder that you may write to."
             ) from error
 
     def __call__(self, state: State) -> None:
@@ -76,7 +98,8 @@ class save_frames:
             return
         if self.image >= len(state.x):
             raise InputError(
-                f"save_frames: the batch has {len(state.x)} images, there is no number {self.image}; the first is 0."
+                f"save_frames: the batch has {len(state.x)} images, there is no number "
+                f"{self.image}; the first is 0."
             )
         low, high = self.window
         x = state.x[self.image].detach()
@@ -86,14 +109,32 @@ class save_frames:
 
 
 class live_psnr:
-    """Print the iteration and the PSNR of each image against ``truth`` (B, C, H, W) after ``every`` steps, in dB.
+    r"""Print the iteration and the PSNR of each image against the truth, in dB.
 
-        psnr = 10 log10(data_range^2 / mean |x - truth|^2)
+    .. math:: 10 \log_{10} \frac{data\_range^2}{\mathrm{mean} |x - truth|^2}
 
-    ``write`` takes one line; the default leaves the progress bar whole. ``iterations`` lists the iterations that were printed, ``values``
-    the PSNR (B,) of each.
+    Parameters
+    ----------
+    truth : Tensor, shape (B, C, H, W)
+        The true images.
+    every : int
+        Steps between two lines, >= 1.
+    data_range : float
+        Range of the values, > 0.
+    write : callable
+        Takes one line. The default does not break the progress bar.
 
-    Raises :class:`InputError` for ``data_range`` not > 0, ``every`` < 1, and a truth of another shape than the estimate.
+    Attributes
+    ----------
+    iterations : list of int
+        The iterations that were printed.
+    values : list of Tensor, shape (B,)
+        The PSNR of each.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, or the truth has another shape than the estimate.
     """
 
     def __init__(
@@ -107,13 +148,15 @@ class live_psnr:
         _check_every(every, "live_psnr")
         if not isinstance(truth, Tensor):
             raise InputTypeError(
-                f"live_psnr: the truth must be a torch tensor (B, C, H, W), got {type(truth).__name__}."
+                "live_psnr: the truth must be a torch tensor (B, C, H, W), got "
+                f"{type(truth).__name__}."
             )
         if not finite_number(data_range) or not data_range > 0:
             raise InputError(f"live_psnr: data_range must be finite and > 0, got {data_range!r}.")
         if not callable(write):
             raise InputTypeError(
-                f"live_psnr: write must be a function of one line, such as print, got {type(write).__name__}."
+                "live_psnr: write must be a function of one line, such as print, got "
+                f"{type(write).__name__}."
             )
         self.truth, self.every, self.data_range, self.write = truth, every, data_range, write
         self.iterations: list[int] = []
@@ -129,15 +172,33 @@ class live_psnr:
 
 
 class early_stop:
-    """Stop the run when ``quantity(x)`` has not got larger for ``patience`` steps, and remember the best x.
+    """Stop the run when a quantity has not grown for some steps, and keep the best estimate.
 
-    ``quantity`` is what should be large, a function of the estimate (B, C, H, W) that gives a number, or one for each image (B,): PSNR
-    against a truth, or minus an error, such as that of data held out. Images are judged one by one: ``best`` (B, C, H, W) has each where
-    it was best, ``iteration`` (B,) says when, ``value`` (B,) how good it was; with one number for all, all of them at once. The run stops
-    when no image has improved for ``patience`` steps. Values that are not finite are no improvement. ``best`` is None before the first
-    step. Make one for each run; a run that is gone on from may keep its own.
+    The quantity is judged image by image. The run stops when no image has improved for ``patience``
+    steps. Values that are not finite are no improvement. Make one for each run; a resumed run may
+    keep its own.
 
-    Raises :class:`InputError` for ``patience`` < 1 and quantities of another shape.
+    Parameters
+    ----------
+    patience : int
+        Steps without improvement, >= 1.
+    quantity : callable
+        Takes the estimate (B, C, H, W), returns what should be large: a number, or (B,). For
+        example the PSNR against a truth, or minus the error on held-out data.
+
+    Attributes
+    ----------
+    best : Tensor, shape (B, C, H, W), or None
+        Each image where it was best; None before the first step.
+    iteration : Tensor, shape (B,)
+        The iteration of the best image.
+    value : Tensor, shape (B,)
+        The quantity there.
+
+    Raises
+    ------
+    InputError
+        If ``patience`` < 1, or the quantity has another shape.
     """
 
     def __init__(self, *, patience: int, quantity: Callable[[Tensor], float | Tensor]):
@@ -147,7 +208,8 @@ class early_stop:
             )
         if not callable(quantity):
             raise InputTypeError(
-                f"early_stop: quantity must be a function of the estimate x, got {type(quantity).__name__}."
+                "early_stop: quantity must be a function of the estimate x, got "
+                f"{type(quantity).__name__}."
             )
         self.patience, self.quantity = patience, quantity
         self.best: Any = None
@@ -159,7 +221,8 @@ class early_stop:
         value = torch.as_tensor(self.quantity(x)).detach().double().cpu()
         if value.numel() not in (1, len(x)):
             raise InputError(
-                f"early_stop: quantity must give a number, or one for each of {len(x)} images, got shape {tuple(value.shape)}."
+                f"early_stop: quantity must give a number, or one for each of {len(x)} images, got "
+                f"shape {tuple(value.shape)}."
             )
         value = value.flatten().expand(len(x))
         if self.best is None:
@@ -173,14 +236,38 @@ class early_stop:
 
 
 class checkpoint:
-    """Write the state to ``path`` after every ``every`` steps, whole or not at all, so that a run that is killed goes on to the same bits::
+    """Write the state to a file, whole or not at all, so that a killed run can resume.
+
+    The resumed run gives the same bits. Data, operator, denoiser and settings are not in the file:
+    give the same.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    every : int
+        Steps between two checkpoints, >= 1.
+
+    Attributes
+    ----------
+    saved : int
+        The last iteration that was written.
+
+    Raises
+    ------
+    FileError
+        At once, if the folder cannot be written to.
+    InputError
+        If ``every`` < 1.
+
+    Examples
+    --------
+    ::
 
         solver = solvers.make("skrock", iterations=5000)
         state = solver.load_state("chain.pt") if Path("chain.pt").exists() else None
-        result = solver.run(q, A, D, noise=noise, state=state, callbacks=[checkpoint("chain.pt", every=50)])
-
-    Data, operator, denoiser and settings are not in the file: give the same. ``saved`` is the last iteration that was written.
-    Raises :class:`FileError` at once for a folder that cannot be written to, :class:`InputError` for ``every`` < 1.
+        keep = checkpoint("chain.pt", every=50)
+        result = solver.run(q, A, D, noise=noise, state=state, callbacks=[keep])
     """
 
     def __init__(self, path: str | PathLike[str], *, every: int = 10):
@@ -190,7 +277,8 @@ class checkpoint:
             tempfile.TemporaryFile(dir=self.path.parent).close()
         except OSError as error:
             raise FileError(
-                f"checkpoint: {self.path.parent}: cannot write there ({error.strerror}). Choose a folder that is there."
+                f"checkpoint: {self.path.parent}: cannot write there ({error.strerror}). Choose a "
+                "folder that is there."
             ) from error
 
     def __call__(self, state: State) -> None:

@@ -1,12 +1,13 @@
-r"""Whether plug-and-play will converge: how much a denoiser expands, measured on its Jacobian J at an image.
+r"""Predict whether plug-and-play converges: how much a denoiser expands.
 
-With D the proximal map of a convex function, J is symmetric with eigenvalues in [0, 1], and the solvers converge. A
-network promises nothing of the kind; what it does at an image can be measured:
+What decides is the Jacobian J of D at an image. If D is the proximal map of a convex function, J is
+symmetric with eigenvalues in [0, 1], and the solvers converge. A network guarantees nothing of the
+kind, but its Jacobian can be measured:
 
-    |J| <= 1          D is nonexpansive: PGD, HQS and RED do not diverge
-    |2 J - I| <= 1    D is firmly nonexpansive: those, and ADMM, DRS and PDHG, converge
+- :math:`|J| \le 1`: D is nonexpansive; PGD, HQS and RED do not diverge.
+- :math:`|2 J - I| \le 1`: D is firmly nonexpansive; those, and ADMM, DRS and PDHG, converge.
 
-Local figures: they hold near x, which should be like what D is given at the end of a run.
+The values hold near x, which should be like what D is given at the end of a run.
 """
 
 from __future__ import annotations
@@ -20,16 +21,27 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser, check_image
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.solvers._base import checked
+from pnp_mlpatch.solvers import checked
 
 Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What :func:`expansion` found, lower bounds that grow with its iterations. ``print`` it for what follows.
+    """The result of :func:`expansion`: lower bounds that grow with its iterations.
 
-    ``denoiser`` is |J|, ``residual`` |I - J|, ``reflection`` |2 J - I|; ``method`` is "autograd" or "finite differences".
+    ``print`` it to read what follows from the values.
+
+    Parameters
+    ----------
+    denoiser : float
+        :math:`|J|`.
+    residual : float
+        :math:`|I - J|`.
+    reflection : float
+        :math:`|2 J - I|`.
+    method : str
+        "autograd" or "finite differences".
     """
 
     denoiser: float
@@ -39,33 +51,71 @@ class Expansion:
 
     def __str__(self) -> str:
         slack = 1 + 1e-3
-        figures = f"|J| = {self.denoiser:.4g}, |I - J| = {self.residual:.4g}, |2 J - I| = {self.reflection:.4g}, by {self.method}"
+        figures = (
+            f"|J| = {self.denoiser:.4g}, |I - J| = {self.residual:.4g}, "
+            f"|2 J - I| = {self.reflection:.4g}, by {self.method}"
+        )
         if self.reflection <= slack:
             return f"{figures}. D is firmly nonexpansive here: what the solvers need."
         theta = f"averaged(D, {math.floor(1e3 / self.residual) / 1e3:g})"
         if self.denoiser <= slack:
-            return f"{figures}. D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. {theta} makes it firm, if J is symmetric."
-        if (
-            self.denoiser <= self.residual - 1 / slack
-        ):  # a symmetric J has eigenvalues >= 1 - |I - J|, so what is large is negative
-            return f"{figures}. D is expansive here, as it overshoots: any solver may diverge. {theta} mends it, if J is symmetric."
-        return f"{figures}. D is expansive here, as it amplifies: no theorem promises convergence, and averaged does not change it. Watch the residual."
+            return (
+                f"{figures}. D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. "
+                f"{theta} makes it firm, if J is symmetric."
+            )
+        # a symmetric J has eigenvalues >= 1 - |I - J|, so what is large is negative
+        if self.denoiser <= self.residual - 1 / slack:
+            return (
+                f"{figures}. D is expansive here, as it overshoots: any solver may diverge. "
+                f"{theta} mends it, if J is symmetric."
+            )
+        return (
+            f"{figures}. D is expansive here, as it amplifies: no theorem promises convergence, "
+            "and averaged does not change it. Watch the residual."
+        )
 
 
 def lipschitz(
     D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0
 ) -> float:
-    r"""The local Lipschitz constant of D at x, |J| = max_v |J v| / |v| with J = dD(x, sigma)/dx: above 1, D is expansive there.
+    r"""Estimate the local Lipschitz constant of D at x; above 1, D is expansive there.
 
-    ``x`` (B, C, H, W) is what D is given, so noisy, and ``sigma`` as D takes it; the largest of the batch is returned. Memory is that
-    of training on x: cut x to a part if it is large. The iteration starts from a draw with ``seed``, and never overestimates.
+    .. math:: |J| = \max_v |J v| / |v|, \qquad J = \partial D(x, \sigma) / \partial x
 
-    Where autograd follows D, ``iterations`` steps of Lanczos on J^T J, the power iteration that remembers all its steps. Where it does
-    not (numpy functions, ``no_grad``; also where the derivative is not finite, as at the kinks of TV), power iteration on J alone, J v by
-    central differences over a hundredth of sigma: a lower bound, which is exact in the limit for a symmetric J.
-    :func:`expansion` says which it was. A D that iterates inside, as TV does, has by autograd the derivative of its unfinished iteration,
-    which may be larger than that of what it goes to: ``torch.no_grad()(lambda x, sigma: D(x, sigma))`` has it by differences.
-    Raises :class:`InputError` for settings and images that are none.
+    Parameters
+    ----------
+    D : Denoiser
+        The denoiser.
+    x : Tensor, shape (B, C, H, W)
+        Noisy images. The largest value of the batch is returned. Memory is that of training on x:
+        cut x to a part if it is large.
+    sigma : float or Tensor
+        Noise level, as D takes it.
+    iterations : int
+        Steps of the iteration, >= 1.
+    seed : int
+        Seed of the start, >= 0.
+
+    Returns
+    -------
+    float
+        A lower bound of the constant.
+
+    Raises
+    ------
+    InputError
+        For invalid settings or images.
+
+    Notes
+    -----
+    Where autograd follows D, these are steps of Lanczos on :math:`J^T J`. Where it does not (numpy
+    functions, ``no_grad``, or derivatives that are not finite, as at the kinks of TV), it is power
+    iteration on J alone, with J v by central differences over a hundredth of sigma. That is a lower
+    bound, which is exact in the limit for a symmetric J. :func:`expansion` says which was used.
+
+    The derivative of a D that iterates inside, as TV does, is that of its unfinished iteration,
+    which may be larger than that of the limit. ``torch.no_grad()(lambda x, sigma: D(x, sigma))`` is
+    measured by differences.
     """
     return _norms(D, x, sigma, iterations, seed, ((0.0, 1.0),))[0][0]
 
@@ -73,9 +123,32 @@ def lipschitz(
 def expansion(
     D: Denoiser, x: Tensor, sigma: float | Tensor, *, iterations: int = 30, seed: int = 0
 ) -> Expansion:
-    """|J|, |I - J| and |2 J - I| of D at x, and what they mean for the solvers; arguments and method as for :func:`lipschitz`.
+    r"""Measure :math:`|J|`, :math:`|I - J|` and :math:`|2 J - I|` of D at x.
 
-    |I - J| < 1 with data that determine the image is the condition of Ryu et al. 2019; |2 J - I| <= 1 that of ADMM and DRS.
+    :math:`|I - J| < 1`, with data that determine the image, is the condition of Ryu et al.;
+    :math:`|2 J - I| \le 1` that of ADMM and DRS. The method is that of :func:`lipschitz`.
+
+    Parameters
+    ----------
+    D : Denoiser
+        The denoiser.
+    x : Tensor, shape (B, C, H, W)
+        Noisy images.
+    sigma : float or Tensor
+        Noise level, as D takes it.
+    iterations : int
+        Steps of the iteration, >= 1.
+    seed : int
+        Seed of the start, >= 0.
+
+    Returns
+    -------
+    Expansion
+        The three values; its text says what they mean for the solvers.
+
+    References
+    ----------
+    Ryu et al. (2019).
     """
     values, method = _norms(D, x, sigma, iterations, seed, ((0.0, 1.0), (1.0, -1.0), (-1.0, 2.0)))
     return Expansion(denoiser=values[0], residual=values[1], reflection=values[2], method=method)
@@ -92,7 +165,8 @@ def _norms(
     """|a I + b J| for each (a, b), and how J was had."""
     if not callable(D):
         raise InputTypeError(
-            f"lipschitz: the denoiser must be callable as D(x, sigma), got {D!r}. Make one of a name with as_denoiser(name)."
+            f"lipschitz: the denoiser must be callable as D(x, sigma), got {D!r}. Make one of a "
+            "name with as_denoiser(name)."
         )
     check_image(x, "lipschitz")
     if not bool(torch.isfinite(x).all()):
@@ -127,9 +201,10 @@ def _normal(forward: Map, backward: Map, a: float, b: float) -> Map:
 def _by_autograd(
     D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor
 ) -> tuple[Map, Map] | None:
-    """v -> J v and w -> J^T w, or None where autograd does not follow D. J v is the derivative of <J^T w, v> with respect to w.
+    """v -> J v and w -> J^T w, or None where autograd does not follow D.
 
-    One pass of D serves them all, and functions that torch.func cannot take are no hindrance.
+    J v is the derivative of <J^T w, v> with respect to w. One pass of D serves all products, and
+    functions that torch.func cannot take work too.
     """
     try:
         with torch.enable_grad():
@@ -170,7 +245,8 @@ def _by_differences(D: Denoiser, x: Tensor, sigma: float | Tensor) -> Map:
             out = (D(x + h * v, sigma) - D(x - h * v, sigma)) / (2 * h)
         if not bool(torch.isfinite(out).all()):
             raise InputError(
-                "lipschitz: the denoiser returns values that are not finite for this image and sigma."
+                "lipschitz: the denoiser returns values that are not finite for this image and "
+                "sigma."
             )
         return out
 
@@ -188,7 +264,10 @@ def _power(forward: Map, v: Tensor, iterations: int) -> float:
 
 
 def _lanczos(normal: Map, start: Tensor, iterations: int) -> float:
-    """The largest eigenvalue of a symmetric map (Lanczos 1950, orthogonalised against all that came before, in float64)."""
+    """The largest eigenvalue of a symmetric map (Lanczos 1950), in float64.
+
+    Each vector is orthogonalised against all before.
+    """
     v = start.double().flatten()
     basis, diagonal, beside = [v / v.norm()], [], []
     for _ in range(min(iterations, v.numel())):

@@ -1,7 +1,7 @@
-"""Every error the package raises, and the checks and imports that raise them.
+"""The exceptions of the package.
 
-A message says who complains, what was expected, what came, and what to do. Each class also derives from the
-builtin that a caller would catch by habit (``ValueError``, ``TypeError``, ``ImportError`` ...).
+A message says who complains, what was expected, what came, and what to do. Each class also derives
+from the builtin that a caller would catch by habit (``ValueError``, ``TypeError``, ...).
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ class ContractError(PnPError, AssertionError):
 class Diverged(PnPError, ArithmeticError):
     """An iteration produced values that are not finite.
 
-    ``state`` is the last finite state: ``solver.run(..., state=error.state)`` goes on from it with other settings.
+    Parameters
+    ----------
+    message : str
+        What happened.
+    state : State, optional
+        The last finite state; ``solver.run(..., state=error.state)`` resumes from it.
     """
 
     def __init__(self, message: str, state: Any = None):

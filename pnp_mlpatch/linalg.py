@@ -15,19 +15,48 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CGInfo:
-    """Steps taken, and the relative residual |b - A x| / |b| reached by each image, shape (B,)."""
+    """What an iterative solve reached.
+
+    Parameters
+    ----------
+    iterations : int
+        Steps taken.
+    residual : Tensor, shape (B,)
+        The relative residual |b - A x| / |b| of each image.
+    """
 
     iterations: int
     residual: Tensor
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each image of a batch, shaped (B, 1, ...) to broadcast against it."""
+    """Return the inner product of each image of a batch.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (B, ...)
+        Two batches.
+
+    Returns
+    -------
+    Tensor, shape (B, 1, ...)
+        It broadcasts against them.
+    """
     return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def sizes(x: Tensor) -> Tensor:
-    """The norm |x| of each image of a batch, (B,), also where its square is no float32 number (units of 1e-30 or 1e30)."""
+    """Return the norm of each image of a batch, also where its square leaves the range of float32.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, ...)
+        A batch.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+    """
     x = x.detach().flatten(1)
     largest = x.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     return (x / largest).norm(dim=1) * largest[:, 0]
@@ -42,13 +71,31 @@ def pcg(
     tol: float = 1e-6,
     max_iter: int = 100,
 ) -> tuple[Tensor, CGInfo]:
-    """Preconditioned conjugate gradients for ``normal(x) = b``, symmetric positive definite, on a batch (B, ...).
+    r"""Solve ``normal(x) = b`` by preconditioned conjugate gradients (Hestenes and Stiefel 1952).
 
-    Stops when ``|b - normal(x)| <= tol |b|`` for every image (checked with the true residual, which rounding bounds from below:
-    about 1e-7 times the condition number in float32), or after ``max_iter`` steps; an image that has arrived is not moved any
-    more. ``precondition`` applies an approximation of the inverse. Arguments are not changed, and every step is
-    differentiable (Hestenes and Stiefel 1952). Each image is computed in units of its own, so that neither small nor large
-    ones leave the range of float32 when they are squared.
+    An image that has converged is not moved any more. Every step is differentiable. Each image is
+    computed in units of its own, so that squares stay in the range of float32.
+
+    Parameters
+    ----------
+    normal : callable
+        A symmetric positive definite map of batches.
+    b : Tensor, shape (B, ...)
+        The right-hand side.
+    x0 : Tensor, shape (B, ...)
+        The start.
+    precondition : callable, optional
+        A symmetric positive definite map close to the inverse.
+    tol : float
+        Stop when :math:`|b - A x| \le tol \, |b|` for every image. The true residual is checked;
+        rounding bounds it from below, at about 1e-7 times the condition number in float32.
+    max_iter : int
+        Stop after so many steps.
+
+    Returns
+    -------
+    x : Tensor, shape (B, ...)
+    info : CGInfo
     """
     residual = b - normal(x0)
     with torch.no_grad():  # a power of two changes no digit
@@ -61,7 +108,18 @@ def pcg(
 
 
 def power_of_two(size: Tensor) -> Tensor:
-    """The power of two next to each number > 0; 1 for 0 and for what is not finite."""
+    """Return the power of two next to each number.
+
+    Parameters
+    ----------
+    size : Tensor
+        Numbers >= 0.
+
+    Returns
+    -------
+    Tensor
+        1 for 0 and for what is not finite.
+    """
     usable = torch.isfinite(size) & (size > 0)
     exponent = torch.frexp(torch.where(usable, size, torch.ones_like(size)))[1]
     return torch.ldexp(torch.ones_like(size), exponent.clamp(-120, 120))
@@ -85,7 +143,7 @@ def _pcg(
     while steps < max_iter:
         active = dot(r, r) > goal
         if not bool(active.any()):
-            # the recursive residual drifts from the true one by rounding: go on from that, as long as it helps
+            # rounding separates the recursive residual from the true one: restart from that
             r = b - normal(x) if steps else r
             worst = float((dot(r, r) / goal.clamp_min(tiny)).detach().max())
             if worst <= 1 or worst > 0.5 * reached:
@@ -110,11 +168,29 @@ def _pcg(
 def largest_eigenvalue(
     normal: Map, x: Tensor, *, iterations: int = 100, tol: float = 1e-3
 ) -> float:
-    r"""An upper bound of the largest eigenvalue of a symmetric positive semidefinite map, at most ``tol`` too high, relative.
+    r"""Return an upper bound of the largest eigenvalue, by the Lanczos method.
 
-    By the method of Lanczos from the start ``x`` (1, ...), which should be random. With theta the largest eigenvalue of the
-    tridiagonal matrix and rho its residual, an eigenvalue of the map lies within rho of theta. It stops when rho <= tol theta / 10, after
-    ten steps at least, and returns theta (1 + tol / 2) + rho; the same after ``iterations`` steps, with the rho that was reached.
+    Parameters
+    ----------
+    normal : callable
+        A symmetric positive semidefinite map.
+    x : Tensor, shape (1, ...)
+        The start, which should be random.
+    iterations : int
+        The most steps.
+    tol : float
+        How much too high the bound may be, relative.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    With :math:`\theta` the largest eigenvalue of the tridiagonal matrix and :math:`\rho` its
+    residual, an eigenvalue of the map lies within :math:`\rho` of :math:`\theta`. The iteration
+    stops when :math:`\rho \le tol \, \theta / 10`, after ten steps at least, and returns
+    :math:`\theta (1 + tol / 2) + \rho`.
     """
     v = x / sizes(x).reshape(-1, *[1] * (x.ndim - 1))
     before, beta = torch.zeros_like(v), 0.0
@@ -146,6 +222,18 @@ def largest_eigenvalue(
 
 
 def laplacian(x: Tensor) -> Tensor:
-    """The five-point Laplacian of each channel of (B, C, H, W), with no flow over the border; symmetric, negative semidefinite."""
+    """Apply the five-point Laplacian to each channel, with no flow over the border.
+
+    It is symmetric and negative semidefinite.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        Images.
+
+    Returns
+    -------
+    Tensor, shape (B, C, H, W)
+    """
     p = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * x

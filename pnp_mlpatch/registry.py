@@ -1,11 +1,12 @@
 """Plugins by name: listed without being imported, made with checked arguments.
 
-A plugin is a module of its family's package (file name = plugin name) that registers a class or a factory::
+A plugin is a module of its family's package, of the same name, that registers a class or factory::
 
     @register("mask")
     class Mask(LinearOperator): ...
 
-or an entry point of another package, in the group ``pnp_mlpatch.operators``, ``.denoisers`` or ``.solvers``.
+or an entry point of another package, in the group ``pnp_mlpatch.operators``, ``.denoisers`` or
+``.solvers``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,19 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What ``info(name)`` tells: where a plugin comes from, what it needs, how it is called, and why it is broken if it is."""
+    """What is known of a plugin.
+
+    Parameters
+    ----------
+    name, family, source : str
+        Its name, its family, and where it is: "built in", or a module of another package.
+    signature, doc : str
+        How it is called, and its docstring.
+    needs, missing : tuple of str
+        The optional packages that it needs, and those that are not installed.
+    broken : str, optional
+        Why it cannot be used.
+    """
 
     name: str
     family: str
@@ -41,18 +54,40 @@ class PluginInfo:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint such as ``Did you mean 'mask'? `` or nothing."""
+    """Return a hint for a misspelt word.
+
+    Parameters
+    ----------
+    word : str
+        What was given.
+    known : list of str
+        What could be meant.
+
+    Returns
+    -------
+    str
+        As ``Did you mean 'mask'? ``, or nothing.
+    """
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'? " if close else ""
 
 
 def _full_name(plugin: Callable[..., Any]) -> str:
-    """Module and name, of objects without them (``functools.partial``) what they are."""
-    return f"{getattr(plugin, '__module__', None)}.{getattr(plugin, '__qualname__', None) or repr(plugin)}"
+    """Module and name; of objects without a name (``functools.partial``) their repr."""
+    name = getattr(plugin, "__qualname__", None) or repr(plugin)
+    return f"{getattr(plugin, '__module__', None)}.{name}"
 
 
 class Registry:
-    """The plugins of one family: ``names``, ``get``, ``make``, ``info``; ``register`` is the decorator for plugin files."""
+    """The plugins of one family.
+
+    Parameters
+    ----------
+    family : str
+        "operator", "denoiser" or "solver".
+    package : str
+        The package of its plugin files, and the group of its entry points.
+    """
 
     def __init__(self, family: str, package: str):
         self.family, self.package, self.group = family, package, package
@@ -63,16 +98,28 @@ class Registry:
     def register(
         self, name: str, *, needs: tuple[str, ...] = (), network: type | None = None
     ) -> Callable[[T], T]:
-        """Decorator: make a class or factory known as ``name``.
+        """Return a decorator that registers a class or factory.
 
-        ``needs`` are the import names of optional packages; ``network`` is the class that training makes, if it can be trained.
+        Parameters
+        ----------
+        name : str
+            Of the plugin, and of its file.
+        needs : tuple of str
+            The import names of optional packages that it needs.
+        network : type, optional
+            The class that training makes, if it can be trained.
+
+        Returns
+        -------
+        callable
         """
 
         def decorate(plugin: T) -> T:
             known = self._made.get(name)
             if known is not None and _full_name(known) != _full_name(plugin):
                 raise InputError(
-                    f"Two {self.family}s register the name '{name}': {_full_name(known)} and {_full_name(plugin)}. Rename one of them."
+                    f"Two {self.family}s register the name '{name}': {_full_name(known)} and "
+                    f"{_full_name(plugin)}. Rename one of them."
                 )
             self._made[name], self._needs[name] = plugin, tuple(needs)
             if network is not None:
@@ -93,14 +140,30 @@ class Registry:
         return found
 
     def names(self) -> list[str]:
-        """All plugin names, sorted: files of the package, entry points, and what was registered at run time. Imports none."""
+        """List all plugins without importing them.
+
+        Returns
+        -------
+        list of str
+            Files of the package, entry points, and what was registered, sorted.
+        """
         return sorted({*self._modules(), *self._entry_points(), *self._made})
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The class or factory called ``name``.
+        """Import a plugin.
 
-        Raises :class:`UnknownPlugin` (with the closest name), :class:`MissingPackage`, or :class:`BrokenPlugin` with the
-        reason if its module does not import.
+        Parameters
+        ----------
+        name : str
+            One of :meth:`names`.
+
+        Returns
+        -------
+        callable
+
+        Raises
+        ------
+        UnknownPlugin, MissingPackage, BrokenPlugin
         """
         if not isinstance(name, str):
             raise InputTypeError(
@@ -109,6 +172,26 @@ class Registry:
         if name in self._made:
             return self._made[name]
         points = self._entry_points().get(name, [])
+        source = self._source(name, points)
+        try:
+            if points:
+                self._made.setdefault(name, self._loaded(name, points[0]))
+            else:
+                importlib.import_module(f"{self.package}.{name}")
+        except (PnPError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit too: a plugin does not end the program
+            raise BrokenPlugin(
+                f"The {self.family} '{name}' ({source}) cannot be imported: "
+                f"{type(error).__name__}: {error}. The other plugins are not affected."
+            ) from error
+        if name not in self._made:
+            module = f"{self.package}.{name}"
+            raise BrokenPlugin(f"The module {module} registers no {self.family} called '{name}'.")
+        return self._made[name]
+
+    def _source(self, name: str, points: list[importlib.metadata.EntryPoint]) -> str:
+        """Where the plugin comes from; raise unless that is one place."""
         distinct = {
             f"{point.value} of package {point.dist.name}" if point.dist else point.value
             for point in points
@@ -117,83 +200,98 @@ class Registry:
             distinct.add(f"{self.package}.{name}")
         if len(distinct) > 1:
             raise InputError(
-                f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. Uninstall or rename one of them."
+                f"Two {self.family}s are called '{name}': {', '.join(sorted(distinct))}. "
+                "Uninstall or rename one of them."
             )
-        if not distinct:
-            names, shipped = self.names(), manifest() if self.family == "denoiser" else {}
-            if name in shipped:
-                raise UnknownPlugin(
-                    f"'{name}' are weights, not a denoiser. Take the denoiser '{shipped[name].get('kind', 'mlpatch')}' with weights='{name}'."
-                )
+        if distinct:
+            return distinct.pop()
+        names, shipped = self.names(), manifest() if self.family == "denoiser" else {}
+        if name in shipped:
             raise UnknownPlugin(
-                f"No {self.family} is called '{name}'. {did_you_mean(name, names)}Known: {', '.join(names)}."
+                f"'{name}' are weights, not a denoiser. Take the denoiser "
+                f"'{shipped[name].get('kind', 'mlpatch')}' with weights='{name}'."
             )
-        try:
-            if points:
-                plugin = points[0].load()
-                if not callable(plugin):
-                    raise TypeError(f"{points[0].value} is not callable")
-                _signature(plugin, f"The {self.family} '{name}'")
-                self._made.setdefault(name, plugin)
-            else:
-                importlib.import_module(f"{self.package}.{name}")
-        except (PnPError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # SystemExit too: a plugin does not end the program
-            raise BrokenPlugin(
-                f"The {self.family} '{name}' ({distinct.pop()}) cannot be imported: {type(error).__name__}: {error}. "
-                "The other plugins are not affected."
-            ) from error
-        if name not in self._made:
-            raise BrokenPlugin(
-                f"The module {self.package}.{name} registers no {self.family} called '{name}'."
-            )
-        return self._made[name]
+        raise UnknownPlugin(
+            f"No {self.family} is called '{name}'. {did_you_mean(name, names)}"
+            f"Known: {', '.join(names)}."
+        )
+
+    def _loaded(self, name: str, point: importlib.metadata.EntryPoint) -> Callable[..., Any]:
+        plugin = point.load()
+        if not callable(plugin):
+            raise TypeError(f"{point.value} is not callable")
+        _signature(plugin, f"The {self.family} '{name}'")
+        return plugin
 
     def make(self, name: str, **config: Any) -> Any:
-        """Make the plugin ``name``; ``config`` is checked against its signature before it is called.
+        """Make a plugin.
 
-        Raises :class:`InputTypeError` for settings that it does not have, and for required ones that are not given.
+        Parameters
+        ----------
+        name : str
+            One of :meth:`names`.
+        **config
+            Its settings, checked against its signature before it is called.
+
+        Returns
+        -------
+        object
+
+        Raises
+        ------
+        InputTypeError
+            For settings that it does not have, and for required ones that are not given.
         """
         plugin = self.get(name)
         signature = _signature(plugin, f"The {self.family} '{name}'")
-        known = [
-            p.name
+        settings = [
+            p
             for p in signature.parameters.values()
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
+        known = [p.name for p in settings]
         for key in config:
             if key not in known:
                 raise InputTypeError(
-                    f"The {self.family} '{name}' has no setting '{key}'. {did_you_mean(key, known)}It takes: {', '.join(known) or 'none'}."
+                    f"The {self.family} '{name}' has no setting '{key}'. "
+                    f"{did_you_mean(key, known)}It takes: {', '.join(known) or 'none'}."
                 )
-        absent = [
-            p.name
-            for p in signature.parameters.values()
-            if p.name in known and p.default is p.empty and p.name not in config
-        ]
+        absent = [p.name for p in settings if p.default is p.empty and p.name not in config]
         if absent:
-            hint = (
-                " A denoiser is registered as a class or factory that returns D(x, sigma)."
-                if absent[0] == "x"
-                else ""
-            )
+            hint = " A denoiser is registered as a class or factory that returns D(x, sigma)."
+            hint = hint if absent[0] == "x" else ""
             raise InputTypeError(
-                f"The {self.family} '{name}' needs {', '.join(absent)}. Call: {name}{signature}.{hint}"
+                f"The {self.family} '{name}' needs {', '.join(absent)}. "
+                f"Call: {name}{signature}.{hint}"
             )
         return plugin(**config)
 
     def network(self, name: str) -> type:
-        """The class that training makes for the plugin ``name``; raise :class:`InputError` if it cannot be trained."""
+        """Return the class that training makes for a plugin.
+
+        Parameters
+        ----------
+        name : str
+            One of :meth:`names`.
+
+        Returns
+        -------
+        type
+
+        Raises
+        ------
+        InputError
+        """
         self.get(name)
         if name not in self._networks:
             raise InputError(
-                f"The {self.family} '{name}' cannot be trained. Trainable: {', '.join(sorted(self._networks)) or 'none'}."
+                f"The {self.family} '{name}' cannot be trained. "
+                f"Trainable: {', '.join(sorted(self._networks)) or 'none'}."
             )
         return self._networks[name]
 
     def info(self, name: str) -> PluginInfo:
-        """What is known of a plugin.
+        """Return what is known of a plugin.
 
         Parameters
         ----------
@@ -217,9 +315,8 @@ class Registry:
         except PnPError as error:  # its module does not import, or two have its name
             return PluginInfo(name, self.family, source="", broken=str(error))
         except BaseException as error:  # a name, signature or docstring that runs code of its own
-            reason = (
-                f"The {self.family} '{name}' cannot be described: {type(error).__name__}: {error}."
-            )
+            kind, who = type(error).__name__, f"The {self.family} '{name}'"
+            reason = f"{who} cannot be described: {kind}: {error}."
             return PluginInfo(name, self.family, source="", broken=reason)
 
     def _described(self, name: str, plugin: Callable[..., Any]) -> PluginInfo:
@@ -237,7 +334,7 @@ class Registry:
 
 
 def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
-    """How a plugin is called; raise :class:`BrokenPlugin` if that cannot be known, as of classes written in C."""
+    """How a plugin is called; :class:`BrokenPlugin` if unknown, as of classes written in C."""
     try:
         return inspect.signature(plugin)
     except (ValueError, TypeError) as error:
@@ -249,9 +346,5 @@ def _signature(plugin: Callable[..., Any], who: str) -> inspect.Signature:
 def _absent(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is None
-    except (
-        ImportError,
-        ValueError,
-        AttributeError,
-    ):  # of a dotted name, whose parent is absent or no package
+    except (ImportError, ValueError, AttributeError):  # the parent is absent or no package
         return True

@@ -40,7 +40,7 @@ def _private_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mlpatch():
     """The shipped weights."""
-    return denoisers.make("mlpatch")
+    return denoisers.make("mlpatch", weights="mlpatch-grey")
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pnp_mlpatch import denoisers, reconstruct, samples, solvers
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
-from pnp_mlpatch.solvers import _anderson as anderson
+from pnp_mlpatch.solvers import Result, anderson, make_problem
+from pnp_mlpatch.solvers._anderson import empty, mix
 
 SHAPE = (1, 8, 6)
 SOLVERS = ["admm", "drs", "hqs", "pgd", "red"]
@@ -26,18 +29,23 @@ def linear(seed=0, images=2):
 
 
 def iterate(g, z, steps, depth):
-    memory, mixing = anderson.empty(z, depth)
+    memory, mixing = empty(z, depth)
     for _ in range(steps):
-        mixed = anderson.mix(z, g(z), memory, mixing)
-        z, memory, mixing = mixed.point, mixed.memory, mixed.mixing
+        z, memory, mixing = mix(z, g(z), memory, mixing)
+    return z
+
+
+def plain(g, z, steps):
+    for _ in range(steps):
+        z = g(z)
     return z
 
 
 def test_on_a_linear_map_it_is_a_krylov_method():
     g, answer = linear()
     start = torch.zeros_like(answer)
-    plain, mixed = iterate(g, start, 40, 0), iterate(g, start, 40, 12)
-    assert float((mixed - answer).norm()) < 1e-3 * float((plain - answer).norm())
+    alone, mixed = plain(g, start, 40), iterate(g, start, 40, 12)
+    assert float((mixed - answer).norm()) < 1e-3 * float((alone - answer).norm())
     whole = iterate(g, start, 52, 50)  # as many points as there are dimensions: exact
     assert float((whole - answer).norm()) < 1e-6 * float(answer.norm())
 
@@ -52,21 +60,17 @@ def test_images_do_not_see_each_other():
 def test_a_point_that_is_worse_is_taken_back():
     """After a residual of more than twice the least: g of the best point that is remembered, then no mixing for m steps, and 2 m the next time."""
     z = torch.zeros(1, *SHAPE, dtype=torch.float64)
-    memory, mixing = anderson.empty(z, 3)
-    first = anderson.mix(z, z + 0.1, memory, mixing)
-    worse = anderson.mix(first.point, first.point + 7.0, first.memory, first.mixing)
-    assert torch.allclose(worse.point, z + 0.1)
-    assert worse.mixing[0].tolist() == [0.0, float("inf"), 3.0, 6.0]
-    assert (
-        anderson.mix(first.point, first.point + 0.15, first.memory, first.mixing).mixing[0, 0] == 2
-    )
-    point, memory, mixing = worse.point, worse.memory, worse.mixing
+    first, *kept = mix(z, z + 0.1, *empty(z, 3))
+    point, memory, mixing = mix(first, first + 7.0, *kept)
+    assert torch.allclose(point, z + 0.1)
+    assert mixing[0].tolist() == [0.0, float("inf"), 3.0, 6.0]
+    assert mix(first, first + 0.15, *kept)[2][0, 0] == 2
     for step in range(3):
-        plain = anderson.mix(point, point + 0.1 + 0.01 * step, memory, mixing)
-        assert torch.equal(plain.point, point + 0.1 + 0.01 * step), "it waits"
-        point, memory, mixing = plain.point, plain.memory, plain.mixing
-    assert not torch.equal(anderson.mix(point, 0.9 * point, memory, mixing).point, 0.9 * point), (
-        "and mixes again"
+        expected = point + 0.1 + 0.01 * step
+        point, memory, mixing = mix(point, expected, memory, mixing)
+        assert torch.equal(point, expected), "it waits"
+    assert not torch.equal(mix(point, 0.9 * point, memory, mixing)[0], 0.9 * point), (
+        "it mixes again"
     )
 
 
@@ -87,9 +91,9 @@ def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
         truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     D = denoisers.make("tv", iterations=100, tol=1e-9)
-    settings = {"noise": 0.02, "sigma": 0.06, "iterations": 400, "tol": 1e-6}
-    plain = reconstruct(q, A, D, name, **settings)
-    mixed = reconstruct(q, A, D, name, anderson=5, **settings)
+    solver = solvers.make(name, sigma=0.06, iterations=400, tol=1e-6)
+    plain = solver.run(q, A, D, noise=0.02)
+    mixed = anderson(solver, 5).run(q, A, D, noise=0.02)
     assert mixed.status == "converged"
     assert float((mixed.x - plain.x).norm() / plain.x.norm()) < 1e-4
     assert mixed.state.iteration < 0.7 * plain.state.iteration
@@ -100,27 +104,22 @@ def test_the_fixed_points_are_the_same_in_fewer_iterations(name):
 def test_it_resumes_bit_for_bit(name, tmp_path):
     A = Blur(gaussian_psf(0.7), SHAPE)
     q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    settings = {
-        "noise": 0.1,
-        "sigma": 0.3,
-        "iterations": 14,
-        "tol": 0.0,
-        "anderson": 3,
-        "tune": "off",
-    }
+    solver = anderson(solvers.make(name, sigma=0.3, iterations=14, tol=0.0), 3)
     D = denoisers.make("tv")
-    whole = reconstruct(q, A, D, name, **settings)
-    half = reconstruct(q, A, D, name, callbacks=[lambda s: s.iteration == 6], **settings)
+    whole = reconstruct(q, A, D, solver, noise=0.1)
+    half = reconstruct(q, A, D, solver, noise=0.1, callbacks=[lambda s: s.iteration == 6])
     half.state.save(tmp_path / "state.pt")
-    state = type(solvers.make(name)).load_state(tmp_path / "state.pt")
-    assert torch.equal(reconstruct(q, A, D, name, state=state, **settings).x, whole.x)
+    half.save(tmp_path / "result.pt")
+    for state in (
+        solver.load_state(tmp_path / "state.pt"),
+        Result.load(tmp_path / "result.pt").state,
+    ):
+        assert torch.equal(reconstruct(q, A, D, solver, noise=0.1, state=state).x, whole.x)
 
 
 def test_gradients_flow():
     A, q = Identity(SHAPE), torch.rand(1, *SHAPE, dtype=torch.float64, requires_grad=True)
-    from pnp_mlpatch.solvers import make_problem
-
-    solver = solvers.make("admm", sigma=0.3, anderson=2)
+    solver = anderson(solvers.make("admm", sigma=0.3), 2)
     problem = make_problem(q, A, 0.1)
     states = solver.iterate(problem, lambda x, s: x / 1.1, solver.init(problem, q.detach()))
     for _ in range(4):
@@ -130,11 +129,38 @@ def test_gradients_flow():
     assert float(g.abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("depth", [-1, 1.5, 51, True])
-def test_depths_that_are_none(name, depth):
-    with pytest.raises(
-        InputError,
-        match=r"anderson is how many points are mixed, an integer from 0 .none. to 50, got",
-    ):
-        solvers.make(name, anderson=depth)
+@pytest.mark.parametrize("depth", [0, -1, 1.5, 51, True])
+def test_invalid_depths(depth):
+    with pytest.raises(InputError, match="depth is how many points are mixed, an integer from 1"):
+        anderson(solvers.make("admm"), depth)
+
+
+@pytest.mark.parametrize("name", ["fista", "fast_admm", "ula"])
+def test_solvers_that_are_no_fixed_point_iterations(name):
+    with pytest.raises(InputTypeError, match="solver must be a fixed-point iteration"):
+        anderson(solvers.make(name))
+
+
+def test_images_at_rest_are_those_of_single_runs():
+    """A batch is cut to the images that move: settings and states within the wrapper too."""
+    A, q = Identity(SHAPE), torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    levels, D = torch.tensor([0.02, 0.4]), denoisers.make("tv", iterations=100)
+    solver = anderson(solvers.make("pgd", sigma=levels, iterations=60, tol=1e-4, tau=0.3), 3)
+    both = solver.run(q, A, D, noise=0.1)
+    lengths = []
+    for k in (0, 1):
+        one = replace(solver, solver=replace(solver.solver, sigma=float(levels[k])))
+        alone = one.run(q[k : k + 1], A, D, noise=0.1)
+        assert torch.allclose(alone.x, both.x[k : k + 1], atol=1e-5)
+        lengths.append(alone.state.iteration)
+    assert len(set(lengths)) == 2
+    assert both.state.iteration == max(lengths)
+
+
+def test_a_state_of_another_solver_is_refused():
+    A, q = Identity(SHAPE), torch.rand(1, *SHAPE)
+    settings = {"sigma": 0.1, "iterations": 3, "tol": 0.0}
+    D = denoisers.make("tv")
+    half = anderson(solvers.make("drs", **settings)).run(q, A, D, noise=0.1)
+    with pytest.raises(InputTypeError, match="an accelerated ADMM, got one with a DRSState"):
+        anderson(solvers.make("admm", sigma=0.1)).run(q, A, D, noise=0.1, state=half.state)

@@ -132,8 +132,8 @@ def test_operators_refuse(name, wrong):
         "A.normal(x)": lambda: A.normal(spoil(x)),
         "A.adjoint(y)": lambda: A.adjoint(spoil(y)),
         "A.initial(q)": lambda: A.initial(spoil(y)),
-        "A.data_step(z)": lambda: A.data_step(spoil(x), 1.0, Aty=x),
-        "A.data_step(Aty=)": lambda: A.data_step(x, 1.0, Aty=spoil(x)),
+        "A.data_step(z)": lambda: A.data_step(spoil(x), 1.0, Aty=x)[0],
+        "A.data_step(Aty=)": lambda: A.data_step(x, 1.0, Aty=spoil(x))[0],
     }
     if len(A.data_shape) == 1 and wrong in ("transposed", "one row less"):  # the data have no rows
         calls = {
@@ -152,9 +152,9 @@ def test_data_step_refuses_a_wrong_start_and_data_of_another_batch(name):
     A = operators.get(name).example()
     x = rand(2, *A.image_shape)
     with pytest.raises(InputError, match=r"A.data_step\(x0=\) takes image"):
-        A.data_step(x, 1.0, Aty=x, x0=x[0])
+        A.data_step(x, 1.0, Aty=x, x0=x[0])[0]
     with pytest.raises(InputError, match="data_step"):
-        A.data_step(x, 1.0, Aty=rand(3, *A.image_shape))
+        A.data_step(x, 1.0, Aty=rand(3, *A.image_shape))[0]
 
 
 def test_image_and_data_are_not_confused():
@@ -193,7 +193,7 @@ def test_alpha(name, alpha, error, words):
     A = operators.get(name).example()
     x = rand(2, *A.image_shape)
     with pytest.raises(error, match=words) as caught:
-        A.data_step(x, alpha, Aty=x)
+        A.data_step(x, alpha, Aty=x)[0]
     assert f"{type(A).__name__}.data_step: alpha" in str(caught.value)
 
 
@@ -240,8 +240,8 @@ CONSTRUCTORS = {
     "Mask: channels 1.5": (lambda: Mask(M, channels=1.5), PnPError, "Mask: channels must be an integer >= 1, got 1.5"),
     "random_mask: nothing kept": (lambda: random_mask((4, 5), keep=0), InputError, r"random_mask: keep must be in \(0, 1\], got 0"),
     "random_mask: percent": (lambda: random_mask((4, 5), keep=50), InputError, r"random_mask: keep must be in \(0, 1\], got 50"),
-    "Lensing: both": (lambda: Lensing((4, 5), M), InputError, r"Lensing: give either shape=\(H, W\) or weight="),
-    "Lensing: neither": (lambda: Lensing(), InputError, r"Lensing: give either shape=\(H, W\) or weight="),
+    "Lensing: both": (lambda: Lensing((2, 4, 5), M), InputError, r"Lensing: give either image_shape=\(2, H, W\) or weight="),
+    "Lensing: neither": (lambda: Lensing(), InputError, r"Lensing: give either image_shape=\(2, H, W\) or weight="),
     "Lensing: unequal": (lambda: Lensing(weight=torch.stack([M, 2 * M])), InputError, "Lensing: .*two shear components must be equal"),
     "Lensing: numpy": (lambda: Lensing(weight=M.numpy()), InputTypeError, "Lensing: weight must be a real torch tensor"),
     "Lensing: complex": (lambda: Lensing(weight=M * 1j), InputTypeError, "Lensing: weight must be a real torch tensor"),
@@ -249,10 +249,16 @@ CONSTRUCTORS = {
     "Lensing: NaN": (lambda: Lensing(weight=with_value(M, nan)), InputError, "Lensing: weights must be finite"),
     "Lensing: negative": (lambda: Lensing(weight=with_value(M, -1)), InputError, "Lensing: weights must be finite, >= 0"),
     "Lensing: rank": (lambda: Lensing(weight=M[None, None]), InputError, r"Lensing: weight must have shape \(H, W\), got \(1, 1, 4, 5\)"),
-    "Lensing: side 0": (lambda: Lensing((0, 5)), InputError, r"Lensing: .*\(H, W\).*\(0, 5\)"),
-    "Lensing: side -1": (lambda: Lensing((-1, 5)), InputError, r"Lensing: .*\(H, W\).*\(-1, 5\)"),
-    "Lensing: floats": (lambda: Lensing((2.5, 5)), PnPError, r"Lensing: .*\(H, W\).*\(2.5, 5\)"),
-    "Lensing: number": (lambda: Lensing(5), PnPError, r"Lensing: .*\(H, W\).*5"),
+    "Lensing: side 0": (lambda: Lensing((2, 0, 5)), InputError, r"Lensing: image_shape .*\(2, H, W\).*\(2, 0, 5\)"),
+    "Lensing: side -1": (lambda: Lensing((2, -1, 5)), InputError, r"Lensing: .*\(2, H, W\).*\(2, -1, 5\)"),
+    "Lensing: floats": (lambda: Lensing((2, 2.5, 5)), PnPError, r"Lensing: .*\(2, H, W\).*\(2, 2.5, 5\)"),
+    "Lensing: number": (lambda: Lensing(5), PnPError, r"Lensing: .*\(2, H, W\).*5"),
+    "Lensing: channels": (lambda: Lensing((1, 4, 5)), InputError, r"Lensing: .*\(2, H, W\).*\(1, 4, 5\)"),
+    "Lensing: all padding": (lambda: Lensing((2, 4, 5), padding=2), InputError, "Lensing: .*> 4, twice the padding, got"),
+    "Mask.random: rank": (lambda: Mask.random((4, 5), 0.5), InputError, r"Mask.random: image_shape must be \(C, H, W\)"),
+    "Mask.random: percent": (lambda: Mask.random((1, 4, 5), 50), InputError, r"random_mask: keep must be in \(0, 1\], got 50"),
+    "Blur.gaussian: width": (lambda: Blur.gaussian((1, 4, 5), 0), InputError, "sigma must be finite and > 0, got 0"),
+    "Blur.gaussian: too wide": (lambda: Blur.gaussian((1, 4, 5), 2.0), InputError, "Blur: psf .*not larger than the image 4 x 5"),
     "Blur: psf too large": (lambda: Blur(torch.ones(9, 3), (1, 8, 8)), InputError, r"Blur: psf .*not larger than the image 8 x 8, got \(9, 3\)"),
     "Blur: psf zero": (lambda: Blur(M * 0, (1, 8, 8)), InputError, "Blur: psf must be finite and not zero everywhere"),
     "Blur: psf NaN": (lambda: Blur(with_value(M, nan), (1, 8, 8)), InputError, "Blur: psf must be finite"),
@@ -266,24 +272,24 @@ CONSTRUCTORS = {
     "gaussian_psf: NaN": (lambda: gaussian_psf(nan), InputError, "gaussian_psf: sigma must be .*> 0, got nan"),
     "gaussian_psf: inf": (lambda: gaussian_psf(inf), InputError, "gaussian_psf: sigma must be .*> 0, got inf"),
     "gaussian_psf: size": (lambda: gaussian_psf(1.0, -3), InputError, "gaussian_psf: size"),
-    "Radon: degrees": (lambda: Radon((8, 9), [0.0, 45.0, 90.0]), InputError, "Radon: angles reach 90, .*radians. Convert degrees with math.radians"),
-    "Radon: NaN": (lambda: Radon((8, 9), [0.0, nan]), InputError, "Radon: angles must be .*finite.*radians"),
-    "Radon: no angles": (lambda: Radon((8, 9), []), InputError, "Radon: angles must be a non-empty"),
-    "Radon: 0 angles": (lambda: Radon((8, 9), 0), InputError, "Radon: the number of angles must be >= 1, got 0"),
-    "Radon: 2.5 angles": (lambda: Radon((8, 9), 2.5), InputError, "Radon: angles must be .*one-dimensional sequence in radians"),
-    "Radon: angles rank": (lambda: Radon((8, 9), torch.zeros(2, 2)), InputError, "Radon: angles must be .*one-dimensional"),
-    "Radon: angles text": (lambda: Radon((8, 9), "many"), InputTypeError, "Radon: angles must be a number of angles or a sequence in radians, got 'many'"),
-    "Radon: angles complex": (lambda: Radon((8, 9), torch.tensor([1j])), PnPError, "Radon: angles must be"),
-    "Radon: backend": (lambda: Radon((8, 9), 3, backend="gpu"), InputError, "Radon: backend must be one of auto, sparse, .*got 'gpu'"),
-    "Radon: projector": (lambda: Radon((8, 9), 3, projector="cubic"), InputError, "Radon: projector must be one of linear, .*got 'cubic'"),
-    "Radon: detectors 0": (lambda: Radon((8, 9), 3, 0), InputError, "Radon: detectors must be an integer >= 1, got 0"),
-    "Radon: detectors 2.0": (lambda: Radon((8, 9), 3, 2.0), InputError, "Radon: detectors must be an integer >= 1, got 2.0"),
-    "Radon: channels 1.5": (lambda: Radon((8, 9), 3, channels=1.5, cache=False), PnPError, "Radon: channels must be an integer >= 1, got 1.5"),
-    "Radon: shape floats": (lambda: Radon((8.0, 9.0), 3), InputError, r"Radon: shape must be \(H, W\), two integers >= 1, got \(8.0, 9.0\)"),
-    "Radon: shape rank": (lambda: Radon((1, 8, 9), 3), InputError, r"Radon: shape must be \(H, W\)"),
-    "Radon: shape number": (lambda: Radon(8, 3), PnPError, r"Radon: shape must be \(H, W\), .*got 8"),
-    "Radon: shape 0": (lambda: Radon((0, 9), 3), InputError, r"Radon: shape must be \(H, W\)"),
-    "Radon: memory": (lambda: Radon((64, 64), 90, backend="sparse", memory=1e-4), InputError, "Radon: the sparse matrices need about .* GiB.*Raise memory, or use 'astra_cpu'"),
+    "Radon: degrees": (lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, 45.0, 90.0]), InputError, "Radon: angles reach 90, .*radians. Convert degrees with math.radians"),
+    "Radon: NaN": (lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, nan]), InputError, "Radon: angles must be .*finite.*radians"),
+    "Radon: no angles": (lambda: Radon(image_shape=(1, 8, 9), angles=[]), InputError, "Radon: angles must be a non-empty"),
+    "Radon: 0 angles": (lambda: Radon(image_shape=(1, 8, 9), angles=0), InputError, "Radon: the number of angles must be >= 1, got 0"),
+    "Radon: 2.5 angles": (lambda: Radon(image_shape=(1, 8, 9), angles=2.5), InputError, "Radon: angles must be .*one-dimensional sequence in radians"),
+    "Radon: angles rank": (lambda: Radon(image_shape=(1, 8, 9), angles=torch.zeros(2, 2)), InputError, "Radon: angles must be .*one-dimensional"),
+    "Radon: angles text": (lambda: Radon(image_shape=(1, 8, 9), angles="many"), InputTypeError, "Radon: angles must be a number of angles or a sequence in radians, got 'many'"),
+    "Radon: angles complex": (lambda: Radon(image_shape=(1, 8, 9), angles=torch.tensor([1j])), PnPError, "Radon: angles must be"),
+    "Radon: backend": (lambda: Radon(image_shape=(1, 8, 9), angles=3, backend="gpu"), InputError, "Radon: backend must be one of auto, sparse, .*got 'gpu'"),
+    "Radon: projector": (lambda: Radon(image_shape=(1, 8, 9), angles=3, projector="cubic"), InputError, "Radon: projector must be one of linear, .*got 'cubic'"),
+    "Radon: detectors 0": (lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=0), InputError, "Radon: detectors must be an integer >= 1, got 0"),
+    "Radon: detectors 2.0": (lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=2.0), InputError, "Radon: detectors must be an integer >= 1, got 2.0"),
+    "Radon: channels 1.5": (lambda: Radon(image_shape=(1.5, 8, 9), angles=3, cache=False), PnPError, r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1.5, 8, 9\)"),
+    "Radon: shape floats": (lambda: Radon(image_shape=(1, 8.0, 9.0), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1, 8.0, 9.0\)"),
+    "Radon: shape rank": (lambda: Radon(image_shape=(1, 1, 8, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
+    "Radon: shape number": (lambda: Radon(image_shape=8, angles=3), PnPError, r"Radon: image_shape must be \(C, H, W\), .*got 8"),
+    "Radon: shape 0": (lambda: Radon(image_shape=(1, 0, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
+    "Radon: memory": (lambda: Radon(image_shape=(1, 64, 64), angles=90, backend="sparse", memory=1e-4), InputError, "Radon: the sparse matrices would take about .* GiB.*Raise memory, or use 'astra_cpu'"),
 }  # fmt: skip
 
 
@@ -299,7 +305,7 @@ def test_radon_without_a_gpu():
     with pytest.raises(
         MissingPackage, match=r"backend 'astra_cuda' needs a CUDA device.*Use 'auto'"
     ):
-        Radon((8, 9), 3, backend="astra_cuda")
+        Radon(image_shape=(1, 8, 9), angles=3, backend="astra_cuda")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +313,7 @@ def test_radon_without_a_gpu():
     [lambda q: torch.cat([q, q], -1), lambda q: q[..., 1:], lambda q: q[0], lambda q: q.numpy()],
 )
 def test_filtered_backprojection_refuses_other_data(change):
-    A = Radon((8, 9), 5, cache=False)
+    A = Radon(image_shape=(1, 8, 9), angles=5, cache=False)
     with pytest.raises(PnPError, match="Radon"):
         A.fbp(change(rand(1, *A.data_shape)))
 
@@ -536,7 +542,7 @@ def test_settings(solver, settings, words):
         ("admm", {"alpha": "x"}, "ADMM: alpha must be a number, got 'x'"),
         ("admm", {"data_iterations": 0}, "ADMM: data_iterations must be finite and > 0, got 0"),
         ("admm", {"data_tol": nan}, "ADMM: data_tol must be finite and > 0, got nan"),
-        ("hqs", {"lam": 0}, "HQS: lam must be finite and > 0, got 0"),
+        ("hqs", {"alpha_scale": 0}, "HQS: alpha_scale must be finite and > 0, got 0"),
         ("pgd", {"tau": -1}, "PGD: tau must be finite and > 0, got -1"),
         ("pgd", {"tau": inf}, "PGD: tau must be finite and > 0, got inf"),
         ("pgd", {"tau": [0.1, 0.2]}, "PGD: tau must be"),
@@ -894,7 +900,7 @@ def test_operators_in_float64(name):
         "normal": (A.normal, x),
         "initial": (A.initial, q),
         "data step": (
-            lambda x: A.data_step(x, 0.3 * A.norm() ** 2, Aty=A.adjoint(q.to(x)), max_iter=1000),
+            lambda x: A.data_step(x, 0.3 * A.norm() ** 2, Aty=A.adjoint(q.to(x)), max_iter=1000)[0],
             x,
         ),
         "weighted": (A.weighted(torch.full(A.data_shape, 0.5)), x),
@@ -951,7 +957,8 @@ def test_strided_input(form):
         Aty = A.adjoint(q)
         assert (
             relative(
-                A.data_step(sx, 1.0, Aty=stride(Aty), x0=sx), A.data_step(x, 1.0, Aty=Aty, x0=x)
+                A.data_step(sx, 1.0, Aty=stride(Aty), x0=sx)[0],
+                A.data_step(x, 1.0, Aty=Aty, x0=x)[0],
             )
             < 1e-5
         )
@@ -1037,7 +1044,7 @@ BUILDERS = {
     "mask": lambda shape: Mask(with_value(random_mask(shape, keep=0.5), 1.0), channels=2),
     "lensing": lambda shape: Lensing(weight=with_value(random_mask(shape, keep=0.8), 1.0)),
     "blur": lambda shape: Blur(rand(min(2, shape[0]), min(3, shape[1])), (2, *shape)),
-    "radon": lambda shape: Radon(shape, 4, channels=2, cache=False),
+    "radon": lambda shape: Radon(image_shape=(2, *shape), angles=4, cache=False),
 }
 
 

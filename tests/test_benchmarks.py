@@ -219,21 +219,42 @@ def test_tuning(tmp_path):
 @pytest.mark.slow
 def test_auto(tmp_path):
     kept = tmp_path / "kept.jsonl"
-    tables = run("auto", "--keep", kept, "--what", "oracle", "auto", out=tmp_path / "a.json")
-    rows = {(row["denoiser"], row["problems"]): row for row in tables["loss against the oracle"]}
-    assert rows["all", "all"]["auto: cases"] == 4
-    assert len(kept.read_text(encoding="utf-8").splitlines()) == 8
+    tables = run("auto", "--keep", kept, "--what", "oracle", "auto", "run", out=tmp_path / "a.json")
+    rows = {
+        (row["denoiser"], row["problems"], row["rule"]): row
+        for row in tables["loss against the oracle"]
+    }
+    assert rows["all", "all", "auto"]["cases"] == rows["all", "all", "run"]["cases"] == 4
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 12
     assert all(row["loss (dB)"] > 1 for row in tables["losses above 1 dB"])
 
 
-def test_blind(tmp_path):
-    first, second = run("blind", out=tmp_path / "b.json")["estimates"]
-    assert first["case"] == second["case"]
-    assert first["sigma"] < second["sigma"]
-    for what, true in (("SURE", "true"), ("told", "of the image")):
-        assert first[what + " apart"] == 0 < abs(second[what + " apart"])
-        assert float(first[true]) > 0
-        assert (float(second[what]) > float(first[what])) == (second[what + " apart"] > 0)
+def test_auto_figure(tmp_path):
+    drawn = tmp_path / "a.png"
+    (rows,) = run(
+        "auto_figure", "--picture", drawn, "--denoiser", "tv", out=tmp_path / "f.json"
+    ).values()
+    assert len(rows) == 4
+    assert drawn.stat().st_size > 10_000
+
+
+def test_mechanisms(tmp_path):
+    settings = (
+        "--keep",
+        tmp_path / "kept",
+        "--image",
+        "face",
+        "--denoiser",
+        "tv",
+        "--operator",
+        "blur",
+        "inpainting",
+    )
+    tables = run("mechanisms", *settings, out=tmp_path / "m.json")
+    assert all(rows[0]["largest"] == 0 for rows in tables.values()), (
+        "the larger search against itself"
+    )
+    assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_a_frame_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     watch(state(0.5, 1))
     monkeypatch.setattr(
         imageio,
-        "write_whole",
+        "atomic_write",
         lambda path, write: (_ for _ in ()).throw(FileError(f"{path}: disk full")),
     )
     with pytest.raises(FileError, match="disk full"):
@@ -292,8 +292,9 @@ name, path, out, pause = sys.argv[1:]
 torch.set_num_threads(1)
 A = Blur(gaussian_psf(1.0), (1, 20, 24))
 q = A(torch.rand(2, 1, 20, 24, generator=torch.Generator().manual_seed(0)))
-settings = {"burn_in": 5} if name == "skrock" else {"anderson": 3, "tol": 0.0}
+settings = {"burn_in": 5} if name == "skrock" else {"tol": 0.0}
 solver = solvers.make(name, iterations=40, sigma=0.1, **settings)
+solver = solver if name == "skrock" else solvers.anderson(solver, 3)
 state = solver.load_state(path) if Path(path).exists() else None
 slow = [lambda state: time.sleep(float(pause)) or None]
 result = solver.run(q, A, denoisers.make("tv"), noise=0.05, state=state, callbacks=[checkpoint(path, every=3), *slow], progress=False)
@@ -317,7 +318,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(name, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not killed.exists()
-    assert 0 < solvers.make(name).load_state(path).iteration < 40
+    solver = solvers.make(name)
+    solver = solver if name == "skrock" else solvers.anderson(solver, 3)
+    assert 0 < solver.load_state(path).iteration < 40
     assert start(path, killed, 0).wait(timeout=300) == 0
     a, b = Result.load(whole), Result.load(killed)
     assert torch.equal(a.x, b.x)

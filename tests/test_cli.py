@@ -261,7 +261,7 @@ def test_solve_with_mask_of_a_file(run):
 def test_counts_are_no_sinogram(run):
     np.save("counts.npy", np.full((5, 38), 900, np.uint16))
     code, _, err = run(
-        "solve --data counts.npy --operator radon --set operator.shape=[20,20] --set operator.angles=5 --noise 1 --output o.npy"
+        "solve --data counts.npy --operator radon --set operator.image_shape=[1,20,20] --set operator.angles=5 --noise 1 --output o.npy"
     )
     assert code == 2
     assert (
@@ -296,14 +296,14 @@ def test_solve_radon_from_image_and_from_data(run):
     simulated = "--operator radon --set operator.angles=20"
     assert run(f"solve --simulate grey.png {simulated} --noise 0.1 {TV}")[0] == 0
     made = report()
-    assert made["operator"]["shape"] == [HEIGHT, WIDTH]
+    assert made["operator"]["image_shape"] == [1, HEIGHT, WIDTH]
     assert made["psnr"] > made["psnr_initial"] > 10
-    A = operators.make("radon", shape=(HEIGHT, WIDTH), angles=20)
+    A = operators.make("radon", image_shape=(1, HEIGHT, WIDTH), angles=20)
     q = A(torch.from_numpy(scene()).float()[None, None])
     for data in (q[0, 0], q[0], q):
         np.save("sinogram.npy", data.numpy())
         status, out, _ = run(
-            f"solve --data sinogram.npy {simulated} --set operator.shape=[{HEIGHT},{WIDTH}] --noise 0.1 {TV}"
+            f"solve --data sinogram.npy {simulated} --set operator.image_shape=[1,{HEIGHT},{WIDTH}] --noise 0.1 {TV}"
         )
         assert status == 0
         assert "PSNR" not in out
@@ -313,7 +313,7 @@ def test_solve_radon_from_image_and_from_data(run):
     once = np.load("out.npy")
     assert (
         run(
-            f"solve --data sinogram.npy --operator radon --set operator.angles=angles.npy --set operator.shape=[29,24] --noise 0.1 {TV}"
+            f"solve --data sinogram.npy --operator radon --set operator.angles=angles.npy --set operator.image_shape=[1,29,24] --noise 0.1 {TV}"
         )[0]
         == 0
     )
@@ -324,16 +324,16 @@ def test_solve_radon_from_image_and_from_data(run):
 def test_data_of_another_shape_is_refused(fails):
     np.save("sinogram.npy", np.zeros((20, 5)))
     radon = "solve --data sinogram.npy --operator radon --set operator.angles=20 --noise 0.1 --denoiser tv --output out.npy"
-    err = fails(f"{radon} --set operator.shape=[{HEIGHT},{WIDTH}]")
+    err = fails(f"{radon} --set operator.image_shape=[1,{HEIGHT},{WIDTH}]")
     assert "data of shape (1, 20, 5)" in err
     assert "(1, 20, 38)" in err
-    assert "needs shape" in fails(radon)
+    assert "give image_shape=(C, H, W)" in fails(radon)
     assert "transposed" not in fails(
-        f"{radon} --set operator.shape=7"
+        f"{radon} --set operator.image_shape=7"
     )  # a plain TypeError inside, named here
     np.save("batch.npy", np.zeros((2, 1, 20, 38)))
     assert "(2, 1, 20, 38)" in fails(
-        radon.replace("sinogram", "batch") + f" --set operator.shape=[{HEIGHT},{WIDTH}]"
+        radon.replace("sinogram", "batch") + f" --set operator.image_shape=[1,{HEIGHT},{WIDTH}]"
     )
     np.save("mask.npy", np.ones((4, 4)))
     assert "takes images (1, 4, 4)" in fails(
@@ -532,7 +532,7 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
         ("--simulate clear.png --operator identity", "partly transparent"),
         ("--simulate nan.npy --operator identity", "NaN or infinite"),
         (
-            "--data none.npy --operator radon --set operator.angles=3 --set operator.shape=[4,4]",
+            "--data none.npy --operator radon --set operator.angles=3 --set operator.image_shape=[1,4,4]",
             "not a readable .npy array",
         ),
         ("--simulate grey.png", "give --operator NAME. Known: blur, identity"),

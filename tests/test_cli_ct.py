@@ -215,7 +215,7 @@ def test_counts_of_an_array(run):
     for settings in (
         "--likelihood poisson",
         "--electronic 5",
-        "--solver hqs --set solver.lam=1",
+        "--solver hqs --set solver.alpha_scale=1",
         "--sigma 0.1 0.08 0.06",
     ):
         assert run(f"{line} --blank {BLANK + DARK} --dark {DARK} {settings}")[0] == 0

@@ -32,7 +32,7 @@ def test_operator(name):
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("auto", "astra_cuda")])
 def test_radon_backend(backend, projector):
     check_operator(
-        Radon((13, 17), angles=11, channels=2, backend=backend, projector=projector, cache=False)
+        Radon(image_shape=(2, 13, 17), angles=11, backend=backend, projector=projector, cache=False)
     )
 
 
@@ -76,10 +76,12 @@ def test_wrappers_keep_the_contract(mlpatch):
     assert not D(x, 0.1)[:, 1].any()
 
 
-@pytest.mark.parametrize("name", [n for n in operators.names() if n not in ("radon", "stack")])
+@pytest.mark.parametrize("name", operators.names())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_closed_forms_over_five_decades(name, dtype):
     A = operators.get(name).example()
+    if not A.closed_form:
+        pytest.skip("its data step takes iterations")
     for decade in range(-3, 3):
         assert optimality(A, 10.0**decade, dtype=dtype) < (
             1e-5 if dtype == torch.float32 else 1e-12
@@ -120,16 +122,25 @@ def test_reconstruct_warns_of_it_when_asked():
         )
 
 
-@pytest.mark.parametrize("name", ["dncnn", "ffdnet", "ircnn", "unet", "drunet"])
+@pytest.mark.parametrize("name", denoisers.names())
 def test_networks_take_sigma_maps(name):
     torch.manual_seed(0)  # of its random weights
-    D = registry.network(name).example()
+    try:
+        D = registry.network(name).example()
+    except InputError:
+        D = None
+    if D is None:
+        pytest.skip("it has no weights to train")
     x = torch.rand(2, 1, 13, 10)
     assert torch.allclose(D(x, torch.full((1, 1, 13, 10), 0.1)), D(x, 0.1), atol=1e-6)
     half = torch.cat([torch.full((2, 1, 13, 5), 0.1), torch.full((2, 1, 13, 5), 0.2)], dim=-1)
     assert not torch.allclose(D(x, half), D(x, 0.1), atol=1e-6)
     with pytest.raises(InputError, match="sigma"):
         D(x, torch.full((2, 1, 4, 4), 0.1))
+
+
+def test_functions_take_sigma_maps():
+    x = torch.rand(2, 1, 13, 10)
     as_map = as_denoiser(
         lambda x, sigma: x / (1 + sigma**2) if sigma.shape == (2, 1, 13, 10) else None, sigma="map"
     )

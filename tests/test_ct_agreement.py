@@ -449,10 +449,13 @@ def test_coverage():
             "flat, centred fan beams only",
         ),
         (
-            lambda: Radon(ParallelBeam((8, 8), 4), 4),
-            r"a geometry has its angles and detectors; call Radon\(geometry\)",
+            lambda: Radon(ParallelBeam((8, 8), 4), angles=4),
+            r"a geometry has its shape, angles and detectors; call Radon\(geometry\)",
         ),
-        (lambda: Radon((8, 8), 4, memory=0), "memory must be a number of GiB > 0"),
+        (
+            lambda: Radon(image_shape=(1, 8, 8), angles=4, memory=0),
+            "memory must be a number of GiB > 0",
+        ),
         (
             lambda: from_dict({"type": "ConeBeam"}),
             "type must be one of ParallelBeam, FanBeam, got 'ConeBeam'",
@@ -477,7 +480,7 @@ def test_warnings_of_angles():
 
 def test_too_little_memory_falls_back_and_says_so():
     with pytest.warns(UserWarning, match="the projections run by 'astra_cpu'"):
-        A = Radon((32, 32), 9, memory=1e-6)
+        A = Radon(image_shape=(1, 32, 32), angles=9, memory=1e-6)
     assert A.backend == "astra_cpu"
     assert "would take about" in A.why
     assert "memory=1e-06" in repr(A)
@@ -486,11 +489,11 @@ def test_too_little_memory_falls_back_and_says_so():
 def test_a_cache_of_another_version_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PNP_MLPATCH_CACHE", str(tmp_path))
     x = torch.rand(1, 1, 12, 12)
-    first = Radon((12, 12), 7)(x)
+    first = Radon(image_shape=(1, 12, 12), angles=7)(x)
     (path,) = tmp_path.glob("radon-*.npz")
     with np.load(path) as file:
         values = dict(file)
     np.savez(path, **(values | {"key": np.array("(1, 'of old')"), "data": 2 * values["data"]}))
     with pytest.warns(UserWarning, match="it is of another version or geometry.*built again"):
-        again = Radon((12, 12), 7)
+        again = Radon(image_shape=(1, 12, 12), angles=7)
     assert torch.equal(again(x), first)

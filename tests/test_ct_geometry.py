@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnp_mlpatch.ct import FanBeam, ParallelBeam, projection
+from pnp_mlpatch.ct import FanBeam, ParallelBeam, _memory, projection
 from pnp_mlpatch.ct.geometry import as_dict, coordinates, from_dict, rays
 from pnp_mlpatch.ct.projection import SparsePair, Symmetry
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
@@ -214,22 +214,35 @@ def test_equality_hash_and_json():
         (
             lambda: Radon(ParallelBeam((8, 8), 4), detectors=5),
             InputError,
-            "a geometry has its angles and detectors",
+            "a geometry has its shape, angles and detectors",
         ),
-        (lambda: Radon((8, 8)), InputTypeError, "a shape needs angles"),
-        (lambda: Radon((8, 8), [0.0, 90.0]), InputError, "^Radon: angles reach 90"),
+        (lambda: Radon((8, 8)), InputTypeError, "geometry must be a ParallelBeam"),
+        (lambda: Radon(image_shape=(1, 8, 8)), InputTypeError, "give image_shape=.* and angles="),
         (
-            lambda: Radon((8, 8), 4, memory=-1.0),
+            lambda: Radon(image_shape=(1, 8, 8), angles=[0.0, 90.0]),
+            InputError,
+            "^Radon: angles reach 90",
+        ),
+        (
+            lambda: Radon(image_shape=(1, 8, 8), angles=4, memory=-1.0),
             InputError,
             "memory must be a number of GiB > 0, or None, got -1",
         ),
-        (lambda: Radon((8, 8), 4, memory=math.nan), InputError, "memory must be a number"),
         (
-            lambda: Radon((64, 64), 40, backend="sparse", memory=1e-6),
+            lambda: Radon(image_shape=(1, 8, 8), angles=4, memory=math.nan),
+            InputError,
+            "memory must be a number",
+        ),
+        (
+            lambda: Radon(image_shape=(1, 64, 64), angles=40, backend="sparse", memory=1e-6),
             InputError,
             "Raise memory, or use 'astra_cpu'",
         ),
-        (lambda: Radon((8, 8), 4, channels=0), InputError, "channels must be an integer >= 1"),
+        (
+            lambda: Radon(image_shape=(0, 8, 8), angles=4),
+            InputError,
+            "channels must be an integer >= 1",
+        ),
         (
             lambda: from_dict({"type": "FanBeam", "shape": [8, 8], "angles": 4}),
             InputTypeError,
@@ -397,13 +410,13 @@ def test_a_forged_matrix_is_built_again(name, change, words, tmp_path, monkeypat
     """With the right key, and numbers with which the product would read beyond its arrays."""
     monkeypatch.setenv("PNP_MLPATCH_CACHE", str(tmp_path))
     x = torch.rand(1, 1, 12, 12)
-    first = Radon((12, 12), 7)(x)
+    first = Radon(image_shape=(1, 12, 12), angles=7)(x)
     (path,) = tmp_path.glob("radon-*.npz")
     with np.load(path) as file:
         values = dict(file)
     np.savez(path, **values | {name: change(values[name])})
     with pytest.warns(UserWarning, match=f"{words}.*built again"):
-        again = Radon((12, 12), 7)
+        again = Radon(image_shape=(1, 12, 12), angles=7)
     assert torch.equal(again(x), first)
 
 
@@ -415,7 +428,12 @@ def test_without_a_home_nothing_is_cached(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pathlib.Path.home", nowhere)
     with pytest.warns(UserWarning, match="no home folder.*Set PNP_MLPATCH_CACHE"):
-        assert Radon((12, 12), 7)(torch.rand(1, 1, 12, 12)).shape == (1, 1, 7, 17)
+        assert Radon(image_shape=(1, 12, 12), angles=7)(torch.rand(1, 1, 12, 12)).shape == (
+            1,
+            1,
+            7,
+            17,
+        )
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -437,14 +455,14 @@ def test_memory_of_control_groups(version, tmp_path):
             (base / folder / name).write_text(f"{value}\n")
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/a/b\n1:cpu:/x\n" if version == 1 else "0::/a/b\n")
-    assert projection._groups_free(tmp_path, own) == [1.5 * 2**30]
-    assert projection._groups_free(tmp_path, tmp_path / "none") == []
+    assert _memory._groups_free(tmp_path, own) == [1.5 * 2**30]
+    assert _memory._groups_free(tmp_path, tmp_path / "none") == []
 
 
 def test_memory_of_the_limits_of_the_process():
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    used = projection._field_of(Path("/proc/self/status"), "VmData:", 1024)
+    used = _memory._field_of(Path("/proc/self/status"), "VmData:", 1024)
     if used is None:
         pytest.skip("no /proc")
     try:
@@ -459,15 +477,15 @@ def test_without_memory_for_the_matrices_auto_projects_without_them(monkeypatch)
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(projection, "_matrix", full)
+    monkeypatch.setattr(projection, "astra_matrix", full)
     with pytest.warns(
         UserWarning, match="there was no memory for the sparse matrices.*'astra_cpu'"
     ):
-        A = Radon((12, 12), 7, cache=False)
+        A = Radon(image_shape=(1, 12, 12), angles=7, cache=False)
     assert A.backend == "astra_cpu"
     assert A(torch.rand(1, 1, 12, 12)).shape == (1, 1, 7, 17)
     with pytest.raises(InputError, match=r"there was no memory .* or use 'astra_cpu'"):
-        Radon((12, 12), 7, backend="sparse", cache=False)
+        Radon(image_shape=(1, 12, 12), angles=7, backend="sparse", cache=False)
 
 
 # ---- angles

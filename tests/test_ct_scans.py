@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pnp_mlpatch.ct import scan as scans
+from pnp_mlpatch.ct import read_dicom, read_scan, write_volume
 from pnp_mlpatch.ct.counts import line_integrals
-from pnp_mlpatch.ct.scan import read_dicom, read_scan, write_volume
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage, PnPError
+from pnp_mlpatch.io import tiff as tiff_io
 
 RNG = np.random.default_rng(0)
 S, A, D = 4, 7, 5
@@ -500,9 +500,9 @@ def test_only_the_pages_of_the_slab_are_read(tmp_path, monkeypatch):
     scan = read_scan(path)
     seen = []
     monkeypatch.setattr(
-        scans,
+        tiff_io,
         "_pixels",
-        lambda file, path, pixels=scans._pixels: seen.append(file.tell()) or pixels(file, path),
+        lambda file, path, pixels=tiff_io._pixels: seen.append(file.tell()) or pixels(file, path),
     )
     scan.read(2, 3)
     assert seen == [2]
@@ -554,7 +554,7 @@ def test_tiff_pages_are_plain(tmp_path):
 
 
 def test_big_tiff(tmp_path):
-    scans._write_tiff(
+    tiff_io.write_pages(
         tmp_path / "v.tif", iter([np.ascontiguousarray(VOLUME, "<f4")]), (S, A, D), big_from=0
     )
     assert (tmp_path / "v.tif").read_bytes()[:4] == b"II+\0"
@@ -574,7 +574,7 @@ def test_volumes_are_streamed(name, tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 2 * 2**20  # of 16 MiB
-    scan = read_scan(tmp_path / name, dataset="volume" if "h" in name else None)
+    scan = read_scan(tmp_path / name, dataset="volume" if "h" in name else None, kind="counts")
     assert scan.read(63, 64).unique().tolist() == [63]
 
 
@@ -906,7 +906,7 @@ def test_dicom_that_claims_more_than_it_holds(tmp_path, monkeypatch):
     [(0, np.uint16, "got 16 bit with white at 0"), (1, np.int8, "got signed 8 bit")],
 )
 def test_tiff_numbers_that_pillow_turns(photometric, dtype, words, tmp_path):
-    from test_imageio import tiff
+    from test_io_images import tiff
 
     (tmp_path / "a.tif").write_bytes(tiff(np.ones((4, 5), dtype), photometric))
     with pytest.raises(InputError, match=words):
@@ -914,7 +914,7 @@ def test_tiff_numbers_that_pillow_turns(photometric, dtype, words, tmp_path):
 
 
 def test_tiff_of_32_bit_without_a_sign(tmp_path):
-    from test_imageio import tiff
+    from test_io_images import tiff
 
     (tmp_path / "a.tif").write_bytes(tiff(np.full((4, 5), 4_000_000_000, np.uint32)))
     assert float(read_scan(tmp_path / "a.tif").read(0, 1).min()) == 4e9
@@ -968,7 +968,7 @@ def test_hdf5_in_other_files(tmp_path):
         "far": "outside of its folder",
         "soft": "outside of its folder",
         "raw": "keeps its values in raw",
-        "gone": "which is not there",
+        "gone": "100% of it was never written or its source is gone",
     }
     for name, words in refused.items():
         with pytest.raises(FileError, match=words):

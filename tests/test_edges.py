@@ -12,14 +12,13 @@ from pnp_mlpatch.denoisers import registry as denoisers
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import pcg
 from pnp_mlpatch.metrics import psnr
-from pnp_mlpatch.noise import noise_level
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.solvers import State, make_problem
-from pnp_mlpatch.solvers._base import noise_in_start
+from pnp_mlpatch.solvers import State, make_problem, noise_in_start
+from pnp_mlpatch.tuning import noise_level
 
 TV = denoisers.make("tv")
 
@@ -98,7 +97,7 @@ def test_a_noise_map_of_one_value_is_that_number(solver, photo):
 
 
 def test_a_schedule_ends_at_the_noise_of_the_image_not_of_the_data():
-    A = Radon((24, 24), 30, cache=False)
+    A = Radon(image_shape=(1, 24, 24), angles=30, cache=False)
     noise = 5.0  # of line integrals of 24 pixels
     level = float(noise_in_start(make_problem(torch.zeros(1, *A.data_shape), A, noise), "test"))
     draws = A.initial(noise * white((8, *A.data_shape), 5))
@@ -133,7 +132,7 @@ def test_conjugate_gradients_in_any_units(unit):
 )
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
 def test_solvers_in_any_units(solver, unit, photo):
-    A = Radon((16, 16), 12, cache=False)
+    A = Radon(image_shape=(1, 16, 16), angles=12, cache=False)
     x, settings = photo[..., :16, :16], {"iterations": 6, "progress": False}
     q = A(x)
     noise = (
@@ -295,7 +294,7 @@ def test_a_registered_solver_with_a_number_for_sigma_is_run_as_it_is(photo):
         def step(self, problem, denoise, state):
             x = problem.A.data_step(
                 state.x, (problem.known_noise("Plain") / self.sigma) ** 2, Aty=problem.Aty
-            )
+            )[0]
             return State(denoise(x, self.sigma), state.iteration + 1)
 
     try:

@@ -203,7 +203,7 @@ def test_gradcheck(name):
     z = torch.randn(1, *A.image_shape, dtype=torch.float64, requires_grad=True)
     q = torch.randn(1, *A.data_shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda z, q: A.data_step(z, 2.0, Aty=A.adjoint(q), tol=1e-12), (z, q), atol=1e-4
+        lambda z, q: A.data_step(z, 2.0, Aty=A.adjoint(q), tol=1e-12)[0], (z, q), atol=1e-4
     )
 
 
@@ -237,7 +237,7 @@ def test_round_trip(partner, name):
 def test_astra_is_radon():
     """The same geometry through from_astra, bit by bit."""
     astra = require("astra", "test")
-    A = Radon((14, 18), 9, backend="astra_cpu", cache=False)
+    A = Radon(image_shape=(1, 14, 18), angles=9, backend="astra_cpu", cache=False)
     theta = A.angles.numpy()
     B = interop.from_astra(
         astra.create_proj_geom("parallel", 1.0, A.data_shape[2], theta),
@@ -261,7 +261,7 @@ def test_odl_adjoint_is_the_transpose():
     assert relative(theirs, A.adjoint(y)[0, 0]) > 0.1
     # pixels of half a unit: ODL's lengths are half of ours, its rows are our columns, its columns our rows from below
     theta = torch.as_tensor(T.geometry.angles.copy())
-    R = Radon((24, 16), theta, 48, cache=False)
+    R = Radon(image_shape=(1, 24, 16), angles=theta, detectors=48, cache=False)
     x = torch.rand(1, 1, 16, 24, generator=generator(1))
     assert relative(2 * A(x)[:, None], R(x.transpose(-1, -2).flip(-2))) < 1e-4
 
@@ -330,7 +330,7 @@ def test_scipys_solvers_find_the_data_step(name):
     alpha = 0.1 * A.norm() ** 2
     z = torch.randn(1, *A.image_shape, dtype=torch.float64, generator=generator())
     q = torch.randn(1, *A.data_shape, dtype=torch.float64, generator=generator(1))
-    h = A.data_step(z, alpha, Aty=A.adjoint(q), tol=1e-10, max_iter=500).flatten().numpy()
+    h = A.data_step(z, alpha, Aty=A.adjoint(q), tol=1e-10, max_iter=500)[0].flatten().numpy()
     flat, data = z.flatten().numpy(), q.flatten().numpy()
     x = scipy.sparse.linalg.lsqr(S, data, damp=math.sqrt(alpha), x0=flat, atol=1e-12, btol=1e-12)[0]
     assert np.linalg.norm(x - h) < (1e-8 if precise else 1e-4) * np.linalg.norm(h)
@@ -472,7 +472,7 @@ def test_deepinvs_solvers_on_our_operators(operator, name, net):
     A = (
         Mask(random_mask((24, 24), keep=0.6))
         if operator == "mask"
-        else Radon((24, 24), 20, cache=False)
+        else Radon(image_shape=(1, 24, 24), angles=20, cache=False)
     )
     q = A(scene())
     x0, sigma, L = A.adjoint(q) / A.norm() ** 2, 0.05, A.norm() ** 2
@@ -513,12 +513,12 @@ def test_physics_prox():
         A(torch.randn(2, 1, 6, 7, generator=generator(1))),
     )
     gamma = torch.tensor([0.5, 4.0])
-    want = A.data_step(z, 1 / gamma, Aty=A.adjoint(y))
+    want = A.data_step(z, 1 / gamma, Aty=A.adjoint(y))[0]
     for given in (gamma, gamma.reshape(2, 1, 1, 1)):
         assert torch.equal(P.prox_l2(z, y, given), want)
     for one in (0.5, torch.tensor(0.5), torch.tensor([0.5])):
         assert torch.allclose(P.prox_l2(z, y, one)[0], want[0])
-    zero = A.data_step(torch.zeros_like(z), 2.0, Aty=A.adjoint(y))
+    zero = A.data_step(torch.zeros_like(z), 2.0, Aty=A.adjoint(y))[0]
     for nothing in (None, 0, 0.0):
         assert torch.equal(P.prox_l2(nothing, y, 0.5), zero)
     known = (P.solver, P.max_iter, P.tol)
@@ -532,7 +532,7 @@ def test_physics_is_deepinvs():
     """Noise, moves, copies, the pseudo-inverse, gradients through all of it."""
     torch.manual_seed(0)
     base = physics()
-    A = Radon((12, 14), 16, cache=False)
+    A = Radon(image_shape=(1, 12, 14), angles=16, cache=False)
     P = interop.to_deepinv(A)
     assert isinstance(P, base.LinearPhysics)
     assert P.img_size == A.image_shape
@@ -557,7 +557,7 @@ def test_physics_is_deepinvs():
     h = P.prox_l2(leaf, y, gamma)
     gradients = torch.autograd.grad((h * w).sum(), (leaf, y, gamma))
     alpha = 1 / gamma.detach().reshape(-1, 1, 1, 1)
-    v = A.data_step(torch.zeros_like(x), alpha, Aty=w, max_iter=500)  # (A^T A + alpha)^-1 w
+    v = A.data_step(torch.zeros_like(x), alpha, Aty=w, max_iter=500)[0]  # (A^T A + alpha)^-1 w
     expected = alpha * v, A(v), (-(alpha**2) * v * (leaf - h)).flatten(1).sum(dim=1)
     for g, e in zip(gradients, expected, strict=True):
         assert relative(g, e) < 5e-2

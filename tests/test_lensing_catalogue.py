@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
-from pnp_mlpatch.lensing.catalogue import Catalogue, bin_shear, read_catalogue
+from pnp_mlpatch.lensing import Catalogue, bin_shear, read_catalogue
 from pnp_mlpatch.lensing.estimators import kaiser_squires
 from pnp_mlpatch.lensing.fits import read_map, write_convergence
 
@@ -476,7 +476,7 @@ def test_a_million_galaxies_take_seconds():
 def test_integers_that_are_null_in_fits_are_no_weights(tmp_path):
     """TNULL marks integers without a value; astropy gives them as they are stored."""
     columns = [
-        fits.Column(name, "D", array=np.array([0.1, 0.2, 0.3]))
+        fits.Column(name, "D", unit="deg", array=np.array([0.1, 0.2, 0.3]))
         for name in ("ra", "dec", "e1", "e2")
     ]
     weights = fits.Column("w", "J", null=999, array=np.array([1, 999, 2]))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pnp_mlpatch import weights
-from pnp_mlpatch.denoisers.mlpatch import MLPatch, cubic, reflect
+from pnp_mlpatch import denoisers, weights
+from pnp_mlpatch.denoisers._bicubic import cubic, reflect
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.metrics import psnr
 
 SAMPLES = {"radius": 3.0, "rings": 2, "angles": 6, "width": 16, "depth": 3}
@@ -301,8 +306,6 @@ def test_jacobian_is_right(member):
 
 @pytest.mark.parametrize("name", ["mlpatch-grey", "mlpatch-samples-grey"])
 def test_it_denoises_better_than_tv(name, photo):
-    from pnp_mlpatch import denoisers
-
     net = denoisers.make("mlpatch", weights=name)
     for level in (15, 25, 50):
         sigma = level / 255
@@ -357,3 +360,140 @@ def test_reflect_is_numpys(size):
 
     padded = np.pad(np.arange(size), 9, mode="reflect")
     assert np.array_equal(reflect(torch.arange(-9, size + 9), size).numpy(), padded)
+
+
+# ---- maps of the noise level
+
+MAPPED = {
+    **MEMBERS,
+    "folded": {**FEATURES, "fold": 2, "stem_width": 10, "dilations": [1] * 4, "residual": True},
+    "weak signal": {**FEATURES, "signal": 0.05},
+}
+
+
+@pytest.fixture(params=MAPPED)
+def mapped(request):
+    return random_network(**MAPPED[request.param])
+
+
+def noise_map(batch, height, width):
+    """Levels between 0.05 and 0.2 that differ from pixel to pixel."""
+    generator = torch.Generator().manual_seed(11)
+    return 0.05 + 0.15 * torch.rand(batch, 1, height, width, generator=generator)
+
+
+def test_a_constant_map_is_its_number(mapped):
+    x = torch.rand(2, mapped.channels, 23, 18, generator=torch.Generator().manual_seed(12))
+    coords = torch.tensor([[3.25, 4.5], [0.0, 17.0], [21.6, 8.1]])
+    bound = 2e-5 if mapped.deform else 1e-6  # offsets that follow the content amplify rounding
+    for level in (0.0, 0.13):
+        constant = torch.full((1, 1, 23, 18), level)
+        assert (mapped(x, constant) - mapped(x, level)).abs().max() < bound
+        difference = mapped.at(x, coords, constant) - mapped.at(x, coords, level)
+        assert difference.abs().max() < 2 * bound
+    each = torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1)
+    levels = each.expand(-1, -1, 23, 18)
+    assert (mapped(x, levels) - mapped(x, each.flatten())).abs().max() < bound
+
+
+def test_a_map_matters_where_it_is(mapped):
+    size = 4 * mapped.field + 8
+    x = torch.rand(1, mapped.channels, 12, size, generator=torch.Generator().manual_seed(13))
+    halves = torch.full((1, 1, 12, size), 0.05)
+    halves[..., size // 2 :] = 0.2
+    y, near = mapped(x, halves), mapped.field + 1
+    assert torch.allclose(y[..., : size // 2 - near], mapped(x, 0.05)[..., : size // 2 - near])
+    assert torch.allclose(y[..., size // 2 + near :], mapped(x, 0.2)[..., size // 2 + near :])
+    assert not torch.allclose(y[..., size // 2 :], mapped(x, 0.05)[..., size // 2 :], atol=1e-4)
+
+
+def test_tiled_equals_whole_with_a_map(mapped):
+    x = torch.rand(2, mapped.channels, 41, 30, generator=torch.Generator().manual_seed(14))
+    sigma, bound = noise_map(2, 41, 30), 2e-5 if mapped.deform else 1e-6
+    mapped.tile = 1000
+    whole = mapped(x, sigma)
+    for tile in (7, 16):
+        mapped.tile = tile
+        assert (mapped(x, sigma) - whole).abs().max() < bound * max(1.0, float(whole.abs().max()))
+
+
+def test_grid_form_equals_continuous_form_with_a_map(mapped):
+    x = torch.rand(2, mapped.channels, 14, 11, generator=torch.Generator().manual_seed(15))
+    sigma = noise_map(2, 14, 11)
+    on_grid, points = mapped(x, sigma), grid(14, 11)
+    for coords in (points, points.expand(2, -1, -1)):
+        anywhere = mapped.at(x, coords, sigma, chunk=50).reshape(x.shape)
+        assert (on_grid - anywhere).abs().max() < 2e-5
+    assert (
+        mapped.at(x, points, sigma[:1])[0] - mapped.at(x[:1], points, sigma[:1])[0]
+    ).abs().max() < 1e-5
+
+
+def test_maps_that_do_not_fit_are_refused():
+    net, x = random_network(**FEATURES), torch.rand(2, 1, 9, 8)
+    coords = torch.tensor([[1.5, 2.5]])
+    good = torch.full((2, 1, 9, 8), 0.1)
+    bad = {name: good.clone() for name in ("negative", "not a number", "too high")}
+    bad["negative"][0, 0, 1, 1], bad["not a number"][1, 0, 2, 2] = -0.1, torch.nan
+    bad["too high"][0, 0, 0, 0] = 1.0
+    others = (good[..., 1:], good[:, :, :, :1], torch.full((2, 2, 9, 8), 0.1), good[0])
+    for sigma in (*bad.values(), *others, torch.full((3, 1, 9, 8), 0.1)):
+        with pytest.raises(InputError, match="sigma"):
+            net(x, sigma)
+        with pytest.raises(InputError, match="sigma"):
+            net.at(x, coords, sigma)
+    with pytest.raises(
+        InputError, match=r"\(2, 1, 9, 7\)\. A map must have shape \(2, 1, 9, 8\)\."
+    ):
+        net(x, others[0])
+    for refuses in (lambda: net.upscale(x, 2, good), lambda: net.patch_at(x, coords, good)):
+        with pytest.raises(InputError, match=r"sigma must be a number or a tensor of shape \(2,\)"):
+            refuses()
+
+
+def test_gradients_flow_through_a_map(mapped):
+    x = torch.rand(1, mapped.channels, 9, 10, generator=torch.Generator().manual_seed(16))
+    sigma = noise_map(1, 9, 10).requires_grad_(True)
+    mapped(x, sigma).square().sum().backward()
+    assert torch.isfinite(sigma.grad).all()
+    assert sigma.grad.abs().sum() > 0
+
+
+# ---- weights by the number of channels
+
+
+def test_the_channels_of_the_image_choose_the_weights():
+    D = denoisers.make("mlpatch")
+    x = torch.rand(2, 3, 17, 12, generator=torch.Generator().manual_seed(17))
+    grey, colour = (denoisers.make("mlpatch", weights=f"mlpatch-{n}") for n in ("grey", "colour"))
+    assert torch.equal(D(x[:, :1], 0.1), grey(x[:, :1], 0.1))
+    assert torch.equal(D(x, noise_map(2, 17, 12)), colour(x, noise_map(2, 17, 12)))
+    info = denoisers.describe(D)
+    assert (info.name, info.channels, info.sigma) == ("mlpatch", None, "input")
+    assert info.sigma_range == grey.info.sigma_range == colour.info.sigma_range
+    assert info.field == max(grey.field, colour.field)
+    assert info.trained_size == (128, 128)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_numbers_of_channels_name_what_there_is(channels):
+    with pytest.raises(
+        InputError, match=rf"has {channels} channels.* mlpatch-grey \(1\) and mlpatch-colour \(3\)"
+    ):
+        denoisers.make("mlpatch")(torch.rand(1, channels, 8, 8), 0.1)
+
+
+def test_both_networks_belong_to_it():
+    D = denoisers.make("mlpatch", tile=16)
+    assert [net.tile for net in D.networks] == [16, 16]
+    assert not D.training
+    before, x = denoisers.fingerprint(D), torch.rand(1, 3, 9, 8)
+    for other in (copy.deepcopy(D), pickle.loads(pickle.dumps(D)), denoisers.make("mlpatch")):
+        assert torch.equal(other(x, 0.1), D(x, 0.1))
+        assert denoisers.fingerprint(other) == before
+    grey = denoisers.make("mlpatch", weights="mlpatch-grey")
+    assert before["sha256"] != denoisers.fingerprint(grey)["sha256"]
+    with torch.no_grad():
+        D.networks[1].last.mul_(2)
+    assert denoisers.fingerprint(D) != before
+    assert D.double()(x.double(), 0.1).dtype == torch.float64

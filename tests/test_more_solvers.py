@@ -195,8 +195,8 @@ def test_drs_is_admm_iterate_by_iterate(kind):
         assert off(x, y) < 1e-12
 
 
-@pytest.mark.parametrize("lam", [0.3, 1.0, 1.6, 1.9])
-def test_relaxation_leaves_the_fixed_points(quadratic, lam):
+@pytest.mark.parametrize("relaxation", [0.3, 1.0, 1.6, 1.9])
+def test_relaxation_leaves_the_fixed_points(quadratic, relaxation):
     result = reconstruct(
         quadratic.q,
         quadratic.A,
@@ -204,7 +204,7 @@ def test_relaxation_leaves_the_fixed_points(quadratic, lam):
         "drs",
         noise=NOISE,
         sigma=SIGMA,
-        lam=lam,
+        relaxation=relaxation,
         iterations=3000,
         tol=1e-13,
         **EXACT,
@@ -342,13 +342,13 @@ def test_a_noise_map_is_whitening(name, form):
 
 
 def test_pdhg_and_red_need_no_data_step(monkeypatch):
-    A = Radon((12, 10), 8, cache=False)
+    A = Radon(image_shape=(1, 12, 10), angles=8, cache=False)
     q = A(torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(0)))
     noise = 0.05 * float(q.square().mean().sqrt())
     admm = reconstruct(
         q, A, gaussian, "admm", noise=noise, sigma=0.3, iterations=150, tol=0, data_iterations=30
     )
-    monkeypatch.setattr(Radon, "_data_step", None)
+    monkeypatch.setattr(Radon, "_solve", None)
     monkeypatch.setattr(Radon, "data_step", None)
     pdhg = reconstruct(q, A, gaussian, "pdhg", noise=noise, sigma=0.3, iterations=1000, tol=0)
     assert off(pdhg.x, admm.x) < 1e-3
@@ -390,7 +390,7 @@ def reflected(x, sigma):
 # settings with which the largest factor of a step is above 1: with A = 1 everything commutes, and the factors are those of numbers
 EXPANDING = [
     ("admm", {"alpha": 0.05, "sigma": 1.0}),  # 1/2 (1 + R_h R_D) = 1/2 (1 + 0.905 * 4.33)
-    ("drs", {"alpha": 0.05, "sigma": 1.0, "lam": 1.5}),
+    ("drs", {"alpha": 0.05, "sigma": 1.0, "relaxation": 1.5}),
     ("pdhg", {"alpha": 0.05, "sigma": 1.0}),
     ("pgd", {"sigma": 1.0, "tau": 0.1}),  # (1 - tau) 1.67
     ("fista", {"sigma": 1.0, "tau": 0.1}),
@@ -478,10 +478,10 @@ def test_averaged_is_the_mix_and_keeps_the_contract(mlpatch):
         ("fista", {"tau": -1}, "FISTA: tau must be finite and > 0, got -1"),
         ("fista", {"tau": [0.1, 0.2]}, r"FISTA: tau must be one number, got \[0.1, 0.2\]"),
         ("fista", {"sigma": -0.1}, "FISTA: sigma must be finite and > 0"),
-        ("drs", {"lam": 0}, r"DRS: lam must be a number in \(0, 2\), got 0"),
-        ("drs", {"lam": 2.0}, r"DRS: lam must be a number in \(0, 2\), got 2.0"),
-        ("drs", {"lam": "one"}, r"DRS: lam must be a number in \(0, 2\), got 'one'"),
-        ("drs", {"lam": True}, r"DRS: lam must be a number in \(0, 2\), got True"),
+        ("drs", {"relaxation": 0}, r"DRS: relaxation must be a number in \(0, 2\), got 0"),
+        ("drs", {"relaxation": 2.0}, r"DRS: relaxation must be a number in \(0, 2\), got 2.0"),
+        ("drs", {"relaxation": "one"}, r"DRS: relaxation must be a number in \(0, 2\), got 'one'"),
+        ("drs", {"relaxation": True}, r"DRS: relaxation must be a number in \(0, 2\), got True"),
         ("drs", {"alpha": 0}, "DRS: alpha must be finite and > 0, got 0"),
         ("drs", {"data_iterations": 0}, "DRS: data_iterations must be"),
         ("red", {"form": "sd"}, "RED: form must be 'fixed_point' or 'gradient', got 'sd'"),
@@ -519,7 +519,7 @@ def test_settings(name, settings, words):
 )
 def test_noise_is_asked_for(name, words):
     with pytest.raises(InputError, match=words + ": the noise level of the data is needed"):
-        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, name, tune="off")
+        reconstruct(torch.rand(2, *SHAPE), Identity(SHAPE), gaussian, solvers.make(name))
 
 
 # ---- results

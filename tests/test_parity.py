@@ -35,7 +35,7 @@ def problem(request, photo):
     A = (
         Mask(random_mask((40, 48), keep=0.4))
         if request.param == "mask"
-        else Radon((40, 48), 30, cache=False)
+        else Radon(image_shape=(1, 40, 48), angles=30, cache=False)
     )
     q = A(truth)
     noise = 0.02 * float(q.square().mean().sqrt())
@@ -104,7 +104,7 @@ def test_data_step_equals_deepinvs_prox(problem):
     A, q, L = problem
     z = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(1))
     for alpha in (0.1 * L, L):
-        h = A.data_step(z, alpha, Aty=A.adjoint(q), tol=1e-7, max_iter=500)
+        h = A.data_step(z, alpha, Aty=A.adjoint(q), tol=1e-7, max_iter=500)[0]
         assert float((h - physics_of(A).prox_l2(z, q, gamma=1 / alpha)).norm() / h.norm()) < 1e-5
 
 
@@ -129,7 +129,12 @@ def test_odls_ray_transform_agrees():
     theta = odl.uniform_partition(0, np.pi, angles)  # its angles are the midpoints of the cells
     line = odl.uniform_partition(-detectors / 2, detectors / 2, detectors)
     transform = tomo.RayTransform(space, tomo.Parallel2dGeometry(theta, line), impl="astra_cpu")
-    A = Radon((n, n), torch.as_tensor(theta.meshgrid[0].ravel().copy()), detectors, cache=False)
+    A = Radon(
+        image_shape=(1, n, n),
+        angles=torch.as_tensor(theta.meshgrid[0].ravel().copy()),
+        detectors=detectors,
+        cache=False,
+    )
     x = torch.rand(1, 1, n, n, generator=torch.Generator().manual_seed(2))
     x[..., :10, :5] += 2  # asymmetric
     mine = A(x)[0, 0]

@@ -153,7 +153,7 @@ USE = """
     q = A(truth) + 0.03 * torch.randn((1, *A.data_shape), generator=torch.Generator().manual_seed(0))
     start = float(psnr(A.initial(q), truth))
     for D, solver in (("guided", "nesterov"), ("guided", "admm"), ("tv", "nesterov")):
-        result = reconstruct(q, A, D, solver, noise=0.03, tune="off", progress=False)
+        result = reconstruct(q, A, D, solver, noise=0.03, progress=False)
         assert float(psnr(result.x, truth)) > start, (D, solver)
     for family, name in ((operators, "superres"), (denoisers, "guided"), (solvers, "nesterov")):
         found = family.info(name)

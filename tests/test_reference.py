@@ -43,7 +43,7 @@ def operator(name: str) -> operators.LinearOperator:
         case "mask":
             return operators.make("mask", mask=mask)
         case "radon":
-            return operators.make("radon", shape=(SIDE, SIDE), angles=20, cache=False)
+            return operators.make("radon", image_shape=(1, SIDE, SIDE), angles=20, cache=False)
         case "stack":
             blur = operators.make("blur", psf=psf, image_shape=shape)
             return operators.make("stack", blocks=[blur, operators.make("mask", mask=mask)])

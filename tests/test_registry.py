@@ -100,7 +100,7 @@ def test_the_package_works_with_torch_and_numpy_only():
         assert {"radon", "mask"} < set(operators.names()) and "drunet" in denoisers.names() and "admm" in solvers.names()
         made = {
             "identity": {"image_shape": (1, 9, 7)},
-            "lensing": {"shape": (9, 7)},
+            "lensing": {"image_shape": (2, 9, 7)},
             "blur": {"psf": gaussian_psf(1.0), "image_shape": (1, 9, 7)},
         }
         for name, settings in made.items():
@@ -111,7 +111,7 @@ def test_the_package_works_with_torch_and_numpy_only():
         mask = operators.make("mask", mask=(torch.rand(9, 7) < 0.5))
         net = MLPatch(width=8, rings=2, angles=4, radius=2.0)
         wanted = [
-            ("astra-toolbox", lambda: operators.make("radon", shape=(9, 7), angles=3)),
+            ("astra-toolbox", lambda: operators.make("radon", image_shape=(1, 9, 7), angles=3)),
             ("deepinv", lambda: denoisers.make("drunet", weights=None)),
             ("scipy", lambda: mask.initial(torch.ones(1, 1, 9, 7))),
             ("safetensors", lambda: denoisers.make("mlpatch", weights=errors.__file__)),
@@ -174,9 +174,9 @@ def test_settings_are_checked_before_the_call():
         operators.make("mask", mask=torch.ones(3, 3), chanels=2)
     with pytest.raises(
         InputTypeError,
-        match=r"Radon: a shape needs angles: Radon\(shape, angles\), .*or give Radon\(geometry\)",
+        match=r"Radon: give image_shape=\(C, H, W\) and angles=, .*or a geometry: Radon\(geometry\)",
     ):
-        operators.make("radon", shape=(4, 5))
+        operators.make("radon", image_shape=(1, 4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):
         operators.make("blur")
     with pytest.raises(
@@ -216,7 +216,7 @@ def test_info_tells_what_is_missing(monkeypatch):
         MissingPackage,
         match=r"The operator 'radon' needs the package 'astra', .*pip install astra-toolbox",
     ):
-        operators.make("radon", shape=(4, 5), angles=3)
+        operators.make("radon", image_shape=(1, 4, 5), angles=3)
 
 
 # ---- plugins of others
@@ -225,7 +225,7 @@ def test_info_tells_what_is_missing(monkeypatch):
 @pytest.fixture
 def registry() -> Registry:
     """A registry of its own: the files of the operators, and nothing registered yet."""
-    return Registry("operator", package="pnp_mlpatch.operators", not_plugins=("base",))
+    return Registry("operator", package="pnp_mlpatch.operators")
 
 
 class Doubled(Identity):
@@ -403,7 +403,7 @@ def test_a_file_that_registers_nothing(tmp_path, monkeypatch):
     (tmp_path / "family" / "empty.py").touch()
     (tmp_path / "family" / "_private.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("operator", package="family", not_plugins=())
+    registry = Registry("operator", package="family")
     assert registry.names() == ["empty"]
     with pytest.raises(
         BrokenPlugin, match=r"The module family.empty registers no operator called 'empty'"
@@ -464,7 +464,7 @@ def test_radon_without_scipy_says_so(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingPackage, match="pip install scipy"):
-        operators.make("radon", shape=(8, 8), angles=4)
+        operators.make("radon", image_shape=(1, 8, 8), angles=4)
 
 
 def test_an_operator_has_two_hooks_and_needs_no_example():

@@ -8,11 +8,11 @@ import torch
 from pnp_mlpatch import averaged, contracted, denoisers, equivariant, reconstruct, solvers
 from pnp_mlpatch.convergence import lipschitz
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.noise import probe
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.tuning import gcv, sure
+from pnp_mlpatch.tuning.noise import probe
 
 SHAPE = (1, 9, 12)
 
@@ -44,7 +44,7 @@ def test_a_random_symmetry_is_one_of_the_group_and_a_function_of_the_image():
     assert torch.equal(once, E(x, 0.1))
     assert torch.equal(once[7:9], E(x[7:9], 0.1)), "an image does not depend on its batch"
     candidates = []
-    from pnp_mlpatch.denoisers._adapt import SYMMETRIES, turned
+    from pnp_mlpatch.denoisers import SYMMETRIES, turned
 
     for g in SYMMETRIES:
         candidates.append(turned(uneven(turned(x, g), 0.1), g, back=True))
@@ -207,8 +207,8 @@ def test_balancing_saves_iterations_and_keeps_the_answer_of_a_proximal_map(off):
 def test_balance_errors():
     with pytest.raises(InputError, match="balance is for how many iterations"):
         solvers.make("admm", balance=-1)
-    with pytest.raises(InputError, match="Take one of them"):
-        solvers.make("admm", balance=3, anderson=3)
+    with pytest.raises(InputError, match="Use one of them"):
+        solvers.anderson(solvers.make("admm", balance=3), 3)
 
 
 # ---- SURE and GCV

@@ -533,7 +533,7 @@ def test_a_step_that_is_too_long_diverges(name, factor):
         (
             {"sigma": [0.3, 0.2, 0.1], "burn_in": 1},
             InputError,
-            "the 3 levels of sigma must be over when the burn-in is.* Set burn_in to 2 or more",
+            "the 3 levels of sigma must end with the burn-in.* Set burn_in to 2 or more",
         ),
         ({"sigma": 0.0}, InputError, "sigma must be finite and > 0"),
     ],

@@ -5,7 +5,7 @@ import torch
 
 from pnp_mlpatch import reconstruct
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.lensing.estimators import wiener
+from pnp_mlpatch.lensing import wiener
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power, wavenumbers
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -57,7 +57,9 @@ def test_with_the_gaussian_denoiser_the_mean_is_the_wiener_filter(sigma, bound):
         "progress": False,
     }
     few, many = (
-        reconstruct(q, Lensing(shape=(32, 32)), D, "split_gibbs", iterations=n, **settings).x
+        reconstruct(
+            q, Lensing(image_shape=(2, 32, 32)), D, "split_gibbs", iterations=n, **settings
+        ).x
         for n in (140, 1040)
     )
     assert float((many[:, :1] - exact).norm() / exact.norm()) < bound
@@ -96,7 +98,7 @@ def test_without_splitting_the_noise_of_t_adds_to_that_of_the_data():
 def test_draws_follow_from_the_seed_and_resume():
     q, noise = survey()
     D, _ = gaussian((32, 32))
-    A = Lensing(shape=(32, 32))
+    A = Lensing(image_shape=(2, 32, 32))
     solver = SplitGibbs(iterations=12, sigma=0.05, burn_in=3)
     whole = solver.run(q, A, D, noise=noise, progress=False)
     half = SplitGibbs(iterations=7, sigma=0.05, burn_in=3).run(q, A, D, noise=noise, progress=False)
@@ -120,7 +122,7 @@ def test_mean_and_deviation_are_those_of_the_draws():
     solver = SplitGibbs(iterations=9, sigma=0.05, burn_in=2)
     result = solver.run(
         q,
-        Lensing(shape=(32, 32)),
+        Lensing(image_shape=(2, 32, 32)),
         D,
         noise=noise,
         callbacks=[lambda s: draws.append(s.z)],
@@ -131,7 +133,7 @@ def test_mean_and_deviation_are_those_of_the_draws():
     assert torch.allclose(result.state.std, kept.std(0), atol=1e-12)
     assert torch.equal(
         SplitGibbs(iterations=2, burn_in=5, sigma=0.05)
-        .run(q, Lensing(shape=(32, 32)), D, noise=noise, progress=False)
+        .run(q, Lensing(image_shape=(2, 32, 32)), D, noise=noise, progress=False)
         .x,
         draws[1],
     )

@@ -141,7 +141,7 @@ def test_a_batch_that_partly_rests_resumes_bit_for_bit(name, tmp_path):
     back = Result.load(tmp_path / "half.pt")
     assert back.statuses == half.statuses
     assert torch.equal(back.per_image["residual"], half.per_image["residual"])
-    resumed = reconstruct(q, BLUR, smooth, name, state=back.state, tune="off", **settings)
+    resumed = reconstruct(q, BLUR, smooth, name, state=back.state, **settings)
     assert torch.equal(resumed.x, whole.x)
     assert resumed.state.iteration == whole.state.iteration
 

@@ -21,8 +21,8 @@ from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.images import read_image
 from pnp_mlpatch.training import TrainConfig, train
-from pnp_mlpatch.training.loop import validate_upscale
 from pnp_mlpatch.training.sources import read_folder
+from pnp_mlpatch.training.validation import validate_upscale
 
 MEMBERS = {
     "samples": {"radius": 2.5, "rings": 2, "angles": 6, "width": 12, "depth": 2},

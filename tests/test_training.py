@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pnp_mlpatch.denoisers.mlpatch import MLPatch, reflect
+from pnp_mlpatch.denoisers._bicubic import reflect
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import (
     Diverged,
     FileError,

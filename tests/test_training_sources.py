@@ -19,8 +19,10 @@ from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import FileError, InputError, MissingPackage, PnPError
 from pnp_mlpatch.io import reading
 from pnp_mlpatch.training import TrainConfig, sources, train
+from pnp_mlpatch.training._generated import dead_leaves, generator
+from pnp_mlpatch.training._stacks import STACKS, split_name, stack
 from pnp_mlpatch.training.data import draw
-from pnp_mlpatch.training.sources import dead_leaves, open_sources, split_name, stack, whole_images
+from pnp_mlpatch.training.sources import open_sources, whole_images
 
 TINY = {"width": 8, "rings": 1, "angles": 4, "radius": 2.0, "depth": 1}
 STACK = np.random.default_rng(0).random((5, 20, 24), dtype=np.float32)
@@ -52,7 +54,7 @@ def write(folder, ending: str, array: np.ndarray, name: str = "images") -> str:
 # ---- stacks
 
 
-@pytest.mark.parametrize("ending", sources.STACKS)
+@pytest.mark.parametrize("ending", STACKS)
 def test_stacks_are_read_window_by_window(ending, tmp_path):
     item = write(tmp_path, ending, STACK)
     source = stack(item, 1, 16)
@@ -66,7 +68,7 @@ def test_stacks_are_read_window_by_window(ending, tmp_path):
         )
 
 
-@pytest.mark.parametrize("ending", sources.STACKS)
+@pytest.mark.parametrize("ending", STACKS)
 def test_colour_and_a_window_of_values(ending, tmp_path):
     source = stack(write(tmp_path, ending, COLOUR), 3, 16)
     np.testing.assert_array_equal(source.whole(2).numpy(), COLOUR[2])
@@ -236,7 +238,7 @@ def test_procedural_images(channels):
 
 def test_procedural_windows_follow_from_seed_and_step():
     def opened(seed):
-        return sources.generator("procedural", 1, 48, seed, bank=3)
+        return generator("procedural", 1, 48, seed, bank=3)
 
     def windows(seed, step, source=None):
         source = source or opened(seed)
@@ -254,7 +256,7 @@ def test_procedural_windows_follow_from_seed_and_step():
 
 def test_training_on_every_kind(tmp_path):
     hounsfield = (STACK * 2000 - 1000).astype(np.int16)
-    items = [write(tmp_path, ending, hounsfield) for ending in sources.STACKS]
+    items = [write(tmp_path, ending, hounsfield) for ending in STACKS]
     config = TrainConfig(
         data=[*items, "procedural"], validation=items[0], window=[-1024, 1024], out=str(tmp_path / "out"), model=TINY,
         size=16, crop=4, batch=4, steps=2, warmup=1, sigma_max=20 / 255,

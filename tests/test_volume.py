@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_mlpatch.ct import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam
-from pnp_mlpatch.ct.scan import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.denoisers import as_denoiser, rescaled
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.checkpoint import save_table
 from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.pipelines import ct_journal, ct_recipe
 from pnp_mlpatch.pipelines import ct_volume as volumes
 from pnp_mlpatch.pipelines.ct_volume import (
     VolumeConfig,
@@ -140,13 +141,15 @@ def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
     )
     config = changed(FAST, window=(0.0, 0.04))
     A = Radon(GEOMETRY, cache=False)
-    slab = volumes._read(scan, config, 0, 2)
+    slab = volumes.read_slab(scan, config, 0, 2)
     seen = A.initial(slab.q[:, None] - Q[:2, None]).flatten(1).std(1)
-    assert (volumes._level(A, slab, TV_.info) / 2).tolist() == pytest.approx(seen.tolist(), rel=0.2)
+    assert (ct_recipe.start_level(A, slab, TV_.info) / 2).tolist() == pytest.approx(
+        seen.tolist(), rel=0.2
+    )
     trained = dataclasses.replace(TV_.info, sigma_range=(0.0, 0.01))
-    assert volumes._level(A, slab, trained).tolist() == pytest.approx([0.01] * 2)
+    assert ct_recipe.start_level(A, slab, trained).tolist() == pytest.approx([0.01] * 2)
     run(scan, tmp_path / "v.npy", config)
-    monkeypatch.setattr(volumes, "_level", lambda A, slab, known: torch.zeros(len(slab.q)))
+    monkeypatch.setattr(ct_recipe, "start_level", lambda A, slab, known: torch.zeros(len(slab.q)))
     run(scan, tmp_path / "raw.npy", config)
     assert error(np.load(tmp_path / "v.npy")) < 0.8 * error(np.load(tmp_path / "raw.npy"))
 
@@ -339,7 +342,7 @@ def killed(monkeypatch):
     """Run, but as if killed at the batch that begins with a slice."""
 
     def call(scan, out, at: int, config=FAST, **settings) -> None:
-        solve, seen = volumes._read, []
+        solve, seen = volumes.read_slab, []
 
         def kill(scan, config, a, b):
             seen.append(a)
@@ -348,7 +351,7 @@ def killed(monkeypatch):
             return solve(scan, config, a, b)
 
         with monkeypatch.context() as patch:
-            patch.setattr(volumes, "_read", kill)
+            patch.setattr(volumes, "read_slab", kill)
             with pytest.raises(KeyboardInterrupt):
                 run(scan, out, config, **settings)
 
@@ -357,13 +360,13 @@ def killed(monkeypatch):
 
 def batches(monkeypatch) -> list[int]:
     """The first slices of the batches that are solved from now on."""
-    seen, solve = [], volumes._solve
+    seen, solve = [], volumes.solve_slab
 
     def follow(A, D, solver, config, slab):
         seen.append(len(slab.live))
         return solve(A, D, solver, config, slab)
 
-    monkeypatch.setattr(volumes, "_solve", follow)
+    monkeypatch.setattr(volumes, "solve_slab", follow)
     return seen
 
 
@@ -501,7 +504,7 @@ def test_a_partial_without_journal_is_started_anew(counts, tmp_path):
 
 def test_a_full_disk_is_told_before_the_work(counts, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        volumes.shutil, "disk_usage", lambda path: volumes.shutil._ntuple_diskusage(10, 5, 5)
+        ct_journal.shutil, "disk_usage", lambda path: ct_journal.shutil._ntuple_diskusage(10, 5, 5)
     )
     with pytest.raises(FileError, match=r"need .* GiB, but .* GiB are free"):
         run(counts, tmp_path / "v.npy")
@@ -625,12 +628,12 @@ def test_the_recipe_is_the_default(counts, tmp_path):
     assert all(5 / 255 <= sigma <= 50 / 255 for sigma in rows["sigma"])
     assert all(
         factor in (1.0, 0.5, 0.25) and (factor == 0.25 or chi2 <= 1)
-        for factor, chi2 in zip(rows["factor"], rows["chi2"], strict=True)
+        for factor, chi2 in zip(rows["alpha_scale"], rows["chi2"], strict=True)
     )
     assert all(value is not None and 0 < value < 0.1 for value in result.residual)
     run(counts, tmp_path / "given.npy", changed(RECIPE, iterations=3))
     given = json.loads((tmp_path / "given.json").read_text())
-    assert (given["result"]["iterations"], given["result"]["factor"]) == (
+    assert (given["result"]["iterations"], given["result"]["alpha_scale"]) == (
         [3] * SLICES,
         [None] * SLICES,
     )
@@ -653,7 +656,7 @@ def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
         noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False
     )
     assert rows["sigma"][4] == pytest.approx(float(sigma) / 0.04)
-    assert rows["factor"][4] == float(alone.factor)
+    assert rows["alpha_scale"][4] == float(alone.factor)
     assert rows["chi2"][4] == pytest.approx(float(alone.chi2), rel=1e-3)
     assert error(np.load(tmp_path / "v.npy")[4], alone.x[0, 0]) < 1e-6
 

@@ -22,8 +22,7 @@ from pnp_mlpatch import (
     rescaled,
 )
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.denoisers import Denoiser, describe
-from pnp_mlpatch.denoisers._adapt import SYMMETRIES, identity, turned
+from pnp_mlpatch.denoisers import SYMMETRIES, Denoiser, describe, fingerprint, turned
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError, UnknownPlugin
@@ -363,7 +362,7 @@ def test_e_mode(sigma):
     assert torch.equal(y[:, :1], net(kappa[:, :1].contiguous(), sigma))
     assert torch.equal(y[:, 1:], torch.zeros(2, 1, 9, 7))
     assert e_mode(net).info.channels == 2
-    A = Lensing((9, 7))
+    A = Lensing((2, 9, 7))
     assert (
         not reconstruct(
             A(kappa), A, e_mode(net), noise=0.1, sigma=0.1, iterations=3, progress=False
@@ -613,7 +612,7 @@ def test_a_module_sees_the_precision_of_its_weights(dtype):
 
 @pytest.mark.parametrize("name", ["dncnn", "ircnn", "mlpatch"])
 def test_networks_run_in_float32_on_float64_images(name):
-    D, seen = denoisers.make(name), set()
+    D, seen = denoisers.make(name, weights=f"{name}-grey"), set()
     for layer in D.modules():
         if layer is not D and not list(layer.children()):
             layer.register_forward_hook(
@@ -633,7 +632,7 @@ def test_the_identity_tells_settings_apart():
     """Else a checkpoint of one is continued with the other."""
     net = tiny()
     found = [
-        identity(D)
+        fingerprint(D)
         for D in (
             net,
             rescaled(net, 2.0),

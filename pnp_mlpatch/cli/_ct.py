@@ -18,7 +18,7 @@ from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
 from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.weights import read_toml
 
@@ -86,7 +86,7 @@ def run_ct(args: argparse.Namespace) -> int:
         used = {"name": args.denoiser, **used}
     if args.plot:
         figure = geometry.plot()
-        write_whole(args.plot, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+        atomic_write(args.plot, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     if not args.quiet:
         count, height, width = last - first, *geometry.shape
         print(

@@ -14,7 +14,7 @@ from pnp_mlpatch.cli._common import COLUMNS, prepare
 from pnp_mlpatch.cli._problem import make
 from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
@@ -104,7 +104,7 @@ def _map(
         table["judged"] = {"map": plain(judge(result.kappa, truth, shear.pixel, shear.seen))}
         table["judged"]["smoothed"] = plain(judge(result.smoothed, truth, shear.pixel, shear.seen))
     text = json.dumps(table, indent=2) + "\n"
-    write_whole(
+    atomic_write(
         out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8")
     )
     if args.figure:

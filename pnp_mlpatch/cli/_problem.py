@@ -225,9 +225,8 @@ def make_operator(
     parameters = inspect.signature(operators.get(name)).parameters
     given = {key: value for key, value in section.items() if key != "name"}
     for key, value in sizes.items():
-        if (
-            key in parameters and key not in given and not (key == "shape" and "weight" in given)
-        ):  # a weight has the shape
+        spare = {"image_shape": "weight", "channels": "image_shape"}[key]  # it says the same
+        if key in parameters and key not in given and spare not in given:
             given[key] = value
     loaded = {}
     for key, value in given.items():
@@ -245,7 +244,7 @@ def make_operator(
         given.setdefault("seed", 0)
         with blame("operator.keep, operator.seed"):
             loaded["mask"] = random_mask(
-                sizes["shape"], keep=loaded.pop("keep"), seed=given["seed"]
+                sizes["image_shape"][1:], keep=loaded.pop("keep"), seed=given["seed"]
             )
         loaded.pop("seed", None)
     return make("operator", {"name": name, **given}, loaded)
@@ -270,7 +269,6 @@ def _sizes(image: Tensor) -> dict[str, Any]:
     channels, height, width = image.shape[1:]
     return {
         "image_shape": (channels, height, width),
-        "shape": (height, width),
         "channels": channels,
     }
 

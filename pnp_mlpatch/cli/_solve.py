@@ -18,12 +18,12 @@ from torch import Tensor
 
 import pnp_mlpatch
 from pnp_mlpatch import metrics
-from pnp_mlpatch.api import reconstruct
+from pnp_mlpatch.api import level_from_noise, reconstruct
 from pnp_mlpatch.cli._common import REGISTRIES, prepare
 from pnp_mlpatch.cli._problem import Run, fit, make, make_problem, read_run
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io import checkpoint as checkpoints
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.solvers import Solver, State
@@ -85,13 +85,16 @@ def _solve(
     if truth is not None:
         score = _psnr_to(truth)
         before = score(x0)
+    noise, tuned = run.noise, None
+    if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
+        solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
     result = reconstruct(
         q,
         A,
         D,
         solver,
-        tune="auto" if run.tune else "off",
-        noise=run.noise,
+        tune="auto" if run.tune else None,
+        noise=noise,
         x0=x0,
         state=state,
         callbacks=[save],
@@ -99,6 +102,7 @@ def _solve(
         history=history,
         progress=False if args.quiet else None,
     )
+    tuned = result.tuned or tuned
     if checkpoint:
         result.state.save(checkpoint, {**about, "history": history})
 
@@ -114,12 +118,12 @@ def _solve(
         "resumed_at": resumed_at,
         "seconds": result.seconds,
     }
-    if result.tuned is not None:
+    if tuned is not None:
         values = {
-            "settings": result.tuned.settings,
-            "noise": result.tuned.noise,
-            "estimated": result.tuned.estimated,
-            "why": result.tuned.why,
+            "settings": tuned.settings,
+            "noise": tuned.noise,
+            "estimated": tuned.estimated,
+            "why": tuned.why,
         }
         report["tuned"] = {key: _one(value) for key, value in values.items()}
     if truth is not None and score is not None:
@@ -135,7 +139,7 @@ def _solve(
     report["history"] = result.history
     write_image(run.output, result.x)
     text = json.dumps(plain(report), indent=2) + "\n"
-    write_whole(
+    atomic_write(
         run.output.with_suffix(".json"),
         lambda temporary: temporary.write_text(text, encoding="utf-8"),
     )
@@ -144,8 +148,8 @@ def _solve(
         print(
             f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}"
         )
-        if result.tuned is not None:
-            print(f"chosen: {result.tuned}")
+        if tuned is not None:
+            print(f"chosen: {tuned}")
     return 0
 
 

@@ -18,8 +18,9 @@ psf, weight, angles) is given by the path of a .npy file or of a picture; a pict
 of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION (and operator.seed=N): random pixels.
 Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
-The level of the denoiser is that of the solver (pnp-mlpatch info admm) or --set solver.sigma=VALUE. With --tune the data choose it, by a
-search that takes the time of about 20 to 30 runs; without --noise the noise is then estimated.
+Without solver.sigma and solver.alpha the level of the denoiser follows from the noise, which is
+estimated where --noise is not given. --tune searches for the level and the number of iterations;
+that takes nine runs.
 
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
 --checkpoint keeps the state and the history every 5 iterations; the same command goes on from it, and --set solver.iterations may be

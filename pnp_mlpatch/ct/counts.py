@@ -22,24 +22,52 @@ def line_integrals(
     electronic: float = 0.0,
     gain: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The line integrals q and their standard deviation, from what a detector counted.
+    r"""Convert counts to line integrals and their standard deviation.
 
-        q      = -log((I - dark) / (blank - dark))
-        std(q) = sqrt(I + electronic^2) / (I - dark)
+    .. math:: q = -\log \frac{I - \mathrm{dark}}{\mathrm{blank} - \mathrm{dark}}, \qquad
+              \mathrm{std}(q) = \frac{\sqrt{I + \mathrm{electronic}^2}}{I - \mathrm{dark}}
 
-    ``counts`` I is (..., angles, detectors); ``blank`` (the open beam, or a number I0) and ``dark`` are broadcast to it: a field
-    (slices, detectors) goes in as ``field[:, None]``. All of them, and ``electronic`` (the standard deviation of the noise that the
-    electronics add), are divided by ``gain``, detector units per photon, to become photons; the dark signal counts as photons too.
-    The noise of ``blank`` and ``dark``, which are means over many frames, is left out. The logarithm lifts the mean of q by about
-    1 / (2 I).
+    Parameters
+    ----------
+    counts : Tensor, shape (..., angles, detectors)
+        I, in detector units.
+    blank, dark : Tensor or float
+        The open beam and the dark field, broadcast to ``counts``: a field (slices, detectors)
+        goes in as ``field[:, None]``.
+    electronic : float
+        The standard deviation of the electronic noise, in detector units.
+    gain : float
+        Detector units per photon: all of the above are divided by it.
 
-    Fewer than 0.5 photons, also negative ones after ``dark`` is subtracted, are taken as 0.5 in both formulas, so that their std is
-    above 1. What was not measured has q = 0 and std = inf, weight 0: counts that are not finite, rays with blank <= dark, and the
-    dead bins of :func:`dead_bins`. Negative counts without ``dark`` and ``electronic`` are warned of.
+    Returns
+    -------
+    q, std : Tensor, shape (..., angles, detectors)
+        float64 if ``counts`` are, else float32. What was not measured has q = 0 and std = inf,
+        which is weight 0: counts that are not finite, rays with blank <= dark, and dead bins.
 
-    Returns two tensors (..., angles, detectors), float64 if ``counts`` are, else float32. Raises :class:`InputTypeError` for
-    anything but tensors of real numbers, :class:`InputError` for shapes that do not fit, where nothing was measured, and for values
-    that look like line integrals or transmissions already. (Barrett and Swindell 1981.)
+    Raises
+    ------
+    InputTypeError
+        For anything but tensors of real numbers.
+    InputError
+        For shapes that do not fit, where nothing was measured, and for values that look like line
+        integrals or transmissions already.
+
+    Warns
+    -----
+    UserWarning
+        For negative counts without ``dark`` and ``electronic``.
+
+    Notes
+    -----
+    Fewer than 0.5 photons, also negative ones after ``dark`` is subtracted, are taken as 0.5 in
+    both formulas, so that their std is above 1. The dark signal counts as photons too. The noise
+    of ``blank`` and ``dark``, which are means over many frames, is left out. The logarithm lifts
+    the mean of q by about 1 / (2 I).
+
+    References
+    ----------
+    Barrett and Swindell, Radiological Imaging, 1981.
     """
     who = "line_integrals"
     counts, blank, dark = _three(counts, blank, dark, who)
@@ -54,8 +82,8 @@ def line_integrals(
     dead = dead_bins(counts, blank, dark)
     if bool(dead.all()):
         raise InputError(
-            f"{who}: no detector bin measured anything, blank <= dark or counts <= dark in all of them. Are counts, blank and dark in order? "
-            "Line integrals need no conversion."
+            f"{who}: no detector bin measured anything, blank <= dark or counts <= dark in all of "
+            "them. Are counts, blank and dark in order? Line integrals need no conversion."
         )
     open_beam = blank - dark
     missing = (
@@ -68,10 +96,22 @@ def line_integrals(
 
 
 def dead_bins(counts: Tensor, blank: Tensor | float, dark: Tensor | float = 0.0) -> Tensor:
-    """Which detector bins saw nothing: there is no angle at which counts > dark and blank > dark, all finite.
+    """Find the detector bins that saw nothing.
 
-    Shapes as in :func:`line_integrals`; the mask (..., detectors) is True for a dead bin. Raises as :func:`line_integrals` for shapes
-    and types.
+    Parameters
+    ----------
+    counts, blank, dark
+        As in :func:`line_integrals`.
+
+    Returns
+    -------
+    Tensor, shape (..., detectors), bool
+        True where there is no angle at which counts > dark and blank > dark, all finite.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As :func:`line_integrals`, for shapes and types.
     """
     counts, blank, dark = _three(counts, blank, dark, "dead_bins")
     alive = (counts > dark) & torch.isfinite(counts) & (blank > dark) & torch.isfinite(blank - dark)
@@ -86,11 +126,33 @@ def simulate_counts(
     electronic: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """Counts as a detector would see them, ``I ~ Poisson((blank - dark) exp(-q) + dark) + N(0, electronic^2)``.
+    r"""Simulate what a detector counts.
 
-    ``q`` is (..., angles, detectors), floats; ``blank`` and ``dark``, in photons, are broadcast to it; the result has the shape and
-    dtype of ``q``. Equal seeds give equal counts on every device. Raises :class:`InputError` unless blank >= dark >= 0, q and
-    both are finite and the shapes fit, :class:`InputTypeError` for other types.
+    .. math:: I \sim \mathrm{Poisson}((\mathrm{blank} - \mathrm{dark}) e^{-q} + \mathrm{dark})
+              + N(0, \mathrm{electronic}^2)
+
+    Parameters
+    ----------
+    q : Tensor, shape (..., angles, detectors)
+        Line integrals, real floats.
+    blank, dark : Tensor or float
+        The open beam and the dark signal in photons, broadcast to ``q``.
+    electronic : float
+        The standard deviation of the electronic noise.
+    seed : int
+        Equal seeds give equal counts on every device.
+
+    Returns
+    -------
+    Tensor, shape (..., angles, detectors)
+        Of the dtype of ``q``.
+
+    Raises
+    ------
+    InputError
+        Unless blank >= dark >= 0, all values are finite and the shapes fit.
+    InputTypeError
+        For other types.
     """
     who = "simulate_counts"
     if not isinstance(q, Tensor) or not q.is_floating_point():
@@ -107,7 +169,8 @@ def simulate_counts(
         )
     if bool((dark < 0).any()) or bool((blank < dark).any()):
         raise InputError(
-            f"{who}: expected blank >= dark >= 0, in photons. Give the blank of a dead bin as its dark."
+            f"{who}: expected blank >= dark >= 0, in photons. Give the blank of a dead bin as its "
+            "dark."
         )
     generator = torch.Generator().manual_seed(seed)
     counts = torch.poisson((blank - dark) * torch.exp(-integrals) + dark, generator=generator)
@@ -121,7 +184,7 @@ def simulate_counts(
 def _three(
     counts: Tensor, blank: Tensor | float, dark: Tensor | float, who: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All three as floats on one device; blank and dark of a shape that broadcasts to that of the counts."""
+    """All three as floats on one device; blank and dark broadcast to the counts."""
     if not isinstance(counts, Tensor) or counts.is_complex() or counts.dtype == torch.bool:
         got = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
         raise InputTypeError(
@@ -156,8 +219,9 @@ def _field(value: Tensor | float, counts: Tensor, name: str, who: str) -> Tensor
     if not fits or ambiguous:
         wrong = "could be per slice or per angle of" if fits else "does not broadcast to"
         raise InputError(
-            f"{who}: {name} of shape {tuple(field.shape)} {wrong} counts {shape}, (..., angles, detectors). "
-            f"Give one value per detector, or {name}[:, None] for one field per slice, {name}[None] for one value per angle."
+            f"{who}: {name} of shape {tuple(field.shape)} {wrong} counts {shape}, (..., angles, "
+            f"detectors). Give one value per detector, or {name}[:, None] for one field per slice, "
+            f"{name}[None] for one value per angle."
         )
     return field
 
@@ -168,8 +232,9 @@ def _look(counts: Tensor, blank: Tensor, dark: Tensor, electronic: float, gain: 
     seen = torch.nan_to_num(counts, nan=0.0, posinf=0.0, neginf=0.0)
     if 0 < brightest < FEW:
         raise InputError(
-            f"line_integrals: the open beam has {brightest:.3g} photons at most; these look like transmissions I / I0. "
-            "Give counts, or gain = 1 / I0 with I0 photons in the open beam; for line integrals there is nothing to convert."
+            f"line_integrals: the open beam has {brightest:.3g} photons at most; these look like "
+            "transmissions I / I0. Give counts, or gain = 1 / I0 with I0 photons in the open beam; "
+            "for line integrals there is nothing to convert."
         )
     if (
         brightest >= 1000
@@ -178,13 +243,15 @@ def _look(counts: Tensor, blank: Tensor, dark: Tensor, electronic: float, gain: 
         and bool((seen != seen.round()).any())
     ):
         raise InputError(
-            f"line_integrals: the counts are fractions up to {float(seen.max()):.3g} for an open beam of {brightest:.3g}; they look like "
-            "line integrals or transmissions already. If they are photons, round them."
+            f"line_integrals: the counts are fractions up to {float(seen.max()):.3g} for an open "
+            f"beam of {brightest:.3g}; they look like line integrals or transmissions already. If "
+            "they are photons, round them."
         )
     negative = int((seen < 0).sum())
     if negative and electronic == 0 and not bool(dark.any()):
         warnings.warn(
-            f"line_integrals: {negative} of {seen.numel()} counts are negative, with dark = 0 and electronic = 0; they are taken as 0 photons. "
-            "Is a dark field missing, or was it subtracted twice?",
+            f"line_integrals: {negative} of {seen.numel()} counts are negative, with dark = 0 and "
+            "electronic = 0; they are taken as 0 photons. Is a dark field missing, or was it "
+            "subtracted twice?",
             stacklevel=3,
         )

@@ -1,18 +1,24 @@
 r"""Filtered backprojection for parallel and fan beams (Kak and Slaney 1988).
 
-    parallel       f(p) = sum_a w_a  (h * [q_a r_a])(p . e_a)
-    fan, flat      f(p) = sum_a w_a / U^2  (h * [q_a cos(gamma) r_a])(u)
-    fan, arc       f(p) = sum_a w_a / L^2  (h (gamma / sin(gamma))^2 * [q_a SO cos(gamma) r_a])(gamma)
+.. math::
+    \text{parallel:} \quad f(p) &= \sum_a w_a (h * [q_a r_a])(p \cdot e_a) \\
+    \text{fan, flat:} \quad f(p) &= \sum_a w_a U^{-2} (h * [q_a \cos\gamma \, r_a])(u) \\
+    \text{fan, arc:} \quad f(p) &= \sum_a w_a L^{-2}
+        (h (\gamma / \sin\gamma)^2 * [q_a S \cos\gamma \, r_a])(\gamma)
 
-with h the ramp filter under a window, U the distance of p from the source along the beam, divided by SO, and L that from the source;
-w_a is the part of the circle that the angle stands for. A line that is measured twice, by the ray (a, k) and by its opposite, is
-shared between the two: r + r' = 1. With c, which falls to 0 at the ends of the detector and of the range of angles,
+with h the ramp filter under a window, S the distance from the source to the centre, U the distance
+of p from the source along the beam, divided by S, and L that from the source; w_a is the part of
+the circle that the angle stands for. A line that is measured twice, by the ray (a, k) and by its
+opposite, is shared between the two: r + r' = 1. With c, which falls to 0 at the ends of the
+detector and of the range of angles,
 
-    r = c / (c + c'),    c = sin^2(pi/2 min(1, t / F))    for the angle, times the same for the detector,
+.. math:: r = c / (c + c'), \qquad c = \sin^2(\tfrac{\pi}{2} \min(1, t / F))
 
-t the distance from the nearest end and F the length of the overlap. This is 1/2 over a whole turn, Parker's weights over a short scan
-(Parker 1982), those of a detector whose middle lies beside the axis (half acquisition, half-fan; Wang 2002), and those of any other
-range of angles (Noo et al. 2002). Angles may be in any order and unevenly spaced.
+for the angle, times the same for the detector; t is the distance from the nearest end and F the
+length of the overlap. This is 1/2 over a whole turn, Parker's weights over a short scan (Parker
+1982), those of a detector whose middle lies beside the axis (half acquisition, half-fan; Wang
+2002), and those of any other range of angles (Noo et al. 2002). Angles may be in any order and
+unevenly spaced.
 """
 
 from __future__ import annotations
@@ -26,15 +32,30 @@ from torch import Tensor
 
 from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam, coordinates, sizes
 
-SHORTEST = math.radians(
-    10
-)  # a wedge that was not scanned; and over which the weights rise at the ends of the range of angles
+# a wedge that was not scanned is more; over it the weights rise at the ends of the range of angles
+SHORTEST = math.radians(10)
 
 
 def fbp(
     geometry: Geometry, q: Tensor, window: str, back_project: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Images (B, H, W) of sinograms (B, angles, detectors); ``back_project`` is the transpose of the projector, for parallel beams."""
+    """Reconstruct images by filtered backprojection.
+
+    Parameters
+    ----------
+    geometry : ParallelBeam or FanBeam
+        The scan.
+    q : Tensor, shape (B, angles, detectors)
+        Sinograms.
+    window : str
+        "hann" or "none".
+    back_project : callable
+        The transpose of the projector, for parallel beams.
+
+    Returns
+    -------
+    Tensor, shape (B, H, W)
+    """
     width, share = sizes(geometry)[1], weights(geometry).to(q)
     if not isinstance(geometry, ParallelBeam):
         share = share * torch.cos(_fan_angles(geometry, coordinates(geometry))).to(q)
@@ -42,23 +63,20 @@ def fbp(
     weighted = F.pad(q * share, sides)
     if isinstance(geometry, ParallelBeam):
         filtered = _filter(weighted, _ramp(_length(weighted), window))
-        if width == geometry.pixel and sides == (
-            0,
-            0,
-        ):  # then the transpose interpolates linearly, and is fast
+        if width == geometry.pixel and sides == (0, 0):  # the transpose interpolates linearly
             return back_project(filtered) / geometry.pixel**2
         return _backprojection(geometry, filtered / width, offset)
-    spacing = width / (
-        geometry.distance if geometry.arc else geometry.magnification
-    )  # an angle, or a length at the centre
+    # an angle, or a length at the centre
+    spacing = width / (geometry.distance if geometry.arc else geometry.magnification)
     ramp = _ramp(_length(weighted), window, spacing if geometry.arc else None)
     return _backprojection(geometry, _filter(weighted, ramp) / spacing, offset)
 
 
 def _completed(geometry: Geometry) -> tuple[tuple[int, int], float]:
-    """How many elements make the short side of the detector as long as the other, before and after; and its offset with these.
+    """How many elements make the short side of the detector as long as the other, and the offset.
 
-    Opposite rays stand in for those, whose weight is 0; but what was filtered goes on beyond the last ray that was measured.
+    Opposite rays stand in for those, whose weight is 0; but what was filtered goes on beyond the
+    last ray that was measured.
     """
     spacing, offset = sizes(geometry)[1], geometry.offset
     more = math.ceil(2 * abs(offset) / spacing - 1e-6)
@@ -72,7 +90,7 @@ def _completed(geometry: Geometry) -> tuple[tuple[int, int], float]:
 
 
 def _half_turn(theta: Tensor) -> bool:
-    """Whether half of the circle or more was not scanned, so that parallel beams see each line once."""
+    """Whether half of the circle or more was not scanned: parallel beams see a line once."""
     return float(_gaps(theta, 2 * math.pi)[1].max()) > math.pi - 1e-6
 
 
@@ -82,8 +100,10 @@ def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     geometry : ParallelBeam or FanBeam
+        The scan.
     used : Tensor, shape (angles,), bool, optional
-        The projections that were measured; the others get no weight, and their neighbours stand for them. By default all.
+        The projections that were measured; the others get no weight, and their neighbours stand
+        for them. By default all.
 
     Returns
     -------
@@ -99,9 +119,8 @@ def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
     u = coordinates(geometry)
     ends = u[0] - spacing / 2, u[-1] + spacing / 2
     if isinstance(geometry, ParallelBeam):
-        if abs(geometry.offset) < 1e-6 * spacing or _half_turn(
-            theta
-        ):  # both directions of a line count alike
+        # both directions of a line count alike
+        if abs(geometry.offset) < 1e-6 * spacing or _half_turn(theta):
             out[rows] = quadrature(theta, math.pi)[:, None].expand(-1, count)
             return out
         share = redundancy(theta, u, torch.zeros_like(u), (float(ends[0]), float(ends[1])))
@@ -114,12 +133,35 @@ def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
 
 
 def whole_turn(theta: Tensor) -> bool:
-    """Whether angles in radians go all around: no wedge of the circle is left out."""
+    """Return whether angles go all around: no wedge of the circle is left out.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (angles,)
+        Radians.
+
+    Returns
+    -------
+    bool
+    """
     return not bool(_gaps(theta, 2 * math.pi)[2].any()) and not _half_turn(theta)
 
 
 def quadrature(theta: Tensor, period: float) -> Tensor:
-    """The part of the period that each angle stands for: half the gaps to its neighbours; a wedge that was not scanned counts for none."""
+    """Return the part of the period that each angle stands for: half the gaps to its neighbours.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (angles,)
+        Radians.
+    period : float
+        pi or 2 pi.
+
+    Returns
+    -------
+    Tensor, shape (angles,)
+        Radians. A wedge that was not scanned counts for none.
+    """
     if len(theta) == 1:
         return torch.full_like(theta, period)
     order, gaps, missing = _gaps(theta, period)
@@ -130,7 +172,7 @@ def quadrature(theta: Tensor, period: float) -> Tensor:
 
 
 def redundancy(theta: Tensor, place: Tensor, gamma: Tensor, ends: tuple[float, float]) -> Tensor:
-    """The share r (angles, detectors) of each ray in its line.
+    """Return the share r of each ray in its line.
 
     Parameters
     ----------
@@ -139,9 +181,14 @@ def redundancy(theta: Tensor, place: Tensor, gamma: Tensor, ends: tuple[float, f
     place : Tensor, shape (detectors,)
         Where the elements are, 0 on the axis: lengths for parallel beams, angles for fans.
     gamma : Tensor, shape (detectors,)
-        The angles of the rays within the fan; 0 for parallel beams. The opposite of a ray is seen from theta + pi - 2 gamma, at -place.
+        The angles of the rays within the fan; 0 for parallel beams. The opposite of a ray is seen
+        from theta + pi - 2 gamma, at -place.
     ends : tuple of float
         Where the detector begins and ends.
+
+    Returns
+    -------
+    Tensor, shape (angles, detectors)
     """
 
     def on_detector(x: Tensor) -> Tensor:
@@ -159,7 +206,7 @@ def _rise(part: Tensor) -> Tensor:
 
 
 def _scanned(theta: Tensor, angle: Tensor) -> Tensor:
-    """1 for an angle well within the range of the angles theta, 0 for one outside, smooth between."""
+    """1 for an angle well within the range of the angles theta, 0 outside, smooth between."""
     order, gaps, missing = _gaps(theta, 2 * math.pi)
     if not bool(missing.any()):
         return torch.ones_like(angle)
@@ -182,10 +229,10 @@ def _scanned(theta: Tensor, angle: Tensor) -> Tensor:
 
 
 def _gaps(theta: Tensor, period: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The order of the angles in the period, the gap after each in this order, and which gaps are wedges that were not scanned.
+    """The order of the angles, the gap after each in this order, and which gaps are wedges.
 
-    Such wedges are few, at most one gap of eight or one in all, more than three times as large as the largest of the others, and
-    more than 10 degrees.
+    A wedge was not scanned. Wedges are few, at most one gap of eight or one in all, more than three
+    times as large as the largest of the others, and more than 10 degrees.
     """
     turned = torch.remainder(theta + 1e-9, period)
     order = turned.argsort()
@@ -203,7 +250,10 @@ def _fan_angles(geometry: Geometry, u: Tensor) -> Tensor:
 
 
 def _backprojection(geometry: Geometry, filtered: Tensor, offset: float) -> Tensor:
-    """The sum over the angles at the pixel centres, weighted by distance in a fan; linear interpolation on the detector."""
+    """The sum over the angles at the pixel centres, weighted by distance in a fan.
+
+    Interpolation on the detector is linear.
+    """
     height, width = geometry.shape
     theta = geometry.theta
     x = ((torch.arange(width, dtype=torch.float64) - (width - 1) / 2) * geometry.pixel).to(
@@ -237,9 +287,7 @@ def _backprojection(geometry: Geometry, filtered: Tensor, offset: float) -> Tens
         places = torch.stack([(2 * k - count + 1) / count, torch.zeros_like(k)], dim=-1).to(
             filtered
         )[None]
-        row = (
-            filtered[:, index].unsqueeze(0).unsqueeze(2)
-        )  # (1, B, 1, detectors): the batch as channels
+        row = filtered[:, index].unsqueeze(0).unsqueeze(2)  # (1, B, 1, detectors)
         value = F.grid_sample(
             row, places, mode="bilinear", padding_mode="zeros", align_corners=False
         )[0]
@@ -257,7 +305,10 @@ def _filter(q: Tensor, ramp: Tensor) -> Tensor:
 
 
 def _ramp(size: int, window: str, arc: float | None = None) -> Tensor:
-    """The ramp filter for unit spacing from its band-limited impulse response, under a window; ``arc`` is the angle of an element."""
+    """The ramp filter for unit spacing from its band-limited impulse response, under a window.
+
+    ``arc`` is the angle of an element.
+    """
     n = torch.fft.fftfreq(size, 1 / size).double()
     odd = n.remainder(2) == 1
     response = torch.where(

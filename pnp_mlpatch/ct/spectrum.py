@@ -1,11 +1,14 @@
-r"""What A^H A is, up to sampling: a convolution with a kernel in closed form, from which come the preconditioners of the data step.
+r"""The spectrum of A^H A in closed form, from which come preconditioners of the data step.
 
-A pixel leaves a footprint on the detector; two pixels at the distance d share, over all angles a of a parallel beam,
+A pixel leaves a footprint on the detector. Two pixels at the distance d share, over all angles a of
+a parallel beam,
 
-    k(d) = pixel^2 / s  sum_a g_a(d . e_a)        s the width of a detector element, d and s in pixels
+.. math:: k(d) = \frac{\mathrm{pixel}^2}{s} \sum_a g_a(d \cdot e_a)
 
-with g_a the autocorrelation of the footprint, a convolution of boxes of unit area: "linear" two of width max(|cos|, |sin|), "line"
-those of widths |cos| and |sin|, "strip" one of width s in addition. A fan beam has the same kernel near the centre of rotation.
+with s the width of a detector element, d and s in pixels, and g_a the autocorrelation of the
+footprint, a convolution of boxes of unit area: "linear" two of width max(abs(cos), abs(sin)),
+"line" those of widths abs(cos) and abs(sin), "strip" one of width s in addition. A fan beam has the
+same kernel near the centre of rotation. Up to sampling, A^H A is the convolution with k.
 """
 
 from __future__ import annotations
@@ -19,7 +22,20 @@ from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam
 
 
 def normal_kernel(geometry: Geometry, projector: str) -> Tensor:
-    """k(d) on the grid of twice the size, (2H, 2W) float64, d = 0 at the corner."""
+    """Return the kernel of A^H A on the grid of twice the size.
+
+    Parameters
+    ----------
+    geometry : ParallelBeam or FanBeam
+        The scan.
+    projector : str
+        "linear", "line" or "strip".
+
+    Returns
+    -------
+    Tensor, shape (2 H, 2 W), float64
+        k(d), with d = 0 at the corner.
+    """
     height, width = geometry.shape
     fine, reach = 128, 8  # samples a pixel, half length in pixels of the table of g
     spacing = geometry.width / geometry.pixel
@@ -43,14 +59,40 @@ def normal_kernel(geometry: Geometry, projector: str) -> Tensor:
 
 
 def embedded(kernel: Tensor) -> Tensor:
-    """Eigenvalues (2H, W + 1) of the convolution on the grid of twice the size, negative ones clipped to 0."""
+    """Return the eigenvalues of the convolution on the grid of twice the size.
+
+    Parameters
+    ----------
+    kernel : Tensor, shape (2 H, 2 W)
+        As of :func:`normal_kernel`.
+
+    Returns
+    -------
+    Tensor, shape (2 H, W + 1)
+        Negative ones are clipped to 0.
+    """
     return torch.fft.rfft2(kernel).real.clamp_min(0)
 
 
 def circulant(kernel: Tensor) -> Tensor:
-    """Eigenvalues (H, W // 2 + 1) of the circulant that is nearest to the convolution in the Frobenius norm (T. Chan 1988), on the H x W grid.
+    r"""Return the eigenvalues of the circulant nearest to the convolution in the Frobenius norm.
 
-    c(d) = sum over the wraps w of k(w) (1 - |w_1| / H) (1 - |w_2| / W); it is positive where the convolution is.
+    .. math:: c(d) = \sum_w k(w) (1 - |w_1| / H) (1 - |w_2| / W)
+
+    over the wraps w of d. It is positive where the convolution is.
+
+    Parameters
+    ----------
+    kernel : Tensor, shape (2 H, 2 W)
+        As of :func:`normal_kernel`.
+
+    Returns
+    -------
+    Tensor, shape (H, W // 2 + 1)
+
+    References
+    ----------
+    T. Chan, An optimal circulant preconditioner, SIAM J. Sci. Stat. Comput. 1988.
     """
     for axis in (0, 1):
         size = kernel.shape[axis] // 2
@@ -62,7 +104,18 @@ def circulant(kernel: Tensor) -> Tensor:
 
 
 def coverage(geometry: Geometry) -> float:
-    """The part of the directions of half a turn that the rays cover: 1 for a full scan, 2/3 for 120 degrees of parallel beam."""
+    """Return the part of the directions of half a turn that the rays cover.
+
+    Parameters
+    ----------
+    geometry : ParallelBeam or FanBeam
+        The scan.
+
+    Returns
+    -------
+    float
+        1 for a full scan, 2/3 for 120 degrees of parallel beam.
+    """
     theta = torch.remainder(geometry.theta, math.pi).sort().values
     gaps = torch.diff(theta, append=theta[:1] + math.pi)
     apart = gaps[gaps > 1e-6]  # over a whole turn directions come twice

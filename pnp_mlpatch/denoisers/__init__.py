@@ -1,12 +1,8 @@
-"""Denoisers by name: ``names()``, ``make(name, ...)``, ``info(name)``; and the bases for writing one."""
+"""Denoisers by name: ``names()``, ``make(name, ...)``, ``info(name)``; bases for writing one."""
 
 from pnp_mlpatch.denoisers._adapt import (
     as_denoiser,
-    averaged,
-    contracted,
-    describe,
     e_mode,
-    equivariant,
     per_channel,
     rescaled,
 )
@@ -18,11 +14,16 @@ from pnp_mlpatch.denoisers._base import (
     registry,
     sigma_column,
 )
+from pnp_mlpatch.denoisers._bicubic import reflect, sample
+from pnp_mlpatch.denoisers._equivariant import SYMMETRIES, equivariant, turned
 from pnp_mlpatch.denoisers._network import Network
+from pnp_mlpatch.denoisers._relax import averaged, contracted
+from pnp_mlpatch.denoisers._wrapper import describe, fingerprint
 
 names, get, make, info = registry.names, registry.get, registry.make, registry.info
 
 __all__ = [
+    "SYMMETRIES",
     "Denoiser",
     "DenoiserInfo",
     "Network",
@@ -33,13 +34,17 @@ __all__ = [
     "describe",
     "e_mode",
     "equivariant",
+    "fingerprint",
     "get",
     "info",
     "make",
     "names",
     "per_channel",
+    "reflect",
     "register",
     "registry",
     "rescaled",
+    "sample",
     "sigma_column",
+    "turned",
 ]

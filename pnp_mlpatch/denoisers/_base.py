@@ -18,11 +18,12 @@ register = registry.register
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Any callable ``D(x, sigma) -> x_hat`` for ``x = clean + sigma * white Gaussian noise``.
+    """Any callable ``D(x, sigma)`` that denoises ``x = clean + sigma * white Gaussian noise``.
 
-    ``x`` is a real tensor (B, C, H, W), any H and W; ``sigma`` is the noise standard deviation in the units of ``x``,
-    a float or a tensor of shape (B,). The result has the shape, dtype and device of ``x``; ``x`` is not changed; the
-    same call gives the same result. Every deepinv denoiser fits.
+    ``x`` is a real tensor (B, C, H, W), any H and W. ``sigma`` is the standard deviation of the
+    noise in the units of ``x``, a float or a tensor of shape (B,). The result has the shape, dtype
+    and device of ``x``. ``x`` is not changed, and the same call gives the same result. Every
+    deepinv denoiser fits.
     """
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor: ...
@@ -30,11 +31,22 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class DenoiserInfo:
-    """What is known of a denoiser; ``None`` where it is not.
+    """What is known of a denoiser; None where it is not.
 
-    ``sigma`` says how the noise level is used: ``"input"`` (one model for a range of levels), ``"ignored"`` (a blind
-    or single-level model) or ``"unknown"``. ``sigma_range`` is the trained range, in the units of the image.
-    ``field`` is the receptive field: the output at a pixel depends on input pixels at most so far away (sup norm).
+    Parameters
+    ----------
+    name : str
+    channels : int, optional
+        None also for denoisers of any number of channels.
+    sigma : str
+        How the noise level is used: "input" (one model for a range of levels), "ignored" (a blind
+        or single-level model) or "unknown".
+    sigma_range : tuple of two floats, optional
+        The trained range, in the units of the image.
+    field : int, optional
+        The output at a pixel depends on input pixels at most so many rows or columns away.
+    trained_size : tuple of two ints, optional
+        Height and width of the training images.
     """
 
     name: str
@@ -46,10 +58,28 @@ class DenoiserInfo:
 
 
 def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
-    """Raise unless ``x`` is a floating tensor (B, C, H, W) with the right channels and at least one pixel."""
+    """Check the image that a denoiser is given.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        float32 or float64, with at least one pixel.
+    who : str
+        The name of the denoiser, for messages.
+    channels : int, optional
+        The channels that it must have.
+
+    Raises
+    ------
+    InputTypeError
+        If it is no such tensor.
+    InputError
+        If its shape does not fit.
+    """
     if not isinstance(x, Tensor):
         raise InputTypeError(
-            f"{who}: the image must be a torch tensor of shape (B, C, H, W), got {type(x).__name__}. For a numpy function or array see as_denoiser."
+            f"{who}: the image must be a torch tensor of shape (B, C, H, W), "
+            f"got {type(x).__name__}. For a numpy function or array see as_denoiser."
         )
     if x.device.type == "meta":
         raise InputTypeError(
@@ -57,11 +87,13 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
         )
     if not x.is_floating_point() or x.dtype in (torch.float16, torch.bfloat16):
         raise InputTypeError(
-            f"{who}: the image must be float32 or float64, got {x.dtype}. Convert it first, e.g. x.float() / 255 for 8-bit values."
+            f"{who}: the image must be float32 or float64, got {x.dtype}. "
+            "Convert it first, e.g. x.float() / 255 for 8-bit values."
         )
     if x.ndim != 4 or 0 in x.shape:
         raise InputError(
-            f"{who}: the image must have shape (B, C, H, W) with no empty axis, got {tuple(x.shape)}. Add axes with x[None, None] for one grey image."
+            f"{who}: the image must have shape (B, C, H, W) with no empty axis, "
+            f"got {tuple(x.shape)}. Add axes with x[None, None] for one grey image."
         )
     if channels is not None and x.shape[1] != channels:
         raise InputError(
@@ -73,34 +105,32 @@ def check_image(x: Tensor, who: str, channels: int | None = None) -> None:
 def sigma_column(
     sigma: float | Tensor, x: Tensor, who: str, largest: float | None = None, *, maps: bool = False
 ) -> Tensor:
-    """``sigma`` as a tensor (B, 1, 1, 1) of the dtype and device of ``x``; raise unless finite, >= 0 and in range.
+    """Check a noise level and bring it into the shape in which it meets the image.
 
-    With ``maps``, a map (B, 1, H, W) or (1, 1, H, W) of the size of ``x`` is taken too, and comes back as (B, 1, H, W).
+    Parameters
+    ----------
+    sigma : float or Tensor, shape (B,)
+        With ``maps`` also (B, 1, H, W) or (1, 1, H, W).
+    x : Tensor, shape (B, C, H, W)
+        The image, checked.
+    who : str
+        The name of the denoiser, for messages.
+    largest : float, optional
+        The top of its noise range.
+    maps : bool
+        Whether maps are allowed.
+
+    Returns
+    -------
+    Tensor, shape (B, 1, 1, 1) or (B, 1, H, W)
+        In the dtype and on the device of ``x``.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        Unless it is finite, >= 0 and in range, and its shape fits.
     """
-    if (
-        maps
-        and isinstance(sigma, Tensor)
-        and sigma.ndim == 4
-        and sigma.shape[1] == 1
-        and sigma.shape[2:] == x.shape[2:]
-        and sigma.shape[0] in (1, x.shape[0])
-    ):
-        column = sigma.to(x).expand(x.shape[0], -1, -1, -1)
-    elif isinstance(sigma, Tensor):
-        if sigma.is_complex() or sigma.dtype == torch.bool:
-            raise InputTypeError(f"{who}: sigma must be real, got {sigma.dtype}.")
-        if sigma.numel() not in (1, x.shape[0]) or sum(n != 1 for n in sigma.shape) > 1:
-            raise InputError(
-                f"{who}: sigma must be a number or a tensor of shape ({x.shape[0]},), one level an image, got shape {tuple(sigma.shape)}."
-            )
-        column = sigma.to(x).reshape(-1, 1, 1, 1).expand(x.shape[0], 1, 1, 1)
-    else:
-        try:
-            column = x.new_full((x.shape[0], 1, 1, 1), float(sigma))
-        except (TypeError, ValueError) as error:
-            raise InputTypeError(
-                f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}."
-            ) from error
+    column = _column(sigma, x, who, maps)
     if torch.compiler.is_compiling():
         return column
     if isinstance(sigma, Tensor):
@@ -111,14 +141,38 @@ def sigma_column(
         raise InputError(f"{who}: sigma must be finite and >= 0, got {low if low < 0 else high:g}.")
     if largest is not None and high > largest * (1 + 1e-4):
         raise InputError(
-            f"{who}: sigma = {high:.4g} is above the trained range 0 to {largest:.4g}. Sigma is a standard deviation in the "
-            "units of the image; if the image is not in [0, 1], use rescaled(D, scale, offset)."
+            f"{who}: sigma = {high:.4g} is above the trained range 0 to {largest:.4g}. Sigma is a "
+            "standard deviation in the units of the image; if the image is not in [0, 1], use "
+            "rescaled(D, scale, offset)."
         )
     return column
 
 
+def _column(sigma: float | Tensor, x: Tensor, who: str, maps: bool) -> Tensor:
+    """Bring the noise level into shape; its values are not checked."""
+    batch = x.shape[0]
+    if not isinstance(sigma, Tensor):
+        try:
+            return x.new_full((batch, 1, 1, 1), float(sigma))
+        except (TypeError, ValueError) as error:
+            raise InputTypeError(
+                f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}."
+            ) from error
+    if sigma.is_complex() or sigma.dtype == torch.bool:
+        raise InputTypeError(f"{who}: sigma must be real, got {sigma.dtype}.")
+    if maps and sigma.shape in {(n, 1, *x.shape[2:]) for n in (1, batch)}:
+        return sigma.to(x).expand(batch, -1, -1, -1)
+    if sigma.numel() not in (1, batch) or sum(n != 1 for n in sigma.shape) > 1:
+        size = f" A map must have shape ({batch}, 1, {x.shape[2]}, {x.shape[3]})." if maps else ""
+        raise InputError(
+            f"{who}: sigma must be a number or a tensor of shape ({batch},), one level an image, "
+            f"got shape {tuple(sigma.shape)}.{size}"
+        )
+    return sigma.to(x).reshape(-1, 1, 1, 1).expand(batch, 1, 1, 1)
+
+
 def _extent(sigma: Tensor, who: str) -> tuple[float, float]:
-    """The least and the largest value; both are NaN where one is."""
+    """Return the least and the largest value; both are NaN where one is."""
     try:
         return float(sigma.min()), float(sigma.max())
     except RuntimeError as error:

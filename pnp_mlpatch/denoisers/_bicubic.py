@@ -1,4 +1,4 @@
-"""Bicubic sampling of an image that is continued by reflection: what local networks between the pixels are built on."""
+"""Bicubic sampling of an image that is continued by reflection."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pnp_mlpatch.errors import InputError, InputTypeError
+
 
 def cubic(t: Tensor) -> Tensor:
-    """The cubic convolution kernel of Keys (1981) with a = -0.75, support |t| < 2: the weights of bicubic sampling."""
+    r"""Evaluate the cubic convolution kernel, the weight of bicubic sampling.
+
+    Keys 1981, with a = -0.75; it is zero beyond a distance of 2.
+    """
     a = -0.75
     t = t.abs()
     near = ((a + 2) * t - (a + 3)) * t * t + 1
@@ -19,7 +24,7 @@ def cubic(t: Tensor) -> Tensor:
 
 
 def reflect(index: Tensor, size: int) -> Tensor:
-    """Indices continued by reflection about the first and last element (``... 2 1 0 1 2 ...``), for any size >= 1."""
+    """Continue indices by reflection about the first and last element (``... 2 1 0 1 2 ...``)."""
     if size == 1:
         return torch.zeros_like(index)
     index = index.remainder(2 * (size - 1))
@@ -27,7 +32,10 @@ def reflect(index: Tensor, size: int) -> Tensor:
 
 
 def window(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Rows top ... bottom - 1 and columns left ... right - 1 of ``x`` (B, C, H, W), which goes on by reflection."""
+    """Cut rows top ... bottom - 1 and columns left ... right - 1 out of an image.
+
+    ``x`` (B, C, H, W) is continued by reflection.
+    """
     height, width = x.shape[-2:]
     if top >= 0 and left >= 0 and bottom <= height and right <= width:
         return x[:, :, top:bottom, left:right]
@@ -37,9 +45,10 @@ def window(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
 
 
 def neighbours(x: Tensor, pixels: Tensor, reach: int) -> Tensor:
-    """The pixels around ``pixels`` (b, Q, 2), (row, column), of ``x`` (B, C, H, W), which goes on by reflection: (B, C, Q, K, K).
+    """Cut the neighbours of each of ``pixels`` (b, Q, 2) out of an image: (B, C, Q, K, K).
 
-    K = 2 reach + 1; b = 1 or B.
+    K = 2 reach + 1; b = 1 or B; pixels are (row, column). ``x`` (B, C, H, W) is continued by
+    reflection.
     """
     taps = torch.arange(-reach, reach + 1, device=x.device)
     rows = reflect(pixels[..., :1] + taps, x.shape[-2])
@@ -51,10 +60,13 @@ def neighbours(x: Tensor, pixels: Tensor, reach: int) -> Tensor:
 
 
 def sample(x: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
-    """Bicubic samples of ``x`` (B, C, H, W), which goes on by reflection, at ``coords + offsets``: (B, C, Q, M).
+    """Sample an image at ``coords + offsets`` by bicubic interpolation: (B, C, Q, M).
 
-    ``coords`` (b, Q, 2) and ``offsets`` (b, q, M, 2), with b = 1 or B and q = 1 or Q, are (row, column) in pixels, pixel centres at the
-    integers. Each sample is a sum of 4 x 4 pixels, gathered with all their channels at once.
+    ``x`` (B, C, H, W) is continued by reflection.
+
+    ``coords`` (b, Q, 2) and ``offsets`` (b, q, M, 2), with b = 1 or B and q = 1 or Q, are (row,
+    column) in pixels, pixel centres at the integers. Each sample is a sum of 4 x 4 pixels, gathered
+    with all their channels at once.
     """
     batch, channels, height, width = x.shape
     base = coords.floor()
@@ -78,7 +90,10 @@ def sample(x: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
 
 
 def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
-    """``rings x angles`` offsets (row, column) on circles of equally spaced radii, every second ring turned by half a step."""
+    """Make ``rings x angles`` offsets (row, column) on circles of equally spaced radii.
+
+    Every second ring is turned by half a step.
+    """
     r = radius * torch.arange(1, rings + 1, dtype=torch.float64) / rings
     turn = 0.5 * (torch.arange(rings) % 2)
     angle = 2 * math.pi * (torch.arange(angles)[None] + turn[:, None]) / angles
@@ -90,6 +105,32 @@ def polar_offsets(radius: float, rings: int, angles: int) -> Tensor:
 
 
 def square_offsets(side: int) -> Tensor:
-    """The ``side x side`` offsets (row, column) of a square of neighbouring pixels about its middle, ``side`` odd."""
+    """Make the offsets (row, column) of a square of neighbours about its middle, ``side`` odd."""
     axis = torch.arange(side) - side // 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2).float()
+
+
+def check_coords(x: Tensor, coords: Tensor, who: str) -> None:
+    """Raise unless ``coords`` are places within the pixels of ``x``."""
+    if not isinstance(coords, Tensor) or not coords.is_floating_point():
+        raise InputTypeError(
+            f"{who}: coords must be a floating tensor of shape (Q, 2) or (B, Q, 2): "
+            "(row, column) in pixels."
+        )
+    if (
+        coords.ndim not in (2, 3)
+        or coords.shape[-1] != 2
+        or (coords.ndim == 3 and len(coords) not in (1, len(x)))
+    ):
+        raise InputError(
+            f"{who}: coords must have shape (Q, 2) or ({len(x)}, Q, 2), (row, column) in pixels, "
+            f"got {tuple(coords.shape)}."
+        )
+    height, width = x.shape[-2:]
+    low, high = coords.new_tensor([-0.5, -0.5]), coords.new_tensor([height - 0.5, width - 0.5])
+    if not bool(((coords >= low) & (coords <= high)).all()):
+        raise InputError(
+            f"{who}: coordinates must lie in [-0.5, {height - 0.5}] x [-0.5, {width - 0.5}] for an "
+            f"image of {height} x {width} pixels; some do not (or are NaN). "
+            "They are in pixels, not in [-1, 1]."
+        )

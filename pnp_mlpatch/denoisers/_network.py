@@ -1,4 +1,4 @@
-"""What the trainable denoisers share: files with a card, the training interface, stacks of convolutions, foreign state dicts."""
+"""What the trainable denoisers share: files, the training interface, foreign state dicts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """A trainable denoiser: an ``nn.Module`` with its configuration, its card, and one way in and out of files.
+    """A trainable denoiser: a module with its configuration and its card, saved as one file.
 
-    A subclass sets ``kind``, passes the arguments that rebuild it as ``config``, and gives ``forward(x, sigma)`` and ``example()``.
-    Training calls ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive field for local
-    networks.
+    A subclass sets ``kind`` and gives ``forward(x, sigma)`` and ``example()``. Training calls
+    ``denoise_block`` on blocks with a border of ``halo`` pixels: none by default, the receptive
+    field for local networks.
+
+    Parameters
+    ----------
+    channels : int
+    sigma_max : float or None
+        Top of the trained noise range, in the units of the image. None: not known.
+    config : mapping
+        The arguments that make the network again.
     """
 
     kind: ClassVar[str]
@@ -44,7 +52,12 @@ class Network(nn.Module):
 
     @classmethod
     def example(cls) -> Self:
-        """A tiny instance with random weights, on which the contract tests run."""
+        """Make a tiny instance with random weights, on which the contract tests run.
+
+        Returns
+        -------
+        Network
+        """
         raise InputError(f"{cls.__name__} has no example.")
 
     @property
@@ -61,9 +74,19 @@ class Network(nn.Module):
         )
 
     def with_map(self, x: Tensor, sigma: float | Tensor, multiple: int) -> Tensor:
-        """The checked image and a map of sigma, (B, C + 1, H', W') in the precision of the weights.
+        """Check the image and add a map of sigma as a channel.
 
-        Both are continued by replication to sizes that ``multiple`` divides, at the bottom and on the right.
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, H, W)
+        sigma : float or Tensor, shape (B,) or (B, 1, H, W)
+        multiple : int
+            Divides H' and W': the image is continued by replication at the bottom and on the right.
+
+        Returns
+        -------
+        Tensor, shape (B, C + 1, H', W')
+            In the precision of the weights.
         """
         who = type(self).__name__
         check_image(x, who, self.channels)
@@ -75,16 +98,48 @@ class Network(nn.Module):
         return F.pad(both, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
     def denoise_block(self, block: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise (B, C, h + 2 halo, w + 2 halo) to (B, C, h, w); ``sigma`` is (B, 1, 1, 1)."""
+        """Denoise a block that brings its own border.
+
+        Parameters
+        ----------
+        block : Tensor, shape (B, C, h + 2 halo, w + 2 halo)
+        sigma : Tensor, shape (B, 1, 1, 1)
+
+        Returns
+        -------
+        Tensor, shape (B, C, h, w)
+        """
         return self(block, sigma.flatten())
 
     def save(self, path: str | PathLike[str], card: Mapping[str, Any]) -> None:
-        """Write weights, configuration and card as one safetensors file."""
+        """Write weights, configuration and card as one safetensors file.
+
+        Parameters
+        ----------
+        path : str or path
+        card : mapping
+            What is known of the weights.
+        """
         weight_files.save(path, self.state_dict(), kind=self.kind, config=self.config, card=card)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote; raise :class:`WeightsError` for a file that is missing, corrupt or of another model."""
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Returns
+        -------
+        Network
+            In evaluation mode, without gradients.
+
+        Raises
+        ------
+        WeightsError
+            For a file that is missing, damaged or of another model.
+        """
         tensors, config, card = weight_files.load(path, kind=cls.kind)
         try:
             model = cls(**config)
@@ -98,10 +153,20 @@ class Network(nn.Module):
 
 
 class ConvNet(Network):
-    """A stack of 3 x 3 convolutions with ReLU between them, zero padding; the layers in ``self.convolutions``.
+    """A stack of 3 x 3 convolutions, ``self.convolutions``, with ReLU between and zero padding.
 
-    ``conditional``: a constant map of sigma is a further input channel. ``residual``: the output is x minus what the stack
-    gives, else what it gives.
+    Parameters
+    ----------
+    channels, width : int
+        Channels of the image, and of the inner layers.
+    dilations : sequence of int
+        One for each convolution, at least two.
+    conditional : bool
+        A map of sigma is a further input channel.
+    residual : bool
+        The output is x minus what the stack gives, else what it gives.
+    sigma_max, config
+        As in :class:`Network`.
     """
 
     def __init__(
@@ -123,7 +188,8 @@ class ConvNet(Network):
             or len(dilations) < 2
         ):
             raise InputError(
-                f"{who}: channels, width and dilations must be integers >= 1, at least two layers; got {dict(config)}."
+                f"{who}: channels, width and dilations must be integers >= 1, at least two layers; "
+                f"got {dict(config)}."
             )
         super().__init__(channels, sigma_max, config)
         widths = [channels + conditional, *[width] * (len(dilations) - 1), channels]
@@ -141,7 +207,7 @@ class ConvNet(Network):
             nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
+        """Denoise ``x`` (B, C, H, W), any size; ``sigma``: a float, (B,) or a map (B, 1, H, W)."""
         who = type(self).__name__
         check_image(x, who, self.channels)
         column = sigma_column(
@@ -157,7 +223,10 @@ class ConvNet(Network):
 
 
 def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
-    """A state dict file (.pth, .pt with weights only, or .safetensors); raise :class:`WeightsError` if missing or damaged."""
+    """Read a state dict: .safetensors, or .pth or .pt with tensors only.
+
+    Raises :class:`WeightsError` if it is missing or damaged.
+    """
     refuse_special(path)
     if not path.is_file():
         raise WeightsError(f"{who}: no weights file at {path}.")
@@ -183,7 +252,7 @@ def read_state_dict(path: Path, who: str) -> dict[str, Tensor]:
 
 
 def load_state(net: nn.Module, path: Path, who: str) -> None:
-    """Load a state dict file into ``net``; raise :class:`WeightsError` if it is missing, damaged or does not fit."""
+    """Load a state dict file into ``net``; raise :class:`WeightsError` if it does not fit."""
     tensors = read_state_dict(path, who)
     try:
         net.load_state_dict(tensors)
@@ -194,9 +263,10 @@ def load_state(net: nn.Module, path: Path, who: str) -> None:
 
 
 def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[Tensor, Tensor]]:
-    """Kernels and biases of a plain sequence of convolutions, in order, with every batch normalisation folded into its convolution.
+    """Read the kernels and biases of a sequence of convolutions, batch normalisations folded in.
 
-    ``y = g (conv(x) - m) / sqrt(v + 1e-5) + b`` becomes one convolution with kernel ``g w / s`` and bias ``b + g (bias - m) / s``.
+    ``y = g (conv(x) - m) / sqrt(v + 1e-5) + b`` becomes one convolution with kernel ``g w / s`` and
+    bias ``b + g (bias - m) / s``.
     """
 
     def order(name: str) -> list[tuple[int, int | str]]:
@@ -209,7 +279,8 @@ def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[T
         weight = tensors.get(f"{module}.weight")
         if weight is None:
             raise WeightsError(
-                f"{who}: the state dict has {module}.* but no {module}.weight; this is not a plain stack of convolutions."
+                f"{who}: the state dict has {module}.* but no {module}.weight; "
+                "this is not a plain stack of convolutions."
             )
         if weight.ndim == 4:
             layers.append(
@@ -225,13 +296,16 @@ def folded_convolutions(tensors: Mapping[str, Tensor], who: str) -> list[tuple[T
             )
         else:
             raise WeightsError(
-                f"{who}: {module}.weight of shape {tuple(weight.shape)} is neither a convolution nor a batch normalisation."
+                f"{who}: {module}.weight of shape {tuple(weight.shape)} is neither a convolution "
+                "nor a batch normalisation."
             )
     return layers
 
 
 def load_convnet(make: Any, path: str | PathLike[str], who: str) -> Any:
-    """A :class:`ConvNet` from a foreign state dict; ``make(channels, depth, width, conditional)`` builds the one that fits.
+    """Make a :class:`ConvNet` of a foreign state dict.
+
+    ``make(channels, depth, width, conditional)`` makes an untrained one.
 
     Input channels one more than output channels mean a sigma map.
     """
@@ -246,7 +320,8 @@ def load_convnet(make: Any, path: str | PathLike[str], who: str) -> Any:
     ):
         shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
         raise WeightsError(
-            f"{who}: expected 3 x 3 convolutions of one width, image (and sigma map) in, image out; got kernels {shapes}."
+            f"{who}: expected 3 x 3 convolutions of one width, image (and sigma map) in, image "
+            f"out; got kernels {shapes}."
         )
     net = make(outputs, len(layers), widths.pop(), inputs == outputs + 1)
     with torch.no_grad():
@@ -257,7 +332,10 @@ def load_convnet(make: Any, path: str | PathLike[str], who: str) -> Any:
 
 
 def shipped_or_own(weights: str | PathLike[str]) -> Path | None:
-    """The path of weights in this package's own format (a shipped name, or a safetensors file with a kind), else ``None``."""
+    """Find weights in this package's own format: a shipped name, or a safetensors file with a kind.
+
+    Returns None for any other file.
+    """
     path = weight_files.locate(weights)
     if path.suffix != ".safetensors":
         return None

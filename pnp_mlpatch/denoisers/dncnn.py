@@ -1,4 +1,4 @@
-"""DnCNN (Zhang et al. 2017): a deep stack of convolutions that predicts the noise; and FDnCNN, which takes a sigma map."""
+"""DnCNN (Zhang et al. 2017): convolutions that predict the noise; and FDnCNN, with a sigma map."""
 
 from __future__ import annotations
 
@@ -12,11 +12,31 @@ from pnp_mlpatch.errors import InputError
 
 
 class DnCNN(ConvNet):
-    """``depth`` 3 x 3 convolutions of ``width`` channels with ReLU, zero padding; batch normalisation is folded in.
+    """A stack of 3 x 3 convolutions with ReLU and zero padding; batch normalisation is folded in.
 
-    With ``conditional`` a constant map of sigma is a further input channel, and one network serves sigma 0 to ``sigma_max``;
-    without, sigma is ignored and the network serves the level it was trained for. With ``residual`` the output is x minus the
-    predicted noise.
+    Parameters
+    ----------
+    channels : int
+    depth : int
+        Convolutions, at least 2.
+    width : int
+        Channels of the inner layers.
+    conditional : bool
+        A map of sigma is a further input channel, and one network serves sigma 0 to ``sigma_max``.
+        Without, sigma is ignored, and the network serves the level that it was trained for.
+    residual : bool
+        The output is x minus the predicted noise.
+    sigma_max : float or None
+        Top of the trained noise range, in the units of the image. None: not known.
+
+    Raises
+    ------
+    InputError
+        For settings that are not integers in range.
+
+    References
+    ----------
+    Zhang et al. 2017.
     """
 
     kind = "dncnn"
@@ -52,12 +72,27 @@ class DnCNN(ConvNet):
 
 @register("dncnn", network=DnCNN)
 def dncnn(weights: str | PathLike[str] = "dncnn-grey", *, residual: bool | None = None) -> DnCNN:
-    """A :class:`DnCNN` with weights: a shipped name, a file of this package's training, or a state dict of a plain stack of convolutions.
+    """Make a :class:`DnCNN` with weights.
 
-    Of a foreign state dict (.pth) depth, width, channels and batch normalisations are read off its tensors. If its input has one
-    channel more than its output, that is a sigma map (FDnCNN). ``residual`` says whether it predicts the noise; by default it
-    does unless it takes a sigma map, as in the published DnCNN and FDnCNN. A DnCNN without sigma map serves its own level alone:
-    ``info.sigma`` is "ignored". Raises :class:`WeightsError` for files that are missing, damaged or of another architecture.
+    Parameters
+    ----------
+    weights : str or path
+        A shipped name, a file of this package's training, or a state dict (.pth) of a plain stack
+        of convolutions. Depth, width, channels and batch normalisations are read off its tensors.
+        One input channel more than output channels is a sigma map (FDnCNN).
+    residual : bool, optional
+        Whether a foreign network predicts the noise. By default it does unless it takes a sigma
+        map, as in the published DnCNN and FDnCNN.
+
+    Returns
+    -------
+    DnCNN
+        Without a sigma map it serves its own level alone: ``info.sigma`` is "ignored".
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged or of another architecture.
     """
     own = shipped_or_own(weights)
     if own is not None:

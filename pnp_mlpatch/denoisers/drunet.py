@@ -18,11 +18,32 @@ PUBLISHED = (64, 128, 256, 512)
 
 
 class DRUNet(Network):
-    """deepinv's DRU-Net for images in [0, 1] with ``channels`` 1 or 3, on any image size, sigma as a float, (B,) or a map (B, 1, H, W).
+    """deepinv's DRU-Net, for images in [0, 1].
 
-    ``nc`` are the widths of its four scales: (64, 128, 256, 512) are the published ones (32.6M parameters), (32, 64, 128, 256)
-    make the 8.16M network of the talk; ``nb`` residual blocks at each scale. The image is continued by replication to multiples
-    of 8 and cut back.
+    Parameters
+    ----------
+    channels : int
+        1 or 3.
+    nc : sequence of int
+        Widths of the four scales. Published: (64, 128, 256, 512), 32.6 million parameters;
+        (32, 64, 128, 256) makes 8.16 million.
+    nb : int
+        Residual blocks at each scale.
+    sigma_max : float or None
+        Top of the trained noise range, in the units of the image. None: not known.
+
+    Raises
+    ------
+    InputError
+        For settings out of range.
+
+    Notes
+    -----
+    The image is continued by replication to multiples of 8 and cut back.
+
+    References
+    ----------
+    Zhang et al. 2021.
     """
 
     kind = "drunet"
@@ -41,7 +62,8 @@ class DRUNet(Network):
             isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*nc, nb)
         ):
             raise InputError(
-                f"DRUNet: nc must be four widths >= 1 and nb an integer >= 1, got {nc!r} and {nb!r}."
+                f"DRUNet: nc must be four widths >= 1 and nb an integer >= 1, "
+                f"got {nc!r} and {nb!r}."
             )
         super().__init__(
             channels,
@@ -58,7 +80,18 @@ class DRUNet(Network):
         return cls(nc=(4, 8, 8, 8), nb=1).eval().requires_grad_(False)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
+        """Denoise images of any size.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, H, W)
+        sigma : float or Tensor, shape (B,) or (B, 1, H, W)
+            Standard deviation of the noise, in the units of ``x``.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
         return self.net.forward_unet(self.with_map(x, sigma, 8))[
             ..., : x.shape[-2], : x.shape[-1]
         ].to(x.dtype)
@@ -71,13 +104,31 @@ def drunet(
     *,
     nc: Sequence[int] = PUBLISHED,
 ) -> DRUNet:
-    """A :class:`DRUNet` with weights: a shipped name, "download", the path of a state dict, a file of this package's training, or none.
+    """Make a :class:`DRUNet` with weights.
 
-    "download" fetches the weights that deepinv publishes (needs the network once, and the default ``nc``); they are read as tensors only, no
-    code in them is run. Their sha256 is not published, so pin it yourself where it matters: give the path of a checked file. Of a file of
-    this package's training, ``channels`` and ``nc`` are read from the file. ``None`` is an
-    untrained network. Raises :class:`MissingPackage` without deepinv,
-    :class:`WeightsError` for weights that are missing, damaged or of another shape.
+    Parameters
+    ----------
+    weights : str or path or None
+        A shipped name, a file of this package's training, the path of a state dict, "download", or
+        None for an untrained network. "download" fetches the weights that deepinv publishes, which
+        needs the network once and the default ``nc``. They are read as tensors only, no code in
+        them is run. Their sha256 is not published: where it matters, give the path of a checked
+        file.
+    channels : int
+        1 or 3. A file of this package's training brings its own.
+    nc : sequence of int
+        As in :class:`DRUNet`. A file of this package's training brings its own.
+
+    Returns
+    -------
+    DRUNet
+
+    Raises
+    ------
+    MissingPackage
+        Without deepinv.
+    WeightsError
+        If the weights are missing, damaged or of another shape.
     """
     own = None if weights is None or weights == "download" else shipped_or_own(weights)
     if own is not None:
@@ -91,7 +142,7 @@ def drunet(
 
 
 def _downloaded(channels: int) -> Path:
-    """The file of deepinv's published weights, from torch's cache or from the network."""
+    """Get deepinv's published weights, from torch's cache or from the network."""
     name = (
         "drunet_deepinv_gray_finetune_26k.pth"
         if channels == 1
@@ -108,6 +159,7 @@ def _downloaded(channels: int) -> Path:
         torch.hub.download_url_to_file(url, str(path), progress=False)  # whole or not at all
     except Exception as error:  # of urllib, ssl and the system, a dozen kinds
         raise WeightsError(
-            f"drunet: the published weights could not be downloaded ({type(error).__name__}: {error}). Give the path of a local file instead."
+            f"drunet: the published weights could not be downloaded "
+            f"({type(error).__name__}: {error}). Give the path of a local file instead."
         ) from error
     return path

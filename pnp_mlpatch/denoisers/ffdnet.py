@@ -1,4 +1,4 @@
-"""FFDNet (Zhang, Zuo and Zhang 2018): convolutions on the image folded 2 x 2 into channels, with a noise map."""
+"""FFDNet (Zhang, Zuo and Zhang 2018): convolutions on the image folded 2 x 2, with a noise map."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ FOLD = 2  # pixels a side that become channels
 
 
 class FFDNet(Network):
-    r"""A stack of 3 x 3 convolutions with ReLU on the folded image; it commutes with shifts by two pixels.
+    r"""A stack of 3 x 3 convolutions with ReLU on the folded image.
+
+    It commutes with shifts by two pixels.
 
     .. math:: D(x, \sigma) = \mathrm{unfold}(\mathrm{net}([\mathrm{fold}(x), \sigma]))
 
@@ -45,7 +47,8 @@ class FFDNet(Network):
 
     References
     ----------
-    Zhang, Zuo and Zhang, FFDNet: toward a fast and flexible solution for CNN-based image denoising, 2018.
+    Zhang, Zuo and Zhang, FFDNet: toward a fast and flexible solution for CNN-based image denoising,
+    2018.
     """
 
     kind = "ffdnet"
@@ -80,7 +83,7 @@ class FFDNet(Network):
 
     @classmethod
     def example(cls) -> FFDNet:
-        """A small instance whose random output is near its input."""
+        """Make a small instance whose random output is near its input."""
         net = cls(depth=3, width=12)
         with torch.no_grad():
             for layer in net.convolutions:
@@ -152,7 +155,8 @@ def ffdnet(weights: str | PathLike[str]) -> FFDNet:
     ):
         shapes = ", ".join(str(tuple(kernel.shape)) for kernel, _ in layers)
         raise WeightsError(
-            f"ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; got kernels {shapes}."
+            "ffdnet: expected 3 x 3 convolutions of one width, 4 C + 1 channels in and 4 C out; "
+            f"got kernels {shapes}."
         )
     net = FFDNet(last.shape[0] // FOLD**2, depth=len(layers), width=widths.pop(), sigma_max=None)
     with torch.no_grad():

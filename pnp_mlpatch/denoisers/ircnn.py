@@ -15,10 +15,29 @@ DILATIONS = (1, 2, 3, 4, 3, 2, 1)
 
 
 class IRCNN(ConvNet):
-    """3 x 3 convolutions of ``width`` channels with the given ``dilations`` and ReLU, zero padding; the output is x minus the noise.
+    """Dilated 3 x 3 convolutions with ReLU and zero padding; the output is x minus the noise.
 
-    With ``conditional`` a constant map of sigma is a further input channel, and one network serves sigma 0 to ``sigma_max``, in
-    place of the bank of one network for each level of the original.
+    Parameters
+    ----------
+    channels : int
+    width : int
+        Channels of the inner layers.
+    dilations : sequence of int
+        One for each convolution.
+    conditional : bool
+        A map of sigma is a further input channel, and one network serves sigma 0 to ``sigma_max``.
+        The original has a bank of one network for each level.
+    sigma_max : float or None
+        Top of the trained noise range, in the units of the image. None: not known.
+
+    Raises
+    ------
+    InputError
+        For settings that are not integers in range.
+
+    References
+    ----------
+    Zhang, Zuo, Gu and Zhang 2017.
     """
 
     kind = "ircnn"
@@ -50,10 +69,23 @@ class IRCNN(ConvNet):
 
 @register("ircnn", network=IRCNN)
 def ircnn(weights: str | PathLike[str] = "ircnn-grey") -> IRCNN:
-    """An :class:`IRCNN` with weights: a shipped name, a file of this package's training, or the state dict of one published network of the bank.
+    """Make an :class:`IRCNN` with weights.
 
-    A network of the bank serves its own level alone: ``info.sigma`` is "ignored". Raises :class:`WeightsError` for files that
-    are missing, damaged or of another architecture.
+    Parameters
+    ----------
+    weights : str or path
+        A shipped name, a file of this package's training, or the state dict of one published
+        network of the bank.
+
+    Returns
+    -------
+    IRCNN
+        A network of the bank serves its own level alone: ``info.sigma`` is "ignored".
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged or of another architecture.
     """
     own = shipped_or_own(weights)
     if own is not None:

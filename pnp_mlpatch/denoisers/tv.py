@@ -12,13 +12,36 @@ from pnp_mlpatch.errors import InputError
 
 @register("tv")
 class TV:
-    r"""D(x, sigma) = argmin_v 1/2 |v - x|^2 + strength sigma TV(v), the isotropic total variation of each channel.
+    r"""Total variation of each channel.
 
-    TV(v) = sum over pixels of sqrt((v[i+1, j] - v[i, j])^2 + (v[i, j+1] - v[i, j])^2), differences over the border being zero.
-    The weight scales with sigma, so that D(c x, c sigma) = c D(x, sigma); ``strength`` 0.65 (weak noise) to 0.9 (strong) is right for natural images.
+    .. math:: D(x, \sigma) = \arg\min_v \tfrac12 |v - x|^2 + \mathrm{strength} \, \sigma \, TV(v)
 
-    Solved by accelerated projected gradient on the dual (Beck and Teboulle 2009) from zero, so that the same call gives the
-    same result; stops at ``iterations`` or when the dual moves by less than ``tol`` relative to its bound 1.
+    TV(v) is the isotropic total variation, the sum over pixels of the length of the gradient, with
+    differences over the border being zero.
+
+    Parameters
+    ----------
+    strength : float
+        0.65 (weak noise) to 0.9 (strong noise) is right for natural images.
+    iterations : int
+        Largest number of iterations.
+    tol : float
+        Stop when the dual variable, which is bounded by 1, moves by less.
+
+    Raises
+    ------
+    InputError
+        For settings out of range.
+
+    Notes
+    -----
+    The weight is in proportion to sigma, so that D(c x, c sigma) = c D(x, sigma). Solved by
+    accelerated projected gradient on the dual (Beck and Teboulle 2009), always from zero,
+    so that the same call gives the same result.
+
+    References
+    ----------
+    Rudin, Osher and Fatemi 1992. Beck and Teboulle 2009.
     """
 
     def __init__(self, strength: float = 0.8, *, iterations: int = 60, tol: float = 1e-4):
@@ -31,13 +54,25 @@ class TV:
             or not tol >= 0
         ):
             raise InputError(
-                f"TV: iterations must be an integer >= 1 and tol >= 0, got {iterations!r} and {tol!r}."
+                "TV: iterations must be an integer >= 1 and tol >= 0, "
+                f"got {iterations!r} and {tol!r}."
             )
         self.strength, self.iterations, self.tol = float(strength), iterations, tol
         self.info = DenoiserInfo("tv", sigma="input")
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float or (B,), in the units of ``x``."""
+        """Denoise images of any size.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, H, W)
+        sigma : float or Tensor, shape (B,)
+            Standard deviation of the noise, in the units of ``x``.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
         check_image(x, "TV")
         weight = self.strength * sigma_column(sigma, x, "TV")
         if not bool((weight > 0).any()):
@@ -69,7 +104,17 @@ class TV:
 
 
 def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward differences along rows and columns, zero over the border."""
+    """Compute forward differences, zero over the border.
+
+    Parameters
+    ----------
+    v : Tensor, shape (..., H, W)
+
+    Returns
+    -------
+    tuple of two Tensors, shape (..., H, W)
+        Along the rows' index, and along the columns'.
+    """
     down, across = torch.zeros_like(v), torch.zeros_like(v)
     down[..., :-1, :] = v[..., 1:, :] - v[..., :-1, :]
     across[..., :-1] = v[..., 1:] - v[..., :-1]
@@ -77,7 +122,16 @@ def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def divergence(p: tuple[Tensor, ...]) -> Tensor:
-    """The negative adjoint of :func:`gradient`."""
+    """Apply the negative adjoint of :func:`gradient`.
+
+    Parameters
+    ----------
+    p : tuple of two Tensors, shape (..., H, W)
+
+    Returns
+    -------
+    Tensor, shape (..., H, W)
+    """
     down, across = p[0][..., :-1, :], p[1][..., :-1]
     out = torch.zeros_like(p[0])
     out[..., :-1, :] += down

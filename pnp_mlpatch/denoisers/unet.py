@@ -14,11 +14,30 @@ from pnp_mlpatch.errors import InputError, WeightsError
 
 
 class UNet(Network):
-    """deepinv's U-Net with a constant map of sigma as a further input, and the output x minus what it gives; any image size.
+    """deepinv's U-Net with a map of sigma as a further input; the output is x minus what it gives.
 
-    ``widths`` are the channels of its scales: (64, 128, 256, 512) make the 8M network of the talk. ``batch_norm`` is that of
-    deepinv, off by default: with it, an image would depend on its batch during training. The image is continued by replication
-    to a multiple of the coarsest scale and cut back.
+    Parameters
+    ----------
+    channels : int
+    widths : sequence of int
+        Channels of the scales; (64, 128, 256, 512) makes 8 million parameters.
+    batch_norm : bool
+        That of deepinv. With it, an image depends on its batch during training.
+    sigma_max : float or None
+        Top of the trained noise range, in the units of the image. None: not known.
+
+    Raises
+    ------
+    InputError
+        For settings out of range.
+
+    Notes
+    -----
+    The image is continued by replication to a multiple of the coarsest scale and cut back.
+
+    References
+    ----------
+    Ronneberger, Fischer and Brox 2015; as a denoiser Jin et al. 2017.
     """
 
     kind = "unet"
@@ -35,7 +54,8 @@ class UNet(Network):
             isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (channels, *widths)
         ):
             raise InputError(
-                f"UNet: channels and at least two widths must be integers >= 1, got {channels!r} and {widths!r}."
+                f"UNet: channels and at least two widths must be integers >= 1, "
+                f"got {channels!r} and {widths!r}."
             )
         super().__init__(
             channels,
@@ -62,7 +82,18 @@ class UNet(Network):
         return cls(widths=(4, 8, 8)).eval().requires_grad_(False)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``x`` (B, C, H, W), any size; ``sigma`` a float, (B,) or a map (B, 1, H, W), in the units of ``x``."""
+        """Denoise images of any size.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, H, W)
+        sigma : float or Tensor, shape (B,) or (B, 1, H, W)
+            Standard deviation of the noise, in the units of ``x``.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
         y = self.net(self.with_map(x, sigma, self.multiple))[..., : x.shape[-2], : x.shape[-1]].to(
             x.dtype
         )
@@ -71,10 +102,28 @@ class UNet(Network):
 
 @register("unet", needs=("deepinv",), network=UNet)
 def unet(weights: str | PathLike[str] = "unet-grey") -> UNet:
-    """A :class:`UNet` with weights of this package's training: a shipped name, or a path. Raises :class:`WeightsError` for anything else."""
+    """Make a :class:`UNet` with weights of this package's training.
+
+    Parameters
+    ----------
+    weights : str or path
+        A shipped name, or a file.
+
+    Returns
+    -------
+    UNet
+
+    Raises
+    ------
+    MissingPackage
+        Without deepinv.
+    WeightsError
+        For anything else.
+    """
     own = shipped_or_own(weights)
     if own is None:
         raise WeightsError(
-            f"unet: {weights} was not written by this package's training; wrap a foreign network with as_denoiser(...)."
+            f"unet: {weights} was not written by this package's training; "
+            "wrap a foreign network with as_denoiser(...)."
         )
     return UNet.load(own)

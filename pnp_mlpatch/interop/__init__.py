@@ -1,9 +1,8 @@
-"""Operators that come from and go to other packages: functions of tensors, scipy, deepinv, ODL, ASTRA.
+"""Operators that come from and go to other packages: functions, scipy, deepinv, ODL, ASTRA.
 
-``from_x`` makes a :class:`~pnp_mlpatch.operators.LinearOperator` of a foreign object, ``to_x`` a foreign object of an operator. The
-foreign package is imported when its function is called. A solver checks once, when it first
-uses such an operator, that it is linear and that its adjoint is its transpose;
-``pnp_mlpatch.testing.check_operator(A)`` checks more.
+``from_x`` makes a :class:`~pnp_mlpatch.operators.LinearOperator` of a foreign object, ``to_x`` a
+foreign object of an operator. The foreign package is imported when its function is called. A solver
+checks a foreign operator when it first uses it; see ``pnp_mlpatch.testing.check_operator``.
 """
 
 from pnp_mlpatch.interop.astra import from_astra

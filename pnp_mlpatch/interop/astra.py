@@ -1,4 +1,7 @@
-"""Any 2-D projection geometry of ASTRA (van Aarle et al. 2016); for the usual parallel beam there is the operator ``radon``."""
+"""Any 2-D projection geometry of ASTRA (van Aarle et al. 2016).
+
+For the usual parallel and fan beams there is the operator "radon".
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,41 @@ from pnp_mlpatch.operators import LinearOperator
 def from_astra(
     projection: Any, volume: dict | None = None, projector: str | None = None
 ) -> LinearOperator:
-    """The 2-D projections of ASTRA: images (1, H, W), sinograms (angles, detectors), H and W being ASTRA's rows and columns.
+    """Make an operator of a 2-D projector of ASTRA.
 
-    Either ``from_astra(projector_id)``, of a projector that the caller made; it stays the caller's, who deletes it after the last
-    use. Or ``from_astra(projection_geometry, volume_geometry, projector)``, with ASTRA's geometries (parallel, parallel_vec,
-    fanflat, fanflat_vec) and the name of a projector that takes them, "linear" by default, "line_fanflat" or
-    "strip_fanflat" for fan beams; the projector is made for each call and deleted after it.
+    Call ``from_astra(projector_id)``, or ``from_astra(projection, volume, projector)`` with ASTRA's
+    geometries. Images are (1, H, W), with ASTRA's rows and columns, and sinograms (angles,
+    detectors).
 
-    The projectors are float32; float64 tensors are converted there and back. ASTRA's CPU projectors are matched, its "cuda"
-    projector is not: measure with ``pnp_mlpatch.testing.adjoint_mismatch``.
+    Parameters
+    ----------
+    projection : int or dict
+        The id of a projector, which the caller keeps and deletes; or a projection geometry
+        (parallel, parallel_vec, fanflat, fanflat_vec). In the second case a projector is made for
+        each call and deleted after it.
+    volume : dict, optional
+        The volume geometry.
+    projector : str, optional
+        The name of a projector: "linear" by default, "line_fanflat" or "strip_fanflat" for fan
+        beams.
 
-    Raises :class:`MissingPackage` without astra-toolbox, or for a CUDA projector without a GPU; :class:`InputError` for an id that is
-    not there and for geometries that ASTRA refuses; :class:`InputTypeError` for other types.
+    Returns
+    -------
+    LinearOperator
+
+    Raises
+    ------
+    MissingPackage
+        Without astra-toolbox, or for a CUDA projector without a GPU.
+    InputError
+        For an id that does not exist, and for geometries that ASTRA refuses.
+    InputTypeError
+        For other types.
+
+    Notes
+    -----
+    The projectors are float32; float64 tensors are converted there and back. ASTRA's CPU projectors
+    are matched, its "cuda" projector is not: see ``pnp_mlpatch.testing.adjoint_mismatch``.
     """
     astra = require("astra", "from_astra")
     if isinstance(projection, dict) and isinstance(volume, dict):
@@ -41,18 +67,21 @@ def from_astra(
     elif isinstance(projection, int) and not isinstance(projection, bool):
         if volume is not None or projector is not None:
             raise InputError(
-                "from_astra: a projector id has its geometries already: call from_astra(projector_id)."
+                "from_astra: a projector id has its geometries already: "
+                "call from_astra(projector_id)."
             )
         recipe = projection
     else:
         raise InputTypeError(
-            "from_astra: expected a projector id (an integer), or the two geometries (dicts) of astra.create_proj_geom and astra.create_vol_geom, "
+            "from_astra: expected a projector id (an integer), or the two geometries (dicts) of "
+            "astra.create_proj_geom and astra.create_vol_geom, "
             f"got {type(projection).__name__} and {type(volume).__name__}.{hint(projection)}"
         )
     with _projector(recipe) as (_, identity):
         if astra.projector.is_cuda(identity) and not astra.use_cuda():
             raise MissingPackage(
-                "from_astra: this is a CUDA projector, but there is no GPU (or an ASTRA without CUDA). Use 'linear' or 'line_fanflat'."
+                "from_astra: this is a CUDA projector, but there is no GPU (or an ASTRA without "
+                "CUDA). Use 'linear' or 'line_fanflat'."
             )
         size = astra.functions.geom_size
         image_shape = (1, *size(astra.projector.volume_geometry(identity)))
@@ -78,14 +107,15 @@ def from_astra(
 
 @contextmanager
 def _projector(recipe: int | tuple[str, dict, dict]) -> Iterator[tuple[Any, int]]:
-    """``astra.projector`` and the id of a projector: the caller's, if it is still there, or a new one, which is deleted at the end."""
+    """``astra.projector`` and the id of a projector: the caller's, or a temporary one."""
     astra = require("astra", "from_astra")
     if isinstance(recipe, int):
         try:
             astra.projector.volume_geometry(recipe)
         except astra.log.AstraError as error:
             raise InputError(
-                f"from_astra: there is no 2-D projector of the id {recipe}. Make it with astra.create_projector, and keep it while A is used."
+                f"from_astra: there is no 2-D projector of the id {recipe}. "
+                "Make it with astra.create_projector, and keep it while A is used."
             ) from error
         yield astra.projector, recipe
         return
@@ -94,8 +124,9 @@ def _projector(recipe: int | tuple[str, dict, dict]) -> Iterator[tuple[Any, int]
         identity = astra.create_projector(name, projection, volume)
     except (astra.log.AstraError, TypeError, KeyError, ValueError) as error:
         raise InputError(
-            f"from_astra: ASTRA refuses the projector {name!r} for the geometry {projection.get('type')!r}: {error}. "
-            "The 2-D ones are 'linear', 'line' and 'strip' for parallel beams, 'line_fanflat' and 'strip_fanflat' for fan beams."
+            f"from_astra: ASTRA refuses the projector {name!r} for the geometry "
+            f"{projection.get('type')!r}: {error}. The 2-D ones are 'linear', 'line' and 'strip' "
+            "for parallel beams, 'line_fanflat' and 'strip_fanflat' for fan beams."
         ) from error
     try:
         yield astra.projector, identity

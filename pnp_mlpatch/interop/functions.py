@@ -23,7 +23,19 @@ _CALLS = {
 
 
 class FunctionOperator(LinearOperator):
-    """The operator that :func:`from_functions` makes; ``who`` is the name in its error messages."""
+    r"""The operator that :func:`from_functions` makes.
+
+    Parameters
+    ----------
+    A, At : callable
+        Functions of batches.
+    image_shape, data_shape : sequence of int
+        Of one image and its data.
+    normal : callable or None
+        A^T A.
+    who : str
+        The name in error messages.
+    """
 
     def __init__(
         self,
@@ -42,7 +54,7 @@ class FunctionOperator(LinearOperator):
 
     @classmethod
     def example(cls) -> FunctionOperator:
-        """Differences along the rows, (1, 5, 7) -> (1, 5, 6)."""
+        """Return differences along the rows, (1, 5, 7) -> (1, 5, 6)."""
 
         def At(y: Tensor) -> Tensor:
             x = y.new_zeros(*y.shape[:-1], 7)
@@ -62,11 +74,9 @@ class FunctionOperator(LinearOperator):
         return self._call("At", y, self.image_shape)
 
     def _normal(self, x: Tensor) -> Tensor:
-        return (
-            self._call("normal", x, self.image_shape)
-            if self._functions["normal"]
-            else super()._normal(x)
-        )
+        if self._functions["normal"] is None:
+            return super()._normal(x)
+        return self._call("normal", x, self.image_shape)
 
     def _call(self, name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         function = self._functions[name]
@@ -75,12 +85,14 @@ class FunctionOperator(LinearOperator):
         if not isinstance(y, Tensor) or not y.is_floating_point():
             came = f"{y.dtype}" if isinstance(y, Tensor) else type(y).__name__
             raise InputTypeError(
-                f"{self.who}: {name} must return a tensor of real floats, got {came}. Complex values travel as two channels: torch.view_as_real."
+                f"{self.who}: {name} must return a tensor of real floats, got {came}. "
+                "Complex values travel as two channels: torch.view_as_real."
             )
         if tuple(y.shape) != (x.shape[0], *shape):
             raise InputError(
-                f"{self.who}: {name} must take a batch {tuple(x.shape)} to {(x.shape[0], *shape)}, got {tuple(y.shape)} back. "
-                "Is the batch axis kept, and are image_shape and data_shape right?"
+                f"{self.who}: {name} must take a batch {tuple(x.shape)} to {(x.shape[0], *shape)}, "
+                f"got {tuple(y.shape)} back. Is the batch axis kept, "
+                "and are image_shape and data_shape right?"
             )
         return y.to(x)
 
@@ -93,23 +105,41 @@ def from_functions(
     *,
     normal: Map | None = None,
 ) -> FunctionOperator:
-    r"""The operator of two functions of batches: ``A`` (B, \*image_shape) -> (B, \*data_shape), and its transpose ``At`` back.
+    r"""Make an operator of two functions of batches.
 
-    ``normal`` is A^T A, if there is a faster way than one after the other. The functions take float32 and float64, and do not
-    change their input; they need not be differentiable, since the gradient of A is At. Modules are moved and copied by the
+    The functions take float32 and float64 and do not change their input. They need not be
+    differentiable, since the gradient of A is At. Modules in them are moved and copied by the
     caller.
 
-    Raises :class:`InputTypeError` for what cannot be called, :class:`InputError` for shapes that cannot be; and, on use, if a
-    function returns another shape or no real tensor.
+    Parameters
+    ----------
+    A : callable
+        (B, C, H, W) -> (B, \*data_shape).
+    At : callable
+        Its transpose, back.
+    image_shape : sequence of int
+        (C, H, W).
+    data_shape : sequence of int
+        The shape of the data of one image.
+    normal : callable, optional
+        A^T A, if there is a faster way than one after the other.
+
+    Returns
+    -------
+    FunctionOperator
+
+    Raises
+    ------
+    InputTypeError
+        If A or At cannot be called; on use, if one returns no real tensor.
+    InputError
+        If a shape cannot be; on use, if a function returns another one.
     """
-    for name, function in {
-        "A": A,
-        "At": At,
-        **({} if normal is None else {"normal": normal}),
-    }.items():
+    for name, function in (("A", A), ("At", At), ("normal", A if normal is None else normal)):
         if not callable(function):
             raise InputTypeError(
-                f"from_functions: {name} must be a function of a tensor (B, ...), got {type(function).__name__}.{hint(function)}"
+                f"from_functions: {name} must be a function of a tensor (B, ...), "
+                f"got {type(function).__name__}.{hint(function)}"
             )
     return FunctionOperator(A, At, image_shape, data_shape, normal, "from_functions")
 
@@ -117,7 +147,26 @@ def from_functions(
 def checked_shape(
     shape: Sequence[int], who: str, name: str, axes: int | None = None
 ) -> tuple[int, ...]:
-    """``shape`` as a tuple of integers >= 1, ``axes`` of them if that is given; raise :class:`InputError` if it is not."""
+    """Return a shape as a tuple of integers >= 1.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The shape.
+    who, name : str
+        For messages.
+    axes : int, optional
+        How many there are.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    InputError
+        If it is not one.
+    """
     words = "(C, H, W), three" if axes == 3 else "a sequence of"
     try:
         sizes = tuple(int(n) for n in shape)
@@ -135,7 +184,24 @@ def checked_shape(
 
 
 def checked_operator(A: Any, who: str) -> LinearOperator:
-    """``A`` if it is an operator of this package; raise :class:`InputTypeError` with the call to use if it is not."""
+    """Return A if it is an operator of this package.
+
+    Parameters
+    ----------
+    A : object
+        What was given.
+    who : str
+        For messages.
+
+    Returns
+    -------
+    LinearOperator
+
+    Raises
+    ------
+    InputTypeError
+        With the call to use, if it is not.
+    """
     if not isinstance(A, LinearOperator):
         raise InputTypeError(
             f"{who}: A must be a LinearOperator of pnp_mlpatch, got {type(A).__name__}.{hint(A)}"
@@ -144,15 +210,24 @@ def checked_operator(A: Any, who: str) -> LinearOperator:
 
 
 def hint(given: Any) -> str:
-    """Which call takes an object of that type, as a sentence to end a message with; nothing if none is known."""
+    """Say which call takes an object.
+
+    Parameters
+    ----------
+    given : object
+        The object.
+
+    Returns
+    -------
+    str
+        A sentence to end a message with, or nothing.
+    """
     if isinstance(given, LinearOperator):
         return " It is an operator of pnp_mlpatch already: use it as it is."
     for kind in type(given).__mro__:
         call = _CALLS.get(kind.__module__.partition(".")[0])
         if call:
             return f" Use {call}."
-    return (
-        " Two functions become an operator by from_functions(A, At, image_shape, data_shape)."
-        if callable(given)
-        else ""
-    )
+    if callable(given):
+        return " Make an operator with from_functions(A, At, image_shape, data_shape)."
+    return ""

@@ -1,4 +1,4 @@
-"""To and from ``odl.Operator`` (Adler et al.), its weighted inner products taken out."""
+"""To and from ``odl.Operator`` (Adler et al.), without its weighted inner products."""
 
 from __future__ import annotations
 
@@ -16,18 +16,35 @@ from pnp_mlpatch.operators import LinearOperator
 
 
 def from_odl(operator: Any) -> LinearOperator:
-    """The operator of a linear ODL operator between real tensor spaces.
+    r"""Make an operator of a linear ODL operator between real tensor spaces.
 
-    A domain of shape (H, W) means images (1, H, W), one of shape (C, H, W) images of that; the data have the shape of the range.
-    The axes are ODL's: in the usual 2-D spaces the first is x and the second y, upwards. ODL's adjoint A* belongs to
-    weighted inner products <u, v> = sum w u v; the transpose, which is taken here, is
+    A domain of shape (H, W) means images (1, H, W), one of shape (C, H, W) images of that shape;
+    the data have the shape of the range. Images go through one by one, in the precision of the
+    domain (ODL's tomography is float32 only), on the host.
 
-        A^T y = w_domain A*(y / w_range)
+    Parameters
+    ----------
+    operator : odl.Operator
+        Linear, with an adjoint.
 
-    Images go through one by one, in the precision of the domain (its tomography is float32 only), on the host.
+    Returns
+    -------
+    LinearOperator
 
-    Raises :class:`InputTypeError` for what is not a linear operator or not real, :class:`InputError` for other spaces and
-    weightings, and if there is no adjoint.
+    Raises
+    ------
+    InputTypeError
+        If it is not a linear operator, or not real.
+    InputError
+        If its spaces or weightings are others, or there is no adjoint.
+
+    Notes
+    -----
+    The axes are ODL's: in the usual 2-D spaces the first is x and the second y, upwards. ODL's
+    adjoint belongs to inner products with weights, :math:`\langle u, v \rangle = \sum w u v`. The
+    transpose, which is taken here, is
+
+    .. math:: A^T y = w_{domain} \, A^*(y / w_{range})
     """
     odl = require("odl", "from_odl")
     spaces = require("odl.core.space.base_tensors", "from_odl")
@@ -38,12 +55,14 @@ def from_odl(operator: Any) -> LinearOperator:
     who = f"from_odl({type(operator).__name__})"
     if not operator.is_linear:
         raise InputTypeError(
-            f"{who}: the operator is not linear. Its derivative at a point is: from_odl(operator.derivative(x))."
+            f"{who}: the operator is not linear. Its derivative at a point is: "
+            "from_odl(operator.derivative(x))."
         )
     for name, space in (("domain", operator.domain), ("range", operator.range)):
         if not isinstance(space, spaces.TensorSpace):
             raise InputError(
-                f"{who}: its {name} must be one space of arrays, got {type(space).__name__}. Compose it with a projection."
+                f"{who}: its {name} must be one space of arrays, got {type(space).__name__}. "
+                "Compose it with a projection."
             )
         if space.dtype_identifier not in ("float32", "float64"):
             raise InputTypeError(
@@ -75,11 +94,12 @@ def from_odl(operator: Any) -> LinearOperator:
 
 
 def _weight(space: Any, who: str, name: str) -> Tensor:
-    """The weight of the inner product of a space, a number or an array; raise :class:`InputError` if it is of another kind."""
+    """The weight of the inner product of a space, a number or an array."""
     weighting = space.weighting
     if not hasattr(weighting, "weight") or weighting.exponent != 2.0:
         raise InputError(
-            f"{who}: the inner product of its {name} must have a weight, a number or an array, got {weighting!r}."
+            f"{who}: the inner product of its {name} must have a weight, a number or an array, "
+            f"got {weighting!r}."
         )
     return torch.as_tensor(weighting.weight, dtype=torch.float64)
 
@@ -104,12 +124,10 @@ def _operator_class() -> type:
             super().__init__(*(odl.rn(shape, dtype=dtype) for shape in shapes), linear=True)
 
         def _call(self, x: Any) -> np.ndarray:
-            device = next((b.device for b in self.A.buffers()), torch.device("cpu"))
-            batch = torch.as_tensor(x.data)[None].to(device)
+            batch = torch.as_tensor(x.data)[None].to(self.A.device)
             with torch.no_grad():
-                return (
-                    (self.A.adjoint(batch) if self.transposed else self.A(batch))[0].cpu().numpy()
-                )
+                out = self.A.adjoint(batch) if self.transposed else self.A(batch)
+            return out[0].cpu().numpy()
 
         @property
         def adjoint(self) -> TorchOperator:
@@ -119,9 +137,25 @@ def _operator_class() -> type:
 
 
 def to_odl(A: LinearOperator, *, dtype: str = "float32") -> Any:
-    """A linear ``odl.Operator`` from ``odl.rn(A.image_shape)`` to ``odl.rn(A.data_shape)``, without weights, of ``dtype`` float32 or float64.
+    """Make a linear ``odl.Operator`` from ``odl.rn(A.image_shape)`` to ``odl.rn(A.data_shape)``.
 
-    Its ``adjoint`` is A^T. Raises :class:`InputTypeError` for another A or dtype.
+    Its spaces have no weights, so its ``adjoint`` is A^T.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        The operator.
+    dtype : {"float32", "float64"}
+        Of the spaces.
+
+    Returns
+    -------
+    odl.Operator
+
+    Raises
+    ------
+    InputTypeError
+        For another A or dtype.
     """
     checked_operator(A, "to_odl")
     if dtype not in ("float32", "float64"):

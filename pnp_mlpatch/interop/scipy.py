@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,21 +19,39 @@ from pnp_mlpatch.operators import LinearOperator
 def from_scipy(
     operator: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
 ) -> LinearOperator:
-    """The operator of a real matrix (M, N): a scipy LinearOperator, a sparse matrix or array, or a dense ndarray.
+    r"""Make an operator of a real matrix (M, N).
 
-    Images (C, H, W) with C H W = N are flattened in C order (rows first), one after the other; the product, M numbers, gets the
-    ``data_shape``, (M,) by default. The adjoint is ``rmatvec``, which for real operators is the transpose. Everything runs
-    on the host; the result has the dtype and device of the input.
+    Images (C, H, W) with C H W = N are flattened in C order (rows first). The adjoint is
+    ``rmatvec``, which for real matrices is the transpose. Everything runs on the host; results have
+    the dtype and device of the input.
 
-    Raises :class:`InputTypeError` for other types and for complex matrices, :class:`InputError` if the sizes do not agree or
-    there is no ``rmatvec``.
+    Parameters
+    ----------
+    operator : scipy.sparse.linalg.LinearOperator, sparse matrix, sparse array or ndarray
+        The matrix.
+    image_shape : sequence of int
+        (C, H, W).
+    data_shape : sequence of int, optional
+        The shape of the M products; (M,) by default.
+
+    Returns
+    -------
+    LinearOperator
+
+    Raises
+    ------
+    InputTypeError
+        For other types and for complex matrices.
+    InputError
+        If the sizes do not agree, or there is no ``rmatvec``.
     """
     linalg = require("scipy.sparse.linalg", "from_scipy")
     sparse = require("scipy.sparse", "from_scipy")
     is_matrix = sparse.issparse(operator) or isinstance(operator, np.ndarray)
     if not is_matrix and not isinstance(operator, linalg.LinearOperator):
         raise InputTypeError(
-            f"from_scipy: expected a scipy LinearOperator, a sparse matrix or a numpy array, got {type(operator).__name__}.{hint(operator)}"
+            "from_scipy: expected a scipy LinearOperator, a sparse matrix or a numpy array, "
+            f"got {type(operator).__name__}.{hint(operator)}"
         )
     if len(operator.shape) != 2:
         raise InputError(
@@ -40,32 +59,27 @@ def from_scipy(
         )
     if not _is_real(operator.dtype):
         raise InputTypeError(
-            f"from_scipy: the matrix must be real, got {operator.dtype}. Write complex numbers as two real channels."
+            f"from_scipy: the matrix must be real, got {operator.dtype}. "
+            "Write complex numbers as two real channels."
         )
     rows, columns = operator.shape
     image_shape = checked_shape(image_shape, "from_scipy", "image_shape", axes=3)
-    data_shape = (
-        (rows,) if data_shape is None else checked_shape(data_shape, "from_scipy", "data_shape")
-    )
-    for name, shape, size in (
-        ("image_shape", image_shape, columns),
-        ("data_shape", data_shape, rows),
-    ):
-        if int(np.prod(shape)) != size:
-            raise InputError(
-                f"from_scipy: {name} {shape} has {int(np.prod(shape))} elements, but the matrix is {rows} x {columns} "
-                f"(it takes images of {columns} and gives data of {rows} elements)."
-            )
+    data_shape = (rows,) if data_shape is None else data_shape
+    data_shape = checked_shape(data_shape, "from_scipy", "data_shape")
+    _check_size("image_shape", image_shape, columns, operator.shape)
+    _check_size("data_shape", data_shape, rows, operator.shape)
     operator = linalg.aslinearoperator(operator)
     try:
         probe = operator.rmatvec(np.zeros(rows, np.float32))
     except NotImplementedError as error:
         raise InputError(
-            "from_scipy: this LinearOperator has no rmatvec, so no adjoint. Make it as LinearOperator(shape, matvec=..., rmatvec=...)."
+            "from_scipy: this LinearOperator has no rmatvec, so no adjoint. "
+            "Make it as LinearOperator(shape, matvec=..., rmatvec=...)."
         ) from error
     if not _is_real(probe.dtype):
         raise InputTypeError(
-            "from_scipy: rmatvec returns complex numbers. Write complex numbers as two real channels."
+            "from_scipy: rmatvec returns complex numbers. "
+            "Write complex numbers as two real channels."
         )
     return FunctionOperator(
         lambda x: _each(operator.matvec, x, data_shape),
@@ -77,6 +91,15 @@ def from_scipy(
     )
 
 
+def _check_size(name: str, shape: tuple[int, ...], size: int, matrix: tuple[int, int]) -> None:
+    if math.prod(shape) != size:
+        raise InputError(
+            f"from_scipy: {name} {shape} has {math.prod(shape)} elements, "
+            f"but the matrix is {matrix[0]} x {matrix[1]} "
+            f"(it takes images of {matrix[1]} and gives data of {matrix[0]} elements)."
+        )
+
+
 def _is_real(dtype: Any) -> bool:
     return dtype is None or not np.issubdtype(dtype, np.complexfloating)
 
@@ -86,18 +109,34 @@ def _each(product: Callable[[np.ndarray], np.ndarray], x: Tensor, shape: tuple[i
     products = np.stack([product(vector) for vector in vectors])
     if products.dtype.kind != "f":
         raise InputTypeError(
-            f"from_scipy: the products must be real floats, got {products.dtype}. Return x.astype(np.float32)."
+            f"from_scipy: the products must be real floats, got {products.dtype}. "
+            "Return x.astype(np.float32)."
         )
     return torch.from_numpy(products).reshape(-1, *shape).to(x)
 
 
 def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:
-    """A ``scipy.sparse.linalg.LinearOperator`` (M, N) on flattened images (N = C H W) and data, in C order.
+    """Make a ``scipy.sparse.linalg.LinearOperator`` on flattened images and data, in C order.
 
-    ``dtype`` is float32 or float64, the precision in which A is applied and the dtype of the products. ``matvec``, ``rmatvec``,
-    and their matrix forms (the columns go through A as one batch) are there, so that scipy's ``lsqr``, ``cg``, ``svds`` ... work.
+    Its ``matvec``, ``rmatvec`` and their matrix forms (the columns go through A as one batch) are
+    what scipy's ``lsqr``, ``cg`` and ``svds`` need.
 
-    Raises :class:`InputTypeError` for another A or dtype, and, on use, for complex vectors.
+    Parameters
+    ----------
+    A : LinearOperator
+        The operator.
+    dtype : {"float32", "float64"} or numpy.dtype
+        The precision in which A is applied, and of the products.
+
+    Returns
+    -------
+    scipy.sparse.linalg.LinearOperator
+        Of shape (M, N) with N = C H W.
+
+    Raises
+    ------
+    InputTypeError
+        For another A or dtype; on use, for complex vectors.
     """
     linalg = require("scipy.sparse.linalg", "to_scipy")
     A = checked_operator(A, "to_scipy")
@@ -107,7 +146,6 @@ def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:
         kind = None
     if kind not in (np.float32, np.float64):
         raise InputTypeError(f"to_scipy: dtype must be 'float32' or 'float64', got {dtype!r}.")
-    device = next((b.device for b in A.buffers()), torch.device("cpu"))
 
     def product(
         function: Callable[[Tensor], Tensor], shape: tuple[int, ...]
@@ -115,19 +153,19 @@ def to_scipy(A: LinearOperator, *, dtype: Any = "float32") -> Any:
         def columns(vectors: np.ndarray) -> np.ndarray:
             if np.iscomplexobj(vectors):
                 raise InputTypeError(
-                    "to_scipy: the operator is real, the vector is complex. Apply it to the real and imaginary parts."
+                    "to_scipy: the operator is real, the vector is complex. "
+                    "Apply it to the real and imaginary parts."
                 )
-            batch = torch.from_numpy(
-                np.ascontiguousarray(vectors.reshape(len(vectors), -1).T, dtype=kind)
-            ).reshape(-1, *shape)
+            rows = np.ascontiguousarray(vectors.reshape(len(vectors), -1).T, dtype=kind)
+            batch = torch.from_numpy(rows).reshape(-1, *shape)
             with torch.no_grad():
-                out = function(batch.to(device)).flatten(1).T.cpu().numpy()
+                out = function(batch.to(A.device)).flatten(1).T.cpu().numpy()
             return out.reshape(-1, *vectors.shape[1:])
 
         return columns
 
     forward, adjoint = product(A, A.image_shape), product(A.adjoint, A.data_shape)
-    size = (int(np.prod(A.data_shape)), int(np.prod(A.image_shape)))
+    size = (math.prod(A.data_shape), math.prod(A.image_shape))
     return linalg.LinearOperator(
         size, matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=kind
     )

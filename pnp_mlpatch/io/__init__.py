@@ -1,1 +1,1 @@
-"""Files that are whole or not there: atomic writing, checkpoints with a checksum, locks."""
+"""Files: written whole or not at all, checkpoints with a checksum, locks, arrays, pictures."""

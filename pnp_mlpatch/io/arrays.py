@@ -25,7 +25,8 @@ def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
     Returns
     -------
     Tensor
-        float64 if stored so, float32 for other floats; booleans and integers keep their values, as bool, uint8 or int64.
+        float64 if stored so, float32 for other floats; booleans and integers keep their values, as
+        bool, uint8 or int64.
 
     Raises
     ------
@@ -40,13 +41,17 @@ def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
     tensor = torch.from_numpy(array.astype(np.float64 if array.dtype == np.float64 else np.float32))
     if finite and not bool(torch.isfinite(tensor).all()):
         raise InputError(
-            f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or replace them first."
+            f"{path}: {int((~torch.isfinite(tensor)).sum())} values are NaN or infinite. Mask or "
+            "replace them first."
         )
     return tensor
 
 
 def _load(path: str | PathLike[str]) -> np.ndarray:
-    """The array of a .npy file, mapped: a header that claims more than the file holds is refused before memory is taken."""
+    """The array of a .npy file, mapped.
+
+    A header that claims more than the file holds is refused before memory is taken.
+    """
     refuse_special(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -55,6 +60,7 @@ def _load(path: str | PathLike[str]) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.size == 0:
         kind = getattr(array, "dtype", type(array).__name__)
         raise InputError(
-            f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and imaginary part of complex ones."
+            f"{path}: expected a non-empty array of real numbers, got {kind}. Stack the real and "
+            "imaginary part of complex ones."
         )
     return array

@@ -1,4 +1,4 @@
-"""Whole files: a file is written beside its place and then moved there, so that nobody ever sees half of it."""
+"""Write files whole or not at all: beside their place first, then moved there."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ TEMPORARY = re.compile(r"\.pnp-mlpatch-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}(\.
 DAY = 86400.0  # seconds after which the temporary file of another machine counts as left over
 
 
-def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
-    """Write a file as a whole: call ``write(temporary)`` beside ``path``, then move the result into place.
+def atomic_write(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all: to a temporary file that is then moved into place.
 
-    A file that is replaced keeps its mode, and a link stays a link: the file that it points to is replaced. Temporary files that
-    killed processes left in the folder are removed.
+    A file that is replaced keeps its mode, and a link stays a link: the file that it points to is
+    replaced. Temporary files that killed processes left in the folder are removed.
 
     Parameters
     ----------
     path : str or path
         The file. Its folder is made if there is none.
     write : callable
-        Writes the content to the path that it is given, which exists, is empty and has the ending of ``path``.
+        Writes the content to the path that it is given, which exists, is empty and has the ending
+        of ``path``.
 
     Raises
     ------
@@ -92,7 +93,8 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
     Raises
     ------
     FileError
-        If there is no such folder, if it may not be written to, or if ``path`` is a folder, a device or write-protected.
+        If there is no such folder, if it may not be written to, or if ``path`` is a folder, a
+        device or write-protected.
     InputError
         If ``path`` is one of ``reads``.
     """
@@ -107,7 +109,8 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
         ) from error
     if not os.path.isdir(target.parent):
         raise FileError(
-            f"{path}: there is no folder {target.parent if os.path.islink(path) else path.parent}. Create it first."
+            f"{path}: there is no folder {target.parent if os.path.islink(path) else path.parent}. "
+            "Create it first."
         )
     if mode is not None and not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
@@ -124,7 +127,23 @@ def check_writable(path: str | PathLike[str], reads: Iterable[str | PathLike[str
 
 
 def follow(path: str | PathLike[str]) -> Path:
-    """The absolute path of a file, links followed; raise :class:`FileError` for links that point to each other."""
+    """Return the absolute path of a file, links followed.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, which need not exist.
+
+    Returns
+    -------
+    Path
+        The file itself.
+
+    Raises
+    ------
+    FileError
+        If links point to each other.
+    """
     found = Path(os.path.realpath(path))
     if os.path.islink(found):  # it leads nowhere
         raise FileError(f"{path}: cannot be written ({os.strerror(errno.ELOOP)}). Remove the link.")
@@ -132,7 +151,15 @@ def follow(path: str | PathLike[str]) -> Path:
 
 
 def clean(folder: str | PathLike[str]) -> None:
-    """Remove the temporary files that killed processes left in a folder; those of processes that run stay."""
+    """Remove the temporary files that killed processes left in a folder.
+
+    Those of processes that run stay.
+
+    Parameters
+    ----------
+    folder : str or path
+        The folder.
+    """
     try:
         names = os.listdir(folder)
     except OSError:
@@ -151,7 +178,18 @@ def clean(folder: str | PathLike[str]) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: MemoryError, or the errors of torch, HDF5 and CUDA for it."""
+    """Tell whether an exception says that memory ran out.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+
+    Returns
+    -------
+    bool
+        True for MemoryError, and for the exceptions of torch, HDF5 and CUDA of this meaning.
+    """
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError))
@@ -196,4 +234,4 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["check_writable", "clean", "follow", "out_of_memory", "write_whole"]
+__all__ = ["atomic_write", "check_writable", "clean", "follow", "out_of_memory"]

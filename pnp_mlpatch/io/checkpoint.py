@@ -1,7 +1,11 @@
-"""Checkpoints: files of torch, and JSON files, that hold the sha256 of their own content and what they are the state of.
+"""Checkpoints: files that know their own sha256 and what they are the state of.
 
-A checkpoint of torch is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip archive: the digest of all bytes
-before it. It is compared before anything is unpickled. ``torch.load(path, weights_only=True)`` reads the file as well.
+A checkpoint is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip
+archive: the digest of all bytes before it. It is compared before anything is unpickled.
+``torch.load(path, weights_only=True)`` reads the file as well. Tables are JSON files with a sha256.
+
+To resume a run, call :func:`resume` with a description of its settings and data, and :func:`save`
+with the same description as ``about``.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
+from torch import Tensor
 
-from pnp_mlpatch.errors import WeightsError
-from pnp_mlpatch.io.atomic import out_of_memory, write_whole
+from pnp_mlpatch.errors import InputError, WeightsError
+from pnp_mlpatch.io.atomic import atomic_write, out_of_memory
 
 ABOUT = "about"
 COMMENT = re.compile(rb"pnp_mlpatch ([0-9a-f]{64})")
@@ -38,7 +43,8 @@ def save(
     content : mapping
         Tensors, numbers, texts, and lists, tuples and dictionaries of them.
     about : mapping, optional
-        What this is the state of, in plain JSON values: settings, data, history. It is kept under "about".
+        What this is the state of, in plain JSON values: settings, data, history. It is kept under
+        "about".
 
     Raises
     ------
@@ -50,7 +56,7 @@ def save(
     file.seek(-2, io.SEEK_END)  # the length of the comment, 0 as torch writes it
     file.write(LENGTH.to_bytes(2, "little"))
     file.write(b"pnp_mlpatch " + hashlib.sha256(file.getbuffer()).hexdigest().encode())
-    write_whole(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
+    atomic_write(path, lambda temporary: temporary.write_bytes(file.getbuffer()))
 
 
 def load(
@@ -91,19 +97,73 @@ def load(
         if out_of_memory(error):
             raise
         raise WeightsError(
-            f"{path}: not a saved {what} ({_reason(error)}). It is damaged, or something else; remove it to start anew."
+            f"{path}: not a saved {what} ({_reason(error)}). It is damaged, or something else; "
+            "remove it to start anew."
         ) from error
+
+
+def resume(
+    path: str | PathLike[str] | None,
+    about: Mapping[str, Any],
+    what: str,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any] | None:
+    """Read the checkpoint of an interrupted run, if there is one.
+
+    Parameters
+    ----------
+    path : str, path or None
+        The file.
+    about : mapping
+        Settings and data of the run that is to go on, in plain JSON values.
+    what : str
+        What runs, for the errors.
+    device : str or torch.device
+        Where the tensors go.
+
+    Returns
+    -------
+    dict or None
+        The content; None without a path, or if there is no file.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint belongs to other settings or data.
+    WeightsError
+        If it is damaged, or no checkpoint.
+    """
+    if path is None or not Path(path).exists():
+        return None
+    content, before = load(path, f"checkpoint of {what}", device)
+    if differ := differing(before, json.loads(json.dumps(dict(about)))):
+        raise InputError(
+            f"{path}: an interrupted run had other data or settings ({', '.join(differ)}). "
+            "Give the same, or remove the file to start anew."
+        )
+    return content
 
 
 def read_torch(path: str | PathLike[str]) -> Any:
     """Read a file of ``torch.save`` that others made, to the CPU, without running code from it.
 
-    The checksums of the archive are compared first, which torch does not do. Files in the format before torch 1.6 have none.
+    The checksums of the archive are compared first, which torch does not do. Files in the format
+    before torch 1.6 have none.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    object
+        Its content.
 
     Raises
     ------
     WeightsError
-        If the file is damaged, or no file of torch that can be read without running code.
+        If the file is damaged, or cannot be read without running code.
     """
     try:
         if is_zipfile(path):
@@ -121,18 +181,47 @@ def read_torch(path: str | PathLike[str]) -> Any:
 
 
 def save_table(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write plain values as JSON, with the sha256 of their text under "sha256"; raise :class:`FileError` if it cannot be written."""
+    """Write plain values as JSON, with the sha256 of their text under "sha256".
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    values : mapping
+        Plain JSON values.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
     text = (
         json.dumps(
             {**values, "sha256": hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()}
         )
         + "\n"
     )
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_table(path: str | PathLike[str]) -> dict[str, Any]:
-    """Read what :func:`save_table` wrote; raise :class:`WeightsError` if it is missing or damaged."""
+    """Read what :func:`save_table` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict
+        The values.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing or damaged.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         digest = content.pop("sha256")
@@ -143,8 +232,38 @@ def load_table(path: str | PathLike[str]) -> dict[str, Any]:
         raise WeightsError(f"{path}: damaged ({_reason(error)}).") from error
 
 
+def digest(*tensors: Tensor) -> str:
+    """Return the sha256 of tensors, with their shapes.
+
+    Parameters
+    ----------
+    tensors : Tensor
+        On the CPU.
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def differing(before: Any, now: Mapping[str, Any]) -> list[str]:
-    """The keys in which two descriptions differ; all of them where ``before`` is no description."""
+    """Compare two descriptions of runs.
+
+    Parameters
+    ----------
+    before, now : mapping
+        The descriptions.
+
+    Returns
+    -------
+    list of str
+        The keys in which they differ; all of them if ``before`` is no mapping.
+    """
     before = before if isinstance(before, Mapping) else {}
     return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
@@ -153,4 +272,13 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else type(error).__name__
 
 
-__all__ = ["differing", "load", "load_table", "read_torch", "save", "save_table"]
+__all__ = [
+    "differing",
+    "digest",
+    "load",
+    "load_table",
+    "read_torch",
+    "resume",
+    "save",
+    "save_table",
+]

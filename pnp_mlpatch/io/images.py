@@ -1,4 +1,4 @@
-"""Pictures in and out of files, as tensors (1, C, H, W); written whole or not at all."""
+"""Read and write pictures, as tensors (1, C, H, W)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.io.arrays import _load
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import brightness, refuse_special
 
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -24,8 +24,9 @@ READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
     """Read a picture.
 
-    Integers of 8 and 16 bit are divided by 255 and 65535 (of 12 bit by 4095), in .npy files too; floats keep their values. The
-    picture is turned as its EXIF orientation says. An alpha channel is dropped if it is opaque everywhere.
+    Integers of 8 and 16 bit are divided by 255 and 65535 (of 12 bit by 4095), in .npy files too;
+    floats keep their values. The picture is turned as its EXIF orientation says. An alpha channel
+    is dropped if it is opaque everywhere.
 
     Parameters
     ----------
@@ -44,15 +45,16 @@ def read_image(path: str | PathLike[str], *, gray: bool = False) -> Tensor:
     FileError
         For a file that is missing, damaged, not a picture, or far too large.
     InputError
-        For transparent pictures, several pages, 16 bit in colour, integers of other types, arrays of other shapes, and values
-        that are not finite.
+        For transparent pictures, several pages, 16 bit in colour, integers of other types, arrays
+        of other shapes, and values that are not finite.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
         array = _load(path)
         if array.dtype == np.uint8 and int(array.max()) == 1:
             raise InputError(
-                f"{path}: 8-bit values of 0 and 1 are a mask or nearly black. Save a mask as bool, a picture as float32."
+                f"{path}: 8-bit values of 0 and 1 are a mask or nearly black. Save a mask as bool, "
+                "a picture as float32."
             )
         with np.errstate(over="ignore"):
             image = _channels_first(torch.from_numpy(brightness(array, str(path))), path)
@@ -77,7 +79,8 @@ def _read_picture(path: Path) -> Tensor:
             width, height = file.size
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(
-                    f"{width} x {height} pixels, above {Image.MAX_IMAGE_PIXELS}: a decompression bomb? "
+                    f"{width} x {height} pixels, above {Image.MAX_IMAGE_PIXELS}: a decompression "
+                    "bomb? "
                     "If not, raise PIL.Image.MAX_IMAGE_PIXELS"
                 )
             if (
@@ -129,13 +132,17 @@ def _from_pillow(file, path: Path) -> Tensor:
 
 
 def _stored_bits(file, path: Path) -> tuple[int, bool]:
-    """Bits of a sample, and whether 0 is white where Pillow leaves that to us; raise for what Pillow reads otherwise than stored."""
+    """Bits of a sample, and whether 0 is white where Pillow does not invert.
+
+    Raises for what Pillow reads otherwise than stored.
+    """
     if file.format == "PNG":
         with path.open("rb") as raw:
             bits, kind = raw.read(26)[24:]  # of the header chunk: bit depth and colour type
         if bits == 16 and kind != 0:
             raise InputError(
-                f"{path}: 16-bit colour is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3)."
+                f"{path}: 16-bit colour is read in 8 bit. Save it in 8 bit, or as a float32 .npy "
+                "(H, W, 3)."
             )
         return bits, False
     if file.format != "TIFF":
@@ -143,18 +150,35 @@ def _stored_bits(file, path: Path) -> tuple[int, bool]:
     bits, signed, white = tiff_kind(file)
     if bits > 8 and len(file.getbands()) > 1:
         raise InputError(
-            f"{path}: colour of {bits} bit is read in 8 bit. Save it in 8 bit, or as a float32 .npy (H, W, 3)."
+            f"{path}: colour of {bits} bit is read in 8 bit. Save it in 8 bit, or as a float32 "
+            ".npy (H, W, 3)."
         )
     if signed or (bits > 16 and not file.mode.startswith("F")) or (white and bits > 16):
         raise InputError(
-            f"{path}: expected unsigned integers of 8 or 16 bit, or floats with black at 0, got {'signed ' if signed else ''}{bits} bit"
+            f"{path}: expected unsigned integers of 8 or 16 bit, or floats with black at 0, got "
+            f"{'signed ' if signed else ''}{bits} bit"
             f"{' with white at 0' if white else ''}. Save it as float TIFF or .npy."
         )
     return bits, white and bits > 8  # Pillow turns up to 8 bit
 
 
 def tiff_kind(file) -> tuple[int, bool, bool]:
-    """Of a TIFF file, open in Pillow: bits of a sample, whether they are signed integers, and whether 0 is white."""
+    """Describe the samples of a TIFF file.
+
+    Parameters
+    ----------
+    file : PIL.TiffImagePlugin.TiffImageFile
+        The file, open in Pillow.
+
+    Returns
+    -------
+    bits : int
+        Bits of a sample.
+    signed : bool
+        Whether samples are signed integers.
+    white_is_zero : bool
+        Whether 0 is white.
+    """
     tags = file.tag_v2
     return max(tags.get(258, (1,))), 2 in tags.get(339, (1,)), tags.get(262) == 0
 
@@ -169,26 +193,42 @@ def _channels_first(array: Tensor, path: Path) -> Tensor:
     if array.ndim == 3 and array.shape[0] in (1, 2, 3):
         return array[None]
     raise InputError(
-        f"{path}: expected an array (H, W), (H, W, 3), (C, H, W) or (1, C, H, W) with 1 to 3 channels, got {tuple(array.shape)}."
+        f"{path}: expected an array (H, W), (H, W, 3), (C, H, W) or (1, C, H, W) with 1 to 3 "
+        f"channels, got {tuple(array.shape)}."
     )
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:
-    """Write (1, C, H, W) or (C, H, W): .npy and .tiff keep float32 values, .png stores [0, 1] in 8 bit, clipped.
+    """Write a picture, whole or not at all.
 
-    Raises :class:`InputError` for another shape or ending, and for values that are not finite.
+    Parameters
+    ----------
+    path : str or path
+        A file ending in .npy or .tiff, which keep float32 values, or in .png, which stores [0, 1]
+        in 8 bit, clipped.
+    image : Tensor, shape (1, C, H, W) or (C, H, W)
+        The picture; C = 1 or 3, 2 for .npy, 1 for .tiff.
+
+    Raises
+    ------
+    InputError
+        For another shape or ending, and for values that are not finite.
+    FileError
+        If the file cannot be written.
     """
     path = Path(path)
     if not isinstance(image, Tensor) or not image.is_floating_point():
         got = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise InputTypeError(
-            f"{path}: expected a tensor of real floats, got {got}. Convert it first, e.g. x.float() / 255 for 8-bit values."
+            f"{path}: expected a tensor of real floats, got {got}. Convert it first, e.g. "
+            "x.float() / 255 for 8-bit values."
         )
     x = image.detach().cpu().float()
     x = x[0] if x.ndim == 4 and x.shape[0] == 1 else x
     if x.ndim != 3 or x.shape[0] not in (1, 2, 3):
         raise InputError(
-            f"{path}: expected one image (C, H, W) with 1 to 3 channels, got shape {tuple(image.shape)}."
+            f"{path}: expected one image (C, H, W) with 1 to 3 channels, got shape "
+            f"{tuple(image.shape)}."
         )
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{path}: the image holds NaN or infinite values; it was not written.")
@@ -202,7 +242,7 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             ) as file:  # by name, numpy would append .npy to any other ending
                 np.save(file, plain.numpy())
 
-        write_whole(path, write)
+        atomic_write(path, write)
     elif suffix in (".png", ".tif", ".tiff"):
         Image = require("PIL.Image", "Writing a picture")
         if suffix == ".png":
@@ -212,26 +252,48 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             picture = Image.fromarray(
                 pixels[0].numpy() if x.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
             )
-            write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
+            atomic_write(path, lambda temporary: picture.save(temporary, format="PNG"))
         else:
             if x.shape[0] != 1:
                 raise InputError(
                     f"{path}: float TIFF holds one channel, the image has {x.shape[0]}. Write .npy."
                 )
             picture = Image.fromarray(x[0].numpy())
-            write_whole(path, lambda temporary: picture.save(temporary, format="TIFF"))
+            atomic_write(path, lambda temporary: picture.save(temporary, format="TIFF"))
     else:
         raise InputError(f"{path}: unknown ending '{suffix}'. Writable: .npy, .png, .tiff.")
 
 
 def png(figure: Any) -> bytes:
-    """A matplotlib figure as a notebook shows it."""
+    """Draw a matplotlib figure as a notebook shows it.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+
+    Returns
+    -------
+    bytes
+        The content of a PNG file.
+    """
     out = io.BytesIO()
     figure.savefig(out, dpi=80, format="png")
     return out.getvalue()
 
 
 def in_notebooks(figure: Any) -> Any:
-    """The figure, which a notebook shows as a picture, with or without its inline backend."""
+    """Have notebooks show a figure as a picture, with or without their inline backend.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The same figure.
+    """
     figure._repr_png_ = partial(png, figure)
     return figure

@@ -25,8 +25,9 @@ except ModuleNotFoundError:  # Windows: no locks
 def lock(path: str | PathLike[str]) -> Iterator[None]:
     """Hold the lock of an output, the file ``.NAME.lock`` beside it, for the ``with`` block.
 
-    The system releases the lock when the process ends, however it ends. The file of a killed run stays and is in nobody's way: the next run
-    takes it over and removes it. Without ``fcntl`` (Windows), and on file systems without locks, there is no lock.
+    The system releases the lock when the process ends, however it ends. The file of a killed run
+    stays and is in nobody's way: the next run takes it over and removes it. Without ``fcntl``
+    (Windows), and on file systems without locks, there is no lock.
 
     Parameters
     ----------
@@ -36,7 +37,8 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
     Raises
     ------
     FileError
-        If another run holds the lock (named by its process, machine and command), or if the folder cannot be written to.
+        If another run holds the lock (named by its process, machine and command), or if the folder
+        cannot be written to.
     """
     if fcntl is None:
         yield
@@ -60,14 +62,16 @@ def _take(place: Path, path: str | PathLike[str]) -> int:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise FileError(
-                f"{path}: cannot write there ({error.strerror}). Choose a folder that you may write to."
+                f"{path}: cannot write there ({error.strerror}). Choose a folder that you may "
+                "write to."
             ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FileError(
-                    f"{path}: another run is writing it ({_holder(descriptor)}). Wait for its end, or choose another name."
+                    f"{path}: another run is writing it ({_holder(descriptor)}). Wait for its end, "
+                    "or choose another name."
                 ) from None
             except OSError as error:
                 warnings.warn(

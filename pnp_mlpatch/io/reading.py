@@ -1,8 +1,9 @@
-"""What readers ask of a file before they open it, and the rule for integers.
+"""Checks of files before they are opened, and the rule for integers.
 
-The rule. Booleans are 0 and 1. Integers in a *picture* are shares of the range of their type: 8 bit / 255, 16 bit / 65535; other types
-have no white and are refused. Integers in a *mask, weight or psf* are two values, 0 and the one that means 1 (1, 255 or 65535); others
-are refused. Integers in *measurements* (counts, angles, noise, Hounsfield units with their slope) are the numbers themselves.
+Booleans are 0 and 1. Integers in a *picture* are shares of the range of their type: 8 bit / 255, 16
+bit / 65535; other types have no white and are refused. Integers in a *mask, weight or psf* are two
+values, 0 and the one that means 1 (1, 255 or 65535); others are refused. Integers in *measurements*
+(counts, angles, noise, Hounsfield units with their slope) are the numbers themselves.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def refuse_bomb(path: str | PathLike[str], size: int, *, stored: int | None = No
     stored = os.stat(path).st_size if stored is None else stored
     if size > max(ROOM, RATIO * stored):
         raise FileError(
-            f"{path}: its {stored} bytes claim to hold at least {size}. The file is damaged or made to fill the memory. "
+            f"{path}: its {stored} bytes claim to hold at least {size}. The file is damaged or "
+            "made to fill the memory. "
             "If it is sound, save it without compression."
         )
 
@@ -109,7 +111,8 @@ def brightness(array: np.ndarray, who: str) -> np.ndarray:
     if array.dtype.kind in "iu":
         if array.dtype.kind == "i" or array.dtype.itemsize > 2:
             raise InputError(
-                f"{who}: expected a picture of 8 or 16 bit, unsigned, or of floats, got {array.dtype}, of which no value means white. "
+                f"{who}: expected a picture of 8 or 16 bit, unsigned, or of floats, got "
+                f"{array.dtype}, of which no value means white. "
                 "Divide by the value of white and save as float32."
             )
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
@@ -142,14 +145,26 @@ def weights_of(values: Tensor, who: str) -> Tensor:
     top = float(floats.max()) if floats.numel() else 0.0
     if not bool(((floats == 0) | (floats == top)).all()) or top not in (0.0, *FULL):
         raise InputError(
-            f"{who}: expected integers 0 and 1, or 0 and 255, got {values.dtype} from {float(floats.min()):g} to {top:g}. "
+            f"{who}: expected integers 0 and 1, or 0 and 255, got {values.dtype} from "
+            f"{float(floats.min()):g} to {top:g}. "
             "Give weights as floats, such as x.double() / 255, and a mask as x > 0."
         )
     return floats / max(top, 1.0)
 
 
 def two_levels(values: Tensor) -> float | None:
-    """255 or 65535 if the floats hold nothing but 0 and it, as a mask whose type was lost; else None."""
+    """Find the upper level of a mask whose type was lost.
+
+    Parameters
+    ----------
+    values : Tensor
+        Floats.
+
+    Returns
+    -------
+    float or None
+        255 or 65535 if there are no values but 0 and it, else None.
+    """
     top = float(values.max())
     return top if top in FULL[1:] and bool(((values == 0) | (values == top)).all()) else None
 
@@ -188,14 +203,27 @@ def plain_integers(array: np.ndarray, who: str) -> Tensor:
 
 
 def refuse_zip_bomb(path: str | PathLike[str]) -> None:
-    """:func:`refuse_bomb` for the members of a zip file such as .npz; what is no zip file passes."""
+    """Refuse a zip file, such as .npz, whose members are far larger than the file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. What is no zip file passes.
+
+    Raises
+    ------
+    FileError
+        As :func:`refuse_bomb`.
+    """
     refuse_special(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             refuse_bomb(path, sum(member.file_size for member in file.infolist()))
 
 
-def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
+def check_hdf5(
+    group: Any, name: str, path: str | PathLike[str], *, allow_gaps: bool = False
+) -> None:
     """Refuse an HDF5 object that lies in other files, but for those in the folder of the file.
 
     Parameters
@@ -206,6 +234,8 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
         The path of the object. One that does not exist passes.
     path : str or path
         The file.
+    allow_gaps : bool
+        Whether sources of virtual datasets may be missing: the reader marks their values.
 
     Raises
     ------
@@ -223,26 +253,32 @@ def check_hdf5(group: Any, name: str, path: str | PathLike[str]) -> None:
         elif kind == h5py.h5l.TYPE_SOFT:
             target = os.fsdecode(links.get_val(part.encode()))
             if target.strip("/") != part:
-                check_hdf5(group.file if target.startswith("/") else group, target, path)
+                root = group.file if target.startswith("/") else group
+                check_hdf5(root, target, path, allow_gaps=allow_gaps)
         group = group.get(part)
     if isinstance(group, h5py.Dataset):
         if group.external:
             raise FileError(
-                f"{path}: '{name}' keeps its values in {group.external[0][0]}. Copy them into the file, as h5repack does."
+                f"{path}: '{name}' keeps its values in {group.external[0][0]}. Copy them into the "
+                "file, as h5repack does."
             )
         for source in group.virtual_sources() if group.is_virtual else ():
             if source.file_name != ".":
-                _neighbour(source.file_name, path, f"'{name}' is virtual, with values")
+                what = f"'{name}' is virtual, with values"
+                _neighbour(source.file_name, path, what, allow_missing=allow_gaps)
 
 
-def _neighbour(name: str, path: str | PathLike[str], what: str) -> None:
+def _neighbour(
+    name: str, path: str | PathLike[str], what: str, *, allow_missing: bool = False
+) -> None:
     folder = os.path.abspath(os.path.dirname(path) or ".")
     target = os.path.normpath(os.path.join(folder, name))
     if os.path.commonpath([folder, target]) != folder:
         raise FileError(
-            f"{path}: {what} into {name}, outside of its folder. If you trust it, copy or link that file into the folder."
+            f"{path}: {what} into {name}, outside of its folder. If you trust it, copy or link "
+            "that file into the folder."
         )
-    if "%" not in name and not os.path.exists(target):
+    if "%" not in name and not allow_missing and not os.path.exists(target):
         raise FileError(f"{path}: {what} into {name}, which is not there. Copy it too.")
     refuse_special(target)
 
@@ -256,7 +292,9 @@ CODECS = {
 
 
 def check_zarr(folder: str | PathLike[str]) -> None:
-    """Refuse a zarr store with other codecs than plain compressors and filters: pickle would run code.
+    """Refuse a zarr store with codecs that run code, such as pickle.
+
+    Plain compressors and filters pass.
 
     Parameters
     ----------
@@ -282,7 +320,8 @@ def check_zarr(folder: str | PathLike[str]) -> None:
                 ) from error
             if bad := sorted(used - CODECS):
                 raise FileError(
-                    f"{path}: has the codec {', '.join(bad)}; only plain compression is read. Save the array again with zstd or blosc."
+                    f"{path}: has the codec {', '.join(bad)}; only plain compression is read. Save "
+                    "the array again with zstd or blosc."
                 )
         if ".zarray" in files or ("c" in folders and "zarr.json" in files):
             folders.clear()  # chunks

@@ -1,0 +1,52 @@
+"""Weak lensing: shear maps and catalogues, spectra, estimators, random maps, statistics."""
+
+from pnp_mlpatch.lensing._wiener import wiener
+from pnp_mlpatch.lensing.binning import bin_shear
+from pnp_mlpatch.lensing.catalogue import Catalogue, read_catalogue
+from pnp_mlpatch.lensing.estimators import (
+    from_reduced,
+    kaiser_squires,
+    optimal_width,
+    reduced,
+    shear_of,
+    smoothed,
+)
+from pnp_mlpatch.lensing.fields import lognormal_convergence
+from pnp_mlpatch.lensing.fits import (
+    ShearMap,
+    read_map,
+    read_provenance,
+    read_shear,
+    write_convergence,
+)
+from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
+from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
+from pnp_mlpatch.lensing.units import arcmin, pixel_noise, radians
+
+__all__ = [
+    "Catalogue",
+    "ShearMap",
+    "arcmin",
+    "bin_shear",
+    "convergence_spectrum",
+    "describe_map",
+    "from_reduced",
+    "judge",
+    "kaiser_squires",
+    "lognormal_convergence",
+    "optimal_width",
+    "peaks",
+    "pixel_noise",
+    "power_spectrum",
+    "radians",
+    "read_catalogue",
+    "read_map",
+    "read_provenance",
+    "read_shear",
+    "reduced",
+    "shear_of",
+    "smoothed",
+    "tabulated",
+    "wiener",
+    "write_convergence",
+]

@@ -1,7 +1,8 @@
-r"""The maps that people make without a denoiser: Kaiser-Squires, smoothed or not, and the Wiener filter.
+"""Estimate the convergence without a denoiser: Kaiser-Squires and the Wiener filter.
 
-Shear maps are (B, 2, H, W), gamma_1 and gamma_2, convergence maps (B, 2, H, W), E and B; axes and signs are those of
-:mod:`pnp_mlpatch.operators.lensing`. A noise map (H, W) holds the standard deviation of each component, infinite where nothing was measured.
+Shear maps are (B, 2, H, W), gamma_1 and gamma_2; convergence maps are (B, 2, H, W), E and B. Axes
+and signs are those of :mod:`pnp_mlpatch.operators.lensing`. A noise map (H, W) holds the standard
+deviation of each component, infinite where nothing was measured.
 """
 
 from __future__ import annotations
@@ -16,13 +17,29 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing.spectra import Spectrum, power, wavenumbers
 from pnp_mlpatch.lensing.units import radians
-from pnp_mlpatch.linalg import pcg
 
 
 def kernel(
     shape: tuple[int, ...], *, flip_ra: bool = False, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """D(k) = (k_1^2 - k_2^2 + 2 i k_1 k_2) / |k|^2 at the frequencies of fft2, D(0) = 0: complex (H, W); its conjugate with ``flip_ra``."""
+    r"""Return the kernel that takes the convergence to the shear, at the frequencies of ``fft2``.
+
+    .. math:: D(k) = \frac{k_1^2 - k_2^2 + 2 i k_1 k_2}{|k|^2}, \qquad D(0) = 0
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the maps; the last two entries are (H, W).
+    flip_ra : bool
+        Return the conjugate, see :class:`~pnp_mlpatch.lensing.fits.ShearMap`.
+    dtype : torch.dtype
+        Type of the maps, float32 or float64.
+
+    Returns
+    -------
+    Tensor, shape (H, W)
+        Complex.
+    """
     rows, cols = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[-2:])
     square = (rows[:, None] ** 2 + cols[None] ** 2).clamp_min(1e-300)
     d = torch.complex(
@@ -34,23 +51,72 @@ def kernel(
 
 
 def shear_of(kappa: Tensor, *, flip_ra: bool = False) -> Tensor:
-    """gamma^ = D kappa^: the shear (B, 2, H, W) of maps (B, 2, H, W) of E and B, or (B, 1, H, W) of E, that repeat themselves."""
-    _check(kappa, "shear_of", (1, 2))
+    r"""Compute the shear of convergence maps that are periodic.
+
+    .. math:: \hat\gamma = D \hat\kappa
+
+    Parameters
+    ----------
+    kappa : Tensor, shape (B, 1, H, W) or (B, 2, H, W)
+        Maps of E, or of E and B.
+    flip_ra : bool
+        See :class:`~pnp_mlpatch.lensing.fits.ShearMap`.
+
+    Returns
+    -------
+    Tensor, shape (B, 2, H, W)
+        The shear.
+    """
+    check_maps(kappa, "shear_of", (1, 2))
     if kappa.shape[1] == 1:
         kappa = torch.cat([kappa, torch.zeros_like(kappa)], dim=1)
     return _times(kappa, kernel(kappa.shape, flip_ra=flip_ra, dtype=kappa.dtype).to(kappa.device))
 
 
 def kaiser_squires(gamma: Tensor, *, flip_ra: bool = False) -> Tensor:
-    """kappa^ = conj(D) gamma^: E and B (B, 2, H, W) of mean zero (Kaiser and Squires 1993). Put 0 where nothing was measured."""
-    _check(gamma, "kaiser_squires", (2,))
+    r"""Compute the Kaiser-Squires estimate of the convergence.
+
+    .. math:: \hat\kappa = \bar D \hat\gamma
+
+    Parameters
+    ----------
+    gamma : Tensor, shape (B, 2, H, W)
+        The shear, 0 where nothing was measured.
+    flip_ra : bool
+        See :class:`~pnp_mlpatch.lensing.fits.ShearMap`.
+
+    Returns
+    -------
+    Tensor, shape (B, 2, H, W)
+        E and B, of mean zero.
+
+    References
+    ----------
+    Kaiser and Squires (1993).
+    """
+    check_maps(gamma, "kaiser_squires", (2,))
     return _times(
         gamma, kernel(gamma.shape, flip_ra=flip_ra, dtype=gamma.dtype).conj().to(gamma.device)
     )
 
 
 def smoothed(x: Tensor, width: Any, pixel: Any) -> Tensor:
-    """Maps (..., H, W) smoothed by a Gaussian of standard deviation ``width``, an angle with its unit: x^ exp(-l^2 width^2 / 2)."""
+    r"""Smooth maps by a Gaussian, :math:`\hat x(l) \exp(-l^2 w^2 / 2)`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., H, W)
+        Maps, taken as periodic.
+    width : str or astropy quantity
+        Standard deviation w of the Gaussian, an angle with its unit.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+
+    Returns
+    -------
+    Tensor, shape (..., H, W)
+        The smoothed maps.
+    """
     ell = wavenumbers(x.shape, pixel).to(x.device)
     return torch.fft.ifft2(
         torch.fft.fft2(x) * torch.exp(-0.5 * (ell * radians(width, "width")) ** 2).to(x.dtype)
@@ -60,12 +126,27 @@ def smoothed(x: Tensor, width: Any, pixel: Any) -> Tensor:
 def optimal_width(
     noise: float | Tensor, spectrum: Spectrum, pixel: Any, shape: tuple[int, int] = (512, 512)
 ) -> str:
-    r"""The width of the Gaussian that smooths Kaiser-Squires best, from the spectrum alone: "1.7 arcmin".
+    r"""Find the Gaussian that smooths Kaiser-Squires best, for a signal of known spectrum.
 
-        argmin_w  sum_l C(l) (1 - G)^2 + N G^2,   G = exp(-l^2 w^2 / 2),  N = noise^2 p^2
+    .. math:: \arg\min_w \sum_l C(l) (1 - G)^2 + N G^2, \qquad
+              G = \exp(-l^2 w^2 / 2), \quad N = \sigma^2 p^2
 
-    ``noise`` is a number or a map, whose harmonic mean of the variances over the measured pixels is taken. Widths from a
-    quarter of a pixel to 64 pixels, to a thousandth.
+    Parameters
+    ----------
+    noise : float or Tensor
+        Standard deviation :math:`\sigma` of each component of the shear: a number, or a map, of
+        which the harmonic mean of the variances over the measured pixels is taken.
+    spectrum : callable
+        C(l) in steradian, a function of l.
+    pixel : str or astropy quantity
+        Side p of a pixel with its unit.
+    shape : tuple of int
+        Size (H, W) of the grid on which the sum is taken.
+
+    Returns
+    -------
+    str
+        The width, such as "1.7 arcmin", from a quarter of a pixel to 64 pixels, to a thousandth.
     """
     variance = (
         1 / weights(noise)[weights(noise) > 0].mean()
@@ -88,72 +169,76 @@ def optimal_width(
 
 
 def weights(noise: Tensor) -> Tensor:
-    """The inverse variance (H, W) of a noise map; 0 where it is infinite. Raises :class:`InputError` for noise that is NaN or not positive."""
+    """Return the inverse variance of a noise map.
+
+    Parameters
+    ----------
+    noise : Tensor, shape (H, W)
+        Standard deviations > 0, infinite where nothing was measured.
+
+    Returns
+    -------
+    Tensor, shape (H, W)
+        1 / noise^2, 0 where the noise is infinite.
+
+    Raises
+    ------
+    InputError
+        If the noise is NaN or not positive, or nothing was measured.
+    """
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
         raise InputTypeError(
-            "noise: expected a floating tensor (H, W), standard deviations, infinite where nothing was measured."
+            "noise: expected a floating tensor (H, W), standard deviations, infinite where nothing "
+            "was measured."
         )
     bad = int((~(noise > 0)).sum())
     if bad or not bool(torch.isfinite(noise).any()):
         raise InputError(
-            f"noise: {bad} pixels are NaN or not > 0, {int(torch.isfinite(noise).sum())} of {noise.numel()} are measured. "
+            f"noise: {bad} pixels are NaN or not > 0, {int(torch.isfinite(noise).sum())} of "
+            f"{noise.numel()} are measured. "
             "Give standard deviations > 0, infinite where nothing was measured."
         )
     return noise.square().reciprocal()
 
 
-def wiener(
-    gamma: Tensor,
-    noise: Tensor,
-    spectrum: Spectrum,
-    pixel: Any,
-    *,
-    flip_ra: bool = False,
-    tol: float = 1e-4,
-    max_iter: int = 500,
-) -> Tensor:
-    r"""The Wiener filter for a mask and a noise map: E (B, 1, H, W), the mean of the posterior if kappa were Gaussian, B = 0.
-
-        E = C^1/2 y,   (1 + C^1/2 A^T N^-1 A C^1/2) y = C^1/2 A^T N^-1 gamma
-
-    with C the ``spectrum``, N = noise^2 and A the shear of an E map. It is the fixed point of the messenger field (Elsner and Wandelt 2013),
-    found by conjugate gradients to the relative residual ``tol``, which needs fewer steps. Raises :class:`InputError` for
-    shapes that do not fit, and if ``tol`` is not reached.
-    """
-    _check(gamma, "wiener", (2,))
-    if noise.shape[-2:] != gamma.shape[-2:]:
-        raise InputError(
-            f"wiener: the noise map must be {tuple(gamma.shape[-2:])}, got {tuple(noise.shape)}."
-        )
-    w = weights(noise).to(gamma)
-    d = kernel(gamma.shape, flip_ra=flip_ra, dtype=gamma.dtype).to(gamma.device)
-    root = power(wavenumbers(gamma.shape, pixel), spectrum, pixel).sqrt().to(gamma)
-    root = torch.where(d.abs() > 0, root, torch.zeros_like(root))
-
-    def forward(y: Tensor) -> Tensor:  # A C^1/2 of real maps (B, 1, H, W), as complex shear
-        return torch.fft.ifft2(d * root * torch.fft.fft2(y[:, 0]))
-
-    def back(s: Tensor) -> Tensor:
-        return torch.fft.ifft2(root * d.conj() * torch.fft.fft2(s)).real[:, None]
-
-    b = back(w * torch.complex(gamma[:, 0], gamma[:, 1]))
-    y, info = pcg(
-        lambda y: y + back(w * forward(y)), b, torch.zeros_like(b), tol=tol, max_iter=max_iter
-    )
-    if float(info.residual.max()) > tol:
-        raise InputError(
-            f"wiener: the residual is {float(info.residual.max()):.2g} after {max_iter} steps, wanted {tol:g}. Raise max_iter."
-        )
-    return torch.fft.ifft2(root * torch.fft.fft2(y)).real
-
-
 def from_reduced(g: Tensor, kappa: Tensor) -> Tensor:
-    """gamma = g (1 - kappa): the shear of a reduced shear g (B, 2, H, W), given an estimate of E (B, 1 or 2, H, W)."""
+    r"""Return the shear of a reduced shear, :math:`\gamma = g (1 - \kappa)`.
+
+    Parameters
+    ----------
+    g : Tensor, shape (B, 2, H, W)
+        The reduced shear.
+    kappa : Tensor, shape (B, 1, H, W) or (B, 2, H, W)
+        An estimate of E; further channels are not used.
+
+    Returns
+    -------
+    Tensor, shape (B, 2, H, W)
+        The shear.
+    """
     return g * (1 - kappa[:, :1])
 
 
 def reduced(gamma: Tensor, kappa: Tensor) -> Tensor:
-    """g = gamma / (1 - kappa), what the shapes of galaxies measure. Raises :class:`InputError` where kappa >= 1, inside a strong lens."""
+    r"""Return the reduced shear, :math:`g = \gamma / (1 - \kappa)`, which galaxy shapes measure.
+
+    Parameters
+    ----------
+    gamma : Tensor, shape (B, 2, H, W)
+        The shear.
+    kappa : Tensor, shape (B, 1, H, W) or (B, 2, H, W)
+        E, below 1; further channels are not used.
+
+    Returns
+    -------
+    Tensor, shape (B, 2, H, W)
+        The reduced shear.
+
+    Raises
+    ------
+    InputError
+        If kappa >= 1 somewhere, as inside a strong lens.
+    """
     if not bool((kappa[:, :1] < 1).all()):
         raise InputError(
             "reduced: kappa must be below 1 everywhere; it is the convergence, dimensionless."
@@ -166,16 +251,36 @@ def _times(x: Tensor, d: Tensor) -> Tensor:
     return torch.stack([field.real, field.imag], dim=1)
 
 
-def _check(x: Tensor, who: str, channels: tuple[int, ...]) -> None:
+def check_maps(x: Tensor, who: str, channels: tuple[int, ...]) -> None:
+    """Refuse what is no finite batch of maps.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        Maps.
+    who : str
+        Who takes them, for messages.
+    channels : tuple of int
+        The values of C that are accepted.
+
+    Raises
+    ------
+    InputTypeError
+        If ``x`` is no tensor of float32 or float64.
+    InputError
+        If it has another shape, or values that are not finite.
+    """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise InputTypeError(f"{who}: expected a float32 or float64 tensor of maps (B, 2, H, W).")
     if x.ndim != 4 or x.shape[1] not in channels:
         raise InputError(
-            f"{who}: expected maps (B, {' or '.join(map(str, channels))}, H, W), got {tuple(x.shape)}."
+            f"{who}: expected maps (B, {' or '.join(map(str, channels))}, H, W), got "
+            f"{tuple(x.shape)}."
         )
     if not bool(torch.isfinite(x).all()):
         raise InputError(
-            f"{who}: {int((~torch.isfinite(x)).sum())} values are NaN or infinite. Put 0 there, and no weight."
+            f"{who}: {int((~torch.isfinite(x)).sum())} values are NaN or infinite. Put 0 there, "
+            "and no weight."
         )
 
 
@@ -188,5 +293,4 @@ __all__ = [
     "shear_of",
     "smoothed",
     "weights",
-    "wiener",
 ]

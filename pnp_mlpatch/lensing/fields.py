@@ -1,11 +1,14 @@
 r"""Random maps of the convergence: log-normal fields of a given spectrum.
 
-With g a Gaussian field of variance s^2 and correlation xi_g, and kappa_0 > 0 the convergence of an empty line of sight, negated,
+With g a Gaussian field of variance :math:`s^2` and correlation :math:`\xi_g`, and
+:math:`\kappa_0 > 0` the negative convergence of an empty line of sight,
 
-    kappa = kappa_0 (exp(g - s^2 / 2) - 1),    xi_g(r) = ln(1 + xi(r) / kappa_0^2)
+.. math:: \kappa = \kappa_0 (\exp(g - s^2 / 2) - 1), \qquad
+          \xi_g(r) = \ln(1 + \xi(r) / \kappa_0^2)
 
-has mean zero and exactly the correlation xi, of which the spectrum is the Fourier transform (Coles and Jones 1991; for lensing,
-Taruya et al. 2002; Xavier, Abdalla and Joachimi 2016). kappa_0 sets the skewness: small means many peaks and flat voids.
+has mean zero and exactly the correlation :math:`\xi`, whose Fourier transform is the spectrum
+(Coles and Jones 1991; for lensing, Taruya et al. 2002; Xavier, Abdalla and Joachimi 2016).
+:math:`\kappa_0` sets the skewness: a small value gives many peaks and flat voids.
 """
 
 from __future__ import annotations
@@ -44,11 +47,34 @@ def lognormal_convergence(
     shift: float = SHIFT,
     amplitude: float = 1.0,
 ) -> Tensor:
-    r"""``count`` log-normal maps (count, 1, H, W) of the convergence, float32, cut from larger periodic fields.
+    r"""Draw log-normal maps of the convergence, cut from larger periodic fields.
 
-    ``pixel`` is the side of a pixel with its unit, ``spectrum`` a function of l that gives C(l) in steradian, ``shift`` is kappa_0,
-    and ``amplitude`` multiplies the map. The same seed gives the same maps, and the first of them do not depend on ``count``.
-    Raises :class:`InputError` for a shape, shift or amplitude that is not positive, and for a spectrum without a log-normal field.
+    Parameters
+    ----------
+    shape : tuple of int
+        Size (H, W) of a map.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+    seed : int
+        Seed, >= 0. The same seed gives the same maps; the first ones do not depend on ``count``.
+    count : int
+        Number of maps, >= 1.
+    spectrum : callable
+        C(l) in steradian, a function of l.
+    shift : float
+        :math:`\kappa_0`, > 0.
+    amplitude : float
+        Factor of the maps, > 0.
+
+    Returns
+    -------
+    Tensor, shape (count, 1, H, W)
+        float32.
+
+    Raises
+    ------
+    InputError
+        If an argument is not positive, or no log-normal field has this spectrum and shift.
     """
     whole = (
         isinstance(shape, (tuple, list))
@@ -57,7 +83,8 @@ def lognormal_convergence(
     )
     if not whole or isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(
-            f"lognormal_convergence: shape must be (H, W) and count >= 1, integers, got {shape!r} and {count!r}."
+            f"lognormal_convergence: shape must be (H, W) and count >= 1, integers, got {shape!r} "
+            f"and {count!r}."
         )
     for name, value in (("shift", shift), ("amplitude", amplitude)):
         if not finite_number(value) or value <= 0:
@@ -72,7 +99,23 @@ def lognormal_convergence(
 
 
 def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
-    """One map (1, side, side) to train on: kappa_0 normal about 0.028 with 0.005, the amplitude uniform in 0.7 to 1.7, pixels of 0.293 arcmin."""
+    r"""Draw one map to train on, with random skewness and amplitude.
+
+    :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; the amplitude is uniform
+    from 0.7 to 1.7; pixels are 0.293 arcmin.
+
+    Parameters
+    ----------
+    side : int
+        Side of the map in pixels.
+    rng : numpy.random.Generator
+        Source of the random numbers.
+
+    Returns
+    -------
+    Tensor, shape (1, side, side)
+        float32.
+    """
     shift = (
         SHIFT + SHIFT_SPREAD * round(4 * min(max(rng.standard_normal(), -2.0), 2.0)) / 4
     )  # in quarters, so that tables are shared
@@ -82,7 +125,7 @@ def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
 
 
 def _field(root: Tensor, rng: np.random.Generator, shape: tuple[int, ...], shift: float) -> Tensor:
-    """A corner of the periodic log-normal field whose Gaussian has modes of the standard deviation ``root`` (h, w // 2 + 1)."""
+    """A corner of a periodic field; ``root`` (h, w // 2 + 1) has the deviations of its modes."""
     height, width = root.shape[0], _width(root)
     white = torch.from_numpy(rng.standard_normal((height, width), dtype=np.float32)).to(root.dtype)
     g = torch.fft.irfft2(root * torch.fft.rfft2(white), (height, width))
@@ -98,14 +141,15 @@ def _width(root: Tensor) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _root(shape: tuple[int, int], pixel: float, spectrum: Spectrum, shift: float) -> Tensor:
-    """The standard deviations of the modes of g, half of them, on a grid wider by ``MARGIN``: float64."""
+    """The standard deviations of half of the modes of g, on a grid that is wider by ``MARGIN``."""
     size = tuple(2 * math.ceil(MARGIN * n / 2) if n > 1 else 2 for n in shape)
     unit = f"{pixel!r} rad"
     correlation = torch.fft.ifft2(power(wavenumbers(size, unit), spectrum, unit)).real
     ratio = 1 + correlation / shift**2
     if float(ratio.min()) <= 0:
         raise InputError(
-            f"lognormal_convergence: with this spectrum there is no log-normal field of shift {shift:.4g}. Take a larger one."
+            "lognormal_convergence: with this spectrum there is no log-normal field of shift "
+            f"{shift:.4g}. Take a larger one."
         )
     return torch.fft.fft2(ratio.log()).real.clamp_min(0).sqrt()[:, : size[1] // 2 + 1].contiguous()
 

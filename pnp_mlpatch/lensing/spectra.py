@@ -1,7 +1,11 @@
-r"""Angular power spectra of flat maps: a fit to use, tables, and what a map has.
+r"""Angular power spectra of flat maps: a fit to use, tables, and the spectrum of a map.
 
-With kappa^ the discrete Fourier transform of a map of N pixels of side p (radians), ``C(l) = p^2 / N <|kappa^(l)|^2>``, l = 2 pi times
-the frequency in 1/rad, in steradian; so white noise of standard deviation s has C = s^2 p^2.
+With :math:`\hat\kappa` the discrete Fourier transform of a map of N pixels of side p (radians),
+
+.. math:: C(l) = \frac{p^2}{N} \langle |\hat\kappa(l)|^2 \rangle
+
+in steradian, with l = 2 pi times the frequency in 1/rad. White noise of standard deviation s has
+:math:`C = s^2 p^2`.
 """
 
 from __future__ import annotations
@@ -24,18 +28,51 @@ EDGES = tuple(
 
 
 def convergence_spectrum(ell: Tensor) -> Tensor:
-    r"""The convergence of sources at redshift 1, C(l) = 1.057e-10 (l/6565)^-0.917 (1 + l/6565)^-2.414 steradian; C(0) = 0.
+    r"""Return the spectrum of the convergence of sources at redshift 1.
 
-    A fit to a simulated map (kappaTNG, Osato, Liu and Haiman 2021) for l from 300 to 30000, whose rms is 0.021 at 0.3 arcmin.
+    .. math:: C(l) = 1.057 \cdot 10^{-10} (l/6565)^{-0.917} (1 + l/6565)^{-2.414}, \qquad C(0) = 0
+
+    It is a fit to a simulated map for l from 300 to 30000, whose rms is 0.021 at 0.3 arcmin.
+
+    Parameters
+    ----------
+    ell : Tensor
+        l in 1/rad, >= 0.
+
+    Returns
+    -------
+    Tensor
+        C(l) in steradian, of the shape of ``ell``.
+
+    References
+    ----------
+    Osato, Liu and Haiman (2021), kappaTNG.
     """
     t = ell.clamp_min(1e-3) / 6565
     return torch.where(ell > 0, 1.057e-10 * t**-0.917 * (1 + t) ** -2.414, torch.zeros_like(t))
 
 
 def tabulated(ell: Any, C: Any) -> Spectrum:
-    """A spectrum from a table, as pyccl.angular_cl or CAMB give it: log C linear in log l, continued by its last slopes; C(0) = 0.
+    """Make a spectrum from a table, such as one of pyccl.angular_cl or CAMB.
 
-    ``ell`` rising and > 0, ``C`` > 0, two or more of each. Raises :class:`InputError` for others.
+    log C is linear in log l between the entries, and continued with its last slopes; C(0) = 0.
+
+    Parameters
+    ----------
+    ell : array_like
+        Rising values of l in 1/rad, > 0, two or more.
+    C : array_like
+        Values of C(l) in steradian, > 0, as many.
+
+    Returns
+    -------
+    callable
+        C(l), a function of a tensor l.
+
+    Raises
+    ------
+    InputError
+        If the table is not as described.
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64).flatten() for values in (ell, C))
     if (
@@ -45,7 +82,8 @@ def tabulated(ell: Any, C: Any) -> Spectrum:
         or not bool((x[1:] > x[:-1]).all())
     ):
         raise InputError(
-            "tabulated: ell must rise and be > 0, C be > 0, and both have the same number of values, two or more."
+            "tabulated: ell must rise and be > 0, C be > 0, and both have the same number of "
+            "values, two or more."
         )
     x, y = x.log(), y.log()
 
@@ -59,14 +97,47 @@ def tabulated(ell: Any, C: Any) -> Spectrum:
 
 
 def wavenumbers(shape: Sequence[int], pixel: Any) -> Tensor:
-    """|l| (H, W) in 1/rad at the frequencies of ``torch.fft.fft2`` of maps of this shape, float64."""
+    """Return :math:`|l|` at the frequencies of ``torch.fft.fft2``.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of the maps; the last two entries are (H, W).
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+
+    Returns
+    -------
+    Tensor, shape (H, W)
+        In 1/rad, float64.
+    """
     p = radians(pixel)
     rows, cols = (2 * math.pi * torch.fft.fftfreq(n, p, dtype=torch.float64) for n in shape[-2:])
     return torch.hypot(rows[:, None], cols[None])
 
 
 def power(ell: Tensor, spectrum: Spectrum, pixel: Any) -> Tensor:
-    """The variance of each Fourier mode for white noise of variance one: C(l) / p^2. Raises :class:`InputError` if some is negative or NaN."""
+    """Return the variance of each Fourier mode, relative to white noise of variance one.
+
+    Parameters
+    ----------
+    ell : Tensor
+        l in 1/rad.
+    spectrum : callable
+        C(l) in steradian, a function of l.
+    pixel : str or astropy quantity
+        Side p of a pixel with its unit.
+
+    Returns
+    -------
+    Tensor
+        :math:`C(l) / p^2`, of the shape of ``ell``.
+
+    Raises
+    ------
+    InputError
+        If the spectrum is negative or not finite somewhere.
+    """
     values = spectrum(ell)
     if not bool(torch.isfinite(values).all()) or float(values.min()) < 0:
         raise InputError("spectrum: must be finite and >= 0 at all l, in steradian; it is not.")
@@ -82,53 +153,79 @@ def power_spectrum(
     mask: Tensor | None = None,
     taper: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    r"""The mean spectrum of maps in bins of l, (l, C), both (bins,); with ``other`` maps, the cross-spectrum Re <x^ conj(other^)>.
+    r"""Compute the mean spectrum of maps in bins of l, or the cross-spectrum of two maps.
 
-        C(l) = p^2 / sum(w^2) mean over the bin of |(w (x - mean))^(l)|^2
+    .. math:: C(l) = \frac{p^2}{\sum w^2} \langle |\widehat{w (x - \bar x)}(l)|^2 \rangle, \qquad
+              \mathrm{Re} \langle \hat x \, \bar{\hat y} \rangle \text{ with another map } y
 
-    ``x`` (..., H, W); w is the ``mask`` (H, W), in [0, 1], times a Hann window with ``taper``, which a field that is not periodic needs:
-    its edges would else look like power at small scales. Bins without a mode hold NaN. Raises :class:`InputError` for other shapes.
+    Parameters
+    ----------
+    x : Tensor, shape (..., H, W)
+        Maps, over which the mean is taken.
+    pixel : str or astropy quantity
+        Side p of a pixel with its unit.
+    other : Tensor, shape (..., H, W), optional
+        The maps y, for the cross-spectrum.
+    edges : sequence of float
+        Rising edges of the bins in l.
+    mask : Tensor, shape (H, W), optional
+        Weights w in [0, 1].
+    taper : bool
+        Multiply w by a Hann window. A field that is not periodic needs it: its edges would
+        otherwise add power at small scales.
+
+    Returns
+    -------
+    l, C : Tensor, shape (bins,)
+        Mean l and mean spectrum of each bin; NaN in bins without a mode.
+
+    Raises
+    ------
+    InputError
+        If shapes or edges do not fit.
     """
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         raise InputTypeError("power_spectrum: expected maps (..., H, W), a floating tensor.")
     if other is not None and other.shape != x.shape:
         raise InputError(
-            f"power_spectrum: both maps must have one shape, got {tuple(x.shape)} and {tuple(other.shape)}."
+            f"power_spectrum: both maps must have one shape, got {tuple(x.shape)} and "
+            f"{tuple(other.shape)}."
         )
     if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
         raise InputError("power_spectrum: edges must be two or more rising values of l.")
+    w = _window(x, mask, taper)
+    first = torch.fft.fft2(_less_mean(x.double(), w))
+    second = first if other is None else torch.fft.fft2(_less_mean(other.double(), w))
+    values = (first * second.conj()).real.reshape(-1, *w.shape).mean(0)
+    values = values * radians(pixel) ** 2 / w.square().sum()
+    return _binned(wavenumbers(w.shape, pixel).to(x.device), values, edges)
+
+
+def _window(x: Tensor, mask: Tensor | None, taper: bool) -> Tensor:
+    """The weights (H, W) of a map: the mask, times a Hann window with ``taper``."""
     shape = x.shape[-2:]
     w = torch.ones(shape, dtype=torch.float64, device=x.device)
     if mask is not None:
         if tuple(mask.shape) != tuple(shape) or not bool(mask.any()):
             raise InputError(
-                f"power_spectrum: mask must have the shape {tuple(shape)} and not be all zero, got {tuple(mask.shape)}."
+                f"power_spectrum: mask must have the shape {tuple(shape)} and not be all zero, "
+                f"got {tuple(mask.shape)}."
             )
         w = mask.to(w)
     if taper:
         for n, axis in zip(shape, (-2, -1), strict=True):
-            window = (
-                torch.sin(
-                    math.pi * (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / n
-                )
-                ** 2
-            )
-            w = w * window.unsqueeze(-1 if axis == -2 else 0)
-    modes = [
-        torch.fft.fft2(_less_mean(m.double(), w)) for m in ((x,) if other is None else (x, other))
-    ]
-    values = (
-        (modes[0] * modes[-1].conj()).real.reshape(-1, *shape).mean(0)
-        * radians(pixel) ** 2
-        / w.square().sum()
-    )
-    ell = wavenumbers(shape, pixel).to(x.device)
-    bins = (
-        torch.bucketize(ell.flatten(), torch.tensor(edges, dtype=torch.float64, device=x.device))
-        - 1
-    )
+            centres = torch.arange(n, dtype=torch.float64, device=x.device) + 0.5
+            hann = torch.sin(math.pi * centres / n) ** 2
+            w = w * hann.unsqueeze(-1 if axis == -2 else 0)
+    return w
+
+
+def _binned(ell: Tensor, values: Tensor, edges: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The means of l and of the values in each bin; NaN in bins without a mode."""
+    limits = torch.tensor(edges, dtype=torch.float64, device=ell.device)
+    bins = torch.bucketize(ell.flatten(), limits) - 1
     inside = (bins >= 0) & (bins < len(edges) - 1)
-    sums = torch.zeros(3, len(edges) - 1, dtype=torch.float64, device=x.device)
+    sums = torch.zeros(3, len(edges) - 1, dtype=torch.float64, device=ell.device)
     for row, each in zip(sums, (torch.ones_like(ell), ell, values), strict=True):
         row.index_add_(0, bins[inside], each.flatten()[inside])
     return sums[1] / sums[0], sums[2] / sums[0]

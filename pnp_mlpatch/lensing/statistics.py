@@ -1,6 +1,7 @@
-r"""How good a map of the convergence is, when the truth is known; and what can be said when it is not.
+"""Statistics of convergence maps, with and without a known truth.
 
-PSNR misleads for such maps, since the map that is zero everywhere has a high one. It comes last, with that of the zero map beside it.
+PSNR misleads for such maps, since the map that is zero everywhere has a high one. It comes last,
+beside that of the zero map.
 """
 
 from __future__ import annotations
@@ -19,7 +20,22 @@ LEVELS = (0.05, 0.1, 0.15)  # heights above which peaks are counted
 
 
 def peaks(x: Tensor, level: float, mask: Tensor | None = None) -> Tensor:
-    """(K, 2) rows and columns of the peaks of a map (H, W) above ``level``, highest first: pixels above all 8 neighbours, not on the border."""
+    """Find the peaks of a map: pixels above all 8 neighbours, not on the border.
+
+    Parameters
+    ----------
+    x : Tensor, shape (H, W)
+        The map.
+    level : float
+        Peaks must be higher than this.
+    mask : Tensor, shape (H, W), optional
+        Peaks where it is 0 are left out.
+
+    Returns
+    -------
+    Tensor, shape (K, 2)
+        Rows and columns, highest peak first.
+    """
     inner = x[1:-1, 1:-1]
     if inner.numel() == 0:
         return torch.zeros(0, 2, dtype=torch.long, device=x.device)
@@ -36,9 +52,22 @@ def peaks(x: Tensor, level: float, mask: Tensor | None = None) -> Tensor:
 
 
 def describe_map(kappa: Tensor, pixel: Any, mask: Tensor | None = None) -> dict[str, Any]:
-    """What a map tells without a truth: rms of E and of B, skewness, peak counts, and the spectrum of E; a dictionary of plain numbers.
+    """Describe a map without a known truth.
 
-    ``kappa`` (1 or 2, H, W), E and B; all but the spectrum's Hann window is over the ``mask`` (H, W), of E less its mean there.
+    Parameters
+    ----------
+    kappa : Tensor, shape (1, H, W) or (2, H, W)
+        E, or E and B.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+    mask : Tensor, shape (H, W), optional
+        Where it is 0, nothing counts. The mean over the mask is subtracted.
+
+    Returns
+    -------
+    dict
+        Plain numbers: "rms", "skewness" and "peaks" (their numbers above each height) of E, "B
+        rms", and the spectrum of E, "l" and "C".
     """
     e, seen = _inside(kappa[0], mask)
     values = e[seen]
@@ -54,17 +83,41 @@ def describe_map(kappa: Tensor, pixel: Any, mask: Tensor | None = None) -> dict[
 
 
 def judge(kappa: Tensor, truth: Tensor, pixel: Any, mask: Tensor | None = None) -> dict[str, Any]:
-    r"""A map against the truth, E (H, W) or (E, B) (2, H, W) against E; a dictionary of plain numbers, ready for JSON.
+    r"""Compare a map with the truth.
 
-    Both less their means over the ``mask`` (H, W), x and t: "rmse" and "nrmse" = |x - t| / |t|, "pearson" = <x, t> / (|x| |t|), "peaks"
-    above each height in both and "peaks error" = their difference; in bins of l "ratio" = C_xx / C_tt and "r" = C_xt / sqrt(C_xx C_tt);
-    "pdf distance", the mean distance of the sorted values (Wasserstein 1) over the rms of t; "skewness" of both, "B rms"; at the end
-    "psnr" and that of zero, for the range of t. Raises :class:`InputError` for shapes that differ.
+    x and t are the map and the truth, less their means over the mask.
+
+    Parameters
+    ----------
+    kappa : Tensor, shape (H, W), (1, H, W) or (2, H, W)
+        E, or E and B.
+    truth : Tensor, shape (H, W)
+        The true E.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+    mask : Tensor, shape (H, W), optional
+        Where it is 0, nothing counts.
+
+    Returns
+    -------
+    dict
+        Plain numbers, ready for JSON. "rmse"; "nrmse" = :math:`|x - t| / |t|`; "pearson" =
+        :math:`\langle x, t \rangle / (|x| |t|)`; the numbers of "peaks" and "true peaks" above each
+        height, and their difference, "peaks error"; "pdf distance", the Wasserstein 1 distance of
+        the values over the rms of t; "skewness" and "true skewness"; "B rms". In bins of "l":
+        "ratio" = :math:`C_{xx} / C_{tt}` and "r" = :math:`C_{xt} / \sqrt{C_{xx} C_{tt}}`. Last
+        "psnr" and "psnr of zero", for the range of t.
+
+    Raises
+    ------
+    InputError
+        If shapes differ.
     """
     kappa = kappa[None] if kappa.ndim == 2 else kappa
     if truth.ndim != 2 or kappa.shape[-2:] != truth.shape:
         raise InputError(
-            f"judge: expected a map (H, W) or (2, H, W) and its truth (H, W), got {tuple(kappa.shape)}, {tuple(truth.shape)}."
+            "judge: expected a map (H, W) or (2, H, W) and its truth (H, W), got "
+            f"{tuple(kappa.shape)}, {tuple(truth.shape)}."
         )
     x, seen = _inside(kappa[0].double(), mask)
     t, _ = _inside(truth.double(), mask)
@@ -107,7 +160,8 @@ def _inside(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.to(x.device) > 0
     if seen.shape != x.shape or not bool(seen.any()):
         raise InputError(
-            f"mask: must have the shape {tuple(x.shape)} of the map and not be all zero, got {tuple(seen.shape)}."
+            f"mask: must have the shape {tuple(x.shape)} of the map and not be all zero, got "
+            f"{tuple(seen.shape)}."
         )
     return torch.where(seen, x - x[seen].mean(), torch.zeros_like(x)), seen
 

@@ -22,11 +22,36 @@ SHAPE_NOISE = 0.26  # standard deviation of one component of the ellipticity of 
 
 
 def radians(angle: Any, who: str = "pixel") -> float:
-    """An angle with its unit, in radians: a text such as ``"0.29 arcmin"`` (rad, deg, arcmin, arcsec), or a quantity of astropy.
+    """Convert an angle with its unit to radians.
 
-    Raises :class:`InputTypeError` for a bare number, which tells no unit, and :class:`InputError` for what is no positive angle.
+    Parameters
+    ----------
+    angle : str or astropy quantity
+        A text such as ``"0.29 arcmin"``, in rad, deg, arcmin or arcsec; > 0 and < 180 degrees.
+    who : str
+        What the angle is, for messages.
+
+    Returns
+    -------
+    float
+        The angle in radians.
+
+    Raises
+    ------
+    InputTypeError
+        If the angle is a bare number, which has no unit.
+    InputError
+        If it is no positive angle.
+
+    Examples
+    --------
+    >>> round(radians("180 arcsec"), 6)
+    0.000873
     """
-    hint = f"{who}: give an angle with its unit, as '0.29 arcmin' (rad, deg, arcmin, arcsec) or a quantity of astropy"
+    hint = (
+        f"{who}: give an angle with its unit, as '0.29 arcmin' (rad, deg, arcmin, arcsec) "
+        "or a quantity of astropy"
+    )
     if hasattr(angle, "to_value"):
         try:
             value = float(angle.to_value("rad"))
@@ -45,20 +70,64 @@ def radians(angle: Any, who: str = "pixel") -> float:
 
 
 def arcmin(angle: Any, who: str = "pixel") -> float:
-    """An angle with its unit, in minutes of arc; see :func:`radians`."""
+    """Convert an angle with its unit to minutes of arc, see :func:`radians`.
+
+    Parameters
+    ----------
+    angle : str or astropy quantity
+        The angle.
+    who : str
+        What the angle is, for messages.
+
+    Returns
+    -------
+    float
+        The angle in minutes of arc.
+    """
     return radians(angle, who) / RADIANS["arcmin"]
+
+
+def pixel_text(side: float) -> str:
+    """Write the side of a pixel as a text.
+
+    Parameters
+    ----------
+    side : float
+        Side of a pixel in minutes of arc.
+
+    Returns
+    -------
+    str
+        Such as "0.293 arcmin", without the last digits, which are rounding errors.
+    """
+    return f"{float(f'{side:.13g}')!r} arcmin"
 
 
 def pixel_noise(
     n_gal: float | Tensor, pixel: Any, shape_noise: float = SHAPE_NOISE
 ) -> float | Tensor:
-    r"""The standard deviation of each component of the mean shear in a pixel.
+    r"""Return the standard deviation of each component of the mean shear in a pixel.
 
-        sigma_pix = shape_noise / sqrt(n_gal A_pix)
+    .. math:: \sigma_{pix} = \sigma_e / \sqrt{n_{gal} A_{pix}}
 
-    ``n_gal`` is the number of galaxies for each square arcminute, a number or a map; ``pixel`` the side of a pixel, with its unit;
-    ``shape_noise`` the standard deviation of one component of the ellipticity of a galaxy. Where a map has no galaxies the noise is
-    infinite: not measured. Raises :class:`InputError` for a density that is negative, NaN, or nowhere positive.
+    Parameters
+    ----------
+    n_gal : float or Tensor
+        Galaxies per square arcminute, a number > 0 or a map >= 0.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+    shape_noise : float
+        Standard deviation of one component of the ellipticity of a galaxy, > 0.
+
+    Returns
+    -------
+    float or Tensor
+        The noise; infinite (not measured) where a map has no galaxies.
+
+    Raises
+    ------
+    InputError
+        If the density is negative, NaN, or nowhere positive.
     """
     if not finite_number(shape_noise) or shape_noise <= 0:
         raise InputError(f"pixel_noise: shape_noise must be > 0, got {shape_noise!r}.")
@@ -66,18 +135,16 @@ def pixel_noise(
     if isinstance(n_gal, Tensor):
         if not n_gal.is_floating_point():
             n_gal = n_gal.to(torch.get_default_dtype())
-        if (
-            not bool(torch.isfinite(n_gal).all())
-            or float(n_gal.min()) < 0
-            or float(n_gal.max()) == 0
-        ):
+        finite = bool(torch.isfinite(n_gal).all())
+        if not finite or float(n_gal.min()) < 0 or float(n_gal.max()) == 0:
             raise InputError(
-                "pixel_noise: n_gal must be finite, >= 0 and somewhere > 0: galaxies for each square arcminute."
+                "pixel_noise: n_gal must be finite, >= 0 and somewhere > 0, in galaxies per square "
+                "arcminute."
             )
         return shape_noise * (n_gal * area).rsqrt()
     if not finite_number(n_gal) or n_gal <= 0:
         raise InputError(
-            f"pixel_noise: n_gal must be > 0, galaxies for each square arcminute, got {n_gal!r}."
+            f"pixel_noise: n_gal must be > 0, in galaxies per square arcminute, got {n_gal!r}."
         )
     return shape_noise / math.sqrt(n_gal * area)
 
@@ -89,4 +156,4 @@ def _number(text: str) -> float:
         return math.nan
 
 
-__all__ = ["SHAPE_NOISE", "arcmin", "pixel_noise", "radians"]
+__all__ = ["SHAPE_NOISE", "arcmin", "pixel_noise", "pixel_text", "radians"]

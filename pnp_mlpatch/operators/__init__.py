@@ -1,13 +1,10 @@
-"""Operators by name: ``names()``, ``make(name, ...)``, ``info(name)``; and the bases for writing one."""
+"""Operators by name, ``names()``, ``make(name, ...)``, ``info(name)``; and their base classes."""
 
-from pnp_mlpatch.operators._base import (
-    DecomposableOperator,
-    LinearOperator,
-    Weighted,
-    register,
-    registry,
-)
+from pnp_mlpatch.operators._base import LinearOperator, register, registry
+from pnp_mlpatch.operators._decomposable import DecomposableOperator
 from pnp_mlpatch.operators._transmission import Transmission
+from pnp_mlpatch.operators._verify import adjoint_mismatch, check_foreign, reached
+from pnp_mlpatch.operators._weighted import Weighted
 
 names, get, make, info = registry.names, registry.get, registry.make, registry.info
 
@@ -16,10 +13,13 @@ __all__ = [
     "LinearOperator",
     "Transmission",
     "Weighted",
+    "adjoint_mismatch",
+    "check_foreign",
     "get",
     "info",
     "make",
     "names",
+    "reached",
     "register",
     "registry",
 ]

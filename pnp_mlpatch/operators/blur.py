@@ -10,16 +10,36 @@ from torch import Tensor
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import weights_of
-from pnp_mlpatch.operators._base import DecomposableOperator, register
+from pnp_mlpatch.operators._base import register
+from pnp_mlpatch.operators._decomposable import DecomposableOperator
 
 
 @register("blur")
 class Blur(DecomposableOperator):
-    """(A x)[i, j] = sum_(k, l) psf[k, l] x[i - (k - K // 2), j - (l - L // 2)], indices modulo (H, W).
+    r"""Circular convolution with a point spread function; each channel is blurred alike.
 
-    ``psf`` (K, L) is not larger than the image; its element (K // 2, L // 2) is the centre. ``image_shape`` is (C, H, W); each
-    channel is blurred alike. U is the unitary FFT over rows and columns, d = FFT of the point spread function.
+    .. math:: (A x)_{ij} = \sum_{kl} p_{kl} \, x_{i - (k - \lfloor K/2 \rfloor), \,
+                                                  j - (l - \lfloor L/2 \rfloor)}
+
+    with indices modulo (H, W). U is the unitary FFT, d the FFT of the point spread function.
+
+    Parameters
+    ----------
+    psf : Tensor, shape (K, L)
+        The point spread function, not larger than the image. Its element (K // 2, L // 2) is the
+        centre.
+    image_shape : sequence of int
+        (C, H, W).
+
+    Raises
+    ------
+    InputError
+        If ``psf`` has another rank, is larger than the image, not finite, or zero everywhere.
+    InputTypeError
+        If ``psf`` is not a real tensor.
     """
+
+    constructors = ("gaussian",)
 
     def __init__(self, psf: Tensor, image_shape: Sequence[int]):
         super().__init__(image_shape, image_shape)
@@ -28,7 +48,8 @@ class Blur(DecomposableOperator):
         height, width = self.image_shape[1:]
         if psf.ndim != 2 or psf.numel() == 0 or psf.shape[0] > height or psf.shape[1] > width:
             raise InputError(
-                f"Blur: psf must be (K, L), not larger than the image {height} x {width}, got {tuple(psf.shape)}."
+                f"Blur: psf must be (K, L), not larger than the image {height} x {width}, "
+                f"got {tuple(psf.shape)}."
             )
         psf = weights_of(psf.detach(), "Blur: psf").double()
         if not bool(torch.isfinite(psf).all()) or not bool(psf.any()):
@@ -38,6 +59,24 @@ class Blur(DecomposableOperator):
         kernel = kernel.roll((-(psf.shape[0] // 2), -(psf.shape[1] // 2)), (0, 1))
         self.otf: Tensor
         self.register_buffer("otf", torch.view_as_real(torch.fft.rfft2(kernel)))
+
+    @classmethod
+    def gaussian(cls, image_shape: Sequence[int], width: float) -> Blur:
+        """Make a Gaussian blur.
+
+        Parameters
+        ----------
+        image_shape : sequence of int
+            (C, H, W).
+        width : float
+            The standard deviation in pixels, > 0. The kernel has about 6 ``width`` + 1 rows, which
+            must fit into the image.
+
+        Returns
+        -------
+        Blur
+        """
+        return cls(gaussian_psf(width), image_shape)
 
     @classmethod
     def example(cls) -> Blur:
@@ -64,7 +103,20 @@ class Blur(DecomposableOperator):
 
 
 def gaussian_psf(sigma: float, size: int | None = None) -> Tensor:
-    """A normalised Gaussian point spread function of standard deviation ``sigma`` pixels, odd ``size`` (default 6 sigma + 1)."""
+    """Return a Gaussian point spread function with sum 1.
+
+    Parameters
+    ----------
+    sigma : float
+        The standard deviation in pixels, > 0.
+    size : int, optional
+        The number of rows and columns, odd; an even one is raised by 1. By default the kernel ends
+        at 3 standard deviations.
+
+    Returns
+    -------
+    Tensor, shape (size, size), float64
+    """
     if not (finite_number(sigma) and sigma > 0):
         raise InputError(f"gaussian_psf: sigma must be finite and > 0, got {sigma!r}.")
     if size is not None and (not isinstance(size, int) or size < 1):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.operators._base import DecomposableOperator, LinearOperator, register, smooth_start
+from pnp_mlpatch.operators._base import LinearOperator, Map, register
+from pnp_mlpatch.operators._decomposable import DecomposableOperator
+from pnp_mlpatch.operators._start import smooth_start
 
 
 @register("identity")
 class Identity(DecomposableOperator):
-    """A x = x on images of ``image_shape`` (C, H, W)."""
+    """The identity, A x = x.
+
+    Parameters
+    ----------
+    image_shape : sequence of int
+        (C, H, W).
+    """
 
     def __init__(self, image_shape: Sequence[int]):
         super().__init__(image_shape, image_shape)
@@ -28,20 +36,19 @@ class Identity(DecomposableOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         seen = self.weight > 0
-        if not bool(seen.all()):
-            return smooth_start(
-                Identity(self.image_shape)._weighted(seen.double()),
-                torch.where(seen, q / self.weight, 0.0).to(q.dtype),
-            )
-        return (q / self.weight).to(q.dtype)
+        if bool(seen.all()):
+            return (q / self.weight).to(q.dtype)
+        return smooth_start(
+            Identity(self.image_shape)._weighted(seen.double()),
+            torch.where(seen, q / self.weight, 0.0).to(q.dtype),
+        )
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         other = Identity(self.image_shape)
         other.weight = self.weight * weight
         return other
 
-    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        inverse = 1 / (
-            (self.weight.to(alpha.dtype) * weight).square() + alpha
-        )  # exact, for maps of each image
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map:
+        # exact, for one map for each image
+        inverse = 1 / ((self.weight.to(alpha.dtype) * weight).square() + alpha)
         return lambda r: r * inverse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,26 +11,43 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import two_levels, weights_of
 from pnp_mlpatch.linalg import laplacian, pcg
-from pnp_mlpatch.operators._base import DecomposableOperator, register
+from pnp_mlpatch.operators._base import Map, register
+from pnp_mlpatch.operators._decomposable import DecomposableOperator
+from pnp_mlpatch.operators._inputs import check_image_shape
+
+MASK_STREAM = 0x6D61736B  # added to seeds, so that masks and noise of one seed are independent
 
 
 @register("mask", needs=("scipy",))
 class Mask(DecomposableOperator):
-    """A x = mask * x, with a mask of zeros and ones (or of weights) of shape (H, W) or (C, H, W).
+    """Multiplication by a mask: A x = mask * x, zero where nothing is seen.
 
-    Masks of integers hold 0 and 1, or 0 and 255, as pictures do; weights are floats.
+    ``initial`` fills the gaps smoothly (:func:`interpolate_gaps`); plug-and-play inpainting that
+    starts from zeros fails.
 
-    An (H, W) mask serves ``channels`` channels alike. The data have the shape of the image, zero where nothing is seen.
-    ``initial`` fills the gaps smoothly (:func:`interpolate_gaps`): started from zeros, plug-and-play inpainting fails.
+    Parameters
+    ----------
+    mask : Tensor, shape (H, W) or (C, H, W)
+        Zeros and ones, or weights >= 0. Integers are 0 and 1, or 0 and 255, as in pictures.
+    channels : int
+        The number of channels that an (H, W) mask serves alike.
 
-    Raises :class:`InputError` for another rank, for values that are not finite or negative, other integers, floats 0 and 255, and a
-    mask of zeros only.
+    Raises
+    ------
+    InputError
+        If the mask has another rank, values that are not finite or negative, other integers, floats
+        0 and 255, or only zeros.
+    InputTypeError
+        If the mask is not a real tensor.
     """
+
+    constructors = ("random",)
 
     def __init__(self, mask: Tensor, channels: int = 1):
         if not isinstance(mask, Tensor):
             raise InputTypeError(
-                f"Mask: the mask must be a torch tensor (H, W) or (C, H, W), got {type(mask).__name__}. Use torch.as_tensor."
+                "Mask: the mask must be a torch tensor (H, W) or (C, H, W), "
+                f"got {type(mask).__name__}. Use torch.as_tensor."
             )
         if mask.ndim not in (2, 3) or mask.numel() == 0:
             raise InputError(
@@ -47,18 +64,40 @@ class Mask(DecomposableOperator):
         mask = weights_of(mask.detach(), "Mask").to(torch.float64)
         if white := two_levels(mask):
             raise InputError(
-                f"Mask: the mask holds floats 0 and {white:g}, which would scale the image. Give mask / {white:g}, or mask > 0."
+                f"Mask: the mask holds floats 0 and {white:g}, which would scale the image. "
+                f"Give mask / {white:g}, or mask > 0."
             )
         if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0:
             raise InputError("Mask: mask values must be finite and >= 0 (0 = not seen, 1 = seen).")
         if not bool(mask.any()):
             raise InputError(
-                "Mask: the mask is zero everywhere, so the data say nothing. Is it inverted? 1 means seen."
+                "Mask: the mask is zero everywhere, so the data say nothing. "
+                "Is it inverted? 1 means seen."
             )
         mask = mask.expand(channels, *mask.shape).clone() if mask.ndim == 2 else mask.clone()
         super().__init__(mask.shape, mask.shape)
         self.mask: Tensor
         self.register_buffer("mask", mask)
+
+    @classmethod
+    def random(cls, image_shape: Sequence[int], keep: float, seed: int = 0) -> Mask:
+        """Make a mask in which each pixel is seen with probability ``keep``, in all channels alike.
+
+        Parameters
+        ----------
+        image_shape : sequence of int
+            (C, H, W).
+        keep : float
+            In (0, 1].
+        seed : int
+            Of the random numbers.
+
+        Returns
+        -------
+        Mask
+        """
+        channels, height, width = check_image_shape("Mask.random", image_shape)
+        return cls(random_mask((height, width), keep=keep, seed=seed), channels)
 
     @classmethod
     def example(cls) -> Mask:
@@ -69,49 +108,75 @@ class Mask(DecomposableOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         seen = self.mask > 0
-        return interpolate_gaps(
-            torch.where(seen, q / torch.where(seen, self.mask, 1.0), 0.0).to(q.dtype), seen
-        )
+        x = torch.where(seen, q / torch.where(seen, self.mask, 1.0), 0.0)
+        return interpolate_gaps(x.to(q.dtype), seen)
 
     def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
         """As in ``initial``, for what is seen of each image."""
         mask = self.mask.to(q.dtype)
         x = torch.where(mask > 0, q / torch.where(mask > 0, mask, 1.0), 0.0)
-        return mask * torch.cat(
-            [interpolate_gaps(x[k : k + 1], seen[k] & (mask > 0)) for k in range(len(x))]
-        )
+        filled = [interpolate_gaps(x[k : k + 1], seen[k] & (mask > 0)) for k in range(len(x))]
+        return mask * torch.cat(filled)
 
     def _weighted(self, weight: Tensor) -> Mask:
         weighted = Mask(self.mask > 0)
         weighted.mask = self.mask * weight  # any weights: 1 / noise may be 255
         return weighted
 
-    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        inverse = 1 / (
-            (self.mask.to(alpha.dtype) * weight).square() + alpha
-        )  # exact, for maps of each image
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map:
+        # exact, for one map for each image
+        inverse = 1 / ((self.mask.to(alpha.dtype) * weight).square() + alpha)
         return lambda r: r * inverse
 
 
 def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor:
-    """A mask (H, W) of zeros and ones in which each pixel is kept with probability ``keep``.
+    """Return a mask in which each pixel is 1 with probability ``keep``, else 0.
 
-    Its random numbers are others than those of a generator with the same seed, so noise drawn with that seed does not depend on
-    which pixels are seen.
+    Its random numbers differ from those of a generator with the same seed, so noise that is drawn
+    with that seed does not depend on which pixels are seen.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (H, W).
+    keep : float
+        In (0, 1].
+    seed : int
+        Of the random numbers.
+
+    Returns
+    -------
+    Tensor, shape (H, W)
     """
     if not 0 < keep <= 1:
         raise InputError(f"random_mask: keep must be in (0, 1], got {keep}.")
-    return (
-        torch.rand(shape, generator=torch.Generator().manual_seed(0x6D61736B + seed)) < keep
-    ).float()
+    generator = torch.Generator().manual_seed(MASK_STREAM + seed)
+    return (torch.rand(shape, generator=generator) < keep).float()
 
 
 def interpolate_gaps(x: Tensor, seen: Tensor, *, tol: float = 1e-3, max_iter: int = 500) -> Tensor:
-    """Fill the pixels of x (B, C, H, W) where ``seen`` (C, H, W) is false with the smoothest continuation of the seen ones.
+    r"""Fill the pixels that are not seen with the smoothest continuation of those that are.
 
-    It minimises |Laplacian u|^2 with u = x at the seen pixels (the biharmonic interpolation), by conjugate gradients from the
-    nearest seen pixels; thousands of small gaps take some fifteen steps. A channel in which nothing is seen is filled with the
-    mean of what is seen of the image.
+    .. math:: \min_u |\Delta u|^2 \quad \text{with } u = x \text{ at the seen pixels}
+
+    (biharmonic interpolation), by conjugate gradients from the nearest seen pixels; thousands of
+    small gaps take about fifteen steps. A channel in which nothing is seen is filled with the mean
+    of what is seen of the image.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W)
+        Images.
+    seen : Tensor of bool, shape (C, H, W)
+        Where x is known.
+    tol : float
+        Stop at this relative residual.
+    max_iter : int
+        Stop after so many steps.
+
+    Returns
+    -------
+    Tensor, shape (B, C, H, W)
     """
     ndimage = require("scipy.ndimage", "Interpolating the missing pixels")
     x = x.detach()

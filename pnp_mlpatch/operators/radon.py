@@ -1,11 +1,14 @@
 r"""Computed tomography by ASTRA (van Aarle et al. 2016), on any machine: parallel and fan beams.
 
-The data of the angle a at the detector element k are line integrals of the image, in the unit of length of the geometry,
+The datum of the angle a at the detector element k is the line integral of the image along its ray,
+in the unit of length of the geometry:
 
-    q[a, k] = integral f dl along the ray (a, k)        data shape (C, angles, detectors)
+.. math:: q_{ak} = \int f \, dl
 
-The rays, axes and signs are those of :mod:`pnp_mlpatch.ct.geometry`; in short, theta turns counter-clockwise, and at theta = 0 the rays run
-up the columns of the image. For a parallel beam q[a, k] = integral f(x, y) delta(x cos(theta_a) + y sin(theta_a) - u_k) dx dy.
+The rays, axes and signs are those of :mod:`pnp_mlpatch.ct.geometry`. In short, theta turns
+counter-clockwise, and at theta = 0 the rays run up the columns of the image. For a parallel beam
+
+.. math:: q_{ak} = \int f(x, y) \, \delta(x \cos\theta_a + y \sin\theta_a - u_k) \, dx \, dy.
 """
 
 from __future__ import annotations
@@ -31,70 +34,92 @@ from pnp_mlpatch.ct.projection import (
     choose,
 )
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
-from pnp_mlpatch.operators._base import LinearOperator, register
+from pnp_mlpatch.operators._base import LinearOperator, Map, register
+from pnp_mlpatch.operators._inputs import check_image_shape
+from pnp_mlpatch.operators._verify import mismatch
 
 FLOOR = 1.3e-3  # of the preconditioner, relative to its largest eigenvalue: 3e-3 |A|^2
+FULL_COVERAGE = 0.9  # of the directions; below it the preconditioner is the nearest circulant
+LEAST_SHARE = 1e-3  # of the rays through a pixel, relative to the most or to the mean
 
 
 @register("radon", needs=("astra", "scipy"))
 class Radon(LinearOperator):
-    r"""The X-ray transform of (C, H, W) images: sinograms (C, angles, detectors), each channel a slice of its own.
+    r"""The X-ray transform of (C, H, W) images; each channel is a slice of its own.
 
-    ``Radon(geometry)`` takes a :class:`~pnp_mlpatch.ct.ParallelBeam` or a :class:`~pnp_mlpatch.ct.FanBeam`, with their units, spacings and
-    offsets. ``Radon(shape, angles, detectors)`` is short for a parallel beam with pixels and detector elements of size 1: ``shape`` is
-    (H, W), ``angles`` a number n (k pi / n for k < n) or a sequence in radians; by default the detector covers the diagonal of
-    the image.
+    Parameters
+    ----------
+    geometry : ParallelBeam or FanBeam, optional
+        With its units, spacings and offsets. Either this, or ``image_shape`` and ``angles``.
+    image_shape : sequence of int, optional
+        (C, H, W): a parallel beam with pixels and detector elements of size 1.
+    angles : int or sequence of float, optional
+        A number n (:math:`k \pi / n` for k < n), or the angles in radians.
+    detectors : int, optional
+        The number of detector elements; by default they cover the diagonal of the image.
+    channels : int, optional
+        C, with a geometry; 1 by default.
+    projector : {"linear", "line", "strip"}, optional
+        The discretisation: "linear" (Joseph 1982; parallel beams, their default), "line" (Siddon
+        1985; the default of fan beams) or "strip" (areas).
+    backend : {"auto", "sparse", "astra_cpu", "astra_cuda"}
+        "sparse" keeps ASTRA's matrix and its transpose as compressed rows, of the angles that
+        symmetry does not give. It is exactly matched and the fastest, and follows ``.to(device)``.
+        "astra_cpu" calls ASTRA's matched CPU projectors and stores nothing. "astra_cuda" calls its
+        GPU projectors, which are *not* matched: ``mismatch`` says by how much, and the data step
+        uses a matched pair. "auto" is "sparse" if the matrices fit ``memory``, else "astra_cpu"
+        with a warning. ``A.backend`` and ``A.why`` tell what was chosen.
+    memory : float, optional
+        GiB for the matrices; by default half of what is free, at most 4.
+    cache : bool
+        Keep the matrices on disk.
 
-    ``projector`` is ASTRA's discretisation: "linear" (Joseph 1982; parallel beams, their default), "line" (Siddon 1985; the default
-    of fan beams) or "strip" (areas).
+    Raises
+    ------
+    MissingPackage
+        Without astra-toolbox.
+    InputError
+        If the geometry or the backend cannot be used.
 
-    ``backend``: "sparse" keeps ASTRA's own matrix and its transpose as compressed rows, of the angles that symmetry does not give (exactly
-    matched, and the fastest; built once and cached on disk; it follows ``.to(device)``); "astra_cpu" calls ASTRA's matched CPU
-    projectors without storing anything; "astra_cuda" calls its GPU projectors, whose forward and backprojection are *not*
-    matched: ``mismatch`` holds by how much, and the data step runs on a matched pair. "auto" is "sparse" if the matrices fit ``memory``
-    GiB (None: half of what is free, at most 4), else "astra_cpu", with a warning. ``A.backend`` and ``A.why`` tell what was chosen.
+    Notes
+    -----
+    Data are (B, C, angles, detectors). The projectors work in float32; float64 tensors are
+    converted there and back.
 
-    The projectors work in float32; float64 tensors are converted there and back. The data step is preconditioned CG. The
-    preconditioner is the inverse of the convolution that A^H A is up to sampling (:mod:`pnp_mlpatch.ct.spectrum`): on a grid of
-    twice the size, or for a limited angle the nearest circulant on the grid itself (T. Chan 1988); with alpha held at 3e-3 |A|^2 or
-    more, since smaller eigenvalues are not those of a convolution when there are few angles. With weights w it is D C D,
-    d_j^2 = (A^H w^2)_j / (A^H 1)_j (Fessler and Booth 1999). ``initial`` is filtered backprojection with a Hann window, in which
-    projections without any weight do not count.
+    The data step is preconditioned CG. The preconditioner is the inverse of the convolution that
+    :math:`A^H A` is up to sampling (:mod:`pnp_mlpatch.ct.spectrum`): on a grid of twice the size,
+    or for a limited angle the nearest circulant on the grid itself (T. Chan 1988). There alpha is
+    at least 3e-3 :math:`|A|^2`, since with few angles the smaller eigenvalues are not those of a
+    convolution. With weights w it is D C D, :math:`d_j^2 = (A^H w^2)_j / (A^H 1)_j` (Fessler and
+    Booth 1999).
 
-    Raises :class:`MissingPackage` without astra-toolbox, :class:`InputError` for a geometry or a backend that cannot be.
+    ``initial`` is filtered backprojection with a Hann window, in which projections without any
+    weight do not count.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int] | Geometry,
+        geometry: Geometry | None = None,
+        *,
+        image_shape: Sequence[int] | None = None,
         angles: int | Sequence[float] | Tensor | None = None,
         detectors: int | None = None,
-        *,
-        channels: int = 1,
+        channels: int | None = None,
         projector: str | None = None,
         backend: str = "auto",
         memory: float | None = None,
         cache: bool = True,
     ):
-        geometry = _geometry(shape, angles, detectors)
-        if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
-            raise InputError(f"Radon: channels must be an integer >= 1, got {channels!r}.")
+        geometry, channels = _geometry(geometry, image_shape, angles, detectors, channels)
         if memory is not None and not (isinstance(memory, (int, float)) and memory > 0):
             raise InputError(f"Radon: memory must be a number of GiB > 0, or None, got {memory!r}.")
-        channels = int(channels)
-        super().__init__(
-            (channels, *geometry.shape), (channels, len(geometry.theta), sizes(geometry)[0])
-        )
+        data_shape = (channels, len(geometry.theta), sizes(geometry)[0])
+        super().__init__((channels, *geometry.shape), data_shape)
         self.geometry = geometry
         self.projector = check_projector(geometry, projector)
         self.pair, self.why = choose(geometry, projector, backend, memory, cache)
-        self.backend = (
-            backend
-            if backend != "auto"
-            else "sparse"
-            if hasattr(self.pair, "matrix")
-            else "astra_cpu"
-        )
+        stored = hasattr(self.pair, "matrix")
+        self.backend = backend if backend != "auto" else "sparse" if stored else "astra_cpu"
         self.angles: Tensor
         self.register_buffer("angles", geometry.theta)
         self._spectrum: Tensor | None
@@ -106,12 +131,10 @@ class Radon(LinearOperator):
 
     @classmethod
     def example(cls) -> Radon:
-        return cls((14, 18), angles=9, channels=2, cache=False)
+        return cls(image_shape=(2, 14, 18), angles=9, cache=False)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.geometry}, projector={self.projector!r}, backend={self.backend!r} ({self.why})"
-        )
+        return f"{self.geometry}, {self.projector!r}, backend={self.backend!r} ({self.why})"
 
     # ---- projections
 
@@ -129,37 +152,32 @@ class Radon(LinearOperator):
 
     # ---- data step and start
 
-    def _precondition(self, alpha: Tensor) -> Callable[[Tensor], Tensor]:
+    def _precondition(self, alpha: Tensor) -> Map:
         height, width = self.image_shape[1:]
-        limited = spectrum.coverage(self.geometry) < 0.9
+        limited = spectrum.coverage(self.geometry) < FULL_COVERAGE
         values = self._spectrum
-        if (
-            values is None
-        ):  # it depends on the geometry alone: whichever thread comes first makes it for all
+        if values is None:  # it depends on the geometry alone, so any thread may make it for all
             kernel = spectrum.normal_kernel(self.geometry, self.projector)
-            values = self._spectrum = (spectrum.circulant if limited else spectrum.embedded)(
-                kernel
-            ).to(self.angles.device)
+            make = spectrum.circulant if limited else spectrum.embedded
+            values = self._spectrum = make(kernel).to(self.device)
         values = values.to(alpha.dtype)
         inverse = 1 / (values + alpha.clamp_min(FLOOR * float(values.max())))
         grid = (height, width) if limited else (2 * height, 2 * width)
 
         def solve(r: Tensor) -> Tensor:
-            return torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse, s=grid)[
-                ..., :height, :width
-            ]
+            f = torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse, s=grid)
+            return f[..., :height, :width]
 
         return solve
 
-    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map:
         power = weight.square().expand(*torch.broadcast_shapes(weight.shape, (1, *self.data_shape)))
         back_project = (self.matched or self.pair).back_project
         hits = self._each(back_project, torch.ones_like(power[:1]))
-        share = self._each(back_project, power.contiguous()) / hits.clamp_min(
-            1e-3 * float(hits.max())
-        )
+        hits = hits.clamp_min(LEAST_SHARE * float(hits.max()))
+        share = self._each(back_project, power.contiguous()) / hits
         mean = share.flatten(1).mean(1).reshape(-1, 1, 1, 1).clamp_min(1e-30)
-        root = share.clamp_min(1e-3 * mean).sqrt()
+        root = share.clamp_min(LEAST_SHARE * mean).sqrt()
         inner = self._precondition(alpha / mean)
         return lambda r: inner(r / root) / root
 
@@ -167,46 +185,42 @@ class Radon(LinearOperator):
         return self.fbp(q, window="hann")
 
     def _fill(self, q: Tensor, seen: Tensor) -> Tensor:
-        """Linear interpolation along the detector, so that dead elements leave no rings in the start.
+        """Linear interpolation along the detector, so that dead elements leave no rings.
 
-        Where nothing of a projection was seen it stays 0, and the others are multiplied by what they then count for more.
+        Where nothing of a projection was seen it stays 0, and the others count for more.
         """
         if bool(seen.all()):
             return q
-        count = q.shape[-1]
-        place = torch.arange(count, device=q.device).expand_as(q)
-        left = torch.where(seen, place, torch.full_like(place, -1)).cummax(-1).values
-        right = (
-            torch.where(seen, place, torch.full_like(place, count))
-            .flip(-1)
-            .cummin(-1)
-            .values.flip(-1)
-        )
-        one, other = torch.where(left < 0, right, left), torch.where(right >= count, left, right)
-        part = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
-        known = (one < count) & (other >= 0)  # a row without any stays 0
-        one, other = (torch.where(known, k, torch.zeros_like(k)) for k in (one, other))
-        filled = torch.where(known, (1 - part) * q.gather(-1, one) + part * q.gather(-1, other), q)
+        filled = _interpolate(q, seen)
         used = seen.any(-1)
         if bool(used.all()):
             return filled
         patterns, which = used.flatten(0, 1).unique(dim=0, return_inverse=True)
         whole = filtered.weights(self.geometry)
-        more = torch.stack(
-            [filtered.weights(self.geometry, one) for one in patterns]
-        ) / whole.where(whole > 0, torch.inf)
+        parts = torch.stack([filtered.weights(self.geometry, pattern) for pattern in patterns])
+        more = parts / whole.where(whole > 0, torch.inf)
         return filled * more.to(q)[which].reshape(filled.shape)
 
     def fbp(self, q: Tensor, *, window: str = "hann") -> Tensor:
-        """Filtered backprojection with the ramp filter under a window, "hann" or "none" (Ram-Lak); see :mod:`pnp_mlpatch.ct.fbp`."""
+        r"""Apply filtered backprojection, see :mod:`pnp_mlpatch.ct.fbp`. Gradients flow.
+
+        Parameters
+        ----------
+        q : Tensor, shape (B, C, angles, detectors)
+            Sinograms.
+        window : {"hann", "none"}
+            The window on the ramp filter; "none" is Ram-Lak.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+        """
         if window not in ("hann", "none"):
             raise InputError(f"Radon.fbp: window must be 'hann' or 'none', got {window!r}.")
-        self._check(q, self.data_shape, "A.fbp(q)", "data", "image", self.image_shape)
+        self._check(q, "data", "A.fbp(q)")
 
         def back_project(y: Tensor) -> Tensor:
-            return self.adjoint(y.unflatten(0, q.shape[:2])).flatten(
-                0, 1
-            )  # which carries gradients
+            return self.adjoint(y.unflatten(0, q.shape[:2])).flatten(0, 1)
 
         return self._each(lambda y: filtered.fbp(self.geometry, y, window, back_project), q)
 
@@ -214,10 +228,28 @@ class Radon(LinearOperator):
 def simulate(
     A: Radon, truth: Tensor, *, snr_db: float | None = None, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Data of ``truth`` (B, C, H, W) that were not made by A itself: the sinogram, and the standard deviation of its noise.
+    """Simulate data that were not made by A itself (no inverse crime).
 
-    Line integrals of the image interpolated to twice the size (bicubic), averaged over the detector elements of A, with white noise whose
-    standard deviation is ``10^(-snr_db / 20)`` times the root mean square of the sinogram; none (and 0) for ``snr_db=None``.
+    The line integrals are those of the image interpolated to twice the size (bicubic), averaged
+    over the detector elements of A.
+
+    Parameters
+    ----------
+    A : Radon
+        The operator that the data are for.
+    truth : Tensor, shape (B, C, H, W)
+        Images.
+    snr_db : float, optional
+        Add white noise of standard deviation 10^(-snr_db / 20), relative to the root mean square of
+        the sinogram. None: no noise.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    q : Tensor, shape (B, C, angles, detectors)
+    noise : float
+        The standard deviation of the noise.
     """
     geometry = A.geometry
     count, spacing = sizes(geometry)
@@ -229,49 +261,71 @@ def simulate(
         spacing=spacing / 2,
     )
     fine = Radon(finer, channels=A.image_shape[0], projector=A.projector, backend="astra_cpu")
-    q = (
-        fine(F.interpolate(truth.cpu(), scale_factor=2, mode="bicubic"))
-        .unflatten(-1, (count, 2))
-        .mean(-1)
-    )
+    large = F.interpolate(truth.cpu(), scale_factor=2, mode="bicubic")
+    q = fine(large).unflatten(-1, (count, 2)).mean(-1)
     if snr_db is None:
         return q.to(truth), 0.0
     noise = float(q.square().mean().sqrt()) * 10 ** (-snr_db / 20)
-    return (
-        q + noise * torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).to(q)
-    ).to(truth), noise
+    draw = torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)).to(q)
+    return (q + noise * draw).to(truth), noise
 
 
 def _geometry(
-    shape: tuple[int, int] | Geometry,
+    geometry: Geometry | None,
+    image_shape: Sequence[int] | None,
     angles: int | Sequence[float] | Tensor | None,
     detectors: int | None,
-) -> Geometry:
-    if isinstance(shape, (ParallelBeam, FanBeam)):
-        if angles is not None or detectors is not None:
-            raise InputError(
-                "Radon: a geometry has its angles and detectors; call Radon(geometry)."
+    channels: int | None,
+) -> tuple[Geometry, int]:
+    """The geometry and the number of channels, of what the caller gave."""
+    if geometry is not None:
+        if not isinstance(geometry, (ParallelBeam, FanBeam)):
+            raise InputTypeError(
+                "Radon: geometry must be a ParallelBeam or a FanBeam, "
+                f"got {type(geometry).__name__}. Or give image_shape=(C, H, W) and angles=."
             )
-        return shape
-    if angles is None:
+        if image_shape is not None or angles is not None or detectors is not None:
+            raise InputError(
+                "Radon: a geometry has its shape, angles and detectors; call Radon(geometry)."
+            )
+        channels = 1 if channels is None else channels
+        if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
+            raise InputError(f"Radon: channels must be an integer >= 1, got {channels!r}.")
+        return geometry, int(channels)
+    if angles is None or image_shape is None:
         raise InputTypeError(
-            "Radon: a shape needs angles: Radon(shape, angles), a number of them or a sequence in radians; or give Radon(geometry)."
+            "Radon: give image_shape=(C, H, W) and angles=, a number of them or a sequence in "
+            "radians; or a geometry: Radon(geometry)."
         )
+    if channels is not None:
+        raise InputError("Radon: image_shape=(C, H, W) has its channels; leave channels= out.")
+    channels, height, width = check_image_shape("Radon", image_shape)
     try:
-        return ParallelBeam(shape, angles, detectors)
+        return ParallelBeam((height, width), angles, detectors), channels
     except PnPError as error:
         raise type(error)(str(error).replace("ParallelBeam:", "Radon:", 1)) from error
 
 
+def _interpolate(q: Tensor, seen: Tensor) -> Tensor:
+    """Fill q linearly along its last axis where it is not seen; a row without any stays."""
+    count = q.shape[-1]
+    place = torch.arange(count, device=q.device).expand_as(q)
+    left = torch.where(seen, place, torch.full_like(place, -1)).cummax(-1).values
+    right = torch.where(seen, place, torch.full_like(place, count))
+    right = right.flip(-1).cummin(-1).values.flip(-1)
+    one, other = torch.where(left < 0, right, left), torch.where(right >= count, left, right)
+    share = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
+    known = (one < count) & (other >= 0)
+    one, other = (torch.where(known, k, torch.zeros_like(k)) for k in (one, other))
+    return torch.where(known, (1 - share) * q.gather(-1, one) + share * q.gather(-1, other), q)
+
+
 def _mismatch(pair: AstraPair | SparsePair, geometry: Geometry, device: torch.device) -> float:
-    """|<A x, y> - <x, B y>| / (|A x| |y|) of a pair whose backprojection B need not be the transpose, for random x and y."""
+    """The mismatch of a pair whose backprojection need not be the transpose."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, *geometry.shape, generator=generator).to(device)
     y = torch.rand(1, len(geometry.theta), sizes(geometry)[0], generator=generator).to(device)
-    Ax, By = pair.forward_project(x).double(), pair.back_project(y).double()
-    return float(
-        ((Ax * y).sum() - (x * By).sum()).abs() / (Ax.norm() * y.double().norm()).clamp_min(1e-30)
-    )
+    return mismatch(pair.forward_project(x), y, x, pair.back_project(y))
 
 
 __all__ = ["BACKENDS", "PROJECTORS", "Radon", "cache_directory", "simulate"]

@@ -1,4 +1,7 @@
-"""Two real 512 x 512 images, and a sky to map, that ship with the package, for examples and tests; sources and licences are in NOTICE."""
+"""Two real images of 512 x 512 pixels and a simulated sky, for examples and tests.
+
+Sources and licences are in NOTICE.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,40 @@ _FOLDER = Path(__file__).parent
 
 
 def chest_ct() -> Tensor:
-    """A chest CT slice (1, 1, 512, 512) in Hounsfield units, -1024 to about 1500; pixels of 0.84 mm."""
+    """Load a chest CT slice, pixels of 0.84 mm.
+
+    Returns
+    -------
+    Tensor, shape (1, 1, 512, 512)
+        Hounsfield units, -1024 to about 1500.
+    """
     return (read_image(_FOLDER / "chest_ct_512.png") * 65535).round() - 1024
 
 
 def camera() -> Tensor:
-    """A grey photograph (1, 1, 512, 512) in [0, 1]."""
+    """Load a grey photograph.
+
+    Returns
+    -------
+    Tensor, shape (1, 1, 512, 512)
+        In [0, 1].
+    """
     return read_image(_FOLDER / "camera_512.png")
 
 
 def lensing() -> tuple[Tensor, Tensor, str]:
-    """A simulated convergence (360, 360), the noise of a real survey (360, 360), and the side of a pixel, "0.293 arcmin".
+    """Load a simulated convergence and the noise of a real survey.
 
-    The convergence is of kappaTNG; the noise is the standard deviation of each component of the shear of COSMOS, 51 galaxies for each
-    square arcminute, infinite where nothing was measured.
+    The convergence is of kappaTNG; the noise is that of COSMOS, 51 galaxies per square arcminute.
+
+    Returns
+    -------
+    kappa : Tensor, shape (360, 360)
+        The convergence.
+    noise : Tensor, shape (360, 360)
+        Standard deviation of each component of the shear, infinite where nothing was measured.
+    pixel : str
+        Side of a pixel, "0.293 arcmin".
     """
     with np.load(_FOLDER / "lensing_360.npz") as file:
         kappa, std = (torch.from_numpy(file[name].astype(np.float32)) for name in ("kappa", "std"))

@@ -1,11 +1,16 @@
-"""What a chain of samples leaves behind, in bounded memory: mean, deviation, quantiles and error of the mean; and what samplers share.
+r"""What samplers share: the drift, and what a chain of samples leaves behind in bounded memory.
 
 Chains go to the density of which the drift is the gradient of the logarithm,
 
-    G(s) = A^H (q - A s) / noise^2 + (D(s, sigma) - s) / sigma^2 + [ (P(s) - s) / sigma^2 ]
+.. math::
 
-the first term of the likelihood; the second of the prior, of images to which noise of deviation sigma was added (Tweedie: D(s) - s is sigma^2
-times its gradient, if D is the mean of the image given s); the third, with P the projection on ``box``, keeps a chain near the range of values.
+    G(s) = A^H (q - A s) / \text{noise}^2 + (D(s, \sigma) - s) / \sigma^2
+    + [(P(s) - s) / \sigma^2]
+
+The first term is that of the likelihood. The second is that of the prior, of images to which
+noise of deviation sigma was added (Tweedie: D(s) - s is sigma^2 times its gradient, if D is the
+mean of the image given s). The third, with P the projection on ``box``, keeps a chain near the
+range of values.
 """
 
 from __future__ import annotations
@@ -22,16 +27,34 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Problem, Solver, State, check_settings, norms, per_image
+from pnp_mlpatch.solvers._base import Solver, State, check_settings
+from pnp_mlpatch.solvers._problem import Problem, norms, per_image
 
 
 @dataclass(frozen=True)
 class ChainState(State):
-    r"""``x`` is the mean of the samples since the burn-in (before its end the sample itself), ``sample`` the last one.
+    """State of a chain: x is the mean of the samples since the burn-in, before its end the sample.
 
-    ``count`` is their number n, ``square`` the sum of their squared deviations from x (Welford 1962). ``kept`` (B, K, C, H, W) are the
-    samples number t, 2 t, 3 t ..., with t = ``thinning``; ``batches`` (B, m, C, H, W) the means of m runs of b = ``batch_size`` samples one
-    after the other, and ``partial`` the sum of those that fill no run yet. ``norm`` (B,) is |A|.
+    Parameters
+    ----------
+    sample : Tensor, shape (B, C, H, W)
+        The last sample.
+    count : int
+        Number n of samples in the mean.
+    square : Tensor, shape (B, C, H, W)
+        Sum of their squared deviations from x (Welford 1962).
+    kept : Tensor, shape (B, K, C, H, W)
+        The samples number t, 2 t, 3 t, ..., with t = ``thinning``.
+    thinning : int
+        Distance of the samples that are kept.
+    batches : Tensor, shape (B, m, C, H, W)
+        Means of m runs of b = ``batch_size`` samples one after the other.
+    batch_size : int
+        Samples in such a mean.
+    partial : Tensor, shape (B, C, H, W)
+        Sum of the samples that fill no such run yet.
+    norm : Tensor, shape (B,)
+        |A|.
     """
 
     sample: Tensor
@@ -46,24 +69,28 @@ class ChainState(State):
 
     @property
     def std(self) -> Tensor:
-        """The standard deviation of the samples (B, C, H, W); 0 with fewer than two."""
+        """Standard deviation of the samples (B, C, H, W); 0 with fewer than two."""
         return (self.square / max(self.count - 1, 1)).sqrt()
 
     @property
     def samples(self) -> Tensor:
-        """The samples that were kept (K, B, C, H, W), evenly spaced over the chain since the burn-in."""
+        """The samples that were kept (K, B, C, H, W), evenly spaced since the burn-in."""
         return self.kept.transpose(0, 1)
 
     @property
     def effective_samples(self) -> Tensor:
-        r"""How many independent samples would give each pixel of the mean the same error (B, C, H, W).
+        r"""Number of independent samples that give the mean the same error, (B, C, H, W).
 
-            n s^2 / (b S^2)        S^2 = sum (batch mean - mean of them)^2 / (m - 3)
+        .. math::
 
-        std / sqrt(effective_samples) is the standard error of x. By batch means (Glynn and Whitt 1991), with m - 3 so that the mean of 1 / S^2
-        is right. There are 8 to 31 batches, so a single pixel is known to a third or a half only, the mean over pixels well. NaN with
-        fewer than 16 samples; too large while the chain is shorter than some hundred times the number of samples that it takes to forget.
-        Samples that swing to and fro can be worth more than their number.
+            n s^2 / (b S^2), \qquad
+            S^2 = \sum (\text{batch mean} - \text{their mean})^2 / (m - 3)
+
+        by batch means (Glynn and Whitt 1991), with m - 3 so that the mean of 1 / S^2 is right.
+        The standard error of x is std / sqrt(effective_samples). With 8 to 31 batches a single
+        pixel is known to a third or a half only, the mean over pixels well. NaN with fewer than
+        16 samples. Too large while the chain is shorter than some hundred times its memory.
+        Samples that oscillate can be worth more than their number.
         """
         m = self.batches.shape[1]
         if self.batch_size == 1:
@@ -77,12 +104,28 @@ class ChainState(State):
         return torch.where(spread > 0, found, torch.full_like(found, float(self.count)))
 
     def quantile(self, p: float) -> Tensor:
-        """The quantile of each pixel (B, C, H, W), 0 <= p <= 1, of the samples that were kept, between which it is linear."""
+        """Return a quantile of each pixel of the samples that were kept, interpolated linearly.
+
+        Parameters
+        ----------
+        p : float
+            Probability, from 0 to 1.
+
+        Returns
+        -------
+        Tensor, shape (B, C, H, W)
+
+        Raises
+        ------
+        InputError
+            If p is out of range, or no sample is kept yet.
+        """
         if not finite_number(p) or not 0 <= p <= 1:
             raise InputError(f"quantile: p must be a number from 0 to 1, got {p!r}.")
         if not self.kept.shape[1]:
             raise InputError(
-                "quantile: no sample is kept yet, all steps were burn-in. Run more iterations, or set burn_in below their number."
+                "quantile: no sample is kept yet, all steps were burn-in. "
+                "Run more iterations, or set burn_in below their number."
             )
         ordered = self.samples.sort(dim=0).values
         place = p * (len(ordered) - 1)
@@ -108,7 +151,7 @@ def start(problem: Problem, x0: Tensor) -> ChainState:
 
 
 def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainState:
-    """The state after ``sample``: what it adds to all that is told of the chain. At most 2 ``keep`` - 1 samples and 31 means are held."""
+    """The state after ``sample``. At most 2 ``keep`` - 1 samples and 31 batch means are held."""
     x, count, square, kept, thinning = sample, state.count, state.square, state.kept, state.thinning
     batches, batch_size, partial = state.batches, state.batch_size, state.partial
     if state.iteration >= burn_in:
@@ -169,7 +212,10 @@ def curvature(
     box: tuple[float, float] | None,
     who: str,
 ) -> Tensor:
-    """L (B, 1, 1, 1), what G changes at most for a change of s: |A|^2 / noise^2 + 1 / sigma^2, 2 / sigma^2 with a box; |D(s) - s| taken as 1."""
+    """L (B, 1, 1, 1), the most that G changes for a change of s, with |D(s) - s| taken as 1.
+
+    It is |A|^2 / noise^2 + 1 / sigma^2, and 2 / sigma^2 with a box.
+    """
     s = state.sample
     noise, width = (
         per_image(problem.known_noise(who), s, f"{who}: noise"),
@@ -179,7 +225,7 @@ def curvature(
 
 
 def white(seed: int, iteration: int, like: Tensor) -> Tensor:
-    """White noise of variance one, the same for all images (B, C, H, W), from (seed, iteration) alone."""
+    """White noise of variance one, the same for all images, from seed and iteration alone."""
     (mixed,) = np.random.SeedSequence((seed, iteration)).generate_state(
         1
     )  # torch takes 32 bits of a seed
@@ -206,7 +252,7 @@ def check_chain(
     box: tuple[float, float] | None,
     keep: int,
 ) -> None:
-    """Raise :class:`InputError` or :class:`InputTypeError` unless the settings of a sampler make sense."""
+    """Raise unless the settings of a sampler are in their ranges."""
     who = type(solver).__name__
     check_settings(solver, delta=delta)
     if delta is not None and not isinstance(delta, Tensor) and not finite_number(delta):
@@ -217,7 +263,8 @@ def check_chain(
             raise InputError(f"{who}: {name} must be an integer >= {least}, got {value!r}.")
     if isinstance(sigma, Sequence) and len(sigma) > burn_in + 1:
         raise InputError(
-            f"{who}: the {len(sigma)} levels of sigma must be over when the burn-in is: the samples are of one density. "
+            f"{who}: the {len(sigma)} levels of sigma must end with the burn-in: "
+            "the samples are of one density. "
             f"Set burn_in to {len(sigma) - 1} or more, or give fewer levels."
         )
     if box is not None and not (

@@ -1,4 +1,4 @@
-"""Noise levels over the iterations: a number for all of them, one for each image (B,), a sequence with one for each iteration, or both (K, B)."""
+"""Noise levels over the iterations, and levels that follow from the noise of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,24 @@ Schedule = float | Sequence[float] | Tensor
 
 
 def geometric(start: float, end: float, steps: int) -> tuple[float, ...]:
-    """``steps`` levels from ``start`` to ``end``, equally spaced in the logarithm."""
+    """Return levels that are equally spaced in the logarithm.
+
+    Parameters
+    ----------
+    start, end : float
+        First and last level, > 0.
+    steps : int
+        Number of levels, >= 1; one is ``end``.
+
+    Returns
+    -------
+    tuple of float
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
     if not (start > 0 and end > 0 and math.isfinite(start) and math.isfinite(end)):
         raise InputError(f"geometric: both levels must be positive, got {start} and {end}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -27,27 +44,68 @@ def geometric(start: float, end: float, steps: int) -> tuple[float, ...]:
 
 
 def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[float, ...]:
-    """The schedule of DPIR: from 49/255 down to the noise level (Zhang et al. 2021), at least 1/255. ``noise`` is that in the image."""
+    """Return the schedule of DPIR: from 49/255 down to the noise level, at least 1/255.
+
+    Parameters
+    ----------
+    noise : float
+        Noise level in the image.
+    steps : int
+        Number of levels.
+    start : float
+        First level.
+
+    Returns
+    -------
+    tuple of float
+
+    References
+    ----------
+    Zhang et al. 2021.
+    """
     return geometric(start, max(min(noise, start), 1 / 255), steps)
 
 
 def from_noise(
     A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0
 ) -> Level:
-    r"""A level for the denoiser that suits the noise of the data, without the truth:
+    r"""Return a level for the denoiser that suits the noise of the data.
 
-        sigma = scale clip(sqrt(0.15 s), 5/255, 50/255)        s = rms(A.initial(n)) / scale
+    .. math::
 
-    with n a draw of noise of the standard deviation ``noise`` (a number, or a map, infinite where nothing was measured), in the units
-    of the data, and s what it becomes in the image that the solvers start from; ``scale`` is the length of the range of the image
-    that the denoiser sees as [0, 1]. Noise of several images, (B,) or a map for each, gives a level for each, (B,), from the same
-    draw. Settled on CT and photographs of the training sets (docs/ct.md). Raises :class:`InputError` for a noise or a scale that
-    is not > 0.
+        \sigma = \text{scale} \cdot \text{clip}(\sqrt{0.15 s}, 5/255, 50/255), \qquad
+        s = \text{rms}(\text{A.initial}(n)) / \text{scale}
+
+    with n a draw of noise, so that s is what the noise becomes in the image that solvers start
+    from. The rule was fitted on CT and photographs of the training sets (docs/ct.md).
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Operator.
+    noise : float or Tensor
+        Standard deviation of the noise in the units of the data: a number, or a map, infinite
+        where nothing was measured; or one for each image, (B,) or a map for each, from the same
+        draw.
+    scale : float
+        Length of the range of the image that the denoiser sees as [0, 1].
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    float or Tensor, shape (B,)
+
+    Raises
+    ------
+    InputError
+        If the noise or the scale is not > 0.
     """
     deviation = torch.as_tensor(noise, dtype=torch.float32)
     if bool(torch.isnan(deviation).any()) or not bool((deviation > 0).all()) or not scale > 0:
         raise InputError(
-            f"from_noise: noise and scale must be > 0, got {noise if deviation.ndim == 0 else 'a map'!r} and {scale!r}."
+            "from_noise: noise and scale must be > 0, "
+            f"got {noise if deviation.ndim == 0 else 'a map'!r} and {scale!r}."
         )
     deviation = torch.where(torch.isinf(deviation), torch.zeros_like(deviation), deviation)
     if deviation.ndim == 1 and len(A.data_shape) > 1:
@@ -63,7 +121,20 @@ def from_noise(
 
 
 def level(schedule: Schedule, k: int) -> Level:
-    """The level at iteration k: a sequence is held at its last value, a tensor (B,) is one level an image, (K, B) a sequence of those."""
+    """Return the level at an iteration.
+
+    Parameters
+    ----------
+    schedule : float, sequence of float, or Tensor of shape (B,) or (K, B)
+        A number for all iterations, a sequence that is held at its last, one for each image, or a
+        sequence of those.
+    k : int
+        The iteration, from 0.
+
+    Returns
+    -------
+    float or Tensor, shape (B,)
+    """
     if isinstance(schedule, Tensor) and schedule.ndim == 2:
         return schedule[min(k, len(schedule) - 1)]
     if isinstance(schedule, Tensor) or not isinstance(schedule, Sequence):
@@ -72,7 +143,20 @@ def level(schedule: Schedule, k: int) -> Level:
 
 
 def check_schedule(schedule: Schedule, who: str) -> None:
-    """Raise unless every level is finite and > 0."""
+    """Check that every level is finite and > 0.
+
+    Parameters
+    ----------
+    schedule : float, sequence of float, or Tensor
+        The levels.
+    who : str
+        Name of the setting, for the error message.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If one is not.
+    """
     if isinstance(schedule, Tensor):
         values = schedule.detach().double().reshape(-1)
     else:

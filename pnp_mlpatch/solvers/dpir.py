@@ -14,26 +14,50 @@ def dpir(
     iterations: int = 8,
     sigma: schedules.Schedule | None = None,
     alpha: float | Tensor | None = None,
-    lam: float = 0.23,
+    alpha_scale: float = 0.23,
     tol: float = 0.0,
     data_iterations: int = 10,
     data_tol: float = 1e-6,
 ) -> Solver:
-    """The solver "hqs" with the settings of DPIR: sigma falls from 49/255 to the noise of the data as the start of each image shows it, evenly in its logarithm.
+    r"""The solver "hqs" with the settings of DPIR.
 
-        f_k = h(x_{k-1}; lam (noise / sigma_k)^2),    x_k = D(f_k, sigma_k),    k = 1, ..., iterations
+    Sigma falls from 49/255 to the noise of the data as the start of each image shows it, evenly in
+    its logarithm.
 
-    For images in [0, 1], noise that is known, and denoisers that take any sigma. DPIR takes 8 iterations for deblurring and 24 for
-    superresolution. ``sigma`` gives other levels; all settings are those of :class:`~pnp_mlpatch.solvers.hqs.HQS`, which is what this
-    returns. Raises what that raises.
+    .. math::
 
+        f_k = h(x_{k-1}; \text{alpha\_scale} \, (\text{noise} / \sigma_k)^2), \qquad
+        x_k = D(f_k, \sigma_k), \qquad k = 1, \dots, \text{iterations}
+
+    Parameters
+    ----------
+    iterations : int
+        Number of steps. DPIR takes 8 for deblurring and 24 for superresolution.
+    sigma, alpha, alpha_scale, tol, data_iterations, data_tol
+        As for :class:`~pnp_mlpatch.solvers.hqs.HQS`; ``sigma`` gives other levels.
+
+    Returns
+    -------
+    HQS
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As HQS does.
+
+    Notes
+    -----
+    For images in [0, 1], noise that is known, and denoisers that take any sigma.
+
+    References
+    ----------
     Zhang, Li, Zuo, Zhang, Van Gool and Timofte 2021.
     """
     return registry.get("hqs")(
         iterations=iterations,
         sigma=sigma,
         alpha=alpha,
-        lam=lam,
+        alpha_scale=alpha_scale,
         tol=tol,
         data_iterations=data_iterations,
         data_tol=data_tol,

@@ -2,106 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.linalg import dot, power_of_two, sizes
-from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    column,
-    curvatures,
-    register,
-)
+from pnp_mlpatch.solvers._base import State, register
+from pnp_mlpatch.solvers._gradient import Gradient, GradientState
+from pnp_mlpatch.solvers._problem import Problem, column
 
 
 @dataclass(frozen=True)
-class FISTAState(State):
-    """``x`` is the denoised variable, ``ahead`` the point y of the next step, ``weight`` (B, 1, 1, 1) its t, ``tau`` (B,) the step size."""
+class FISTAState(GradientState):
+    """State of FISTA: ``ahead`` is the point y of the next step.
 
-    ahead: Tensor
+    Parameters
+    ----------
+    weight : Tensor, shape (B, 1, 1, 1)
+        Its t.
+    """
+
     weight: Tensor
-    tau: Tensor
 
 
 @register("fista")
 @dataclass(frozen=True)
-class FISTA(Solver):
-    r"""Proximal gradient descent with momentum, which restarts for each image by itself, and a denoiser for the proximal map.
+class FISTA(Gradient[FISTAState]):
+    r"""Proximal gradient descent with momentum, and a denoiser for the proximal map.
 
-        x_k = D( y_{k-1} - tau A^H (A y_{k-1} - q), sigma_k )                                tau <= 1 / |A|^2
-        y_k = x_k + (t_{k-1} - 1) / t_k (x_k - x_{k-1})        t_k = (1 + sqrt(1 + 4 t_{k-1}^2)) / 2
+    From :math:`y_0`, the start, and :math:`t_0 = 1`,
 
-    from y_0 = x0, t_0 = 1; where <y_{k-1} - x_k, x_k - x_{k-1}> > 0 the momentum points uphill, and t_k = 1, y_k = x_k. The fixed
-    points are those of :class:`~pnp_mlpatch.solvers.pgd.PGD`, and so are ``sigma`` (``None``: sqrt(tau) noise, the level at which D is
-    the proximal map of the prior that ADMM has) and ``tau`` (``None``: 1 / |A|^2).
+    .. math::
 
-    For operators without a data step, where PGD takes too many iterations. With exact proximal maps the objective falls as 1 / k^2;
-    with other denoisers nothing is proved, and PGD is the safer choice.
+        x_k &= D(y_{k-1} - \tau A^H (A y_{k-1} - q), \sigma_k), \qquad \tau \le 1 / |A|^2 \\
+        y_k &= x_k + \frac{t_{k-1} - 1}{t_k} \, (x_k - x_{k-1}), \qquad
+            t_k = \tfrac{1}{2} \left(1 + \sqrt{1 + 4 t_{k-1}^2}\right)
 
+    Where :math:`\langle y_{k-1} - x_k, x_k - x_{k-1} \rangle > 0` the momentum points uphill. It
+    restarts, for each image by itself: :math:`t_k = 1` and :math:`y_k = x_k`.
+
+    Parameters
+    ----------
+    iterations, sigma, tau, tol
+        As for :class:`~pnp_mlpatch.solvers.pgd.PGD`, whose fixed points it has; ``tau`` is at most
+        :math:`1 / |A|^2`.
+
+    Notes
+    -----
+    For operators without a data step, where PGD takes too many iterations. With exact proximal
+    maps the objective falls as :math:`1 / k^2`. With other denoisers nothing is proved, and PGD
+    is the safer choice.
+
+    References
+    ----------
     Beck and Teboulle 2009; restarts, O'Donoghue and Candes 2015.
     """
 
     state_type: ClassVar[type[State]] = FISTAState
-    rising: ClassVar[bool] = True
-
-    iterations: int = 100
-    sigma: schedules.Schedule | None = None
-    tau: float | None = None
-    tol: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_settings(self, tau=self.tau)
-        if self.tau is not None and not finite_number(self.tau):
-            raise InputTypeError(f"FISTA: tau must be one number, got {self.tau!r}.")
-        if self.sigma is not None:
-            schedules.check_schedule(self.sigma, "FISTA: sigma")
 
     def init(self, problem: Problem, x0: Tensor) -> FISTAState:
-        tau = (
-            1 / curvatures(problem.A, x0, "FISTA")
-            if self.tau is None
-            else x0.new_full((len(x0),), float(self.tau))
-        )
-        return FISTAState(
-            x=x0, iteration=0, ahead=x0, weight=x0.new_ones(len(x0), 1, 1, 1), tau=tau
-        )
+        one = x0.new_ones(len(x0), 1, 1, 1)
+        return FISTAState(x0, 0, ahead=x0, tau=self.step_size(problem, x0), weight=one)
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        assert isinstance(state, FISTAState)
-        if self.sigma is None:
-            return {
-                "sigma": state.tau**0.5 * problem.known_noise("FISTA (or give sigma)"),
-                "tau": state.tau,
-            }
-        return {"sigma": schedules.level(self.sigma, state.iteration), "tau": state.tau}
-
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> FISTAState:
-        assert isinstance(state, FISTAState)
-        y = state.ahead
-        x = denoise(
-            y - column(state.tau) * (problem.A.normal(y) - problem.Aty),
-            self.levels(problem, state)["sigma"],
-        )
+    def step(self, problem: Problem, denoise: Denoiser, state: FISTAState) -> FISTAState:
+        y, sigma = state.ahead, self.levels(problem, state)["sigma"]
+        x = denoise(y - column(state.tau) * (problem.A.normal(y) - problem.Aty), sigma)
         moved = x - state.x
         unit = column(power_of_two(sizes(moved)))  # the product stays in the range of float32
         uphill = dot((y - x) / unit, moved / unit) > 0
-        weight = torch.where(
-            uphill, torch.ones_like(state.weight), (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2
-        )
+        weight = torch.where(uphill, 1.0, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2)
         ahead = torch.where(uphill, x, x + (state.weight - 1) / weight * moved)
-        return FISTAState(
-            x=x, iteration=state.iteration + 1, ahead=ahead, weight=weight, tau=state.tau
-        )
+        return replace(state, x=x, iteration=state.iteration + 1, ahead=ahead, weight=weight)
 
 
 __all__ = ["FISTA", "FISTAState"]

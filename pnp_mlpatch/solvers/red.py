@@ -2,140 +2,118 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers import _anderson as anderson
-from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    column,
-    curvatures,
-    data_step,
-    per_image,
-    register,
-    weight_of,
-)
+from pnp_mlpatch.solvers._base import State, register
+from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
+from pnp_mlpatch.solvers._problem import Problem, column, curvatures, per_image
+from pnp_mlpatch.solvers._splitting import Splitting, SplittingState
 
 
 @dataclass(frozen=True)
-class REDState(State):
-    """``x`` is the estimate, ``ahead`` where the next step starts (x, unless points are mixed); ``norm2`` (B,) is |A|^2 (0 where it is not used), ``data_residual`` (B,) what the data step reached."""
+class REDState(SplittingState, FixedPointState):
+    """State of RED: x is the estimate, a data variable.
+
+    Parameters
+    ----------
+    ahead : Tensor, shape (B, C, H, W)
+        Where the next step starts: x, unless points are mixed.
+    norm2 : Tensor, shape (B,)
+        |A|^2, 0 where it is not used.
+    """
 
     ahead: Tensor
     norm2: Tensor
-    data_residual: Tensor
-
-    def measures(self) -> dict[str, float | Tensor]:
-        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("red")
 @dataclass(frozen=True)
-class RED(Solver):
-    r"""Regularisation by denoising: the data pull one way, what the denoiser takes off the image the other, until they balance:
+class RED(Splitting[REDState], FixedPoint[REDState]):
+    r"""Regularisation by denoising: the misfit and what the denoiser removes balance.
 
-        A^H (A x - q) / noise^2 + lam (x - D(x, sigma)) = 0        lam = alpha / noise^2
+    .. math::
 
-    reached by ``form``
+        A^H (A x - q) / \text{noise}^2 + \rho \, (x - D(x, \sigma)) = 0, \qquad
+        \rho = \alpha / \text{noise}^2
 
-        "fixed_point":    x_k = h(D(x_{k-1}, sigma_k); alpha_k)        h(z; alpha) = (A^H A + alpha)^-1 (A^H q + alpha z)
-        "gradient":       x_k = x - tau [A^H (A x - q) + alpha_k (x - D(x, sigma_k))],    x = x_{k-1},    tau = 1 / (|A|^2 + alpha_k)
+    It is reached by ``form``. With "fixed_point",
 
-    The first needs a data step, and with one is much faster; the second needs A and A^H only. ``alpha`` is factor (noise / sigma)^2 by default, factor = 1,
-    so lam = 1 / sigma^2: (D(x, sigma) - x) / sigma^2 is then the gradient of the logarithm of the density of images blurred by
-    noise of deviation sigma, for the D of least squares (Tweedie 1947), so x is the most probable image under that density. The
-    iteration contracts if D does. ``data_iterations`` and ``data_tol`` are those of ADMM, for "fixed_point".
+    .. math::
 
-    x is a data variable: what the data show is in it as it is, where ADMM gives the denoised side. At a constant sigma and the same
-    alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to D(x, sigma).
+        x_k = h(D(x_{k-1}, \sigma_k); \alpha_k), \qquad
+            h(z; \alpha) = (A^H A + \alpha)^{-1} (A^H q + \alpha z)
 
-    ``anderson`` = m > 0 mixes the last m points (:mod:`~pnp_mlpatch.solvers._anderson`), for images that are to be exact; the fixed points
-    are the same. Give a constant ``sigma`` then.
+    and with "gradient", from :math:`x = x_{k-1}`,
 
-    Romano, Elad, Milanfar 2017; as a score, Reehorst and Schniter 2019.
+    .. math::
+
+        x_k = x - \tau [A^H (A x - q) + \alpha_k (x - D(x, \sigma_k))], \qquad
+            \tau = 1 / (|A|^2 + \alpha_k)
+
+    Parameters
+    ----------
+    iterations, sigma, alpha, alpha_scale, tol, data_iterations, data_tol
+        As for :class:`~pnp_mlpatch.solvers.admm.ADMM`; the last two are for "fixed_point".
+    form : str
+        "fixed_point" needs a data step and is much faster with one. "gradient" needs A and its
+        adjoint only.
+
+    Notes
+    -----
+    By default :math:`\rho = 1 / \sigma^2`. For the D of least squares :math:`(D(x, \sigma) - x) /
+    \sigma^2` is then the gradient of the logarithm of the density of images blurred by noise of
+    deviation sigma (Tweedie 1947), and x the most probable image under that density. The
+    iteration contracts if D does.
+
+    x is a data variable: what the data show is in it as it is, where ADMM gives the denoised
+    side. At a constant sigma and the same alpha, :class:`~pnp_mlpatch.solvers.hqs.HQS` goes to
+    D(x, sigma).
+
+    References
+    ----------
+    Romano, Elad and Milanfar 2017; as a score, Reehorst and Schniter 2019.
     """
 
     state_type: ClassVar[type[State]] = REDState
-    rising: ClassVar[bool] = True
 
     iterations: int = 50
-    sigma: schedules.Schedule = 15 / 255
-    alpha: float | Tensor | None = None
-    factor: float | Tensor = 1.0
     form: str = "fixed_point"
-    tol: float = 1e-4
-    data_iterations: int = 2
-    data_tol: float = 1e-6
-    anderson: int = 0
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            alpha=self.alpha,
-            factor=self.factor,
-            data_iterations=self.data_iterations,
-            data_tol=self.data_tol,
-        )
-        anderson.check_depth(self.anderson, "RED")
-        schedules.check_schedule(self.sigma, "RED: sigma")
+        super().__post_init__()
         if self.form not in ("fixed_point", "gradient"):
             raise InputError(f"RED: form must be 'fixed_point' or 'gradient', got {self.form!r}.")
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        sigma = schedules.level(self.sigma, state.iteration)
-        return {"sigma": sigma, "alpha": weight_of(problem, self.alpha, sigma, "RED", self.factor)}
-
     def init(self, problem: Problem, x0: Tensor) -> REDState:
-        norm2 = (
-            curvatures(problem.A, x0, "RED") if self.form == "gradient" else x0.new_zeros(len(x0))
-        )
-        memory, mixing = anderson.empty(x0, self.anderson)
-        return REDState(
-            x=x0,
-            iteration=0,
-            ahead=x0,
-            norm2=norm2,
-            data_residual=x0.new_zeros(len(x0)),
-            memory=memory,
-            mixing=mixing,
-        )
+        zero = x0.new_zeros(len(x0))
+        norm2 = curvatures(problem.A, x0, "RED") if self.form == "gradient" else zero
+        return REDState(x0, 0, zero, ahead=x0, norm2=norm2)
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> REDState:
-        assert isinstance(state, REDState)
+    def point(self, state: REDState) -> Tensor:
+        return state.ahead
+
+    def advance(
+        self, problem: Problem, denoise: Denoiser, state: REDState
+    ) -> tuple[Tensor, REDState]:
         level, z = self.levels(problem, state), state.ahead
-        d = denoise(z, level["sigma"])
+        d, alpha = denoise(z, level["sigma"]), level["alpha"]
         if self.form == "fixed_point":
-            x, reached = data_step(
-                problem,
-                d,
-                level["alpha"],
-                z,
-                self.data_tol,
-                anderson.steps(self.data_iterations, self.anderson),
-            )
-        else:
-            alpha = per_image(level["alpha"], z, "RED: alpha")
-            gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
-            x, reached = z - gradient / (column(state.norm2) + alpha), state.data_residual
-        mixed = anderson.mix(z, x, state.memory, state.mixing)
-        return REDState(
-            x=x,
-            iteration=state.iteration + 1,
-            ahead=mixed.point,
-            norm2=state.norm2,
-            data_residual=reached,
-            fixed_point=mixed.fixed_point,
-            memory=mixed.memory,
-            mixing=mixed.mixing,
-        )
+            x, reached = self.data_step(problem, d, alpha, z)
+            return x, replace(state, x=x, data_residual=reached)
+        alpha = per_image(alpha, z, "RED: alpha")
+        gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
+        x = z - gradient / (column(state.norm2) + alpha)
+        return x, replace(state, x=x)
+
+    def settle(
+        self, problem: Problem, denoise: Denoiser, state: REDState, point: Tensor
+    ) -> REDState:
+        return replace(state, iteration=state.iteration + 1, ahead=point)
 
 
 __all__ = ["RED", "REDState"]

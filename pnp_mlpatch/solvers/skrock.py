@@ -1,4 +1,4 @@
-"""Plug-and-play sampling of the posterior by SK-ROCK: Langevin steps as long as those of an implicit method, by explicit stages."""
+"""Plug-and-play sampling of the posterior by SK-ROCK: long Langevin steps by explicit stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Problem, Solver, State, column, register
+from pnp_mlpatch.solvers._base import Solver, State, register
 from pnp_mlpatch.solvers._langevin import (
     ChainState,
     check_chain,
@@ -22,39 +22,71 @@ from pnp_mlpatch.solvers._langevin import (
     step_size,
     white,
 )
+from pnp_mlpatch.solvers._problem import Problem, column
 
 ETA = 0.05  # the damping of the Chebyshev polynomials
 
 
 @register("skrock")
 @dataclass(frozen=True)
-class SKROCK(Solver):
-    r"""Samples of the posterior by the stochastic orthogonal Runge-Kutta-Chebyshev method, with a denoiser for the prior.
+class SKROCK(Solver[ChainState]):
+    r"""Samples of the posterior by the stochastic orthogonal Runge-Kutta-Chebyshev method.
 
-        k_0 = s,    k_1 = s + mu_1 delta G(s + nu_1 sqrt(2 delta) e) + kappa_1 sqrt(2 delta) e
-        k_j = mu_j delta G(k_{j-1}) + nu_j k_{j-1} + (1 - nu_j) k_{j-2}        j = 2 ... stages
-        s <- k_stages
+    With G as in :class:`~pnp_mlpatch.solvers.ula.ULA`, white e, and :math:`T_j` the Chebyshev
+    polynomials,
 
-    with G as in :class:`~pnp_mlpatch.solvers.ula.ULA`, T_j the Chebyshev polynomials, eta = 0.05 and
+    .. math::
 
-        w_0 = 1 + eta / stages^2,  w_1 = T_stages(w_0) / T'_stages(w_0),  mu_1 = w_1 / w_0,  nu_1 = stages w_1 / 2,  kappa_1 = stages mu_1
-        mu_j = 2 w_1 T_{j-1}(w_0) / T_j(w_0),   nu_j = 2 w_0 T_{j-1}(w_0) / T_j(w_0)
+        k_0 &= s, \qquad k_1 = s + \mu_1 \delta G(s + \nu_1 \sqrt{2 \delta} \, e)
+            + \kappa_1 \sqrt{2 \delta} \, e \\
+        k_j &= \mu_j \delta G(k_{j-1}) + \nu_j k_{j-1} + (1 - \nu_j) k_{j-2}, \qquad
+            j = 2, \dots, m \\
+        s &\leftarrow k_m
 
-    An iteration costs ``stages`` gradients, so as many denoisers, and is stable for steps delta up to l / L, which grows as the square:
+    for m ``stages``, :math:`\eta = 0.05` and
 
-        l = (stages - 1/2)^2 (2 - 4/3 eta) - 3/2        L = |A|^2 / noise^2 + 1 / sigma^2        (2 / sigma^2 with a box)
+    .. math::
 
-    ``delta`` is a number, or one for each image (B,). None takes the smaller of 0.8 l / L and 4 sigma^2, for each image. The first is stable
-    if D(s) - s changes no more than s does, or up to 1.25 times that; :func:`~pnp_mlpatch.convergence.expansion` measures it as ``residual``. The
-    second is for denoisers that sharpen, |J| > 1: the density is not log-concave there, and longer steps overshoot, where sigma is small beside the noise, until
-    the chain leaves the images. It is no limit of the method: with a linear D, delta may be larger.
+        w_0 &= 1 + \eta / m^2, \quad w_1 = T_m(w_0) / T'_m(w_0), \quad
+            \mu_1 = w_1 / w_0, \quad \nu_1 = m w_1 / 2, \quad \kappa_1 = m \mu_1 \\
+        \mu_j &= 2 w_1 T_{j-1}(w_0) / T_j(w_0), \qquad \nu_j = 2 w_0 T_{j-1}(w_0) / T_j(w_0)
 
-    The mean of a Gaussian posterior is exact for every delta. The samples are too narrow in the directions that the data know best, where delta
-    times the precision is not small (down to half the variance and less), and right in the others.
+    Parameters
+    ----------
+    iterations, sigma, burn_in, seed, tol, box, keep
+        As for ULA. A state of one resumes with the other.
+    stages : int
+        Stages m of a step, >= 2. A step costs m gradients, so as many denoisers, and is stable
+        for a delta up to l / L, which grows as the square of m:
 
-    The other settings, the state and what it tells are those of ULA; a state of one goes on with the other. Raises :class:`InputError` for
-    settings that make no sense, and :class:`Diverged` where delta is too large.
+        .. math::
 
+            l = (m - 1/2)^2 (2 - 4/3 \, \eta) - 3/2, \qquad
+            L = |A|^2 / \text{noise}^2 + 1 / \sigma^2
+
+        or :math:`2 / \sigma^2` with a box.
+    delta : float, Tensor of shape (B,), or None
+        Step size. None is the smaller of 0.8 l / L and 4 sigma^2, for each image.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If a setting is out of range.
+
+    Notes
+    -----
+    The default step is stable if D(s) - s changes by no more than 1.25 times the change of s
+    (:func:`~pnp_mlpatch.convergence.expansion` measures it as ``residual``). Its second bound is
+    for denoisers that sharpen: the density is then not log-concave, and longer steps overshoot
+    where sigma is small beside the noise, until the chain leaves the images. With a linear D,
+    delta may be larger.
+
+    The mean of a Gaussian posterior is exact for every delta. The samples are too narrow in the
+    directions that the data know best, where delta times the precision is not small (down to half
+    the variance and less), and right in the others.
+
+    References
+    ----------
     Pereyra, Vargas Mieles and Zygalakis 2020; Abdulle, Almuslimani and Vilmart 2018.
     """
 
@@ -74,11 +106,11 @@ class SKROCK(Solver):
         check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
             raise InputError(
-                f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. One stage is the solver ula."
+                f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. "
+                "One stage is the solver ula."
             )
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
-        assert isinstance(state, ChainState)
+    def levels(self, problem: Problem, state: ChainState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "SKROCK")
         default = torch.minimum(
@@ -86,15 +118,14 @@ class SKROCK(Solver):
         )
         return {"sigma": sigma, "delta": step_size(self.delta, default, state.sample, "SKROCK")}
 
-    def residuals(self, old: State, new: State) -> Tensor:
+    def residuals(self, old: ChainState, new: ChainState) -> Tensor:
         largest = super().residuals(old, new)
         return largest.max().expand_as(largest)
 
     def init(self, problem: Problem, x0: Tensor) -> ChainState:
         return start(problem, x0)
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> ChainState:
-        assert isinstance(state, ChainState)
+    def step(self, problem: Problem, denoise: Denoiser, state: ChainState) -> ChainState:
         level, s = self.levels(problem, state), state.sample
         sigma, delta = level["sigma"], level["delta"]
         T, w_1 = chebyshev(self.stages)
@@ -116,12 +147,33 @@ class SKROCK(Solver):
 
 
 def longest(stages: int) -> float:
-    """l, the longest stable step times L."""
+    """Return the longest stable step times L.
+
+    Parameters
+    ----------
+    stages : int
+        Number of stages.
+
+    Returns
+    -------
+    float
+    """
     return (stages - 0.5) ** 2 * (2 - 4 / 3 * ETA) - 1.5
 
 
 def chebyshev(stages: int) -> tuple[list[float], float]:
-    """T_0 ... T_stages at w_0 = T_1, and w_1 = T_stages / T'_stages there."""
+    """Return the Chebyshev polynomials that the coefficients are made of.
+
+    Parameters
+    ----------
+    stages : int
+        Number of stages, m.
+
+    Returns
+    -------
+    tuple of list of float, and float
+        T_0, ..., T_m at w_0 = T_1, and w_1 = T_m / T'_m there.
+    """
     w_0 = 1 + ETA / stages**2
     T, U = [1.0, w_0], [1.0, 2 * w_0]
     for _ in range(2, stages + 1):

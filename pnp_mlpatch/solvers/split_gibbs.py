@@ -11,21 +11,26 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import (
-    Problem,
-    Solver,
-    State,
-    check_settings,
-    column,
-    data_step,
-    register,
-    weight_of,
-)
+from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
+from pnp_mlpatch.solvers._problem import Problem, column, weight_of
+from pnp_mlpatch.solvers._splitting import data_step
 
 
 @dataclass(frozen=True)
 class SplitGibbsState(State):
-    """``x`` is the mean of the denoised draws ``z`` since the burn-in, ``square`` the sum of their squared deviations from it."""
+    """State of split Gibbs sampling: x is the mean of the denoised draws since the burn-in.
+
+    Parameters
+    ----------
+    z : Tensor, shape (B, C, H, W)
+        The last denoised draw.
+    square : Tensor, shape (B, C, H, W)
+        Sum of the squared deviations of the draws from x.
+    count : int
+        Number of draws in the mean.
+    data_residual : Tensor, shape (B,)
+        Relative residual that the last data step reached.
+    """
 
     z: Tensor
     square: Tensor
@@ -34,7 +39,7 @@ class SplitGibbsState(State):
 
     @property
     def std(self) -> Tensor:
-        """The standard deviation of the denoised draws (B, C, H, W): how far the data leave D undecided, at scales above sigma."""
+        """Standard deviation of the denoised draws (B, C, H, W)."""
         return (self.square / max(self.count - 1, 1)).sqrt()
 
     def measures(self) -> dict[str, float | Tensor]:
@@ -43,27 +48,57 @@ class SplitGibbsState(State):
 
 @register("split_gibbs")
 @dataclass(frozen=True)
-class SplitGibbs(Solver):
-    r"""The mean of the posterior by alternate draws of a noisy image t and of its denoised version z.
+class SplitGibbs(Solver[SplitGibbsState]):
+    r"""The mean of the posterior by alternate draws of a noisy image t and its denoised version z.
 
-        t_k ~ N(q; A t, noise^2) N(t; z_{k-1}, sigma^2)    t = h(z + sigma e_2; alpha) with q + noise e_1 for q,  alpha = (noise / sigma)^2
-        z_k = D(t_k, sigma)
-        x_k = mean of z_j over burn_in < j <= k
+    .. math::
 
-    with white e_1, e_2, of which every second pair is the first one's negative. The image that D is given is noisy everywhere, as those
-    were that it was trained on, where there are no data too: it is not fed its own output, so no structure grows from it. Where noise
-    dominates the data (weak lensing) the mean is what has the least squared error; the mode, for which ADMM and PGD go, has peaks
-    that are too high.
+        t_k &\sim N(q; A t, \text{noise}^2) \, N(t; z_{k-1}, \sigma^2) \\
+        z_k &= D(t_k, \sigma) \\
+        x_k &= \text{mean of } z_j \text{ over burn\_in} < j \le k
 
-    The noise of t adds to that of the data. Where A A^H = 1 on what is measured (masks; lensing, but for the mean shear) the data's own may be
-    split instead (the messenger field of Elsner and Wandelt 2013): give noise = :func:`remaining`\ (noise, sigma). With a linear D the
+    The draw is :math:`t = h(z + \sigma e_2; \alpha)` with :math:`q + \text{noise} \, e_1` for q
+    and :math:`\alpha = (\text{noise} / \sigma)^2`. Every second pair of the white :math:`e_1,
+    e_2` is the negative of the pair before.
+
+    Parameters
+    ----------
+    iterations : int
+        Number of draws.
+    sigma : float, sequence of float, or Tensor of shape (B,) or (K, B)
+        Level given to the denoiser.
+    burn_in : int
+        Number of first draws that do not count.
+    seed : int
+        Seed of the random numbers, from 0 to 4095; those of iteration k are from (seed, k).
+    tol : float
+        For the relative change of x, which falls as 1 / k: 0 by default.
+    data_iterations, data_tol
+        As for :class:`~pnp_mlpatch.solvers.admm.ADMM`.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If a setting is out of range.
+
+    Notes
+    -----
+    The image that D is given is noisy everywhere, also where there are no data, as in the
+    training of D. D is not fed its own output, so no structure grows from it. Where noise
+    dominates the data (weak lensing) the mean has the least squared error. The mode, for which
+    ADMM and PGD go, has peaks that are too high.
+
+    The noise of t adds to that of the data. Where :math:`A A^H = 1` on what is measured (masks;
+    lensing, but for the mean shear) that of the data may be split instead (the messenger field of
+    Elsner and Wandelt 2013): give noise = :func:`remaining` (noise, sigma). With a linear D the
     mean is then the Wiener filter, for every sigma up to the least noise.
 
-    z is the mean of its conditional distribution rather than a draw, so ``state.std`` is below the posterior's standard deviation.
-    ``seed``, from 0 to 4095, makes the random numbers, of iteration k from (seed, k), so that a resumed run goes on as it would have; all images of a
-    batch have the same ones, so that none depends on the others. ``tol`` is for
-    the relative change of x, which falls as 1 / k: 0 by default.
+    z is the mean of its conditional distribution rather than a draw, so ``state.std`` is below the
+    standard deviation of the posterior. A resumed run goes on as it would have. All images of a
+    batch have the same random numbers, so that none depends on the others.
 
+    References
+    ----------
     Vono, Dobigeon and Chainais 2019; with denoisers, Coeurdoux, Dobigeon and Chainais 2024.
     """
 
@@ -89,7 +124,7 @@ class SplitGibbs(Solver):
                 f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}."
             )
 
-    def levels(self, problem: Problem, state: State) -> dict[str, float | Tensor]:
+    def levels(self, problem: Problem, state: SplitGibbsState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         return {"sigma": sigma, "alpha": weight_of(problem, None, sigma, "SplitGibbs")}
 
@@ -99,13 +134,13 @@ class SplitGibbs(Solver):
             x=x0, iteration=0, z=x0, square=zero, count=0, data_residual=x0.new_zeros(len(x0))
         )
 
-    def step(self, problem: Problem, denoise: Denoiser, state: State) -> SplitGibbsState:
-        assert isinstance(state, SplitGibbsState)
+    def step(self, problem: Problem, denoise: Denoiser, state: SplitGibbsState) -> SplitGibbsState:
         level, noise = self.levels(problem, state), problem.known_noise("SplitGibbs")
         sigma, images = level["sigma"], len(state.x)
         if isinstance(sigma, Tensor) and sigma.numel() not in (1, images):
             raise InputError(
-                f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), got {tuple(sigma.shape)}."
+                f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), "
+                f"got {tuple(sigma.shape)}."
             )
         generator = torch.Generator().manual_seed((self.seed << 20) + state.iteration // 2)
         sign = 1.0 - 2.0 * (state.iteration % 2)
@@ -148,9 +183,21 @@ class SplitGibbs(Solver):
 
 
 def remaining(noise: float | Tensor, sigma: float) -> float | Tensor:
-    r"""What is left of the noise of the data when white noise of deviation sigma is taken out of it: sqrt(max(noise^2 - sigma^2, (sigma/10)^2)).
+    r"""Return the noise of the data without white noise of deviation sigma.
 
-    ``noise`` is a number or a map, infinite where nothing was measured. Where it is below sigma, D is told of more noise than there is.
+    .. math:: \sqrt{\max(\text{noise}^2 - \sigma^2, (\sigma / 10)^2)}
+
+    Parameters
+    ----------
+    noise : float or Tensor
+        Standard deviation of the noise: a number, or a map, infinite where nothing was measured.
+        Where it is below sigma, D is told of more noise than there is.
+    sigma : float
+        Deviation that is taken out.
+
+    Returns
+    -------
+    float or Tensor
     """
     if isinstance(noise, Tensor):
         return (noise.square() - sigma**2).clamp_min((sigma / 10) ** 2).sqrt()

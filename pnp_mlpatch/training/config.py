@@ -14,41 +14,94 @@ from pnp_mlpatch.weights import read_toml
 
 TASKS = ("denoise", "upscale")
 PRECISIONS = ("float32", "bfloat16", "float16")
+COUNTS = ("size", "crop", "batch", "steps", "queries", "checkpoint_every", "validate_every")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of :func:`~pnp_mlpatch.training.train`.
+    r"""Settings of :func:`~pnp_mlpatch.training.train`.
 
-    ``denoiser`` is the name of a trainable denoiser, ``model`` its settings. ``init`` starts from trained weights of the same kind
-    and shapes, a shipped name or a path; where ``model`` is empty, they bring its settings. ``out`` gets the weights, with ``card``
-    in their header, the log, and every ``checkpoint_every`` steps a checkpoint; every ``validate_every`` steps the PSNR over
-    ``validation`` goes to the log.
+    Parameters
+    ----------
+    data : str or list of str
+        Training images: a folder of pictures, a stack of images (N, H, W) or (N, C, H, W) in
+        FILE.npy, .npz, .h5 or .zarr (FILE:NAME where the file holds several arrays), "procedural"
+        (random pictures), "convergence" (log-normal mass maps about zero), or a list of these.
+    out : str
+        Folder of the weights, the log and the checkpoint.
+    validation : str or list of str, optional
+        Images on which the PSNR is measured.
+    window : list of two floats, optional
+        Values of stacks that become 0 and 1. By default values are used as they are.
+    denoiser : str
+        Name of a trainable denoiser.
+    model : dict
+        Its settings.
+    init : str, optional
+        Weights to start from, a shipped name or a path, of the same kind and shapes. They bring
+        their settings where ``model`` is empty.
+    task : str
+        "denoise" or "upscale".
+    factor : float
+        By how much "upscale" shrinks the window, above 1.
+    queries : int
+        Pixels of the window that "upscale" asks for.
+    size : int
+        Side of the window that is cut from an image, in pixels.
+    crop : int
+        Side of the block of denoised pixels that is asked for, at a random place of the window.
+    pixels : int
+        With ``crop = 1``: ask for so many random pixels instead.
+    jitter : float
+        By how many pixels these are moved at most, 0 to 0.5.
+    scale : float
+        Below 1: windows are cut larger and shrunk by a random factor between ``scale`` and 1.
+    permute : bool
+        Put the channels in random order.
+    batch, steps : int
+        Images a step, and steps.
+    lr : float
+        Highest learning rate.
+    warmup : int
+        Steps up to it; then a cosine to zero at ``steps``.
+    weight_decay : float
+        Of AdamW, on tensors of two or more dimensions.
+    clip : float
+        Largest norm of the gradient; 0: any.
+    ema : float
+        Decay of the running average of the weights, which is validated and saved; 0: none.
+    sigma_max : float
+        Noise levels are uniform in [0, sigma_max].
+    precision : str
+        "float32", or "bfloat16" or "float16" (CUDA only) for autocast.
+    seed : int
+    device : str
+    checkpoint_every, validate_every : int
+        Steps between checkpoints, and between rows of the log.
+    card : dict
+        What the header of the weights says of them.
 
-    ``data`` is a folder of pictures, a stack of images in an array (N, H, W) or (N, C, H, W), "procedural" (random pictures of
-    discs, boxes, gradients and gratings), "convergence" (log-normal mass maps, about zero), or a list of these; ``validation`` likewise. A stack is FILE.npy, .npz, .h5 or .zarr, or
-    FILE:NAME where the file holds several arrays; its values lie in [0, 1], or in ``window`` = [low, high], which is mapped to it.
+    Raises
+    ------
+    InputError, InputTypeError
+        For settings that make no sense.
 
-    Each step takes ``batch`` random images, cuts a window of ``size`` x ``size`` pixels, turns it by a random symmetry of the
-    square, adds Gaussian noise with sigma uniform in [0, ``sigma_max``], and asks for ``crop`` x ``crop`` denoised pixels at a
-    random place of the window; with ``pixels`` > 0 and ``crop = 1``, for so many random pixels of it, each moved by up to
-    ``jitter`` pixels, where the clean image is interpolated (bicubic). The network sees no pixel
-    outside the window: beyond its border the window is continued by reflection, as at inference.
+    Notes
+    -----
+    Each step takes ``batch`` random images, cuts a window of each, turns it by a random symmetry of
+    the square and adds Gaussian noise. The network sees no pixel outside the window: beyond its
+    border the window is continued by reflection, as at inference. For jittered pixels the clean
+    image is interpolated (bicubic).
 
-    With ``scale`` < 1 the window is cut larger and shrunk to ``size`` by a random factor between ``scale`` and 1 (antialiased bicubic);
-    ``permute`` puts the channels in random order.
+    "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
+    and adds the noise to the small image; ``sigma_max = 0``: none.
 
-    ``task = "upscale"`` shrinks the window by ``factor`` (antialiased bicubic, the low-resolution grid at a random sub-pixel
-    shift), adds the noise to the small image (``sigma_max = 0``: none), and asks for ``queries`` random pixels of the window.
+    The loss is the mean of :math:`(D(x) - \mathrm{clean})^2 / (\sigma^2 + (5/255)^2)^{0.6}`. The
+    optimiser is AdamW with betas (0.9, 0.99). The decay of the average is min(ema, (1 + k) / (10 +
+    k)) at step k.
 
-    Loss: mean of (D(x) - clean)^2 / (sigma^2 + (5/255)^2)^0.6, for both tasks. AdamW, betas (0.9, 0.99), ``weight_decay`` on
-    tensors of two or more dimensions; ``warmup`` steps up to ``lr``, then a cosine down to zero at ``steps``. A gradient whose
-    norm over all weights is above ``clip`` is scaled down to it (0: never). ``ema`` is the decay of the running average of the
-    weights, min(ema, (1 + k) / (10 + k)) at step k (0: none): what is validated and saved is that average.
-
-    ``precision`` is "float32", "bfloat16" or "float16" (autocast; the weights stay float32; "float16" on CUDA only). Under
-    ``torchrun``, every process takes its share of the batch, on a GPU of its own with ``device = "cuda"``; the result is that of
-    one process, to rounding.
+    Under ``torchrun``, every process takes its share of the batch, on a GPU of its own with
+    ``device = "cuda"``. The result is that of one process, to rounding.
     """
 
     data: str | list[str]
@@ -83,110 +136,158 @@ class TrainConfig:
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        def integer(name: str, low: int) -> None:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"train: {name} must be an integer >= {low}, got {value!r}.")
-
-        for name in (
-            "size",
-            "crop",
-            "batch",
-            "steps",
-            "queries",
-            "checkpoint_every",
-            "validate_every",
-        ):
-            integer(name, 1)
+        for name in COUNTS:
+            self._check(name, _integer(getattr(self, name), 1), "must be an integer >= 1")
         for name in ("warmup", "seed", "pixels"):
-            integer(name, 0)
+            self._check(name, _integer(getattr(self, name), 0), "must be an integer >= 0")
+        for name in ("weight_decay", "clip", "sigma_max"):
+            self._check(name, _at_least(getattr(self, name), 0), "must be finite and >= 0")
+        self._check("lr", _at_least(self.lr, 0) and self.lr > 0, "must be finite and > 0")
+        for name in ("model", "card"):
+            if not isinstance(getattr(self, name), dict):
+                raise InputTypeError(
+                    f"train: {name} must be a table of settings, [{name}] in a file, "
+                    f"got {getattr(self, name)!r}."
+                )
+        if not isinstance(self.permute, bool):
+            raise InputTypeError(f"train: permute must be true or false, got {self.permute!r}.")
+        for name, known in (("task", TASKS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"train: {name} must be {' or '.join(map(repr, known))}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        check_data(self.data, "data")
+        if self.validation is not None:
+            check_data(self.validation, "validation")
+        check_window(self.window)
+        self._check_task()
+        self._check_ranges()
+
+    def _check(self, name: str, fine: bool, expected: str) -> None:
+        """Raise unless a setting is fine."""
+        if not fine:
+            raise InputError(f"train: {name} {expected}, got {getattr(self, name)!r}.")
+
+    def _check_task(self) -> None:
+        """Check what is asked for of each window."""
         if self.crop > self.size:
             raise InputError(
                 f"train: crop ({self.crop}) must not be larger than size ({self.size})."
             )
         if self.pixels and self.crop != 1:
             raise InputError(
-                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with it, got crop = {self.crop}."
+                f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with "
+                f"it, got crop = {self.crop}."
             )
-        if (
-            not finite_number(self.jitter)
-            or not 0 <= self.jitter <= 0.5
-            or (self.jitter and not self.pixels)
-        ):
-            raise InputError(
-                f"train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, got jitter = {self.jitter!r}."
-            )
-        if (
-            not finite_number(self.scale)
-            or not 0.1 <= self.scale <= 1
-            or (self.scale < 1 and self.task != "denoise")
-        ):
-            raise InputError(
-                f"train: scale must be in [0.1, 1], and 1 for task 'upscale'; got {self.scale!r}."
-            )
-        if not isinstance(self.permute, bool):
-            raise InputTypeError(f"train: permute must be true or false, got {self.permute!r}.")
-        check_data(self.data, "data")
-        if self.validation is not None:
-            check_data(self.validation, "validation")
-        check_window(self.window)
-        for name in ("model", "card"):
-            if not isinstance(getattr(self, name), dict):
-                raise InputTypeError(
-                    f"train: {name} must be a table of settings, [{name}] in a file, got {getattr(self, name)!r}."
-                )
-        for name, known in (("task", TASKS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"train: {name} must be {' or '.join(map(repr, known))}, got {getattr(self, name)!r}."
-                )
-        if not finite_number(self.lr) or self.lr <= 0:
-            raise InputError(f"train: lr must be finite and > 0, got {self.lr!r}.")
-        for name in ("weight_decay", "clip", "sigma_max"):
-            if not finite_number(getattr(self, name)) or getattr(self, name) < 0:
-                raise InputError(
-                    f"train: {name} must be finite and >= 0, got {getattr(self, name)!r}."
-                )
         if self.sigma_max == 0 and self.task == "denoise":
             raise InputError(
-                "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale' goes without noise."
+                "train: sigma_max must be > 0 to learn to denoise, got 0. "
+                "Only task = 'upscale' goes without noise."
             )
-        if not finite_number(self.ema) or not 0 <= self.ema < 1:
+
+    def _check_ranges(self) -> None:
+        """Check the numbers that have a range of their own."""
+        jitter, scale, ema, factor = self.jitter, self.scale, self.ema, self.factor
+        if not _at_least(jitter, 0) or jitter > 0.5 or (jitter and not self.pixels):
             raise InputError(
-                f"train: ema must be in [0, 1), got {self.ema!r}. It is the decay of the average; 0 turns it off."
+                "train: jitter moves random pixels by 0 to 0.5 pixels; set pixels > 0 with it, "
+                f"got jitter = {jitter!r}."
             )
-        if not finite_number(self.factor) or not 1 < self.factor <= self.size:
+        if not _at_least(scale, 0.1) or scale > 1 or (scale < 1 and self.task != "denoise"):
             raise InputError(
-                f"train: factor must be > 1 and at most size ({self.size}), got {self.factor!r}."
+                f"train: scale must be in [0.1, 1], and 1 for task 'upscale'; got {scale!r}."
+            )
+        if not _at_least(ema, 0) or ema >= 1:
+            raise InputError(
+                f"train: ema must be in [0, 1), got {ema!r}. It is the decay of the average; "
+                "0 turns it off."
+            )
+        if not _at_least(factor, 1) or factor == 1 or factor > self.size:
+            raise InputError(
+                f"train: factor must be > 1 and at most size ({self.size}), got {factor!r}."
             )
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str]) -> TrainConfig:
-        """Read a TOML file; unknown keys are refused by name."""
+        """Read a TOML file.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Returns
+        -------
+        TrainConfig
+
+        Raises
+        ------
+        InputTypeError
+            For keys that are unknown, by name, or missing.
+        """
         return cls.from_dict(read_toml(path), source=str(path))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "train") -> TrainConfig:
+        """Make the settings from a dictionary.
+
+        Parameters
+        ----------
+        values : dict
+        source : str
+            Where they come from, for messages.
+
+        Returns
+        -------
+        TrainConfig
+
+        Raises
+        ------
+        InputTypeError
+            For keys that are unknown, by name, or missing.
+        """
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
                 raise InputTypeError(
-                    f"{source}: unknown setting '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}."
+                    f"{source}: unknown setting '{key}'. {did_you_mean(key, known)}"
+                    f"Known: {', '.join(known)}."
                 )
         for key in ("data", "out"):
             if key not in values:
                 raise InputTypeError(
-                    f"{source}: '{key}' is missing; it names the folder of {'images' if key == 'data' else 'results'}."
+                    f"{source}: '{key}' is missing; it names the folder of "
+                    f"{'images' if key == 'data' else 'results'}."
                 )
         return cls(**values)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The settings that need not be given, with their defaults."""
+        """Return the settings that need not be given.
+
+        Returns
+        -------
+        dict
+            With their defaults.
+        """
         plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
         return plain | {
             f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING
         }
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dictionary.
+
+        Returns
+        -------
+        dict
+        """
         return asdict(self)
+
+
+def _integer(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _at_least(value: Any, least: float) -> bool:
+    return finite_number(value) and value >= least

@@ -10,16 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.denoisers._bicubic import reflect, sample
+from pnp_mlpatch.denoisers import reflect, sample
+from pnp_mlpatch.training._source import Source, below
 from pnp_mlpatch.training.config import TrainConfig
-from pnp_mlpatch.training.sources import Source, below
 
 
 class Batch(NamedTuple):
-    """What one step trains on: the network is shown ``noisy`` and ``sigma``, and should answer ``clean``.
+    """What one step trains on: given ``noisy`` and ``sigma``, the network should answer ``clean``.
 
-    Without ``coords``, ``noisy`` are blocks (B, C, crop + 2 halo, ...) and ``clean`` their middles (B, C, crop, crop). With
-    ``coords`` (B, Q, 2), (row, column) in pixels of ``noisy``, ``clean`` (B, C, Q) are the values there. ``sigma`` is (B, 1, 1, 1).
+    Parameters
+    ----------
+    noisy : Tensor, shape (B, C, crop + 2 halo, crop + 2 halo)
+        Blocks; with ``coords``, whole windows.
+    sigma : Tensor, shape (B, 1, 1, 1)
+    clean : Tensor, shape (B, C, crop, crop)
+        The middles of the blocks; with ``coords``, the values there, (B, C, Q).
+    coords : Tensor, shape (B, Q, 2), or None
+        (row, column) in pixels of ``noisy``.
     """
 
     noisy: Tensor
@@ -28,6 +35,16 @@ class Batch(NamedTuple):
     coords: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
+        """Move the batch to a device.
+
+        Parameters
+        ----------
+        device : torch.device
+
+        Returns
+        -------
+        Batch
+        """
         coords = None if self.coords is None else self.coords.to(device)
         return Batch(self.noisy.to(device), self.sigma.to(device), self.clean.to(device), coords)
 
@@ -35,7 +52,22 @@ class Batch(NamedTuple):
 def batch(
     sources: Sequence[Source], config: TrainConfig, halo: int, step: int, numbers: Iterable[int]
 ) -> Batch:
-    """The images of these ``numbers`` in the batch of a step; each is made from the random numbers of (seed, step, number) alone."""
+    """Make the batch of a step.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    config : TrainConfig
+    halo : int
+        Pixels that the network needs around a block.
+    step : int
+    numbers : iterable of int
+        Which images of the batch to make. Each follows from (seed, step, number) alone.
+
+    Returns
+    -------
+    Batch
+    """
     noisy, sigmas, clean, coords = [], [], [], []
     for number in numbers:
         rng = np.random.default_rng((config.seed, step, number))
@@ -80,7 +112,18 @@ def batch(
 
 
 def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generator) -> Tensor:
-    """A random window (C, size, size) of an image drawn uniformly from those of all sources."""
+    """Draw a random window of an image drawn uniformly from those of all sources.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    size, step : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Tensor, shape (C, size, size)
+    """
     k = below(sum(source.count for source in sources), rng)
     which = 0
     while k >= sources[which].count:
@@ -92,7 +135,19 @@ def draw(sources: Sequence[Source], size: int, step: int, rng: np.random.Generat
 def scaled(
     sources: Sequence[Source], config: TrainConfig, step: int, rng: np.random.Generator
 ) -> Tensor:
-    """A window (C, size, size), cut larger and shrunk by a random factor between ``config.scale`` and 1."""
+    """Draw a larger window and shrink it by a random factor between ``config.scale`` and 1.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    config : TrainConfig
+    step : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Tensor, shape (C, size, size)
+    """
     larger = round(config.size / (config.scale + (1 - config.scale) * rng.random()))
     window = draw(sources, larger, step, rng)
     if larger == config.size:
@@ -102,16 +157,41 @@ def scaled(
 
 
 def white(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
-    """White noise of standard deviation 1, float32."""
+    """Draw white noise of standard deviation 1.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Tensor
+        float32.
+    """
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 def cut(
     window: Tensor, place: tuple[int, int], crop: int, halo: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The block of side ``crop + 2 halo`` around ``place`` of a window (C, S, S), and white noise for it.
+    """Cut a block out of a window, and draw white noise for it.
 
-    Window and noise are both reflected at the border of the window, so a pixel and its mirror carry the same draw.
+    Window and noise are both reflected at the border of the window, so a pixel and its mirror carry
+    the same draw.
+
+    Parameters
+    ----------
+    window : Tensor, shape (C, S, S)
+    place : tuple of two ints
+        Row and column of the block's first pixel.
+    crop, halo : int
+        Side of the block, and pixels around it.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    block, noise : Tensor, shape (C, crop + 2 halo, crop + 2 halo)
     """
     row, col = place
     if min(place) >= halo and max(place) + crop + halo <= window.shape[-1]:
@@ -127,7 +207,18 @@ def cut(
 
 
 def symmetric(block: Tensor, symmetry: int) -> Tensor:
-    """One of the 8 symmetries of the square, numbered 0 to 7."""
+    """Apply one of the 8 symmetries of the square.
+
+    Parameters
+    ----------
+    block : Tensor, shape (..., S, S)
+    symmetry : int
+        0 to 7.
+
+    Returns
+    -------
+    Tensor, shape (..., S, S)
+    """
     if symmetry & 1:
         block = block.flip(-1)
     if symmetry & 2:
@@ -138,11 +229,25 @@ def symmetric(block: Tensor, symmetry: int) -> Tensor:
 def shrink(
     window: Tensor, factor: float, queries: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A window (C, S, S) at low resolution (C, n, n), n = floor(S / factor), and ``queries`` of its pixels to ask for.
+    """Shrink a window, and draw pixels of it to ask for.
 
-    The low-resolution grid lies at a random shift, uniform over one pixel of the window and what n * factor leaves of S, so
-    that the pixels asked for are at all fractions of the low-resolution grid. Returns the small image, the values (C, Q), and
-    their coordinates (Q, 2) in low-resolution pixels, pixel centres at the integers: ``(i + 1/2 - shift) / factor - 1/2``.
+    The coarse grid lies at a random shift, uniform over one pixel of the window and what n * factor
+    leaves of S, n = floor(S / factor). So the pixels lie at all fractions of the coarse grid.
+
+    Parameters
+    ----------
+    window : Tensor, shape (C, S, S)
+    factor : float
+    queries : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    low : Tensor, shape (C, n, n)
+        The small image.
+    values : Tensor, shape (C, queries)
+    coords : Tensor, shape (queries, 2)
+        In pixels of ``low``, pixel centres at the integers: ``(i + 1/2 - shift) / factor - 1/2``.
     """
     size = window.shape[-1]
     count = int(size / factor)
@@ -163,10 +268,21 @@ def shrink(
 
 
 def shrinking(size: int, count: int, factor: float, shift: float = 0.0) -> Tensor:
-    """The antialiased bicubic filter from ``size`` to ``count`` pixels, (count, size), float64; rows have sum 1.
+    """Make the antialiased bicubic filter from ``size`` to ``count`` pixels.
 
-    Output pixel i is centred at ``(i + 1/2) factor + shift - 1/2``; the kernel (Keys 1981, a = -0.5) is stretched by ``factor``
-    and cut at the border. At shift 0 and size = count * factor it is ``F.interpolate(mode="bicubic", antialias=True)``.
+    Parameters
+    ----------
+    size, count : int
+    factor : float
+        By how much the kernel (Keys 1981, a = -0.5) is stretched; it is cut at the border.
+    shift : float
+        Output pixel i is centred at ``(i + 1/2) factor + shift - 1/2``.
+
+    Returns
+    -------
+    Tensor, shape (count, size)
+        float64; rows have sum 1. At shift 0 and size = count * factor it is
+        ``F.interpolate(mode="bicubic", antialias=True)``.
     """
     centre = (torch.arange(count, dtype=torch.float64) + 0.5) * factor + shift - 0.5
     t = ((torch.arange(size, dtype=torch.float64) - centre[:, None]) / factor).abs()

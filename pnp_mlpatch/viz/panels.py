@@ -1,25 +1,47 @@
-"""Pictures and tables of a reconstruction: panels of images with their errors, convergence curves, Markdown tables."""
+"""Pictures and tables of reconstructions: panels, mass maps, curves, Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.io.atomic import write_whole
-from pnp_mlpatch.lensing.statistics import peaks
-from pnp_mlpatch.lensing.units import arcmin
-from pnp_mlpatch.viz.result import gray, result_figure
+from pnp_mlpatch.io.atomic import atomic_write
+from pnp_mlpatch.lensing import arcmin, peaks
+from pnp_mlpatch.viz._figure import for_imshow, new_figure
+from pnp_mlpatch.viz.result import result_figure
 
-APART = 2.0  # arcmin, about the core of a cluster: what is closer to a higher peak belongs to it
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PEAK_DISTANCE = 2.0  # arcmin, about the core of a cluster: a nearer, lower peak is part of it
+MAX_PEAKS = 500  # more are noise, and their markers would hide the map
+SCALE_BARS = (60, 20, 10, 5, 2, 1, 0.5, 0.1)  # arcmin
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows with the same keys as a Markdown table; numbers are right-aligned, floats with two decimals."""
+    """Format rows as a Markdown table.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows with the same keys. Numbers are right-aligned, floats get two decimals.
+
+    Returns
+    -------
+    str
+        The table.
+
+    Raises
+    ------
+    InputError
+        If there are no rows.
+    """
     if not rows:
         raise InputError("table: there are no rows.")
     head = list(rows[0])
@@ -31,21 +53,14 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     right = [all(isinstance(row[key], (int, float)) for row in rows) for key in head]
 
     def line(values: Sequence[str]) -> str:
-        return (
-            "| "
-            + " | ".join(
-                v.rjust(w) if r else v.ljust(w)
-                for v, w, r in zip(values, width, right, strict=True)
-            )
-            + " |"
-        )
+        padded = [
+            value.rjust(w) if r else value.ljust(w)
+            for value, w, r in zip(values, width, right, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
 
-    rule = (
-        "|"
-        + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right, strict=True))
-        + "|"
-    )
-    return "\n".join([line(head), rule, *(line(c) for c in cells)])
+    rules = ["-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right, strict=True)]
+    return "\n".join([line(head), f"|{'|'.join(rules)}|", *(line(c) for c in cells)])
 
 
 def panel(
@@ -58,75 +73,85 @@ def panel(
     error_range: float = 0.1,
     title: str = "",
 ) -> None:
-    """Write a PNG: the images with their names, below them a magnified part, and below that their errors.
+    """Write a PNG of images side by side, with a magnified part and the errors below.
 
-    ``images`` maps captions to (1, C, H, W); they share the grey ``window``. ``zoom`` is (top, left, height, width) in pixels.
-    With ``truth``, the last row shows x - truth from -``error_range`` (blue) to +``error_range`` (red).
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    images : mapping of str to Tensor, shape (1, C, H, W)
+        The images by their captions.
+    truth : Tensor, shape (1, C, H, W), optional
+        With it the last row shows the errors x - truth.
+    window : tuple of float
+        Grey values of black and white.
+    zoom : tuple of int, optional
+        Top, left, height and width in pixels of the part that is magnified.
+    error_range : float
+        Errors are drawn from minus this (blue) to this (red).
+    title : str
+        Title of the figure.
     """
-    require("matplotlib", "Drawing a panel")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
     rows = 1 + (zoom is not None) + (truth is not None)
-    figure = Figure(
-        figsize=(3.0 * len(images) + 0.5, 3.15 * rows + (0.35 if title else 0)),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    height = 3.15 * rows + (0.35 if title else 0)
+    figure = new_figure(3.0 * len(images) + 0.5, height, "Drawing a panel")
     axes = figure.subplots(rows, len(images), squeeze=False)
-    low, high = window
-    shown = None
-    for column, (caption, image) in enumerate(images.items()):
-        row = 0
-        axis = axes[row, column]
-        axis.imshow(gray(image), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        axis.set_title(caption, fontsize=10)
+    grey = {"cmap": "gray", "vmin": window[0], "vmax": window[1], "interpolation": "nearest"}
+    drawn = None
+    for column, (caption, image) in zip(axes.T, images.items(), strict=True):
+        column[0].imshow(for_imshow(image), **grey)
+        column[0].set_title(caption, fontsize=10)
         if zoom is not None:
-            top, left, height, width = zoom
-            axis.add_patch(
-                Rectangle(
-                    (left - 0.5, top - 0.5),
-                    width,
-                    height,
-                    fill=False,
-                    edgecolor="tab:orange",
-                    linewidth=1,
-                )
-            )
-            row += 1
-            part = image[..., top : top + height, left : left + width]
-            axes[row, column].imshow(
-                gray(part), cmap="gray", vmin=low, vmax=high, interpolation="nearest"
-            )
-            for side in axes[row, column].spines.values():
-                side.set_edgecolor("tab:orange")
-        if truth is not None:
-            row += 1
-            if image.shape != truth.shape or image is truth:
-                axes[row, column].set_axis_off()
-                continue
+            _magnify(column[0], column[1], image, zoom, grey)
+        if truth is not None and (image.shape != truth.shape or image is truth):
+            column[-1].set_axis_off()
+        elif truth is not None:
             error = (image - truth).mean(dim=1, keepdim=True)
-            shown = axes[row, column].imshow(
-                gray(error),
-                cmap="RdBu_r",
-                vmin=-error_range,
-                vmax=error_range,
-                interpolation="nearest",
+            limits = {"vmin": -error_range, "vmax": error_range}
+            drawn = column[-1].imshow(
+                for_imshow(error), cmap="RdBu_r", interpolation="nearest", **limits
             )
-            axes[row, column].set_xlabel("error", fontsize=8)
-    if shown is not None:
-        figure.colorbar(shown, ax=axes[-1, :], shrink=0.8, pad=0.01)
+            column[-1].set_xlabel("error", fontsize=8)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=axes[-1, :], shrink=0.8, pad=0.01)
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title, fontsize=11)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    _write(path, figure)
+
+
+def _magnify(
+    axis: Axes, below: Axes, image: Tensor, zoom: tuple[int, int, int, int], grey: dict[str, Any]
+) -> None:
+    """Frame a part of an image and draw it magnified below."""
+    from matplotlib.patches import Rectangle
+
+    top, left, height, width = zoom
+    corner = (left - 0.5, top - 0.5)
+    axis.add_patch(
+        Rectangle(corner, width, height, fill=False, edgecolor="tab:orange", linewidth=1)
+    )
+    below.imshow(for_imshow(image[..., top : top + height, left : left + width]), **grey)
+    for side in below.spines.values():
+        side.set_edgecolor("tab:orange")
 
 
 def apart(places: Tensor, distance: float) -> Tensor:
-    """Those of the ``places`` (K, 2), highest first, that are at least ``distance`` from every one kept before."""
+    """Select places that keep a distance from all that are selected before.
+
+    Parameters
+    ----------
+    places : Tensor, shape (K, 2)
+        Rows and columns, the most important first.
+    distance : float
+        Least distance in pixels.
+
+    Returns
+    -------
+    Tensor, shape (L, 2)
+        The selected places, in the same order.
+    """
     alive = torch.ones(len(places), dtype=torch.bool)
     for k in range(len(places)):
         if alive[k]:
@@ -145,101 +170,111 @@ def mass_panel(
     flip_ra: bool = False,
     title: str = "",
 ) -> None:
-    """Write a PNG of maps of the convergence side by side: rows upwards, one scale, a scale bar, peaks above ``level`` marked.
+    """Write a PNG of maps of the convergence side by side, with their peaks and a scale bar.
 
-    A peak that lies less than 2 arcmin from a higher one is part of it, and is neither marked nor counted; above 500 none is marked.
+    Rows grow upwards. A peak less than 2 arcmin from a higher one is part of it. If there are more
+    than 500 peaks, they are counted but not marked.
 
-    ``maps`` are captions to (H, W), each drawn less its mean over the ``mask`` (H, W), and grey outside. ``window`` is by default
-    -0.03 to the 0.998 quantile of the first map, at least 0.05. With ``flip_ra`` an arrow shows where east is: to the left.
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    maps : mapping of str to Tensor, shape (H, W)
+        The maps by their captions. Each is drawn less its mean over the mask, and grey outside.
+    pixel : str
+        Side of a pixel with its unit.
+    mask : Tensor, shape (H, W), optional
+        > 0 where something was measured; by default where the first map is not NaN.
+    level : float
+        Peaks above it are marked.
+    window : tuple of float, optional
+        Range of the colours. By default -0.03 to the 0.998 quantile of the first map (>= 0.05).
+    flip_ra : bool
+        Draw an arrow that shows where east is: to the left.
+    title : str
+        Title of the figure.
+
+    Raises
+    ------
+    InputError
+        If the maps and the mask differ in shape.
     """
-    require("matplotlib", "Drawing a mass map")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
-
-    shape = next(iter(maps.values())).shape
-    if any(m.shape != shape or m.ndim != 2 for m in maps.values()) or (
-        mask is not None and mask.shape != shape
-    ):
+    first = next(iter(maps.values()))
+    shape = first.shape
+    if first.ndim != 2 or any(m.shape != shape for m in (*maps.values(), *_given(mask))):
         raise InputError("mass_panel: all maps, and the mask, must have one shape (H, W).")
-    seen = (
-        mask > 0 if mask is not None else maps[next(iter(maps))] == maps[next(iter(maps))]
-    ).cpu()
-    shown = {
-        name: (m.detach().cpu().double() - m.detach().cpu().double()[seen].mean())
-        for name, m in maps.items()
-    }
+    seen = (mask > 0 if mask is not None else ~torch.isnan(first)).cpu()
+    centred = {}
+    for name, m in maps.items():
+        values = m.detach().cpu().double()
+        centred[name] = (values - values[seen].mean()).where(seen, torch.nan)
     if window is None:
-        window = (-0.03, max(0.05, float(shown[next(iter(shown))][seen].quantile(0.998))))
+        shown = next(iter(centred.values()))[seen]
+        window = (-0.03, max(0.05, float(shown.quantile(0.998))))
     columns = min(3, len(maps))
     rows = -(-len(maps) // columns)
-    figure = Figure(
-        figsize=(
-            3.3 * columns + 0.6,
-            3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0),
-        ),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    height = 3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0)
+    figure = new_figure(3.3 * columns + 0.6, height, "Drawing a mass map")
     axes = figure.subplots(rows, columns, squeeze=False)
-    bar = min(
-        (step for step in (60, 20, 10, 5, 2, 1, 0.5, 0.1)),
-        key=lambda step: abs(step - arcmin(pixel) * shape[1] / 5),
-    )
-    for axis, (name, m) in zip(axes.flat, shown.items(), strict=False):
-        axis.set_facecolor("0.75")
-        values = m.where(seen, torch.nan).numpy()
-        axis.imshow(
-            values,
-            cmap="inferno",
-            vmin=window[0],
-            vmax=window[1],
-            origin="lower",
-            interpolation="nearest",
-        )
-        found = apart(peaks(m.where(seen, m.new_tensor(-1.0)), level), APART / arcmin(pixel))
-        if len(found) <= 500:  # more are noise, and would hide the map
-            axis.plot(found[:, 1], found[:, 0], "o", mfc="none", mec="cyan", ms=7, mew=0.8)
-        axis.set_title(f"{name} ({len(found)} peak{'s' * (len(found) != 1)})", fontsize=9)
-        length = bar / arcmin(pixel)
-        on_dark = [
-            withStroke(linewidth=2, foreground="black")
-        ]  # white with a black edge is seen on map and mask alike
-        on_bar = [withStroke(linewidth=4, foreground="black")]
-        axis.plot(
-            [0.05 * shape[1], 0.05 * shape[1] + length],
-            [0.05 * shape[0]] * 2,
-            color="white",
-            lw=2.5,
-            path_effects=on_bar,
-        )
-        axis.text(
-            0.05 * shape[1],
-            0.07 * shape[0],
-            f"{bar:g} arcmin",
-            fontsize=8,
-            color="white",
-            path_effects=on_dark,
-        )
-        if flip_ra:
-            axis.annotate(
-                "E",
-                (0.95, 0.06),
-                (0.80, 0.06),
-                xycoords="axes fraction",
-                arrowprops={"arrowstyle": "<-", "color": "white", "path_effects": on_dark},
-                fontsize=8,
-                va="center",
-                color="white",
-                path_effects=on_dark,
-            )
-        axis.set(xticks=[], yticks=[])
+    for axis, (name, values) in zip(axes.flat, centred.items(), strict=False):
+        _draw_map(axis, name, values, window, level, pixel)
+        _draw_scale(axis, shape, pixel, flip_ra)
     for axis in list(axes.flat)[len(maps) :]:
         axis.set_axis_off()
     figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.8, pad=0.01, label="convergence")
     if title:
         figure.suptitle(title, fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    _write(path, figure)
+
+
+def _given(x: Tensor | None) -> tuple[Tensor, ...]:
+    return () if x is None else (x,)
+
+
+def _draw_map(
+    axis: Axes, name: str, x: Tensor, window: tuple[float, float], level: float, pixel: str
+) -> None:
+    """Draw a map (H, W), NaN outside the mask, and its peaks above ``level``."""
+    axis.set_facecolor("0.75")
+    axis.imshow(
+        x.numpy(),
+        cmap="inferno",
+        vmin=window[0],
+        vmax=window[1],
+        origin="lower",
+        interpolation="nearest",
+    )
+    found = apart(peaks(x.nan_to_num(-1.0), level), PEAK_DISTANCE / arcmin(pixel))
+    if len(found) <= MAX_PEAKS:
+        axis.plot(found[:, 1], found[:, 0], "o", mfc="none", mec="cyan", ms=7, mew=0.8)
+    axis.set_title(f"{name} ({len(found)} peak{'s' * (len(found) != 1)})", fontsize=9)
+    axis.set(xticks=[], yticks=[])
+
+
+def _draw_scale(axis: Axes, shape: Sequence[int], pixel: str, flip_ra: bool) -> None:
+    """Draw a bar of about a fifth of the width, white with a black edge, and an arrow to east."""
+    from matplotlib.patheffects import withStroke
+
+    height, width = shape
+    side = arcmin(pixel)
+    bar = min(SCALE_BARS, key=lambda step: abs(step - side * width / 5))
+    left, bottom = 0.05 * width, 0.05 * height
+    edge = [withStroke(linewidth=4, foreground="black")]
+    axis.plot([left, left + bar / side], [bottom, bottom], color="white", lw=2.5, path_effects=edge)
+    edge = [withStroke(linewidth=2, foreground="black")]
+    style: dict[str, Any] = {"fontsize": 8, "color": "white", "path_effects": edge}
+    axis.text(left, 0.07 * height, f"{bar:g} arcmin", **style)
+    if flip_ra:
+        arrow = {"arrowstyle": "<-", "color": "white", "path_effects": edge}
+        axis.annotate(
+            "E",
+            (0.95, 0.06),
+            (0.80, 0.06),
+            xycoords="axes fraction",
+            arrowprops=arrow,
+            va="center",
+            **style,
+        )
 
 
 def curves(
@@ -249,13 +284,20 @@ def curves(
     quantity: str = "psnr",
     unit: str = "dB",
 ) -> None:
-    """Write a PNG: ``quantity`` and the relative change per iteration, one line for each history of a result."""
-    require("matplotlib", "Drawing curves")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write a PNG of a quantity and the relative change per iteration.
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    histories : mapping of str to mapping
+        Histories of results by the names of their lines.
+    quantity : str
+        Column of the history that is drawn beside the residual.
+    unit : str
+        Its unit.
+    """
+    figure = new_figure(9, 3.4, "Drawing curves")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():
         if quantity in history:
@@ -267,7 +309,12 @@ def curves(
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    _write(path, figure)
 
 
-__all__ = ["curves", "mass_panel", "panel", "result_figure", "table"]
+def _write(path: str | PathLike[str], figure: Figure) -> None:
+    """Write a figure as PNG, whatever the ending of the path."""
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+__all__ = ["apart", "curves", "mass_panel", "panel", "result_figure", "table"]

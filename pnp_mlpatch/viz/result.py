@@ -5,149 +5,160 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pnp_mlpatch._optional import require
 from pnp_mlpatch.io.images import in_notebooks
 from pnp_mlpatch.solvers import Result
+from pnp_mlpatch.viz._figure import for_imshow, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-def gray(image: Tensor) -> Any:
-    """(C, H, W) or the first of (B, C, H, W) as a NumPy array for ``imshow``: (H, W), or (H, W, C) in colour."""
-    image = image.detach().cpu()
-    if image.ndim == 4:
-        image = image[0]
-    return image[0].numpy() if image.shape[0] == 1 else image.permute(1, 2, 0).numpy()
+Curves = Mapping[str, Sequence[float]]
+LEVELS = ("sigma", "alpha", "tau", "data_residual")
 
 
 def result_figure(result: Result) -> Figure:
-    """What a run came to, at a glance: its first image, the residuals, the levels, the time of each step, and what was recorded.
+    """Draw a result: its first image, residuals, levels, seconds a step, and what was recorded.
 
-    With the residual are drawn the columns of the history whose name starts with "primal", "dual" or "fixed_point". Levels that are
-    constant, or nowhere above 0, are named with their value instead. Above stand the status, that of each image where they differ, and
-    which settings were chosen, and why, if they were chosen by the data; the errors of all that was tried are then drawn too. Of an image of two channels the first is shown. A notebook shows
-    the figure, and :func:`pnp_mlpatch.viz.save` writes it. Raises :class:`MissingPackage` without matplotlib.
+    The residuals are the relative change and the columns of the history whose name starts with
+    "primal", "dual" or "fixed_point". Levels that are constant, or nowhere above 0, are written
+    below the axis. The title gives the status, that of each image where they differ, and the
+    settings that were chosen by the data; then the errors of all candidates are drawn too. Of an
+    image of two channels the first is shown.
+
+    Parameters
+    ----------
+    result : Result
+        What a solver returned.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The picture, which a notebook shows and :func:`pnp_mlpatch.viz.save` writes.
+
+    Raises
+    ------
+    MissingPackage
+        Without matplotlib.
     """
-    require("matplotlib", "Drawing a result")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     history = result.history
-    iterations, seconds = history.get("iteration", []), history.get("seconds", [])
-    taken = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
+    iterations = history.get("iteration", [])
     residuals = {"residual": history.get("residual", [])} | {
         name: values
         for name, values in history.items()
         if name.startswith(("primal", "dual", "fixed_point"))
     }
-    levels = {
-        name: history[name]
-        for name in ("sigma", "alpha", "tau", "data_residual")
-        if name in history
-    }
-    varying = {
-        name: values
-        for name, values in levels.items()
-        if min(values) < max(values) and max(values) > 0
-    }
-    fixed = "".join(
-        f"\n{name} = {values[-1]:.3g}" for name, values in levels.items() if name not in varying
-    )
-    others = {
-        name: values
-        for name, values in history.items()
-        if name not in ("iteration", "seconds", *residuals, *levels)
-    }
-    lines, tried = _title(result), _tried(result)
-    figure = Figure(
-        figsize=(13 + 3.3 * (bool(others) + bool(tried)), 3.2 + 0.2 * len(lines)),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
-    first, *axes = figure.subplots(1, 4 + bool(others) + bool(tried))
-    image = result.x[:1].detach() if result.x.shape[1] == 3 else result.x[:1, :1].detach()
-    first.imshow(
-        gray(image.clamp(0, 1) if image.shape[1] == 3 else image),
-        cmap="gray",
-        interpolation="nearest",
-    )
-    of = f", first of {len(result.x)}" if len(result.x) > 1 else ""
-    first.set(
-        xticks=[], yticks=[], xlabel=f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}"
-    )
-    named = "relative change" if len(residuals) == 1 else "relative residuals"
-    columns = [(named, residuals), ("levels", varying), ("seconds a step", {"seconds": taken})]
-    for axis, (title, curves) in zip(
-        axes, [*columns, *([("recorded", others)] if others else [])], strict=False
-    ):
-        axis.set_title(title, fontsize=10)
-        for name, values in curves.items():
-            axis.plot(iterations, values, marker=".", label=name)
-        if curves and iterations and title in (named, "levels"):
-            axis.set_yscale("log", nonpositive="mask")
-        if curves and (title in ("levels", "recorded") or len(curves) > 1):
-            axis.legend(fontsize=8)
-        axis.set_xlabel("iteration" + fixed * (title == "levels"))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-    axes[2].set_ylim(bottom=0)
+    levels = {name: history[name] for name in LEVELS if name in history}
+    varying = {k: v for k, v in levels.items() if min(v) < max(v) and max(v) > 0}
+    named = ("iteration", "seconds", *residuals, *levels)
+    others = {name: values for name, values in history.items() if name not in named}
+    title, candidates = _title(result), _candidate_errors(result)
+    panels = 4 + bool(others) + bool(candidates)
+    figure = new_figure(13 + 3.3 * (panels - 4), 3.2 + 0.2 * len(title), "Drawing a result")
+    axes = list(figure.subplots(1, panels))
+    _draw_image(axes[0], result.x)
+    kind = "relative change" if len(residuals) == 1 else "relative residuals"
+    _draw_curves(axes[1], kind, iterations, residuals, log=True)
+    _draw_curves(axes[2], "levels", iterations, varying, log=True, legend=True)
+    constant = {name: values for name, values in levels.items() if name not in varying}
+    values = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in constant.items())
+    axes[2].set_xlabel("iteration" + values)
     if not varying:
-        axes[1].set(xticks=[], yticks=[])
-    if tried:
-        for name, values in tried.items():
-            axes[-1].plot(range(1, len(values) + 1), values, marker=".", label=name)
-        axes[-1].set_title("error expected of new data", fontsize=10)
-        axes[-1].set(xlabel="iteration", yscale="log")
-        axes[-1].legend(fontsize=7)
-        axes[-1].grid(alpha=0.3)
-    figure.suptitle("\n".join(lines), fontsize=11)
+        axes[2].set(xticks=[], yticks=[])
+    seconds = history.get("seconds", [])
+    steps = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
+    _draw_curves(axes[3], "seconds a step", iterations, {"seconds": steps})
+    axes[3].set_ylim(bottom=0)
+    if others:
+        _draw_curves(axes[4], "recorded", iterations, others, legend=True)
+    if candidates:
+        _draw_candidates(axes[-1], candidates)
+    figure.suptitle("\n".join(title), fontsize=11)
     return in_notebooks(figure)
 
 
-def _tried(result: Result) -> dict[str, list[float]]:
-    """What was tried for the first image: the error at every iteration of each way, by its level and factor; those that lagged are left out."""
-    if (
-        result.tuned is None
-        or not {"error", "sigma", "factor", "iteration"} <= result.tuned.tried.keys()
-    ):
+def _draw_image(axis: Axes, x: Tensor) -> None:
+    """Draw the first image of a batch, in colour if it has three channels."""
+    image = x[:1].detach() if x.shape[1] == 3 else x[:1, :1].detach()
+    shown = image.clamp(0, 1) if image.shape[1] == 3 else image
+    axis.imshow(for_imshow(shown), cmap="gray", interpolation="nearest")
+    of = f", first of {len(x)}" if len(x) > 1 else ""
+    label = f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}"
+    axis.set(xticks=[], yticks=[], xlabel=label)
+
+
+def _draw_curves(
+    axis: Axes,
+    title: str,
+    iterations: Sequence[float],
+    curves: Curves,
+    *,
+    log: bool = False,
+    legend: bool = False,
+) -> None:
+    """Draw columns of the history against the iteration."""
+    from matplotlib.ticker import MaxNLocator
+
+    for name, values in curves.items():
+        axis.plot(iterations, values, marker=".", label=name)
+    if log and curves and iterations:
+        axis.set_yscale("log", nonpositive="mask")
+    if len(curves) > 1 or (curves and legend):
+        axis.legend(fontsize=8)
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("iteration")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+
+
+def _draw_candidates(axis: Axes, candidates: Curves) -> None:
+    """Draw the errors of all candidates, iteration by iteration."""
+    for name, values in candidates.items():
+        axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+    axis.set_title("error expected of new data", fontsize=10)
+    axis.set(xlabel="iteration", yscale="log")
+    axis.legend(fontsize=7)
+    axis.grid(alpha=0.3)
+
+
+def _candidate_errors(result: Result) -> dict[str, list[float]]:
+    """The estimated error of each candidate at every iteration, for the first image.
+
+    Candidates without a finite error are left out.
+    """
+    tried: Mapping[str, Any] = {} if result.tuned is None else result.tuned.tried
+    columns = ("score", "sigma", "iteration")
+    if not set(columns) <= tried.keys():
         return {}
-    error, sigma, factor = (
-        result.tuned.tried[name][:, 0].tolist() for name in ("error", "sigma", "factor")
-    )
-    starts = [
-        k for k, iteration in enumerate(result.tuned.tried["iteration"].tolist()) if iteration == 1
-    ]
+    score, sigma = (tried[name][:, 0].tolist() for name in columns[:2])
+    iterations = tried["iteration"].tolist()
+    starts = [k for k, iteration in enumerate(iterations) if iteration == 1]
     found = {}
-    for start, end in zip(starts, [*starts[1:], len(error)], strict=True):
-        values = [value if math.isfinite(value) else math.nan for value in error[start:end]]
-        ends = (
-            f"{sigma[start]:.3g}"
-            if sigma[start] == sigma[end - 1]
-            else f"{sigma[start]:.3g} to {sigma[end - 1]:.3g}"
-        )
+    for start, end in zip(starts, [*starts[1:], len(score)], strict=True):
+        values = [value if math.isfinite(value) else math.nan for value in score[start:end]]
+        first, last = sigma[start], sigma[end - 1]
+        level = f"{first:.3g}" if first == last else f"{first:.3g} to {last:.3g}"
         if any(math.isfinite(value) for value in values):
-            found[f"sigma {ends}, factor {factor[start]:g}"] = values
+            found[f"sigma {level}"] = values
     return found
 
 
 def _title(result: Result) -> list[str]:
-    """The status; that of each image where they differ, counted where there are many; what was chosen, and why."""
+    """The lines of the title: status, statuses of the images where they differ, chosen settings."""
     lines = [f"{result.status} after {result.state.iteration} iterations, {result.seconds:.3g} s"]
     if len(set(result.statuses)) > 1:
         each = [f"{k} {status}" for k, status in enumerate(result.statuses)]
-        counted = [
-            f"{number} {status}" for status, number in Counter(result.statuses).most_common()
-        ]
-        lines.append(f"images: {', '.join(each if len(each) <= 8 else counted)}")
-    return (
-        lines if result.tuned is None else [*lines, *textwrap.wrap(f"chosen: {result.tuned}", 150)]
-    )
+        counts = Counter(result.statuses).most_common()
+        shown = each if len(each) <= 8 else [f"{number} {status}" for status, number in counts]
+        lines.append(f"images: {', '.join(shown)}")
+    if result.tuned is not None:
+        lines += textwrap.wrap(f"chosen: {result.tuned}", 150)
+    return lines
 
 
-__all__ = ["gray", "result_figure"]
+__all__ = ["result_figure"]

@@ -1,6 +1,6 @@
-"""Weights files: safetensors with the configuration and the card of the model inside; written whole or not at all.
+"""Weights files: safetensors with the configuration and the card of the model in the header.
 
-Shipped weights lie in ``pnp_mlpatch/weights/`` and are listed in its ``manifest.toml`` with their sha256.
+Shipped weights lie in this folder and are listed in its ``manifest.toml`` with their sha256.
 """
 
 from __future__ import annotations
@@ -18,14 +18,28 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, WeightsError
-from pnp_mlpatch.io.atomic import write_whole
+from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 
-DIRECTORY = Path(__file__).with_name("weights")
+DIRECTORY = Path(__file__).parent
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
-    """A TOML file as a dictionary; raise :class:`FileError` if it is missing or not TOML."""
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileError
+        If it is missing or not TOML.
+    """
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
@@ -40,22 +54,55 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """The shipped weights: name -> {file, sha256, ...}."""
+    """List the shipped weights.
+
+    Returns
+    -------
+    dict
+        name -> {file, sha256, kind}.
+    """
     path = DIRECTORY / "manifest.toml"
     return read_toml(path) if path.exists() else {}
 
 
 def sha256(path: str | PathLike[str]) -> str:
-    """The sha256 of a file, as hexadecimal digits."""
+    """Compute the sha256 of a file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    str
+        Hexadecimal digits.
+    """
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def locate(weights: str | PathLike[str]) -> Path:
-    """The file for a shipped name (its sha256 checked) or for a path."""
+    """Find a weights file.
+
+    Parameters
+    ----------
+    weights : str or path
+        A shipped name, or a path.
+
+    Returns
+    -------
+    Path
+        The file. The sha256 of a shipped one is checked.
+
+    Raises
+    ------
+    WeightsError
+        If there is none, or a shipped one is damaged.
+    """
     shipped = manifest()
     if not isinstance(weights, (str, os.PathLike)):
         raise WeightsError(
-            f"weights must be a shipped name or a path, got {weights!r}. Shipped: {', '.join(sorted(shipped)) or 'none'}."
+            f"weights must be a shipped name or a path, got {weights!r}. "
+            f"Shipped: {', '.join(sorted(shipped)) or 'none'}."
         )
     if str(weights) in shipped:
         entry = shipped[str(weights)]
@@ -66,14 +113,16 @@ def locate(weights: str | PathLike[str]) -> Path:
             )
         if sha256(path) != entry["sha256"]:
             raise WeightsError(
-                f"{path}: sha256 differs from the manifest, the file was changed or damaged. Reinstall the package."
+                f"{path}: sha256 differs from the manifest, the file was changed or damaged. "
+                "Reinstall the package."
             )
         return path
     path = Path(weights)
     refuse_special(path)
     if not path.is_file():
         raise WeightsError(
-            f"'{weights}' is neither a weights file nor a shipped name. Shipped: {', '.join(sorted(shipped)) or 'none'}."
+            f"'{weights}' is neither a weights file nor a shipped name. "
+            f"Shipped: {', '.join(sorted(shipped)) or 'none'}."
         )
     return path
 
@@ -86,7 +135,24 @@ def save(
     config: Mapping[str, Any],
     card: Mapping[str, Any],
 ) -> None:
-    """Write ``tensors`` with ``kind``, ``config`` and ``card`` in the header; equal contents make equal bytes."""
+    """Write a weights file, whole or not at all; equal contents make equal bytes.
+
+    Parameters
+    ----------
+    path : str or path
+    tensors : mapping of str to Tensor
+    kind : str
+        The name of the model.
+    config : mapping
+        The arguments that make the model.
+    card : mapping
+        What is known of the weights.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written.
+    """
     to_bytes = require("safetensors.torch", "Writing weights").save
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "config": json.dumps(dict(config)), "card": json.dumps(dict(card))}
@@ -98,7 +164,7 @@ def save(
         json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")
     ).encode()
     ordered += b" " * (-len(ordered) % 8)
-    write_whole(
+    atomic_write(
         path,
         lambda temporary: temporary.write_bytes(
             len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
@@ -109,7 +175,23 @@ def save(
 def load(
     path: str | PathLike[str], *, kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Tensors, configuration and card; raise :class:`WeightsError` unless the file is whole and of this ``kind``."""
+    """Read a weights file.
+
+    Parameters
+    ----------
+    path : str or path
+    kind : str
+        The model that is expected.
+
+    Returns
+    -------
+    tensors, config, card : dict
+
+    Raises
+    ------
+    WeightsError
+        Unless the file is whole and of this ``kind``.
+    """
     safetensors = require("safetensors", "Reading weights")
     refuse_special(path)
     try:
@@ -124,7 +206,8 @@ def load(
         ) from error
     if header.get("kind") != kind:
         raise WeightsError(
-            f"{path}: expected weights of kind '{kind}', got {header.get('kind', 'a file without a kind')!r}."
+            f"{path}: expected weights of kind '{kind}', "
+            f"got {header.get('kind', 'a file without a kind')!r}."
         )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,11 +16,12 @@ class Superres(LinearOperator):
 
     ``image_shape`` is (C, H, W), with H and W multiples of ``factor``; the data have the shape (C, H / s, W / s).
 
-    The rows of A do not overlap, A A^T = c with c = 1 / s^2, and so the data step is exact:
+    The rows of A do not overlap, A A^T = c with c = 1 / s^2, so P = A^T A / c is a projection and the
+    data step is exact:
 
-        h(z; alpha) = z + (A^T q - A^T A z) / (c + alpha)
+        (A^T A + alpha)^-1 b = P b / (c + alpha) + (b - P b) / alpha
 
-    (apply A^T A + alpha to both sides, with A^T A A^T = c A^T). ``initial`` is bicubic interpolation.
+    ``initial`` is bicubic interpolation.
 
     Raises :class:`InputError` for a factor that is < 1 or does not divide H and W.
     """
@@ -51,10 +52,14 @@ class Superres(LinearOperator):
             y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
         )
 
-    def _data_step(
-        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
-    ) -> Tensor:
-        return z + (Aty - self.normal(z)) / (1 / self.factor**2 + alpha)
+    def _inverse(self, alpha: Tensor) -> Callable[[Tensor], Tensor]:
+        c = 1 / self.factor**2
+
+        def inverse(b: Tensor) -> Tensor:
+            seen = self.normal(b) / c
+            return seen / (c + alpha) + (b - seen) / alpha
+
+        return inverse
 
     def _initial(self, q: Tensor) -> Tensor:
         return F.interpolate(q, size=self.image_shape[1:], mode="bicubic", align_corners=False)

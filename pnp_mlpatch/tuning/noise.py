@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.operators import LinearOperator
-from pnp_mlpatch.operators._base import reached
+from pnp_mlpatch.operators import LinearOperator, reached
 from pnp_mlpatch.solvers import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane

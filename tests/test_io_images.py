@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pnp_mlpatch.ct.scan import read_scan
+from pnp_mlpatch.ct import read_scan
 from pnp_mlpatch.errors import FileError, InputError, PnPError
 from pnp_mlpatch.io import images as imageio
 from pnp_mlpatch.io.arrays import read_array

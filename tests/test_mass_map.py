@@ -110,7 +110,7 @@ def test_interrupted_runs_go_on_to_the_same_bits(D, tmp_path, monkeypatch):
 
         breaks.info = D.info
         monkeypatch.setattr(
-            "pnp_mlpatch.pipelines.mass_map.identity", lambda D: {"name": "the same"}
+            "pnp_mlpatch.pipelines.mass_map.fingerprint", lambda D: {"name": "the same"}
         )
         with pytest.raises(KeyboardInterrupt):
             map_mass(shear, breaks, config, checkpoint=path, save_every=0.0, progress=False)
@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on(shear_file, tmp_path):
     again = [sys.executable, "-c", slow, *command[3:], "--out", "again.fits"]
     process = subprocess.Popen(again)
     partial = tmp_path / ".again.fits.partial.pt"
-    for _ in range(600):
+    for _ in range(2400):
         if partial.exists() or process.poll() is not None:
             break
         time.sleep(0.05)

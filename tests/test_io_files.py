@@ -19,14 +19,14 @@ from pnp_mlpatch.cli import explain
 from pnp_mlpatch.denoisers._network import read_state_dict
 from pnp_mlpatch.errors import FileError, InputError, WeightsError
 from pnp_mlpatch.io import atomic, checkpoint
-from pnp_mlpatch.io.atomic import check_writable, write_whole
+from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 
 # ---- whole files
 
 
 def put(path, text="new") -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text))
+    atomic_write(path, lambda temporary: temporary.write_text(text))
 
 
 def test_modes_and_links_are_kept(tmp_path):
@@ -85,7 +85,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
         raise error
 
     with pytest.raises(FileError, match=r"a: could not be written .*as it was before"):
-        write_whole(tmp_path / "a", fails)
+        atomic_write(tmp_path / "a", fails)
     assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -1,0 +1,247 @@
+"""The shear map of a catalogue: galaxies on the pixels of a gnomonic projection."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_mlpatch._checks import finite_number
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.lensing._shear_map import ShearMap
+from pnp_mlpatch.lensing.catalogue import Catalogue
+from pnp_mlpatch.lensing.units import arcmin, pixel_text, radians
+
+MAX_PIXELS = 8192  # a side
+MAX_DISTANCE = 60.0  # degrees from the centre
+
+
+def bin_shear(
+    catalogue: Catalogue,
+    pixel: Any,
+    *,
+    shape: tuple[int, int] | None = None,
+    centre: tuple[float, float] | None = None,
+    least: int = 1,
+) -> ShearMap:
+    r"""Average a catalogue on the pixels of a gnomonic projection, North up, East to the left.
+
+    The shear and its noise in a pixel are, with sums over its galaxies,
+
+    .. math:: \gamma = \frac{\sum w e}{\sum w}, \qquad
+              \sigma = \sigma_e \frac{\sqrt{\sum w^2}}{\sum w}, \qquad
+              \sigma_e^2 = \frac{\sum w^2 |e|^2}{2 \sum w^2}.
+
+    :math:`\sigma_e` is the rms of one component over the whole catalogue. The weights enter as in
+    the variance of a mean, so that the noise is right on average where w follows the noise of each
+    galaxy.
+
+    Away from the centre North is not up. Each ellipticity is first turned to the axes at the
+    centre, :math:`e \exp(-2 i \psi)`, with :math:`\psi` the angle from North towards East of a
+    galaxy's North after parallel transport to the centre along the great circle.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+        The galaxies.
+    pixel : str or astropy quantity
+        Side of a pixel with its unit.
+    shape : tuple of int, optional
+        Size (H, W) of the map, which lies about ``centre``. Galaxies outside are left out, with a
+        warning. By default the map just holds all galaxies.
+    centre : tuple of float, optional
+        Place (ra, dec) in degrees where the plane touches the sky. By default the mean direction of
+        the galaxies.
+    least : int
+        Pixels with fewer galaxies are unseen, >= 1.
+
+    Returns
+    -------
+    ShearMap
+        The map, with its WCS in the header.
+
+    Raises
+    ------
+    InputError
+        For a map above 8192 pixels a side, galaxies more than 60 degrees from the centre (without
+        ``shape``), a map without galaxies, or ellipticities that are all 0, which have no noise.
+    """
+    if not isinstance(catalogue, Catalogue):
+        raise InputTypeError(
+            f"bin_shear: expected a Catalogue, got {type(catalogue).__name__}. "
+            "Read one with read_catalogue."
+        )
+    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+        raise InputError(f"bin_shear: least must be an integer >= 1, got {least!r}.")
+    side = radians(pixel, "bin_shear: pixel")
+    used = (catalogue.w > 0).numpy()
+    galaxies = {name: getattr(catalogue, name).numpy()[used] for name in vars(catalogue)}
+    plane = _project(galaxies["ra"], galaxies["dec"], side, centre)
+    grid = _grid(plane, shape, pixel, side)
+    inside, index = _pixels(plane, grid)
+    e, w = galaxies["e1"] + 1j * galaxies["e2"], galaxies["w"]
+    sigma = math.sqrt(float((w**2 * np.abs(e) ** 2).sum() / (2 * (w**2).sum())))
+    if sigma == 0:
+        raise InputError(
+            "bin_shear: all ellipticities are 0, so their noise is not known. "
+            "Check the columns e1 and e2."
+        )
+    e, w = (e * np.exp(-2j * plane.psi))[inside], w[inside]
+
+    def total(values: np.ndarray | None) -> Tensor:
+        sums = np.bincount(index, values, minlength=grid.height * grid.width)
+        return torch.from_numpy(sums).reshape(grid.height, grid.width)
+
+    weight, seen = total(w), total(None) >= least
+    if not bool(seen.any()):
+        raise InputError(
+            f"bin_shear: no pixel has {least} galaxies, at most {int(total(None).max())}. "
+            "Take larger pixels or a smaller least."
+        )
+    gamma = torch.stack([total(w * e.real), total(w * e.imag)]) / weight
+    noise = sigma * total(w**2).sqrt() / weight
+    gamma, noise = torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf)
+    text = pixel.strip() if isinstance(pixel, str) else pixel_text(arcmin(pixel))
+    return ShearMap(gamma, noise, text, True, _cards(plane, grid, math.degrees(side)))
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Galaxies on the tangent plane at (``lon``, ``lat``) degrees.
+
+    ``xi`` (East) and ``eta`` (North) are in pixels, ``cos`` is the cosine of the distance to the
+    centre, and ``psi`` the angle of :func:`bin_shear`.
+    """
+
+    lon: float
+    lat: float
+    xi: np.ndarray
+    eta: np.ndarray
+    cos: np.ndarray
+    psi: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The size of a map, and the row and column where the plane touches the sky."""
+
+    height: int
+    width: int
+    row: float
+    column: float
+
+
+def _project(
+    ra: np.ndarray, dec: np.ndarray, side: float, centre: tuple[float, float] | None
+) -> _Plane:
+    a, d = np.radians(ra), np.radians(dec)
+    s = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+    lon, lat = _mean_direction(s) if centre is None else _checked_centre(centre)
+    sin_lon, cos_lon = math.sin(math.radians(lon)), math.cos(math.radians(lon))
+    sin_lat, cos_lat = math.sin(math.radians(lat)), math.cos(math.radians(lat))
+    east = np.array([-sin_lon, cos_lon, 0.0])
+    north = np.array([-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat])
+    middle = np.array([cos_lat * cos_lon, cos_lat * sin_lon, sin_lat])
+    x, y, cos = east @ s, north @ s, middle @ s
+    up = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
+    # parallel transport along the great circle takes up to: up - carried (s + middle)
+    carried = (middle @ up) / np.maximum(1 + cos, 1e-12)
+    psi = np.arctan2(east @ up - carried * x, north @ up - carried * y)
+    depth = np.maximum(cos, 1e-6)
+    return _Plane(lon, lat, x / depth / side, y / depth / side, cos, psi)
+
+
+def _mean_direction(s: np.ndarray) -> tuple[float, float]:
+    x, y, z = (float(v) for v in s.mean(axis=1))
+    if math.hypot(x, y, z) < 0.1:
+        raise InputError(
+            "bin_shear: the galaxies lie all over the sky, without a mean direction. "
+            "Give centre= and shape=."
+        )
+    return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
+
+
+def _checked_centre(centre: Any) -> tuple[float, float]:
+    pair = isinstance(centre, (tuple, list)) and len(centre) == 2
+    if (
+        not pair
+        or not all(finite_number(value) for value in centre)
+        or not (-180 <= centre[0] <= 360 and -90 <= centre[1] <= 90)
+    ):
+        raise InputError(
+            "bin_shear: centre must be (ra, dec) in degrees, -180 to 360 and -90 to 90, "
+            f"got {centre!r}."
+        )
+    return float(centre[0]) % 360, float(centre[1])
+
+
+def _grid(plane: _Plane, shape: tuple[int, int] | None, pixel: Any, side: float) -> _Grid:
+    """The map of that shape about the centre, or the one that just holds all galaxies."""
+    if shape is None:
+        distance = math.degrees(math.acos(max(-1.0, min(1.0, float(plane.cos.min())))))
+        if distance > MAX_DISTANCE:
+            raise InputError(
+                f"bin_shear: galaxies lie up to {distance:.4g} degrees from the centre; "
+                f"a flat map holds {MAX_DISTANCE:g}. Cut the catalogue."
+            )
+        height, width = (math.floor(np.ptp(x) + 0.5) + 1 for x in (plane.eta, plane.xi))
+        grid = _Grid(height, width, -float(plane.eta.min()), float(plane.xi.max()))
+    else:
+        pair = isinstance(shape, (tuple, list)) and len(shape) == 2
+        if not pair or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+            raise InputError(f"bin_shear: shape must be (H, W), two integers >= 1, got {shape!r}.")
+        height, width = shape
+        grid = _Grid(height, width, (height - 1) / 2, (width - 1) / 2)
+    if max(height, width) > MAX_PIXELS:
+        span = " by ".join(f"{math.degrees(n * side):.4g}" for n in (width, height))
+        raise InputError(
+            f"bin_shear: a map of {span} degrees in pixels of {pixel} has {width} by {height} "
+            f"pixels; at most {MAX_PIXELS} a side. "
+            "Take larger pixels, or give shape= and centre=."
+        )
+    return grid
+
+
+def _pixels(plane: _Plane, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Which galaxies lie in the map, and the flat index of the pixel of each of those."""
+    front = plane.cos > math.cos(math.radians(MAX_DISTANCE))
+    rows = np.floor(np.where(front, grid.row + plane.eta, -1) + 0.5).astype(np.int64)
+    columns = np.floor(np.where(front, grid.column - plane.xi, -1) + 0.5).astype(np.int64)
+    inside = front & (rows >= 0) & (rows < grid.height)
+    inside &= (columns >= 0) & (columns < grid.width)
+    if not inside.any():
+        raise InputError(
+            f"bin_shear: no galaxy lies in the map of {grid.width} by {grid.height} pixels about "
+            f"({plane.lon:.6g}, {plane.lat:.6g}). Check centre=."
+        )
+    if not inside.all():
+        warnings.warn(
+            f"bin_shear: {int((~inside).sum())} of {len(inside)} galaxies lie outside of the map.",
+            stacklevel=3,
+        )
+    return inside, (rows * grid.width + columns)[inside]
+
+
+def _cards(plane: _Plane, grid: _Grid, side: float) -> str:
+    """The cards of the WCS of a map, one a line."""
+    header = require("astropy.io.fits", "The header of a map").Header()
+    for axis, kind, value, step, reference in (
+        (1, "RA---TAN", plane.lon, -side, grid.column),
+        (2, "DEC--TAN", plane.lat, side, grid.row),
+    ):
+        header[f"CTYPE{axis}"] = kind
+        header[f"CUNIT{axis}"] = "deg"
+        header[f"CRVAL{axis}"] = value
+        header[f"CRPIX{axis}"] = reference + 1
+        header[f"CDELT{axis}"] = step
+    header["RADESYS"] = "ICRS"
+    return header.tostring(sep="\n", endcard=False, padding=False).rstrip()
+
+
+__all__ = ["bin_shear"]

@@ -1,0 +1,128 @@
+"""Operators whose data are multiplied: by a map, or by a number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.operators._base import LinearOperator, Map
+from pnp_mlpatch.operators._start import smooth_start
+
+
+class Weighted(LinearOperator):
+    r"""The operator :math:`f \mapsto w \cdot (A f)`; its data step takes conjugate gradients.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A.
+    weight : Tensor, shape data_shape or (B, \*data_shape)
+        One map for all images, or one for each.
+    """
+
+    def __init__(self, operator: LinearOperator, weight: Tensor):
+        super().__init__(operator.image_shape, operator.data_shape)
+        self.operator = operator
+        self.weight: Tensor
+        self.register_buffer("weight", weight.clone(), persistent=False)
+
+    @classmethod
+    def example(cls) -> LinearOperator:
+        raise InputError("Weighted is made by A.weighted(weight).")
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._for(x) * self.operator._forward(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.operator._adjoint((self._for(y) * y).contiguous())
+
+    @property
+    def _each(self) -> bool:
+        """Whether there is one weight for each image."""
+        return self.weight.ndim > len(self.data_shape)
+
+    def _for(self, x: Tensor) -> Tensor:
+        if self._each and x.shape[0] != self.weight.shape[0]:
+            raise InputError(
+                f"{self._who()}: there is one weight for each of {self.weight.shape[0]} images, "
+                f"got {x.shape[0]} images. Give a batch of that size."
+            )
+        return self.weight.to(x.dtype)
+
+    def _precondition(self, alpha: Tensor) -> Map | None:
+        return self.operator._precondition_weighted(alpha, self.weight.to(alpha.dtype))
+
+    def _initial(self, q: Tensor) -> Tensor:
+        weight = self._for(q)
+        seen = torch.broadcast_to(weight > 0, q.shape)
+        divisor = torch.where(weight > 0, weight, torch.ones_like(weight))
+        q = torch.where(seen, q / divisor, torch.zeros_like(q))
+        filled = q if bool(seen.all()) else self.operator._fill(q, seen)
+        if filled is None:
+            return smooth_start(Weighted(self.operator, (self.weight > 0).to(q.dtype)), q)
+        return self.operator._initial(filled)
+
+    def _weighted(self, weight: Tensor) -> LinearOperator:
+        return Weighted(self.operator, self.weight * weight)
+
+    def for_images(self, rows: Tensor) -> LinearOperator:
+        chosen = self.operator.for_images(rows)
+        if not self._each:
+            return self if chosen is self.operator else Weighted(chosen, self.weight)
+        return Weighted(chosen, self.weight[rows])
+
+    def _norm(self, iterations: int, tol: float) -> float:
+        if not self._each:
+            return super()._norm(iterations, tol)
+        return max(Weighted(self.operator, one)._norm(iterations, tol) for one in self.weight)
+
+
+class Scaled(LinearOperator):
+    r"""The operator :math:`f \mapsto s \, (A f)`, s > 0, for an A whose data step is exact.
+
+    Its data step is exact too:
+
+    .. math:: (s^2 A^H A + \alpha)^{-1} b = (A^H A + \alpha / s^2)^{-1} b / s^2
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A, with ``A.closed_form``.
+    scale : float
+        s.
+    """
+
+    def __init__(self, operator: LinearOperator, scale: float):
+        super().__init__(operator.image_shape, operator.data_shape)
+        self.operator, self.scale = operator, scale
+
+    @classmethod
+    def example(cls) -> LinearOperator:
+        raise InputError("Scaled is made by Stack.weighted(weight).")
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.operator._forward(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * self.operator._adjoint(y)
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self.scale**2 * self.operator._normal(x)
+
+    def _inverse(self, alpha: Tensor) -> Map | None:
+        inner = self.operator._inverse(alpha / self.scale**2)
+        return None if inner is None else lambda b: inner(b / self.scale**2)
+
+    def _initial(self, q: Tensor) -> Tensor:
+        return self.operator._initial(q / self.scale)
+
+    def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
+        return self.operator._fill(q, seen)
+
+    def _weighted(self, weight: Tensor) -> LinearOperator:
+        return self.operator.weighted(self.scale * weight)
+
+    def for_images(self, rows: Tensor) -> LinearOperator:
+        chosen = self.operator.for_images(rows)
+        return self if chosen is self.operator else Scaled(chosen, self.scale)

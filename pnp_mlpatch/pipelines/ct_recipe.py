@@ -1,0 +1,188 @@
+"""One slab solved: by the recipe, by the solver that was asked for, or by backprojection alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, describe
+from pnp_mlpatch.operators import LinearOperator, Transmission
+from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.pipelines.ct_journal import ROW
+from pnp_mlpatch.pipelines.ct_slab import Slab
+from pnp_mlpatch.solvers import Solver, State, schedules
+from pnp_mlpatch.tuning import recipe
+
+Row = dict[str, Any]  # what is reported of a slice; its keys are ROW
+
+
+def solve_slab(
+    A: Radon, D: Denoiser | None, solver: Solver | None, scale: float, slab: Slab
+) -> tuple[Tensor, list[Row]]:
+    """Reconstruct the slices of a slab.
+
+    Parameters
+    ----------
+    A : Radon
+        The projector of one slice.
+    D : Denoiser or None
+        In attenuation; None stops at filtered backprojection.
+    solver : Solver or None
+        None takes :func:`~pnp_mlpatch.tuning.recipe`.
+    scale : float
+        The width of the window, in attenuation.
+    slab : Slab
+        The data.
+
+    Returns
+    -------
+    x : Tensor, shape (slices, H, W)
+        Attenuation, on the CPU; 0 where nothing was measured.
+    rows : list of dict
+        How each slice ended.
+    """
+    x = torch.zeros(len(slab.live), *A.image_shape[1:])
+    dead = {"status": "nothing measured", "iterations": 0}
+    rows: list[Row] = [dict.fromkeys(ROW) | dead for _ in slab.live]
+    if not len(slab.q):
+        return x, rows
+    if D is None:
+        found = backproject(A, slab)
+        ended: list[Row] = [{"status": "fbp", "iterations": 0}] * len(slab.q)
+    elif solver is None:
+        found, ended = _by_recipe(A, D, scale, slab)
+    else:
+        found, ended = _by_solver(A, D, solver, slab)
+    levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
+    places = slab.live.nonzero().flatten().tolist()
+    for place, end, level in zip(places, ended, levels, strict=True):
+        rows[place] = dict.fromkeys(ROW) | end | {"noise": level}
+    x[slab.live] = found[:, 0].cpu().to(x.dtype)
+    return x, rows
+
+
+def backproject(A: Radon, slab: Slab) -> Tensor:
+    """Return filtered backprojection, interpolated along the detector where data are missing.
+
+    Parameters
+    ----------
+    A : Radon
+        The projector of one slice.
+    slab : Slab
+        The data, B slices of it live.
+
+    Returns
+    -------
+    Tensor, shape (B, 1, H, W)
+    """
+    q, seen = slab.q[:, None].to(A.angles.device), ~slab.missing[:, None].to(A.angles.device)
+    return A.initial(q) if bool(seen.all()) else A.weighted(seen.to(q.dtype)).initial(q)
+
+
+def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
+    """Return the level at which the start of a plain run is denoised.
+
+    Parameters
+    ----------
+    A : Radon
+        The projector of one slice.
+    slab : Slab
+        The data, B slices of it live.
+    known : DenoiserInfo
+        Of the denoiser; the level stays in its range.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Twice the standard deviation of the noise in ``A.initial``, from one draw of the noise.
+    """
+    noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
+    noise = noise.masked_fill(slab.missing, 0.0)
+    draw = noise * torch.randn(slab.q.shape, generator=torch.Generator().manual_seed(0))
+    level = 2 * A.initial(draw[:, None].to(A.angles.device)).flatten(1).std(1)
+    return level if known.sigma_range is None else level.clamp(*known.sigma_range)
+
+
+def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tensor, list[Row]]:
+    """A plain run of the solver, from the denoised start."""
+    levels = start_level(A, slab, describe(D)).tolist()
+    starts = zip(backproject(A, slab), levels, strict=True)
+    x0 = torch.cat([D(one[None], level) for one, level in starts])
+    q, T, noise = _problem(A, slab)
+    change = _Change(x0)
+    result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
+    ended = {"status": result.status, "iterations": result.state.iteration}
+    return result.x, [ended | {"residual": value} for value in change.values[-1]]
+
+
+def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor, list[Row]]:
+    """The recipe at the level of each slice; a row is of the run that its slice is from."""
+    q, T, noise = _problem(A, slab)
+    known = describe(D).sigma_range
+    sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
+    sigma = sigma if known is None else sigma.clamp(*known)
+    change = _Change(torch.zeros_like(q[:, :, :1, :1]))
+    found = recipe(
+        q,
+        T,
+        D,
+        noise=noise,
+        sigma=sigma,
+        lowest=0.25 if slab.counts is None else 1.0,
+        callbacks=[change],
+        progress=False,
+    )
+    ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
+    values = zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)
+    ended = []
+    for k, (level, alpha_scale, chi2) in enumerate(values):
+        last = round(-math.log2(alpha_scale))  # the run that gave this slice
+        ended.append(
+            {
+                "status": found.runs[last].status,
+                "iterations": ends[last],
+                "residual": change.values[ends[last] - 1][k],
+                "sigma": level,
+                "alpha_scale": alpha_scale,
+                "chi2": chi2,
+            }
+        )
+    return found.x, ended
+
+
+def _problem(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
+    """Data, operator and noise as the solvers take them."""
+    device = A.angles.device
+    if slab.counts is None:
+        return slab.q[:, None].to(device), A, _noise(slab).to(device)
+    T = Transmission(A, *(part[:, None].to(device) for part in slab.counts))
+    return T.q, T, 1.0
+
+
+def _noise(slab: Slab) -> Tensor:
+    """One number for each slice, or a map: infinite where data are missing."""
+    noise = slab.noise
+    if noise.ndim == 1 and not bool(slab.missing.any()):
+        return noise
+    noise = noise.reshape(len(noise), 1, *(noise.shape[1:] or (1, 1)))
+    return noise.masked_fill(slab.missing[:, None], torch.inf)
+
+
+class _Change:
+    """A callback that keeps the relative change of each slice in each iteration."""
+
+    def __init__(self, x0: Tensor):
+        self.x = x0
+        self.values: list[list[float]] = []
+
+    def __call__(self, state: State) -> None:
+        old, self.x = self.x, state.x
+        moved, size = ((x.flatten(1).double().norm(dim=1)) for x in (self.x - old, self.x))
+        self.values.append((moved / size.clamp_min(1e-30)).tolist())
+
+
+__all__ = ["backproject", "solve_slab", "start_level"]
