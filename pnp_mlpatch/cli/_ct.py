@@ -5,24 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pnp_mlpatch.cli._common import blame, prepare
 from pnp_mlpatch.cli._problem import make, parse_set
 from pnp_mlpatch.cli._solve import plain
-from pnp_mlpatch.ct.fbp import whole_turn
-from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, from_dict
+from pnp_mlpatch.ct.geometry import Geometry, from_dict
 from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.weights import read_toml
 
-BEAMS = ("parallel", "fan", "arc")
+if TYPE_CHECKING:
+    from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, VolumeResult
+
+CONFIG = (
+    "iterations",
+    "mu_water",
+    "noise",
+    "gain",
+    "electronic",
+    "likelihood",
+    "batch",
+    "backend",
+    "memory",
+)  # flags that are settings of the reconstruction
 GEOMETRY = (
     "beam",
     "shape",
@@ -37,47 +48,17 @@ GEOMETRY = (
 
 def run_ct(args: argparse.Namespace) -> int:
     """Reconstruct a volume and write it, with a JSON file that tells how it was made."""
-    from pnp_mlpatch.pipelines.ct_volume import (
-        VolumeConfig,
-        check_out,
-        check_scan,
-        reconstruct_volume,
-    )
+    from pnp_mlpatch.pipelines.ct_volume import check_out, check_scan, reconstruct_volume
 
     device = prepare(args)
     sections = _sections(args)
     table = _table(args)
     scan = _scan(args, table)
     geometry = _geometry(args, scan) if table is None else _from_table(args, scan, table)
-    given = {
-        key: getattr(args, key)
-        for key in (
-            "iterations",
-            "mu_water",
-            "noise",
-            "gain",
-            "electronic",
-            "likelihood",
-            "batch",
-            "backend",
-            "memory",
-        )
-        if getattr(args, key) is not None
-    }
-    if args.sigma is not None:
-        given["sigma"] = args.sigma[0] if len(args.sigma) == 1 else tuple(args.sigma)
-    if args.window is not None:
-        given["window"] = tuple(args.window)
-    if args.slices is not None:
-        given["slices"] = _slices(args.slices, scan)
-    with blame("ct"):
-        config = VolumeConfig(
-            **given, solver=args.solver, settings=sections["solver"], device=str(device)
-        )
+    config = _config(args, scan, sections["solver"], str(device))
     first, last = check_scan(scan, geometry, config)
-    check_out(
-        Path(args.out), scan, [Path(path) for path in (args.plot, args.preview) if path is not None]
-    )
+    pictures = [Path(path) for path in (args.plot, args.preview) if path is not None]
+    check_out(Path(args.out), scan, pictures)
     _check_files(args, scan)
 
     D, used = None, None
@@ -90,7 +71,8 @@ def run_ct(args: argparse.Namespace) -> int:
     if not args.quiet:
         count, height, width = last - first, *geometry.shape
         print(
-            f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; {count} slices of {height} x {width}"
+            f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; "
+            f"{count} slices of {height} x {width}"
         )
     result = reconstruct_volume(
         scan,
@@ -103,26 +85,51 @@ def run_ct(args: argparse.Namespace) -> int:
         progress=False if args.quiet else None,
     )
     if args.preview:
-        from pnp_mlpatch.viz.panels import panel
-
-        images = {"filtered backprojection": result.fbp[None, None]} | (
-            {} if D is None else {args.denoiser: result.middle[None, None]}
-        )
-        low, high = result.window
-        title = f"slice {first + (last - first) // 2}, grey from {low:.4g} to {high:.4g} ({result.units})"
-        panel(args.preview, images, window=result.window, title=title)
+        _preview(args, result, D is not None, first + (last - first) // 2)
     if not args.quiet:
-        before = f", {result.resumed} of them from an earlier run" if result.resumed else ""
-        change = max((value for value in result.residual if value is not None), default=None)
-        ended = ", ".join(
-            f"{result.status.count(status)} {status}" for status in sorted(set(result.status))
-        )
-        shown = "" if change is None else f", last change {change:.2g} at most"
-        print(
-            f"{ended}{shown}; window {result.window[0]:.4g} to {result.window[1]:.4g} ({result.units})"
-        )
-        print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s, {result.path}")
+        _say(result)
     return 0
+
+
+def _config(
+    args: argparse.Namespace, scan: Scan, settings: dict[str, Any], device: str
+) -> VolumeConfig:
+    """The settings of the reconstruction that the flags give."""
+    from pnp_mlpatch.pipelines.ct_volume import VolumeConfig
+
+    given = {key: getattr(args, key) for key in CONFIG if getattr(args, key) is not None}
+    if args.sigma is not None:
+        given["sigma"] = args.sigma[0] if len(args.sigma) == 1 else tuple(args.sigma)
+    if args.window is not None:
+        given["window"] = tuple(args.window)
+    if args.slices is not None:
+        given["slices"] = _slices(args.slices, scan)
+    with blame("ct"):
+        return VolumeConfig(**given, solver=args.solver, settings=settings, device=device)
+
+
+def _preview(args: argparse.Namespace, result: VolumeResult, denoised: bool, index: int) -> None:
+    """Draw the slice in the middle beside its filtered backprojection."""
+    from pnp_mlpatch.viz.panels import panel
+
+    images = {"filtered backprojection": result.fbp[None, None]}
+    if denoised:
+        images[args.denoiser] = result.middle[None, None]
+    low, high = result.window
+    title = f"slice {index}, grey from {low:.4g} to {high:.4g} ({result.units})"
+    panel(args.preview, images, window=result.window, title=title)
+
+
+def _say(result: VolumeResult) -> None:
+    """Print how the slices ended."""
+    before = f", {result.resumed} of them from an earlier run" if result.resumed else ""
+    change = max((value for value in result.residual if value is not None), default=None)
+    names = sorted(set(result.status))
+    ended = ", ".join(f"{result.status.count(status)} {status}" for status in names)
+    shown = "" if change is None else f", last change {change:.2g} at most"
+    low, high = result.window
+    print(f"{ended}{shown}; window {low:.4g} to {high:.4g} ({result.units})")
+    print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s, {result.path}")
 
 
 def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -189,72 +196,16 @@ def _number_or_path(text: str | None) -> float | str | None:
 
 def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
     """The geometry of the flags; what they leave open is taken from the scan."""
-    _, count, detectors = scan.shape
-    if scan.angles is None:
-        raise InputError(
-            f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally spaced ones ({count} projections)."
-        )
-    beam = args.beam or "parallel"
-    lengths = {name: getattr(args, name) for name in ("source_origin", "origin_detector")}
-    for name, value in lengths.items():
-        flag = f"--{name.replace('_', '-')}"
-        if beam == "parallel" and value is not None:
-            raise InputError(f"{flag} is for --beam fan or arc; a parallel beam has no source.")
-        if beam != "parallel" and value is None:
-            raise InputError(
-                f"--beam {beam} needs {flag}, a length in the unit of --pixel. (From source to detector it is source_origin + origin_detector.)"
-            )
-        if value is not None and not (
-            math.isfinite(value) and value >= 0 and (value > 0 or name == "origin_detector")
-        ):
-            raise InputError(f"{flag} must be a length > 0, got {value}.")
-    for name in ("pixel", "spacing"):
-        value = getattr(args, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{name} must be a length > 0, got {value}.")
-    distance = 1.0 if beam == "parallel" else lengths["source_origin"] + lengths["origin_detector"]
-    magnification = 1.0 if beam == "parallel" else distance / lengths["source_origin"]
-    pixel = (
-        args.pixel
-        if args.pixel is not None
-        else 1.0
-        if args.spacing is None
-        else args.spacing / magnification
+    return scan.geometry(
+        args.beam or "parallel",
+        shape=None if args.shape is None else tuple(args.shape),
+        pixel=args.pixel,
+        spacing=args.spacing,
+        center=args.center,
+        offset=args.offset,
+        source_origin=args.source_origin,
+        origin_detector=args.origin_detector,
     )
-    spacing = args.spacing if args.spacing is not None else pixel * magnification
-
-    offset = args.offset
-    if args.center is not None:
-        if offset is not None:
-            raise InputError("--center and --offset say the same in two ways; give one.")
-        if not -0.5 < args.center < detectors - 0.5:
-            raise InputError(
-                f"--center {args.center:g} lies off the detector, whose elements are 0 ... {detectors - 1}; its middle is {(detectors - 1) / 2:g}."
-            )
-        if args.center == detectors / 2:
-            warnings.warn(
-                f"--center {args.center:g} is half an element right of the middle, {(detectors - 1) / 2:g}: elements are counted from 0 and INDEX "
-                "is the middle of one. If it is the default of tomopy, which counts from the edge (D / 2), subtract 0.5.",
-                stacklevel=2,
-            )
-        offset = ((detectors - 1) / 2 - args.center) * spacing
-    if args.shape is None:
-        half = detectors * spacing / 2
-        if whole_turn(scan.angles):  # then each side of the detector sees all around the axis
-            half += abs(offset or 0.0)
-        if beam != "parallel":
-            gamma = (
-                math.atan(half / distance) if beam == "fan" else min(half / distance, math.pi / 2)
-            )
-            half = lengths["source_origin"] * math.sin(gamma)
-        side = max(1, math.floor(2 * half / pixel + 1e-6))
-        shape = (side, side)
-    else:
-        shape = tuple(args.shape)
-    common: dict[str, Any] = {"pixel": pixel, "spacing": spacing, "offset": offset or 0.0}
-    if beam == "parallel":
-        return ParallelBeam(shape, scan.angles, detectors, **common)
-    return FanBeam(shape, scan.angles, detectors, **lengths, **common, arc=beam == "arc")
 
 
 def _table(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import pnp_mlpatch
 from pnp_mlpatch.cli._common import COLUMNS, prepare
@@ -17,10 +18,13 @@ from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.io.reading import refuse_special
-from pnp_mlpatch.lensing.catalogue import bin_shear, read_catalogue
+from pnp_mlpatch.lensing import bin_shear, read_catalogue
 from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source, write_convergence
 from pnp_mlpatch.lensing.statistics import judge
 from pnp_mlpatch.weights import sha256
+
+if TYPE_CHECKING:
+    from pnp_mlpatch.pipelines.mass_map import MassMap
 
 KEPT = (
     "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2", "center", "shape",
@@ -51,28 +55,20 @@ def _map(
     before: dict[str, str],
     device: torch.device,
 ) -> int:
+    """Map, and write what came of it."""
     from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
 
     digests = {name: sha256(path) for name, path in _files(asked).items()}
     for name, digest in digests.items():
         if before.get(name, digest) != digest:
             raise InputError(
-                f"{_files(asked)[name]}: is not the file that {args.source} was made from; give another SHEAR, or run it without --from."
+                f"{_files(asked)[name]}: is not the file that {args.source} was made from; "
+                "give another SHEAR, or run it without --from."
             )
     shear = _shear(asked)
-    truth = None
-    if "truth" in asked:
-        path, which = split_source(asked["truth"], Path(asked["truth"]))
-        truth = read_map(path, None if which == asked["truth"] else which)[0]
-        if truth.shape != shear.noise.shape:
-            raise InputError(
-                f"--truth {asked['truth']}: must have the shape {tuple(shear.noise.shape)} of the shear, has {tuple(truth.shape)}."
-            )
-    settings = {
-        key: asked[key]
-        for key in ("sigma", "iterations", "burn_in", "padding", "seed")
-        if key in asked
-    }
+    truth = _truth(asked, shear)
+    names = ("sigma", "iterations", "burn_in", "padding", "seed")
+    settings = {key: asked[key] for key in names if key in asked}
     config = MassMapConfig(**settings, passes=3 if asked.get("reduced") else 1)
     name = asked.get("denoiser", "mlpatch")
     weights = asked.get("weights", "mlpatch-kappa" if name == "mlpatch" else None)
@@ -80,18 +76,46 @@ def _map(
     partial = _partial(out)
     if args.no_resume:
         partial.unlink(missing_ok=True)
-    result = map_mass(
-        shear, D, config, checkpoint=partial, device=device, progress=False if args.quiet else None
-    )
-
+    progress = False if args.quiet else None
+    result = map_mass(shear, D, config, checkpoint=partial, device=device, progress=progress)
+    denoiser = {"name": name, **used, **result.settings["denoiser"]}
     provenance = {
         "pnp_mlpatch": pnp_mlpatch.__version__,
         "asked": asked,
         "sha256": digests,
-        "settings": plain(
-            {**result.settings, "denoiser": {"name": name, **used, **result.settings["denoiser"]}}
-        ),
+        "settings": plain({**result.settings, "denoiser": denoiser}),
     }
+    _write(out, result, shear, truth, provenance)
+    if args.figure:
+        _draw(args.figure, name, result, shear, truth)
+    partial.unlink(missing_ok=True)  # last: until all is written, the same command goes on from it
+    if not args.quiet:
+        _say(out, result, shear)
+    return 0
+
+
+def _truth(asked: dict[str, Any], shear: ShearMap) -> Tensor | None:
+    """The known convergence, if there is one."""
+    if "truth" not in asked:
+        return None
+    path, which = split_source(asked["truth"], Path(asked["truth"]))
+    truth = read_map(path, None if which == asked["truth"] else which)[0]
+    if truth.shape != shear.noise.shape:
+        raise InputError(
+            f"--truth {asked['truth']}: must have the shape {tuple(shear.noise.shape)} of the "
+            f"shear, has {tuple(truth.shape)}."
+        )
+    return truth
+
+
+def _write(
+    out: Path,
+    result: MassMap,
+    shear: ShearMap,
+    truth: Tensor | None,
+    provenance: dict[str, Any],
+) -> None:
+    """Write the maps, and beside them how they were made."""
     maps = {"SPREAD": result.spread, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
     write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
     table: dict[str, Any] = {
@@ -101,34 +125,41 @@ def _map(
         "seconds": round(result.seconds, 1),
     }
     if truth is not None:
-        table["judged"] = {"map": plain(judge(result.kappa, truth, shear.pixel, shear.seen))}
-        table["judged"]["smoothed"] = plain(judge(result.smoothed, truth, shear.pixel, shear.seen))
+        table["judged"] = {
+            name: plain(judge(kappa, truth, shear.pixel, shear.seen))
+            for name, kappa in (("map", result.kappa), ("smoothed", result.smoothed))
+        }
     text = json.dumps(table, indent=2) + "\n"
     atomic_write(
         out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8")
     )
-    if args.figure:
-        from pnp_mlpatch.viz.panels import mass_panel
 
-        shown = {
-            name: result.kappa[0],
-            f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0],
-        }
-        shown = {"truth": truth, **shown} if truth is not None else shown
-        mass_panel(args.figure, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
-    partial.unlink(missing_ok=True)  # last: until all is written, the same command goes on from it
-    if not args.quiet:
-        s = result.statistics
-        print(
-            f"{shear.noise.shape[0]} x {shear.noise.shape[1]} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; noise {result.settings['noise']:.3g}"
-        )
-        print(
-            f"E rms {s['rms']:.4f} (mean of the posterior), peaks above 0.1: {s['peaks']['0.1']}\n"
-            f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, B rms {s['B rms']:.4f}; "
-            f"noise alone: {s['B rms of noise']:.4f}"
-        )
-        print(f"{result.seconds:.1f} s, {out}")
-    return 0
+
+def _draw(path: str, name: str, result: MassMap, shear: ShearMap, truth: Tensor | None) -> None:
+    """Draw the map beside Kaiser-Squires, and the truth if there is one."""
+    from pnp_mlpatch.viz.panels import mass_panel
+
+    shown = {} if truth is None else {"truth": truth}
+    shown |= {
+        name: result.kappa[0],
+        f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0],
+    }
+    mass_panel(path, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
+
+
+def _say(out: Path, result: MassMap, shear: ShearMap) -> None:
+    """Print what the map shows."""
+    s, (height, width) = result.statistics, shear.noise.shape
+    print(
+        f"{height} x {width} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; "
+        f"noise {result.settings['noise']:.3g}"
+    )
+    print(
+        f"E rms {s['rms']:.4f} (mean of the posterior), peaks above 0.1: {s['peaks']['0.1']}\n"
+        f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, "
+        f"B rms {s['B rms']:.4f}; noise alone: {s['B rms of noise']:.4f}"
+    )
+    print(f"{result.seconds:.1f} s, {out}")
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:

@@ -53,34 +53,8 @@ def read_run(args: argparse.Namespace) -> Run:
                 f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}."
             )
 
-    given = {
-        key: getattr(args, key) for key in ("data", "simulate") if getattr(args, key) is not None
-    }
-    given = given or {key: values[key] for key in ("data", "simulate") if key in values}
-    if len(given) != 1:
-        raise InputError(
-            f"solve: give exactly one of --simulate IMAGE and --data FILE; got {'both' if given else 'neither'}."
-        )
-    (mode, source), output = (
-        next(iter(given.items())),
-        values.get("output") if args.output is None else args.output,
-    )
-    if output is None:
-        raise InputError("solve: give --output PATH, ending in .npy, .png or .tiff.")
-    for key, value in ((mode, source), ("output", output)):
-        if not isinstance(value, str) or not value:
-            raise InputTypeError(f"solve: {key} must be the path of a file, got {value!r}.")
-
-    noise = values.get("noise") if args.noise is None else args.noise
-    if noise is not None and (
-        isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 < noise < math.inf
-    ):
-        raise InputError(
-            f"solve: noise is a standard deviation, a number > 0 in the units of the data; got {noise!r}."
-        )
-    seed = values.get("seed", 0) if args.seed is None else args.seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise InputError(f"solve: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
+    (mode, source), output = _source(args, values)
+    noise, seed = _noise_and_seed(args, values)
     gray = values.get("gray", False) if args.gray is None else args.gray
     tune = values.get("tune", False) if args.tune is None else args.tune
     for key, value in (("gray", gray), ("tune", tune)):
@@ -109,6 +83,43 @@ def read_run(args: argparse.Namespace) -> Run:
         tune=tune,
         output=Path(output),
     )
+
+
+def _source(args: argparse.Namespace, values: dict[str, Any]) -> tuple[tuple[str, str], str]:
+    """What is read ("data" or "simulate", and the path), and where the result goes."""
+    given = {
+        key: getattr(args, key) for key in ("data", "simulate") if getattr(args, key) is not None
+    }
+    given = given or {key: values[key] for key in ("data", "simulate") if key in values}
+    if len(given) != 1:
+        raise InputError(
+            f"solve: give exactly one of --simulate IMAGE and --data FILE; got {'both' if given else 'neither'}."
+        )
+    (mode, source), output = (
+        next(iter(given.items())),
+        values.get("output") if args.output is None else args.output,
+    )
+    if output is None:
+        raise InputError("solve: give --output PATH, ending in .npy, .png or .tiff.")
+    for key, value in ((mode, source), ("output", output)):
+        if not isinstance(value, str) or not value:
+            raise InputTypeError(f"solve: {key} must be the path of a file, got {value!r}.")
+    return (mode, source), output
+
+
+def _noise_and_seed(args: argparse.Namespace, values: dict[str, Any]) -> tuple[float | None, int]:
+    """The noise of the data, and the seed of simulated noise."""
+    noise = values.get("noise") if args.noise is None else args.noise
+    if noise is not None and (
+        isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 < noise < math.inf
+    ):
+        raise InputError(
+            f"solve: noise is a standard deviation, a number > 0 in the units of the data; got {noise!r}."
+        )
+    seed = values.get("seed", 0) if args.seed is None else args.seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise InputError(f"solve: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
+    return noise, seed
 
 
 def _section(args: argparse.Namespace, table: Any, family: str) -> dict[str, Any]:

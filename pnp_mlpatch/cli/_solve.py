@@ -26,7 +26,7 @@ from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
-from pnp_mlpatch.solvers import Solver, State
+from pnp_mlpatch.solvers import Result, Solver, State
 from pnp_mlpatch.weights import sha256
 
 CHECKPOINT_EVERY = 5
@@ -54,6 +54,7 @@ def run_solve(args: argparse.Namespace) -> int:
 def _solve(
     args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device
 ) -> int:
+    """Run the solver, and write what came of it."""
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
@@ -61,16 +62,7 @@ def _solve(
     A, q, truth = A.to(device), q.to(device), None if truth is None else truth.to(device)
     D = fit(D.to(device) if hasattr(D, "to") else D, run.operator["name"], A.image_shape[0])
 
-    asked = {
-        "simulate" if run.simulate else "data": str(run.source),
-        "gray": run.gray,
-        "noise": run.noise,
-        "seed": run.seed,
-        "operator": {"name": run.operator["name"], **operator_used},
-        "denoiser": {"name": run.denoiser["name"], **denoiser_used},
-        "solver": {"name": run.solver["name"], **solver_used},
-    }
-    asked["sha256"] = {file: sha256(file) for file in _files(asked)}
+    asked = _asked(run, operator_used, denoiser_used, solver_used)
     about, state, history = {"asked": _lasting(plain(asked))}, None, {}
     if checkpoint and checkpoint.exists():
         state, history = resume(checkpoint, solver, about["asked"], device)
@@ -80,11 +72,8 @@ def _solve(
         if checkpoint and now.iteration % CHECKPOINT_EVERY == 0:
             now.save(checkpoint, {**about, "history": history})
 
-    score, before = None, None
+    score = None if truth is None else _psnr_to(truth)
     x0 = A.initial(q)
-    if truth is not None:
-        score = _psnr_to(truth)
-        before = score(x0)
     noise, tuned = run.noise, None
     if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
         solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
@@ -102,55 +91,98 @@ def _solve(
         history=history,
         progress=False if args.quiet else None,
     )
-    tuned = result.tuned or tuned
+    result = dataclasses.replace(result, tuned=result.tuned or tuned)
     if checkpoint:
         result.state.save(checkpoint, {**about, "history": history})
+    report = _report(result, asked, run.output, device, resumed_at)
+    if truth is not None:
+        report |= _scores(x0, result.x, truth)
+    report["history"] = result.history
+    _write(run.output, result, report)
+    if not args.quiet:
+        _say(result, report)
+    return 0
 
+
+def _asked(
+    run: Run,
+    operator_used: dict[str, Any],
+    denoiser_used: dict[str, Any],
+    solver_used: dict[str, Any],
+) -> dict[str, Any]:
+    """What a run is asked for, with all settings, and the sha256 of the files that it reads."""
+    asked: dict[str, Any] = {
+        "simulate" if run.simulate else "data": str(run.source),
+        "gray": run.gray,
+        "noise": run.noise,
+        "seed": run.seed,
+        "operator": {"name": run.operator["name"], **operator_used},
+        "denoiser": {"name": run.denoiser["name"], **denoiser_used},
+        "solver": {"name": run.solver["name"], **solver_used},
+    }
+    asked["sha256"] = {file: sha256(file) for file in _files(asked)}
+    return asked
+
+
+def _report(
+    result: Result,
+    asked: dict[str, Any],
+    output: Path,
+    device: torch.device,
+    resumed_at: int | None,
+) -> dict[str, Any]:
+    """How a result was made."""
     report: dict[str, Any] = {
         "version": pnp_mlpatch.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(device),
         **asked,
-        "output": str(run.output),
+        "output": str(output),
         "status": result.status,
         "iterations": result.state.iteration,
         "resumed_at": resumed_at,
         "seconds": result.seconds,
     }
-    if tuned is not None:
-        values = {
-            "settings": tuned.settings,
-            "noise": tuned.noise,
-            "estimated": tuned.estimated,
-            "why": tuned.why,
-        }
-        report["tuned"] = {key: _one(value) for key, value in values.items()}
-    if truth is not None and score is not None:
-        enough = min(truth.shape[-2:]) >= 11
-        report |= {
-            "data_range": _data_range(truth),
-            "psnr_initial": before,
-            "psnr": score(result.x),
-        }
-        report["ssim"] = (
-            float(metrics.ssim(result.x, truth, _data_range(truth)).mean()) if enough else None
-        )
-    report["history"] = result.history
-    write_image(run.output, result.x)
+    if result.tuned is not None:
+        names = ("settings", "noise", "estimated", "why")
+        report["tuned"] = {name: _one(getattr(result.tuned, name)) for name in names}
+    return report
+
+
+def _scores(x0: Tensor, x: Tensor, truth: Tensor) -> dict[str, Any]:
+    """PSNR of the start and of the result, and SSIM where the image is large enough."""
+    score, values = _psnr_to(truth), _data_range(truth)
+    enough = min(truth.shape[-2:]) >= 11
+    return {
+        "data_range": values,
+        "psnr_initial": score(x0),
+        "psnr": score(x),
+        "ssim": float(metrics.ssim(x, truth, values).mean()) if enough else None,
+    }
+
+
+def _write(output: Path, result: Result, report: dict[str, Any]) -> None:
+    """Write the image, and the report beside it."""
+    write_image(output, result.x)
     text = json.dumps(plain(report), indent=2) + "\n"
     atomic_write(
-        run.output.with_suffix(".json"),
+        output.with_suffix(".json"),
         lambda temporary: temporary.write_text(text, encoding="utf-8"),
     )
-    if not args.quiet:
-        gain = f", PSNR {before:.2f} -> {report['psnr']:.2f} dB" if before is not None else ""
-        print(
-            f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, {run.output}"
-        )
-        if tuned is not None:
-            print(f"chosen: {tuned}")
-    return 0
+
+
+def _say(result: Result, report: dict[str, Any]) -> None:
+    """Print how a run ended."""
+    gain = ""
+    if "psnr" in report:
+        gain = f", PSNR {report['psnr_initial']:.2f} -> {report['psnr']:.2f} dB"
+    print(
+        f"{result.status}: {result.state.iteration} iterations, {result.seconds:.2f} s{gain}, "
+        f"{report['output']}"
+    )
+    if result.tuned is not None:
+        print(f"chosen: {result.tuned}")
 
 
 def resume(

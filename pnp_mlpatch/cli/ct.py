@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from pnp_mlpatch.cli._common import DEFAULTS, command
-from pnp_mlpatch.cli._ct import BEAMS, run_ct
+from pnp_mlpatch.cli._ct import run_ct
+from pnp_mlpatch.ct import BEAMS
 
 EPILOG = """\
 Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo; FILE:NAME for one dataset of an HDF5 or .npz
@@ -198,6 +199,11 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="a setting of the denoiser or the solver; may be given many times",
     )
+    _values(group)
+
+
+def _values(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of what the values of the image mean."""
     group.add_argument(
         "--likelihood",
         choices=["gaussian", "poisson"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from pnp_mlpatch.cli._common import DEFAULTS, command
@@ -101,6 +102,11 @@ def add_parser(commands: Any) -> None:
     sub.add_argument(
         "--config", metavar="FILE.toml", help="a configuration file; flags override it"
     )
+    _running(sub)
+
+
+def _running(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of where and how it runs, and what is written."""
     sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
     sub.add_argument(
         "--output",

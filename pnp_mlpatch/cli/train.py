@@ -142,6 +142,11 @@ def add_parser(commands: Any) -> None:
         help="images to measure PSNR on; may be given many times",
     )
     sub.add_argument("--init", metavar="WEIGHTS", help="start from these: a shipped name or a path")
+    _running(sub)
+
+
+def _running(sub: argparse.ArgumentParser) -> None:
+    """Add the flags of how it trains."""
     sub.add_argument(
         "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
     )
