@@ -65,7 +65,17 @@ def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
 
 
 def explain(error: Exception) -> str:
-    """One sentence for an error that the user can mend; others are raised again."""
+    """One sentence for an error that the user can mend; others are raised again.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+
+    Returns
+    -------
+    str
+    """
     from pnp_mlpatch.errors import PnPError
     from pnp_mlpatch.io.atomic import out_of_memory
 

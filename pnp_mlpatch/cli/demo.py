@@ -16,7 +16,18 @@ EXAMPLES = ("ct_512.py", "inpainting_512.py")
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Run the example programs, one after the other."""
+    """Run the example programs, one after the other.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The flags.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     folder = find_examples()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +53,12 @@ def _run(program: Path, words: list[str]) -> int | str | None:
 
 
 def find_examples() -> Path:
-    """The folder of the example programs: in the installed package, or beside it in a checkout."""
+    """The folder of the example programs: in the installed package, or beside it in a checkout.
+
+    Returns
+    -------
+    Path
+    """
     package = Path(pnp_mlpatch.__file__).resolve().parent
     places = (package / "examples", package.parent / "examples")
     for folder in places:

@@ -13,7 +13,18 @@ from pnp_mlpatch.registry import Registry, did_you_mean
 
 
 def list_plugins(args: argparse.Namespace) -> int:
-    """Print a table of the plugins: name, family, needs, source, first line of the docstring."""
+    """Print a table of the plugins: name, family, needs, source, first line of the docstring.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The flags.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     rows = [("NAME", "FAMILY", "NEEDS", "SOURCE", "")]
     for family, registry in REGISTRIES.items():
         if args.family in (None, f"{family}s"):
@@ -43,7 +54,18 @@ def list_plugins(args: argparse.Namespace) -> int:
 
 
 def show_info(args: argparse.Namespace) -> int:
-    """Print what is known of a plugin, or the card of shipped weights."""
+    """Print what is known of a plugin, or the card of shipped weights.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The flags.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     families = [
         family
         for family in REGISTRIES

@@ -29,7 +29,18 @@ FLAGS = (
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train a denoiser from a TOML file and flags."""
+    """Train a denoiser from a TOML file and flags.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The flags.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     from pnp_mlpatch.training import TrainConfig, train
 
     values = read_toml(args.config) if args.config else {}
@@ -52,7 +63,15 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def put(values: dict[str, Any], text: str) -> None:
-    """Set ``lr=0.002`` or ``model.width=64`` in the settings; the value is a TOML value, or else a text."""
+    """Set ``lr=0.002`` or ``model.width=64`` in the settings; the value is a TOML value, or else a text.
+
+    Parameters
+    ----------
+    values : dict
+        The settings so far, changed in place.
+    text : str
+        ``KEY=VALUE``.
+    """
     key, equals, value = text.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not key or (dot and (section not in ("model", "card") or not name)):

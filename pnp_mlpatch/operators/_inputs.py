@@ -63,11 +63,6 @@ def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str)
             f"{who} takes a torch tensor of {expected}, got {type(x).__name__}. "
             "Convert with torch.as_tensor."
         )
-    if x.device.type == "meta":
-        raise InputTypeError(
-            f"{who} takes {expected} with values, got a meta tensor, which has none. "
-            "Make it on a device."
-        )
     if x.dtype not in (torch.float32, torch.float64):
         raise InputTypeError(
             f"{who} takes float32 or float64, got {x.dtype}. "
@@ -85,6 +80,11 @@ def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str)
         raise InputError(
             f"{who}: the tensor is on {x.device}, the operator on {A.device}. "
             "Move one with .to(device)."
+        )
+    if x.device.type == "meta":
+        raise InputTypeError(
+            f"{who} takes {expected} with values, got a meta tensor, which has none. "
+            "Make it on a device."
         )
 
 

@@ -145,7 +145,17 @@ def auto(
 
 
 def tunable(solver: Solver) -> bool:
-    """Whether :func:`auto` can choose for a solver: its level ``sigma`` may be any, and rise."""
+    """Whether :func:`auto` can choose for a solver: its level ``sigma`` may be any, and rise.
+
+    Parameters
+    ----------
+    solver : Solver
+        The solver.
+
+    Returns
+    -------
+    bool
+    """
     return solver.rising and "sigma" in {f.name for f in fields(cast(Any, solver))}
 
 
@@ -228,7 +238,19 @@ def _check(solver: Solver) -> None:
 
 
 def top_level(problem: Problem, D: Denoiser) -> Tensor:
-    """Top of the denoiser's range, or the deviation of the start, for each image, (B,)."""
+    """Top of the denoiser's range, or the deviation of the start, for each image, (B,).
+
+    Parameters
+    ----------
+    problem : Problem
+        Data, operator and noise.
+    D : Denoiser
+        The denoiser.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+    """
     known = describe(D).sigma_range
     top = problem.A.initial(problem.q).flatten(1).std(1)
     top = top if known is None else torch.full_like(top, known[1])

@@ -50,13 +50,36 @@ class Criterion(ABC):
 
     @abstractmethod
     def measure(self, run: Run, iterations: int) -> Curve:
-        """Run a candidate ``runs`` times, and measure every iteration."""
+        """Run a candidate ``runs`` times, and measure every iteration.
+
+        Parameters
+        ----------
+        run : callable
+            ``run(q, noise, look)`` runs the candidate and shows each state to ``look``.
+        iterations : int
+            Iterations of a run.
+
+        Returns
+        -------
+        Curve
+        """
 
     @abstractmethod
     def score(self, misfit: Tensor, evidence: Tensor) -> Tensor:
         """Estimated error in units of the noise, shape (R, B), from the rows of all curves.
 
         It is 1 plus the error of the estimate; infinite where a run diverged.
+
+        Parameters
+        ----------
+        misfit : Tensor, shape (R, B)
+            Misfits of all curves, one row an iteration.
+        evidence : Tensor
+            What the criterion measured beside the misfits.
+
+        Returns
+        -------
+        Tensor, shape (R, B)
         """
 
 
@@ -224,9 +247,30 @@ def choose_criterion(
     top: Tensor,
     config: AutoConfig,
 ) -> Criterion:
-    """SURE or GCV where most of the image was measured, else held-out data.
+    r"""SURE or GCV where most of the image was measured, else held-out data.
 
     ``top`` (B,) is the largest level of the denoiser, by which the prior deviation is set.
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*data_shape)
+        Data.
+    A : LinearOperator
+        The operator.
+    noise : float or Tensor
+        Standard deviation of the noise: a number, (B,) or a map.
+    estimated : bool
+        Whether the noise was estimated.
+    problem : Problem
+        Data, operator and noise.
+    top : Tensor, shape (B,)
+        Largest level of the denoiser; it sets the prior deviation.
+    config : AutoConfig
+        The settings of the search.
+
+    Returns
+    -------
+    Criterion
     """
     deviation, pixels = noise_as_map(q, A, noise), problem.A.initial(problem.q)[0].numel()
     seen = reached(A) & torch.isfinite(deviation)

@@ -135,7 +135,27 @@ def cross_validate(
 def holdout_masks(
     seen: Tensor, A: LinearOperator, holdout_fraction: float, folds: int, seed: int, who: str
 ) -> list[Tensor]:
-    """Disjoint random parts of the measured data, one mask of the shape of ``seen`` a fold."""
+    """Disjoint random parts of the measured data, one mask of the shape of ``seen`` a fold.
+
+    Parameters
+    ----------
+    seen : Tensor
+        True where data were measured.
+    A : LinearOperator
+        The operator.
+    holdout_fraction : float
+        Part of the data in each mask.
+    folds : int
+        Number of masks.
+    seed : int
+        Seed of the draw.
+    who : str
+        The caller, for messages.
+
+    Returns
+    -------
+    list of Tensor
+    """
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(A.data_shape, generator=generator).to(seen.device)
     masks = []
@@ -152,18 +172,56 @@ def holdout_masks(
 
 
 def standardised(fit: Tensor, q: Tensor, noise: Tensor, where: Tensor) -> Tensor:
-    """Residuals over the noise, 0 outside of ``where``."""
+    r"""Residuals over the noise, 0 outside of ``where``.
+
+    Parameters
+    ----------
+    fit : Tensor
+        A x.
+    q : Tensor, shape (B, \*data_shape)
+        Data.
+    noise : float or Tensor
+        Standard deviation of the noise: a number, (B,) or a map.
+    where : Tensor
+        True where the data count.
+
+    Returns
+    -------
+    Tensor
+    """
     residual = fit - torch.where(where, q, 0.0)
     return torch.where(where, residual / torch.where(where, noise, 1.0), 0.0)
 
 
 def mean_square(r: Tensor, where: Tensor) -> Tensor:
-    """Mean of r^2 over ``where``, for each image, shape (B,)."""
+    r"""Mean of r^2 over ``where``, for each image, shape (B,).
+
+    Parameters
+    ----------
+    r : Tensor, shape (B, \*data_shape)
+        A residual.
+    where : Tensor
+        True where the data count.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+    """
     return r.flatten(1).square().sum(1) / where.flatten(1).sum(1)
 
 
 def check_folds(who: str, holdout_fraction: float, folds: int) -> None:
-    """Raise unless the fraction is in (0, 1) and so many folds fit."""
+    """Raise unless the fraction is in (0, 1) and so many folds fit.
+
+    Parameters
+    ----------
+    who : str
+        The caller, for messages.
+    holdout_fraction : float
+        Part of the data in each mask.
+    folds : int
+        Number of masks.
+    """
     number = isinstance(holdout_fraction, (int, float)) and not isinstance(holdout_fraction, bool)
     if not number or not 0 < holdout_fraction < 1:
         raise InputError(

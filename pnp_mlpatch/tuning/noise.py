@@ -35,6 +35,18 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
 
     Raises :class:`InputError` where fewer than 30 differences are there, and what the operator raises for q.
     Donoho and Johnstone 1994 (the median); Immerkaer 1996 (the stencil in the plane).
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*data_shape)
+        Data.
+    A : LinearOperator
+        The operator.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Or a map (B, m) for a stack of data sets.
     """
     with torch.no_grad():
         make_problem(q, A, None)
@@ -69,6 +81,20 @@ def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
     and there its mean square is 1. ``generator`` is one of the CPU.
 
     The estimate of a trace, Hutchinson 1990; constraints in turn, Gerchberg and Saxton 1972.
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*data_shape)
+        Data.
+    seen : Tensor
+        True where data were measured.
+    generator : torch.Generator
+        Random numbers of the CPU.
+
+    Returns
+    -------
+    Tensor
+        Like ``q``.
     """
     axes = tuple(range(1, q.ndim))
 

@@ -152,22 +152,51 @@ class ErrorNorm:
     level: Tensor | None = None
 
     def weigh(self, r: Tensor) -> Tensor:
-        r"""B r for a residual r of shape (B, \*data_shape); unmeasured data count as 0."""
+        r"""B r for a residual r of shape (B, \*data_shape); unmeasured data count as 0.
+
+        Parameters
+        ----------
+        r : Tensor, shape (B, \*data_shape)
+            A residual.
+
+        Returns
+        -------
+        Tensor
+        """
         r = torch.where(self.seen, r / torch.where(self.seen, self.noise, 1.0), 0.0)
         if self.level is None:
             return r
         return self._solve(self.problem.A.adjoint(self._unit(r) * r), self.level)
 
     def expected(self, probes: list[Tensor]) -> Tensor:
-        """E|B e|^2, shape (B,), from probes drawn like the noise."""
+        """E|B e|^2, shape (B,), from probes drawn like the noise.
+
+        Parameters
+        ----------
+        probes : list of Tensor
+            Changes of the data, drawn like the noise.
+
+        Returns
+        -------
+        Tensor, shape (B,)
+        """
         return torch.stack([square_norm(self.weigh(b)) for b in probes]).mean(0)
 
     def standard_error(self, difference: Tensor) -> Tensor:
-        r"""Standard error of the difference of two estimated errors, times E|B e|^2.
+        """Standard error of the difference of two estimated errors, times E|B e|^2.
 
         .. math:: 2 |B^T B A (x - y)|
 
         for two estimates x and y with ``difference`` = B A (x - y).
+
+        Parameters
+        ----------
+        difference : Tensor
+            B A (x - y).
+
+        Returns
+        -------
+        Tensor, shape (B,)
         """
         if self.level is not None:
             y = self.problem.A(self._solve(difference, self.level))
@@ -186,7 +215,21 @@ class ErrorNorm:
 
 
 def noise_as_map(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
-    r"""The noise as a map of the data, shape (1 or B, \*data_shape)."""
+    r"""The noise as a map of the data, shape (1 or B, \*data_shape).
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, \*data_shape)
+        Data.
+    A : LinearOperator
+        The operator.
+    noise : float or Tensor
+        Standard deviation of the noise: a number, (B,) or a map.
+
+    Returns
+    -------
+    Tensor, shape (1 or B, \*data_shape)
+    """
     level = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
     if level.ndim == 1 and len(A.data_shape) > 1:
         level = level.reshape(-1, *[1] * (q.ndim - 1))
@@ -194,7 +237,17 @@ def noise_as_map(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
 
 
 def square_norm(v: Tensor) -> Tensor:
-    """Sum of squares of each image, in float64, shape (B,)."""
+    """Sum of squares of each image, in float64, shape (B,).
+
+    Parameters
+    ----------
+    v : Tensor, shape (B, ...)
+        Values of each image.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+    """
     return v.flatten(1).square().sum(1).double()
 
 
