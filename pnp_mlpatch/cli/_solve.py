@@ -147,6 +147,7 @@ def _report(
     if result.tuned is not None:
         names = ("settings", "noise", "estimated", "why")
         report["tuned"] = {name: _one(getattr(result.tuned, name)) for name in names}
+        report["solver"] = asked["solver"] | report["tuned"]["settings"]
     return report
 
 
