@@ -180,13 +180,13 @@ def test_the_recipe_is_the_default(run):
         None,
         {},
     )
-    assert all(factor in (1, 0.5, 0.25) for factor in made["result"]["factor"])
+    assert all(factor in (1, 0.5, 0.25) for factor in made["result"]["alpha_scale"])
     assert score(volume(), TRUTH[1:3]) > 26
     assert run(f"{line} --solver admm", plain)[0] == 0
     first = volume()
     for given in ("--iterations 20", "--sigma 0.0784313725490196", "--set solver.tol=1e-4"):
         assert run(f"{line} {given}", plain)[0] == 0
-        assert json.loads(Path("v.json").read_text())["result"]["factor"] == [None, None]
+        assert json.loads(Path("v.json").read_text())["result"]["alpha_scale"] == [None, None]
         assert torch.equal(volume(), first)
 
 
@@ -353,9 +353,9 @@ def test_dead_bins_and_nan(run):
         ("counts.npy --out v.npy --angles 30", "--blank I0"),
         ("counts.npy --out v.npy --blank 2000", "tells no angles. Give --angles FILE, or --angles N for equally spaced ones (30 projections)"),
         ("counts.npy --out v.npy --blank 2000 --angles 31", "31 angles for 30 projections"),
-        ("counts.npy --out v.npy --blank 2000 --angles 40", "seems transposed: give layout='sda'"),
+        ("counts.npy --out v.npy --blank 2000 --angles 40", "seems transposed: give --layout 'sda'"),
         ("counts.npy --out v.npy --blank 2000 --angles 0", "must be >= 1"),
-        ("counts.npy --out v.npy --blank 2000 --angles 30 --layout asd", "give layout='sad'"),
+        ("counts.npy --out v.npy --blank 2000 --angles 30 --layout asd", "give --layout 'sad'"),
         ("counts.npy --out v.npy --blank 2000 --angles 30 --layout xyz", "layout must name"),
         ("counts.npy --out v.npy --blank 2000 --angles 30 --degrees", "--angles 30 needs none"),
         ("counts.npy --out v.npy --blank much --angles 30", "much"),
@@ -559,6 +559,6 @@ def test_memory_does_not_grow_with_the_slices(here):
 def test_the_centre_of_tomopy(run):
     with pytest.warns(
         UserWarning,
-        match=r"--center 20 is half an element right of the middle, 19.5.*tomopy.*subtract 0.5",
+        match=r"center 20 is half an element right of the middle, 19.5.*tomopy.*subtract 0.5",
     ):
         assert run("scan.h5 --out v.npy --spacing 1.5 --slices 1:2 --fbp --center 20", "")[0] == 0

@@ -656,7 +656,7 @@ def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
         noisier[4:, None], A, rescaled(TV_, 0.04), noise=noise, sigma=sigma, progress=False
     )
     assert rows["sigma"][4] == pytest.approx(float(sigma) / 0.04)
-    assert rows["alpha_scale"][4] == float(alone.factor)
+    assert rows["alpha_scale"][4] == float(alone.alpha_scale)
     assert rows["chi2"][4] == pytest.approx(float(alone.chi2), rel=1e-3)
     assert error(np.load(tmp_path / "v.npy")[4], alone.x[0, 0]) < 1e-6
 

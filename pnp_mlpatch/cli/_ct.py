@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,16 +197,33 @@ def _number_or_path(text: str | None) -> float | str | None:
 
 def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
     """The geometry of the flags; what they leave open is taken from the scan."""
-    return scan.geometry(
-        args.beam or "parallel",
-        shape=None if args.shape is None else tuple(args.shape),
-        pixel=args.pixel,
-        spacing=args.spacing,
-        center=args.center,
-        offset=args.offset,
-        source_origin=args.source_origin,
-        origin_detector=args.origin_detector,
-    )
+    if scan.angles is None:
+        raise InputError(
+            f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally "
+            f"spaced ones ({scan.shape[1]} projections)."
+        )
+    try:
+        return scan.geometry(
+            args.beam or "parallel",
+            shape=None if args.shape is None else tuple(args.shape),
+            pixel=args.pixel,
+            spacing=args.spacing,
+            center=args.center,
+            offset=args.offset,
+            source_origin=args.source_origin,
+            origin_detector=args.origin_detector,
+        )
+    except InputError as error:
+        raise InputError(_with_flags(str(error))) from error
+
+
+def _with_flags(text: str) -> str:
+    """A message of ``Scan.geometry`` with the flags in place of its arguments."""
+    text = re.sub(r"\bbeam='(\w+)'", r"--beam \1", text.removeprefix("Scan.geometry: "))
+    for name in GEOMETRY[2:]:
+        flag = f"--{name.replace('_', '-')}"
+        text = re.sub(rf"(?<![-\w]){name}(?![-\w])( \({flag}\))?", flag, text)
+    return text
 
 
 def _table(args: argparse.Namespace) -> dict[str, Any] | None:

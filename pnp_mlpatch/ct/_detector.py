@@ -113,7 +113,7 @@ def _offset(center: float | None, offset: float | None, detectors: int, spacing:
     middle = (detectors - 1) / 2
     if not finite_number(center) or not -0.5 < center < detectors - 0.5:
         raise InputError(
-            f"{WHO}: center {center} lies off the detector, whose elements are 0 ... "
+            f"{WHO}: center {center:g} lies off the detector, whose elements are 0 ... "
             f"{detectors - 1}; its middle is {middle:g}."
         )
     if center == detectors / 2:

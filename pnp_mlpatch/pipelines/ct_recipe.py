@@ -137,7 +137,9 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
         progress=False,
     )
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
-    values = zip((sigma / scale).tolist(), found.factor.tolist(), found.chi2.tolist(), strict=True)
+    values = zip(
+        (sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True
+    )
     ended = []
     for k, (level, alpha_scale, chi2) in enumerate(values):
         last = round(-math.log2(alpha_scale))  # the run that gave this slice
