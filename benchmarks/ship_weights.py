@@ -74,7 +74,7 @@ def main():
     if args.quick:
         return
     recipe = weights.read_toml(
-        Path(weights.__file__).parent / "training" / "recipes" / f"{args.name}.toml"
+        Path(weights.__file__).parents[1] / "training" / "recipes" / f"{args.name}.toml"
     )
     card = {**model.card, **recipe.get("card", {}), "recipe": f"{args.name}.toml", "scores": scores}
     if "convergence" not in scores:
