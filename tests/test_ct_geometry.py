@@ -241,7 +241,7 @@ def test_equality_hash_and_json():
         (
             lambda: Radon(image_shape=(0, 8, 8), angles=4),
             InputError,
-            "channels must be an integer >= 1",
+            "image_shape must be",
         ),
         (
             lambda: from_dict({"type": "FanBeam", "shape": [8, 8], "angles": 4}),

@@ -903,8 +903,8 @@ def test_refused(name):
             r"A must take a batch \(2, 1, 4, 5\) to \(2, 1, 4, 5\), got \(2, 1, 4, 4\) back",
         ),
         (lambda x: x.sum(), InputError, "Is the batch axis kept"),
-        (lambda x: 1j * x, InputTypeError, "A must return a real tensor, got torch.complex64"),
-        (lambda x: x.numpy(), InputTypeError, "A must return a real tensor, got ndarray"),
+        (lambda x: 1j * x, InputTypeError, "A must return a tensor of real floats, got torch.complex64"),
+        (lambda x: x.numpy(), InputTypeError, "A must return a tensor of real floats, got ndarray"),
     ],
 )
 def test_wrong_functions(A, error, words):

@@ -417,7 +417,7 @@ def test_fast_admm_that_refuses_all_steps_has_not_converged():
     A, q = Identity(SHAPE), torch.rand(2, *SHAPE, dtype=torch.float64)
     settings = {"alpha": 0.05, "sigma": 1.0, "noise": 1.0}
     stuck = reconstruct(q, A, overdone, "fast_admm", iterations=60, tol=1e-6, **settings)
-    assert stuck.status == "stalled"
+    assert stuck.status == "outside"  # and it never converges: "overdone" amplifies
     assert min(stuck.history["residual"]) > 1e-2
     mended = reconstruct(
         q, A, averaged(overdone, 1 / 3), "fast_admm", iterations=3000, tol=1e-12, **settings
@@ -525,17 +525,24 @@ def test_noise_is_asked_for(name, words):
 # ---- results
 
 
-def solved(name, state=None, **settings):
+def solved(name, state=None, callbacks=(), **settings):
     A = Mask(random_mask(SHAPE[1:], keep=0.5))
     q = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0)) * A.mask
     return solvers.make(name, tol=0, **settings).run(
-        q, A, gaussian, noise=0.2, state=state, record={"mean": lambda x: x.mean()}
+        q,
+        A,
+        gaussian,
+        noise=0.2,
+        state=state,
+        callbacks=callbacks,
+        record={"mean": lambda x: x.mean()},
     )
 
 
 @pytest.mark.parametrize("name", solvers.names())
 def test_a_saved_result_comes_back_and_goes_on_to_the_same_bits(name, tmp_path):
-    whole, half = solved(name, iterations=11), solved(name, iterations=5)
+    whole = solved(name, iterations=11)
+    half = solved(name, iterations=11, callbacks=[lambda state: state.iteration == 5])
     half.save(tmp_path / "half.pt")
     back = Result.load(tmp_path / "half.pt")
     assert type(back.state) is type(half.state)
