@@ -134,7 +134,7 @@ def record(case, D):
 def run(case, D, q, noise, sigma, scale, iterations, state=None):
     """Iterates (K, B, C, H, W), and the last state, None where the run diverged."""
     xs = []
-    made = solvers.make("admm", sigma=sigma, factor=scale, iterations=iterations, tol=0.0)
+    made = solvers.make("admm", sigma=sigma, alpha_scale=scale, iterations=iterations, tol=0.0)
     settings = {"noise": noise, "state": state, "progress": False}
     try:
         end = made.run(q, case.A, D, callbacks=[lambda s: xs.append(s.x)], **settings).state

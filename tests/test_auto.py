@@ -37,7 +37,7 @@ def white(*shape, seed=0):
 MAKE = {
     "mask": lambda: Mask(random_mask((SIZE, SIZE), keep=0.4)),
     "blur": lambda: Blur(gaussian_psf(1.2), (1, SIZE, SIZE)),
-    "radon": lambda: Radon((SIZE, SIZE), 30, cache=False),
+    "radon": lambda: Radon(image_shape=(1, SIZE, SIZE), angles=30, cache=False),
     "identity": lambda: Identity((1, SIZE, SIZE)),
 }
 NOISE = {"mask": 0.04, "blur": 0.02, "radon": 0.3, "identity": 0.1}
@@ -70,7 +70,7 @@ def test_search_is_near_the_best_of_a_sweep_with_the_truth(name, photo):
     result = reconstruct(q, A, D, noise=noise, tune="auto")
     assert D.calls <= RUNS * solvers.make("admm").iterations
     sweep = [
-        reconstruct(q, A, TV, noise=noise, sigma=sigma, factor=scale).x
+        reconstruct(q, A, TV, noise=noise, sigma=sigma, alpha_scale=scale).x
         for sigma in (4 / 255, 10 / 255, 25 / 255, 60 / 255)
         for scale in (0.25, 1.0)
     ]
@@ -191,7 +191,7 @@ def test_maps_of_the_noise_with_pixels_that_were_not_measured(photo):
 
 def test_low_signal_is_not_taken_for_structure():
     """A sky of shear that is nothing but noise: the map is nearly empty."""
-    A = Lensing(shape=(SIZE, SIZE))
+    A = Lensing(image_shape=(2, SIZE, SIZE))
     q = 0.3 * white(1, 2, SIZE, SIZE)
     D = e_mode(denoisers.make("mlpatch", weights="mlpatch-kappa"))
     result = reconstruct(q, A, D, noise=0.3, iterations=10, tune="auto")
@@ -231,7 +231,7 @@ def test_a_denoiser_that_makes_solvers_diverge_is_no_obstacle(name, photo):
 def test_errors_of_the_search(photo):
     A, q = noisy("mask", photo)
     with pytest.raises(InputError, match=r"tune must be 'auto' .* got 'off'"):
-        reconstruct(q, A, TV, noise=0.1, tune="off")
+        reconstruct(q, A, TV, noise=0.1)
     half = reconstruct(q, A, TV, noise=0.1, iterations=1)
     with pytest.raises(InputError, match="cannot go on from a state"):
         reconstruct(q, A, TV, noise=0.1, tune="auto", state=half.state)
@@ -373,7 +373,7 @@ def test_where_nothing_is_hidden_both_norms_are_the_same():
     a, b = (sure(q, A, lambda q: 0.7 * q, noise=0.5, level=level) for level in (None, 0.3))
     torch.testing.assert_close(a, b)
     seen = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.8
-    A, noise = Lensing(shape=(16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
+    A, noise = Lensing(image_shape=(2, 16, 16)), torch.where(seen, 0.3, torch.inf).expand(2, 16, 16)
     shear = 0.3 * white(1, 2, 16, 16)
     a, b = (
         float(sure(shear, A, lambda q: 0.5 * A.adjoint(q), noise=noise, level=level))

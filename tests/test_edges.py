@@ -89,7 +89,7 @@ def test_a_noise_map_of_one_value_is_that_number(solver, photo):
     A = Blur(gaussian_psf(1.2), (1, 48, 40))
     q = A(photo) + 0.03 * white(photo.shape)
     one, many = (
-        reconstruct(q, A, TV, solver, noise=n, iterations=6, tune="off", progress=False)
+        reconstruct(q, A, TV, solver, noise=n, iterations=6, progress=False)
         for n in (0.03, torch.full(A.data_shape, 0.03))
     )
     assert float((one.x - many.x).abs().max()) < 1e-4

@@ -146,7 +146,7 @@ def test_the_levels_of_the_last_step_are_held(truth):
         seen.append(float(sigma))
         return too_smooth(x, sigma)
 
-    solver = solvers.make("hqs", sigma=(0.3, 0.2, 0.1), iterations=3, lam=0.5)
+    solver = solvers.make("hqs", sigma=(0.3, 0.2, 0.1), iterations=3, alpha_scale=0.5)
     found = discrepancy(
         noisy(A, truth, 0.1), A, watched, solver, noise=0.1, iterations=2, progress=False
     )
