@@ -231,7 +231,7 @@ def test_a_denoiser_that_makes_solvers_diverge_is_no_obstacle(name, photo):
 def test_errors_of_the_search(photo):
     A, q = noisy("mask", photo)
     with pytest.raises(InputError, match=r"tune must be 'auto' .* got 'off'"):
-        reconstruct(q, A, TV, noise=0.1)
+        reconstruct(q, A, TV, noise=0.1, tune="off")
     half = reconstruct(q, A, TV, noise=0.1, iterations=1)
     with pytest.raises(InputError, match="cannot go on from a state"):
         reconstruct(q, A, TV, noise=0.1, tune="auto", state=half.state)

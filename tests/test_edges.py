@@ -65,7 +65,7 @@ def test_an_image_does_not_depend_on_the_noise_of_the_others(solver, kind, photo
         if kind == "numbers"
         else n.reshape(-1, 1, 1, 1).expand_as(q) * (1 + torch.rand(1, 48, 40))
     )
-    settings = {"iterations": 4, "progress": False, "tune": "off"}
+    settings = {"iterations": 4, "progress": False}
     batch = reconstruct(q, A, TV, solver, noise=noise, **settings).x
     for k in range(2):
         alone = reconstruct(q[k : k + 1], A, TV, solver, noise=noise[k : k + 1], **settings).x

@@ -903,7 +903,11 @@ def test_refused(name):
             r"A must take a batch \(2, 1, 4, 5\) to \(2, 1, 4, 5\), got \(2, 1, 4, 4\) back",
         ),
         (lambda x: x.sum(), InputError, "Is the batch axis kept"),
-        (lambda x: 1j * x, InputTypeError, "A must return a tensor of real floats, got torch.complex64"),
+        (
+            lambda x: 1j * x,
+            InputTypeError,
+            "A must return a tensor of real floats, got torch.complex64",
+        ),
         (lambda x: x.numpy(), InputTypeError, "A must return a tensor of real floats, got ndarray"),
     ],
 )

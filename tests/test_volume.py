@@ -196,7 +196,13 @@ def test_the_window_only_moves_the_denoiser(counts, tmp_path):
     run(
         counts,
         tmp_path / "c.npy",
-        changed(FAST, window=(0.0, 0.04), sigma=(0.06, 0.06), solver="hqs", settings={"alpha_scale": 1.0}),
+        changed(
+            FAST,
+            window=(0.0, 0.04),
+            sigma=(0.06, 0.06),
+            solver="hqs",
+            settings={"alpha_scale": 1.0},
+        ),
     )
     assert error(np.load(tmp_path / "c.npy")) < 0.005
 
@@ -286,7 +292,9 @@ def test_gaps_in_line_integrals(integrals, tmp_path):
 def test_filled_is_linear_along_the_detector():
     q = torch.tensor([[0.0, 1.0, 0.0, 0.0, 4.0, 0.0], [0.0] * 6])
     missing = torch.tensor([[True, False, True, True, False, True], [True] * 6])
-    filled = Radon(image_shape=(1, 4, 4), angles=2, detectors=6, cache=False)._fill(q[None, None], ~missing[None, None])[0, 0]
+    filled = Radon(image_shape=(1, 4, 4), angles=2, detectors=6, cache=False)._fill(
+        q[None, None], ~missing[None, None]
+    )[0, 0]
     one = [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
     assert filled.tolist() == [
         pytest.approx([2 * value for value in one]),
