@@ -263,7 +263,7 @@ def draws(count=6):
 KINDS = {
     "mask": lambda: Mask(random_mask((SIZE, SIZE), keep=0.5)),
     "blur": lambda: Blur(torch.ones(3, 3) / 9, (1, SIZE, SIZE)),
-    "radon": lambda: Radon((SIZE, SIZE), 16, cache=False),
+    "radon": lambda: Radon(ParallelBeam((SIZE, SIZE), 16), cache=False),
 }
 
 
