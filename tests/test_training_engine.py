@@ -77,7 +77,7 @@ def test_the_average_is_saved_and_the_checkpoint_holds_both(config, monkeypatch)
     assert apart(saved, mine) < 1e-6
     state = torch.load(f"{config.out}/checkpoint.pt", weights_only=True)
     assert set(state) == {
-        "config",
+        "about",
         "step",
         "loss",
         "seconds",
@@ -119,7 +119,7 @@ def test_clipping_bounds_the_gradient(config, monkeypatch):
 
 def test_half_precision_with_a_scaled_loss(config, monkeypatch):
     """float16 is refused on the CPU because it is slow there; the scaler works there too, so that its order in the loop can be tested."""
-    monkeypatch.setattr(loop, "_processes", lambda config: (torch.device("cpu"), 0, 1))
+    monkeypatch.setattr(loop, "processes", lambda config: (torch.device("cpu"), 0, 1))
     half = tensors(train(changed(config, "half", precision="float16", steps=20), progress=False))
     full = tensors(train(changed(config, "full", steps=20), progress=False))
     assert all(t.dtype == torch.float32 for t in half.values())

@@ -88,7 +88,7 @@ def test_nan_where_something_was_measured_is_refused(A, truth):
     q[0, 0, 3, 4] = math.nan
     with pytest.raises(InputError, match="1 of the data are NaN or infinite"):
         make_problem(q, A, std)
-    with pytest.raises(InputError, match="noise is a standard deviation, finite and > 0"):
+    with pytest.raises(InputError, match="the noise is infinite everywhere"):
         make_problem(A(truth), A, torch.full(A.data_shape, math.inf))
 
 
