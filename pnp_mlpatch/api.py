@@ -96,7 +96,7 @@ def reconstruct(
     >>> bool((result.x - truth).abs().mean() < 0.02)
     True
     >>> print(reconstruct(A(truth), A, "tv", noise=0.02).tuned)
-    sigma = 0.04685; noise given: 0.02. The level follows from the noise (schedules.from_noise).
+    sigma = 0.05204; noise given: 0.02. The level follows from the noise (schedules.from_noise).
     """
     if tune not in (None, "auto"):
         raise InputError(
