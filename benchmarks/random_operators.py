@@ -76,7 +76,7 @@ def radon(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
         projector = str(rng.choice(["line", "strip"]))
     return operators.make(
         "radon",
-        image_shape=(1, *geometry),
+        geometry=geometry,
         channels=shape[0],
         projector=projector,
         backend=backend,
