@@ -133,7 +133,8 @@ def draw(seed: int) -> tuple[str, LinearOperator, float]:
     if rng.random() < 0.4:
         images = (2,) if rng.random() < 0.5 else ()
         weight = torch.from_numpy(
-            rng.random((*images, *A.data_shape)) * (rng.random(A.data_shape) < 0.8)
+            rng.random((*images, *A.data_shape))
+            * (rng.random(A.data_shape) < (1 if "stack" in name else 0.8))
         )
         weight[..., -1] += 0.1
         A = A.weighted(weight)
