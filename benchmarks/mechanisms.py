@@ -364,7 +364,7 @@ class JudgeHeldOut(Judge):
         key, half = (K, folds), K // 2
         if key not in row.setdefault("restarted", {}):
             x0, case = row["xs"][half - 1][:folds].mean(0, keepdim=True), self.case
-            made = {"sigma": row["sigma"], "factor": row["scale"], "iterations": K - half}
+            made = {"sigma": row["sigma"], "alpha_scale": row["scale"], "iterations": K - half}
             solver, D = solvers.make("admm", tol=0.0, **made), case.denoiser(self.name)
             x = solver.run(case.q, case.A, D, noise=case.noise, x0=x0, progress=False).x
             row["restarted"][key] = case.score(x)
