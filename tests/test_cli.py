@@ -170,7 +170,12 @@ def test_help_of_train_has_every_key(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     out = capsys.readouterr().out
-    for key in ("data (required)", "sigma_max = 0.2353", "card = {}", "warmup"):
+    for key in (
+        "data (required)",
+        "sigma_max = 0.2353",
+        "card = {}",
+        "Steps up to it; then a cosine",
+    ):
         assert key in out
 
 
