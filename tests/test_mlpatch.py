@@ -199,7 +199,8 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (80, 71)])
 def test_tiled_equals_untiled_everywhere(net, sigma, shape):
     x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3))
-    bound = 2e-5 if net.deform else 1e-6  # offsets that follow the content amplify rounding
+    # offsets that follow the content amplify rounding; so do twelve layers of a residual stem
+    bound = 2e-5 if net.deform else 2e-6 if net.config["residual"] else 1e-6
 
     def tiled(tile):
         copy = MLPatch(**net.config, tile=tile).eval()
@@ -246,17 +247,18 @@ def test_the_field_is_not_overstated():
 
 
 def test_shifting_the_input_shifts_the_output(net, sigma):
-    f = net.field
+    f, (a, b) = net.field, (3 * net.fold, 5 * net.fold)  # folded: whole squares
     x = torch.rand(
         1, net.channels, 2 * f + 30, 2 * f + 30, generator=torch.Generator().manual_seed(6)
     )
-    one, two = net(x[..., :-3, :-5], sigma), net(x[..., 3:, 5:], sigma)
-    assert (one[..., f + 3 : -f, f + 5 : -f] - two[..., f : -f - 3, f : -f - 5]).abs().max() < 1e-6
+    one, two = net(x[..., :-a, :-b], sigma), net(x[..., a:, b:], sigma)
+    assert (one[..., f + a : -f, f + b : -f] - two[..., f : -f - a, f : -f - b]).abs().max() < 1e-6
 
 
 def test_adding_a_constant_adds_it_to_the_output(net, sigma):
     x = torch.rand(1, net.channels, 20, 20, generator=torch.Generator().manual_seed(7))
-    bound = 1e-3 if net.deform else 2e-5  # offsets that follow the content amplify rounding
+    # offsets that follow the content amplify rounding; so do twelve layers of a residual stem
+    bound = 1e-3 if net.deform else 5e-5 if net.config["residual"] else 2e-5
     y = net(x, sigma)
     if net.signal:  # images about zero: a constant is a signal, which noise makes unlikely; without noise nothing is taken off
         assert torch.equal(net(x + 3, 0.0), x + 3)
