@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pnp_mlpatch import cli
 from pnp_mlpatch.ct import read_dicom, read_scan, write_volume
 from pnp_mlpatch.ct.counts import line_integrals
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage, PnPError
@@ -1006,6 +1007,19 @@ def test_chunks_that_were_never_written_are_missing(layout, tmp_path):
     q = scan.read(1, 4)
     assert torch.isnan(q).all(-1).any(0).nonzero().flatten().tolist() == [4, 5, 11]
     assert torch.equal(q[:, 6], torch.from_numpy(data[6, 1:4].astype(np.float32)))
+
+
+def test_the_shell_says_what_is_missing_even_where_warnings_are_silenced(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    _broken_off(tmp_path / "a.h5", range(9), flat=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        words = ["ct", "a.h5", "--out", "v.npy", "--slices", "1:2", "--fbp", "--quiet"]
+        assert cli.main(words) == 0
+        assert warnings.filters[0][:1] == ("ignore",)
+    assert "25% of it was never written" in capsys.readouterr().err
 
 
 def test_what_is_mostly_missing_is_refused(tmp_path):

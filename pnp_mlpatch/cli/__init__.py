@@ -53,7 +53,10 @@ def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
         if args.command is None:
             parser.print_help()
             return 2
-        return args.run(args)
+        with warnings.catch_warnings():
+            # what a person must know about the data is said whatever the environment silences
+            warnings.filterwarnings("default", category=UserWarning, module="pnp_mlpatch")
+            return args.run(args)
     except (PnPError, OSError, RecursionError, MemoryError, RuntimeError) as error:
         print(f"pnp-mlpatch: {spoken(explain(error), args)}", file=sys.stderr)
         return 2
