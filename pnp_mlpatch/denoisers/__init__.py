@@ -17,6 +17,7 @@ from pnp_mlpatch.denoisers._base import (
 from pnp_mlpatch.denoisers._bicubic import reflect, sample
 from pnp_mlpatch.denoisers._equivariant import SYMMETRIES, equivariant, turned
 from pnp_mlpatch.denoisers._network import Network
+from pnp_mlpatch.denoisers._precision import in_precision
 from pnp_mlpatch.denoisers._relax import averaged, contracted
 from pnp_mlpatch.denoisers._wrapper import describe, fingerprint
 
@@ -36,6 +37,7 @@ __all__ = [
     "equivariant",
     "fingerprint",
     "get",
+    "in_precision",
     "info",
     "make",
     "names",

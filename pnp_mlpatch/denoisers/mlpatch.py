@@ -29,9 +29,8 @@ with F the features of x / r. The first term is the best estimate of a pixel fro
 second what the patch adds. D(x, 0) = x.
 
 Two forms give the same numbers. :meth:`MLPatch.at`, the continuous form, samples at any
-coordinates. ``D(x, sigma)``, the grid form, folds the sampling at pixel centres and the layer after
-it into one convolution. It works tile by tile with the true margin, so a tile bounds the memory and
-the result is that of the whole image.
+coordinates. ``D(x, sigma)``, the grid form, folds sampling and the next layer into one convolution.
+It works tile by tile with the true margin, which bounds the memory and changes no result.
 
 References
 ----------
@@ -57,6 +56,7 @@ from pnp_mlpatch.denoisers._bicubic import check_coords, cubic
 from pnp_mlpatch.denoisers._by_channels import ByChannels
 from pnp_mlpatch.denoisers._features import cropped, cropped_level
 from pnp_mlpatch.denoisers._patch import PatchNetwork
+from pnp_mlpatch.denoisers._precision import in_precision
 from pnp_mlpatch.denoisers._tiles import aligned, tiles
 from pnp_mlpatch.errors import InputError
 
@@ -99,8 +99,7 @@ class MLPatch(PatchNetwork):
     sigma_max : float
         Top of the trained noise range, in the units of the image; 0: images without noise.
     tile : int, optional
-        Side of the tiles. It bounds the memory and does not change the result. By default what fits
-        a cache: 256 with ``fold``, 128 with ``features``, else 64.
+        Side of the tiles, which bounds the memory; by default what fits a cache.
 
     Raises
     ------
@@ -313,27 +312,27 @@ class MLPatch(PatchNetwork):
 
 @register("mlpatch", network=MLPatch)
 def mlpatch(
-    weights: str | PathLike[str] = "auto", *, tile: int | None = None
-) -> MLPatch | ByChannels:
+    weights: str | PathLike[str] = "auto", *, tile: int | None = None, precision: str = "float32"
+) -> MLPatch | ByChannels | in_precision:
     """Make an :class:`MLPatch` with trained weights.
 
     Parameters
     ----------
     weights : str or path
         "auto": "mlpatch-grey" for images of one channel and "mlpatch-colour" for three, chosen at
-        each call. Else a file of this package's training, or a shipped name, all trained on windows
-        of 128 x 128 pixels: "mlpatch-grey" and "mlpatch-colour" for photographs in [0, 1],
-        "mlpatch-ct" for chest CT (-1024 ... 1024 HU mapped to [0, 1]), all for sigma 0 to 60/255;
-        "mlpatch-samples-grey", the member on image samples; "mlpatch-sr" for
-        :meth:`MLPatch.upscale`; "mlpatch-kappa" for the convergence of weak lensing, sigma 0 to
-        0.35.
+        each call. Else a file of this package's training, or a shipped name: these two for
+        photographs in [0, 1], "mlpatch-ct" for chest CT (-1024 ... 1024 HU mapped to [0, 1]), all
+        for sigma 0 to 60/255; "mlpatch-samples-grey", the member on image samples; "mlpatch-sr" for
+        :meth:`MLPatch.upscale`; "mlpatch-kappa" for weak lensing, sigma 0 to 0.35.
     tile : int, optional
         Side of the tiles; by default that of :class:`MLPatch`.
+    precision : {"float32", "bfloat16", "auto"}
+        Of the products; see :class:`~pnp_mlpatch.denoisers.in_precision`.
 
     Returns
     -------
-    MLPatch or ByChannels
-        With "auto" a module that holds both networks; else the network.
+    MLPatch, ByChannels or in_precision
+        With "auto" weights, a module with both networks. Beyond float32, wrapped.
 
     Raises
     ------
@@ -342,6 +341,8 @@ def mlpatch(
     """
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise InputError(f"mlpatch: tile must be an integer >= 1, got {tile!r}.")
+    if precision != "float32":
+        return in_precision(mlpatch(weights, tile=tile), precision)
     if isinstance(weights, str) and weights == "auto":
         return ByChannels({name: mlpatch(name, tile=tile) for name in AUTO})  # type: ignore[misc]
     model = MLPatch.load(weight_files.locate(weights))
