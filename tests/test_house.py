@@ -1,4 +1,5 @@
-"""The house: imports point down, plugins know no plugins, files and functions are short, docstrings are whole.
+"""The house: imports point down, plugins know no plugins, files and functions are short, docstrings
+are whole.
 
 ``python tests/test_house.py`` writes the table of floors into CONTRIBUTING.md.
 """
@@ -55,7 +56,9 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> list[tuple[str, ...]]:
-    """The package's own modules that a file imports, as parts; what only type checkers see is left out."""
+    """The package's own modules that a file imports, as parts; what only type checkers see is left
+    out.
+    """
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {

@@ -96,7 +96,7 @@ def choose(
 def _sparse_pair(
     geometry: Geometry, projector: str, memory: float | None, cache: bool
 ) -> tuple[SparsePair | None, str]:
-    """The matrices if there is memory for them, and why."""
+    """Return the matrices if there is memory for them, and why."""
     symmetry = Symmetry.of(geometry)
     size = matrix_gib(geometry, projector, len(symmetry.base))
     limit = min(4.0, available_gib() / 2) if memory is None else memory
@@ -262,13 +262,13 @@ class SparsePair(nn.Module):
         return self._sum(self.transpose(columns), len(x))
 
     def _images(self, x: Tensor) -> Tensor:
-        """The transformed images as columns (pixels, transforms * B)."""
+        """Return the transformed images as columns (pixels, transforms * B)."""
         x = x.detach().float() * self.geometry.pixel
         moved = [torch.rot90(x.flip(-1) if flip else x, k, (-2, -1)) for k, flip in self.transforms]
         return torch.stack(moved).flatten(2).permute(2, 0, 1).flatten(1).contiguous()
 
     def _sum(self, columns: Tensor, batch: int) -> Tensor:
-        """The sum of the images in the columns, each transformed back."""
+        """Return the sum of the images in the columns, each transformed back."""
         images = columns.T.reshape(len(self.transforms), batch, *self.geometry.shape)
         images = images * self.geometry.pixel
         total = None
@@ -280,12 +280,12 @@ class SparsePair(nn.Module):
         return total.contiguous()
 
     def _from_columns(self, columns: Tensor, batch: int) -> Tensor:
-        """(base * detectors, transforms * B) -> (B, transforms * base, detectors)."""
+        """Turn (base * detectors, transforms * B) into (B, transforms * base, detectors)."""
         parts = columns.unflatten(0, (self.count, -1)).unflatten(2, (len(self.transforms), batch))
         return parts.permute(3, 2, 0, 1).flatten(1, 2)
 
     def _mirror(self, y: Tensor) -> Tensor:
-        """The projections with the detector turned about where it runs backwards."""
+        """Return the projections with the detector turned about where it runs backwards."""
         return torch.where(self.mirrored[:, None], y.flip(-1), y) if len(self.transforms) > 1 else y
 
 

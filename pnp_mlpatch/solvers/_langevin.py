@@ -133,7 +133,7 @@ class ChainState(State):
 
 
 def start(problem: Problem, x0: Tensor) -> ChainState:
-    """The state before the first step of a chain from ``x0`` (B, C, H, W)."""
+    """Return the state before the first step of a chain from ``x0`` (B, C, H, W)."""
     zero, none = torch.zeros_like(x0), x0.new_zeros(len(x0), 0, *x0.shape[1:])
     return ChainState(
         x=x0,
@@ -151,7 +151,7 @@ def start(problem: Problem, x0: Tensor) -> ChainState:
 
 
 def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainState:
-    """The state after ``sample``. At most 2 ``keep`` - 1 samples and 31 batch means are held."""
+    """Return the state after ``sample``, with at most 2 ``keep`` - 1 samples and 31 batch means."""
     x, count, square, kept, thinning = sample, state.count, state.square, state.kept, state.thinning
     batches, batch_size, partial = state.batches, state.batch_size, state.partial
     if state.iteration >= burn_in:

@@ -140,7 +140,7 @@ class Consensus(Splitting[ConsensusState], FixedPoint[ConsensusState]):
 
 
 def _terms(problem: Problem) -> list[Problem]:
-    """The problem of each data set; the problem itself where the operator has no blocks."""
+    """Return the problem of each data set; the problem itself where the operator has no blocks."""
     A = problem.A
     if not isinstance(A, Blocks):
         return [problem]
