@@ -19,7 +19,7 @@ def dpir(
     data_iterations: int = 10,
     data_tol: float = 1e-6,
 ) -> Solver:
-    r"""Make the solver "hqs" with the settings of DPIR.
+    r"""The solver "hqs" with the settings of DPIR.
 
     Sigma falls from 49/255 to the noise of the data as the start of each image shows it, evenly in
     its logarithm.
@@ -52,7 +52,7 @@ def dpir(
     References
     ----------
     Zhang, Li, Zuo, Zhang, Van Gool and Timofte 2021.
-    """
+    """  # noqa: D401  it is listed with the classes, and names a solver as they do
     return registry.get("hqs")(
         iterations=iterations,
         sigma=sigma,
