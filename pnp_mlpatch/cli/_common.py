@@ -120,3 +120,18 @@ def command(
     sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
     sub.set_defaults(run=run)
     return sub
+
+
+def flags_of_a_run(
+    to: Any, device: str = "cpu (default), cuda, cuda:1 ...", *, quiet: bool = True
+) -> None:
+    """Add --device, --threads and --quiet to a parser or to a group of it."""
+    to.add_argument("--device", metavar="DEVICE", help=device)
+    to.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    if quiet:
+        to.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def no_resume(to: Any, what: str = "an interrupted run") -> None:
+    """Add --no-resume to a parser or to a group of it."""
+    to.add_argument("--no-resume", action="store_true", help=f"start anew even if there is {what}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._ct import run_ct
 from pnp_mlpatch.ct import BEAMS
 
@@ -258,18 +258,14 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="for the projector (default: half of what is free, at most 4)",
     )
-    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
-    )
+    flags_of_a_run(group)
+    no_resume(group)
     group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
     group.add_argument(
         "--preview",
         metavar="FILE.png",
         help="draw the slice in the middle beside its filtered backprojection",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
 __all__ = ["add_parser"]

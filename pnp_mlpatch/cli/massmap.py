@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import command
+from pnp_mlpatch.cli._common import command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._massmap import run_massmap
 
 EPILOG = """\
@@ -157,12 +157,8 @@ def _running(sub: argparse.ArgumentParser) -> None:
         help="a known convergence: judge the map by it, in the .json",
     )
     group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
-    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    flags_of_a_run(group)
+    no_resume(group)
 
 
 __all__ = ["add_parser"]

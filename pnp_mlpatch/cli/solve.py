@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run
 from pnp_mlpatch.cli._solve import run_solve
 
 EPILOG = """\
@@ -125,9 +125,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="STATE.pt",
         help="keep the solver's state here, and go on from it if it is there",
     )
-    sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    flags_of_a_run(sub)
 
 
 __all__ = ["add_parser"]

@@ -9,7 +9,7 @@ import os
 import textwrap
 from typing import Any
 
-from pnp_mlpatch.cli._common import blame, command, plain_text, prepare
+from pnp_mlpatch.cli._common import blame, command, flags_of_a_run, no_resume, plain_text, prepare
 from pnp_mlpatch.cli._problem import literal
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.weights import read_toml
@@ -175,7 +175,6 @@ def _running(sub: argparse.ArgumentParser) -> None:
         "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
     )
     sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
-    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
     sub.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "float16"],
@@ -189,10 +188,8 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any setting, or model.KEY=VALUE; may be given many times",
     )
-    sub.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is a checkpoint"
-    )
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    no_resume(sub, "a checkpoint")
+    flags_of_a_run(sub, "cpu, cuda ...", quiet=False)
 
 
 def _key(field: dataclasses.Field[Any]) -> str:
