@@ -1,10 +1,13 @@
-"""What each choice in MLPatch brings: small networks, an equal number of training pixels, one seed, one thread.
+"""What each choice in MLPatch brings: small networks, an equal number of training pixels, one seed,
+one thread.
 
-Two bases, of about equal cost: the member on image samples and the member on local features. Each row changes one thing, is trained by
-the same loop on the same windows (AdamW 2e-3, cosine, bfloat16), and judged on the middle 128 x 128 pixels of the validation
-pictures. "half a pixel" is the mean PSNR at sigma 25 of D.at half a pixel off the grid, less that of interpolating D(x) there
+Two bases, of about equal cost: the member on image samples and the member on local features. Each
+row changes one thing, is trained by the same loop on the same windows (AdamW 2e-3, cosine,
+bfloat16), and judged on the middle 128 x 128 pixels of the validation pictures. "half a pixel" is
+the mean PSNR at sigma 25 of D.at half a pixel off the grid, less that of interpolating D(x) there
 (bicubic): what the continuous form is worth as it was trained. Seeds differ by about 0.05 dB.
-Run: python benchmarks/ablation.py TRAIN_FOLDER VALIDATION_FOLDER [--megapixels 4] [--only WORD ...] [--json PATH]
+Run: python benchmarks/ablation.py TRAIN_FOLDER VALIDATION_FOLDER [--megapixels 4] [--only WORD ...]
+     [--json PATH]
 """
 
 import tempfile
@@ -46,7 +49,9 @@ class Fixed(MLPatch):
 
 
 class Spectral(MLPatch):
-    """The published idea of a learned filter in front: a radial gain of 16 knots on the spectrum of what the network sees."""
+    """The published idea of a learned filter in front: a radial gain of 16 knots on the spectrum of
+    what the network sees.
+    """
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -148,7 +153,9 @@ def middle(image, side):
 
 
 def between(model, images):
-    """Mean gain in dB, at sigma 25, of D.at half a pixel off the grid over bicubic samples of D(x) there."""
+    """Mean gain in dB, at sigma 25, of D.at half a pixel off the grid over bicubic samples of D(x)
+    there.
+    """
     gains = []
     with torch.no_grad():
         for k, image in enumerate(images[:4]):
@@ -175,7 +182,9 @@ def between(model, images):
 
 
 def operations(model):
-    """Thousands of floating point operations per pixel, in the grid form without halo: two for each weight and tap."""
+    """Thousands of floating point operations per pixel, in the grid form without halo: two for each
+    weight and tap.
+    """
     kernel = model._folded()
     rest = [layer.weight for layer in (*model.stem, *model.layers[1:])] + [model.last]
     return 2e-3 * (kernel.numel() + sum(weight.numel() for weight in rest))

@@ -1,21 +1,30 @@
-"""Settings chosen by the data against settings chosen with the truth, over the matrix of problems of benchmarks/matrix.py.
+"""Settings chosen by the data against settings chosen with the truth, over the matrix of problems
+of benchmarks/matrix.py.
 
-8 images x (inpainting of 30 %, CT of 60 views, blur and noise, lensing) x 3 levels of noise, with MLPatch, TV and a CNN (DnCNN), by ADMM.
+8 images x (inpainting of 30 %, CT of 60 views, blur and noise, lensing) x 3 levels of noise, with
+MLPatch, TV and a CNN (DnCNN), by ADMM.
 
-oracle    the best of 5 levels of the denoiser x alpha = (1/16, 1/4, 1, 4) (noise / sigma)^2, 30 iterations, scored with the truth
+oracle    the best of 5 levels of the denoiser x alpha = (1/16, 1/4, 1, 4) (noise / sigma)^2, 30
+          iterations, scored with the truth
 auto      reconstruct(q, A, D, noise=noise, tune="auto"): the search, at most 12 runs
 unknown   the same where the noise is estimated too
 run       reconstruct(q, A, D, noise=noise): one run, the level from the noise
-before    the search of the first edition, of 20 to 30 runs (commit 10a2fd9); "before, unknown" with the noise estimated
-speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with the level of the search, held constant, and with anderson(solver, 5); at
-          most 150, which is what counts for one that does not arrive where the other does
+before    the search of the first edition, of 20 to 30 runs (commit 10a2fd9); "before, unknown" with
+          the noise estimated
+speed     iterations to a residual |g(z) - z| / |z| of 1e-4 of ADMM with the level of the search,
+          held constant, and with anderson(solver, 5); at most 150, which is what counts for one
+          that does not arrive where the other does
 
-A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing). Results are kept in --keep FILE, one line each, and an
-interrupted run goes on from there. All of it takes some hours on one core; --denoiser tv, --what auto and --case "CT, 35" "lensing, 30" take parts.
-benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.auto changes, "auto" and "unknown" are to be computed again.
+A loss is in dB against the oracle (of the error inside the mask, less its mean, for lensing).
+Results are kept in --keep FILE, one line each, and an interrupted run goes on from there. All of it
+takes some hours on one core; --denoiser tv, --what auto and --case "CT, 35" "lensing, 30" take
+parts. benchmarks/auto.jsonl has those of docs/benchmarks.md. Where a rule of tuning.auto changes,
+"auto" and "unknown" are to be computed again.
 
-Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what oracle auto unknown run speed] [--case blur CT]
-     [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the matrix)
+Run: python benchmarks/auto.py --keep auto.jsonl [--kept] [--denoiser mlpatch tv dncnn] [--what
+     oracle auto unknown run speed] [--case blur CT]
+     [--settle PICTURES SLICES.npz] (the images on which the rules were settled, not those of the
+     matrix)
 """
 
 import json

@@ -1,28 +1,37 @@
-"""Which solver is the quickest: time to within 0.1 dB of the best, over problems x solvers x denoisers.
+"""Which solver is the quickest: time to within 0.1 dB of the best, over problems x solvers x
+denoisers.
 
-Images of 64 x 64: a photograph with 30 % of its pixels, blurred, in CT of 60 views, and every second pixel in each direction of the
-blurred one (an operator of two functions, whose data step is conjugate gradients without preconditioner); a mass map; all at the middle
-level of noise of benchmarks/matrix.py.
+Images of 64 x 64: a photograph with 30 % of its pixels, blurred, in CT of 60 views, and every
+second pixel in each direction of the blurred one (an operator of two functions, whose data step is
+conjugate gradients without preconditioner); a mass map; all at the middle level of noise of
+benchmarks/matrix.py.
 
-Each solver runs with 8 settings, scored with the truth after every step: 4 levels of the denoiser, 1/8 to 1 of the top of its range,
-with alpha = (noise / sigma)^2 and a quarter of it; pgd and fista with 6, 1/8 to 4 times sqrt(tau) noise; hqs with schedules of 8 and 24
-steps from the top to 1/16 ... 1/2 of it. Then with the level of the one that ends highest times and over sqrt(2). No level is above the
-range of a network. At most 60 iterations (pgd, fista, pdhg: 150), fewer where the score moves by less than 0.01 dB in 25.
+Each solver runs with 8 settings, scored with the truth after every step: 4 levels of the denoiser,
+1/8 to 1 of the top of its range, with alpha = (noise / sigma)^2 and a quarter of it; pgd and fista
+with 6, 1/8 to 4 times sqrt(tau) noise; hqs with schedules of 8 and 24 steps from the top to 1/16
+... 1/2 of it. Then with the level of the one that ends highest times and over sqrt(2). No level is
+above the range of a network. At most 60 iterations (pgd, fista, pdhg: 150), fewer where the score
+moves by less than 0.01 dB in 25.
 
-best       the highest score at the end of a run, of any solver and setting, for this problem and denoiser, in dB (of a mass map, of the
-           error in kappa)
+best       the highest score at the end of a run, of any solver and setting, for this problem and
+           denoiser, in dB (of a mass map, of the error in kappa)
 start      the score of A.initial(q)
-passed     the highest score at any step: above the best where a run is better before it ends, which only the truth tells
-steps      to the first from which on the score is within 0.1 dB of the best, with the setting of the solver that is there first
-seconds    of the processor, to there, from A.initial on, with what a solver prepares (the norm of A), without the scoring: least of 3
+passed     the highest score at any step: above the best where a run is better before it ends, which
+           only the truth tells
+steps      to the first from which on the score is within 0.1 dB of the best, with the setting of
+           the solver that is there first
+seconds    of the processor, to there, from A.initial on, with what a solver prepares (the norm of
+           A), without the scoring: least of 3
 -0.42 dB   no setting gets there; what the one that ends highest lacks
 status     of a run with that setting to a relative change of 1e-4, at most 150 iterations
 
 Results are kept in --keep FILE, one line each, and an interrupted run goes on from there.
 
-Run: python benchmarks/choosing.py [--keep FILE.jsonl] [--picture FILE.png] [--denoiser mlpatch tv dncnn]
+Run: python benchmarks/choosing.py [--keep FILE.jsonl] [--picture FILE.png] [--denoiser mlpatch tv
+     dncnn]
 """
 
+import functools
 import json
 import statistics
 import time
@@ -87,11 +96,7 @@ def main():
     }
     if args.quick:
         todo, args.denoiser = {name: todo[name] for name in list(todo)[::3]}, ["tv"]
-    found = {}
-    if args.keep and args.keep.exists():
-        for line in args.keep.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            found[row["denoiser"], row["problem"], row["solver"], row["what"]] = row
+    found = kept(args.keep)
 
     def once(name, problem, solver, what, compute, *inputs):
         if (name, problem, solver, what) not in found:
@@ -117,39 +122,46 @@ def main():
                 for what in ("sweep", "refine", "time")
             ):
                 continue
-            runs = {
-                s: once(name, problem, s, "sweep", sweep, case, name, s, args.quick)["runs"]
-                for s in SOLVERS
-            }
-            runs |= {
-                s: runs[s]
-                + once(name, problem, s, "refine", refine, case, name, s, runs[s], args.quick)[
-                    "runs"
-                ]
-                for s in SOLVERS
-            }
-            traces = [
-                run["score"] for of_solver in runs.values() for run in of_solver if run["score"]
-            ]
-            best, peak = max(scores[-1] for scores in traces), max(map(max, traces))
-            for s in SOLVERS:
-                cell = chosen(runs[s], best)
-                cell |= {"seconds": 0.0} | once(
-                    name, problem, s, "time", timed, case, name, s, cell, args.quick
-                )
-                cells[name, problem, s] = cell | {
-                    "start": case.score(case.A.initial(case.q)),
-                    "best": best,
-                    "peak": peak,
-                }
-            print(name, problem, {s: text(cells[name, problem, s]) for s in SOLVERS}, flush=True)
+            of_solver = compared(case, name, functools.partial(once, name, problem), args.quick)
+            cells |= {(name, problem, s): cell for s, cell in of_solver.items()}
+            print(name, problem, {s: text(cell) for s, cell in of_solver.items()}, flush=True)
     publish(args, tables(cells, todo))
     if args.picture:
         picture(args.picture, cells)
 
 
+def kept(path):
+    """The results of a file, by denoiser, problem, solver and what was computed."""
+    found = {}
+    if path and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            found[row["denoiser"], row["problem"], row["solver"], row["what"]] = row
+    return found
+
+
+def compared(case, name, once, quick):
+    """A cell of the tables for each solver; ``once`` computes what is not kept."""
+    runs = {s: once(s, "sweep", sweep, case, name, s, quick)["runs"] for s in SOLVERS}
+    runs |= {
+        s: runs[s] + once(s, "refine", refine, case, name, s, runs[s], quick)["runs"]
+        for s in SOLVERS
+    }
+    traces = [run["score"] for of_solver in runs.values() for run in of_solver if run["score"]]
+    best, peak = max(scores[-1] for scores in traces), max(map(max, traces))
+    cells = {}
+    for s in SOLVERS:
+        cell = chosen(runs[s], best)
+        cell |= {"seconds": 0.0} | once(s, "time", timed, case, name, s, cell, quick)
+        start = case.score(case.A.initial(case.q))
+        cells[s] = cell | {"start": start, "best": best, "peak": peak}
+    return cells
+
+
 def problems(size):
-    """The cases by name: of one photograph and one sky at the middle level, and one whose data step is CG."""
+    """The cases by name: of one photograph and one sky at the middle level, and one whose data step
+    is CG.
+    """
     found = {}
     for case in cases(size):
         if case.image in ("face", "sky 1"):
@@ -267,7 +279,9 @@ def score(case, D, solver, sigma, second, quick):
 
 
 def chosen(runs, best):
-    """Of a solver's runs the one first near the best, to stay, or else that ends nearest: settings, iterations or None, what it lacks."""
+    """Of a solver's runs the one first near the best, to stay, or else that ends nearest: settings,
+    iterations or None, what it lacks.
+    """
     found = []
     for run in runs:
         scores = run["score"]

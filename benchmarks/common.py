@@ -1,4 +1,6 @@
-"""What the benchmarks share: their arguments, the machine they ran on, tables as Markdown and JSON, test images, weights of any kind."""
+"""What the benchmarks share: their arguments, the machine they ran on, tables as Markdown and JSON,
+test images, weights of any kind.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def publish(
     notes: Sequence[str] = (),
     device: str = "cpu",
 ) -> None:
-    """Print every table under its title, after the machine and before the notes; write the same to ``args.json``."""
+    """Print every table under its title, after the machine and before the notes; write the same to
+    ``args.json``.
+    """
     where = machine(device)
     print(
         ", ".join(
@@ -103,7 +107,9 @@ def publish(
 
 
 def network(weights: str | Path) -> Network:
-    """A trained network of any kind: ``weights`` is a shipped name or a path; the kind stands in the header of the file."""
+    """A trained network of any kind: ``weights`` is a shipped name or a path; the kind stands in
+    the header of the file.
+    """
     path = weight_files.locate(weights)
     with require("safetensors", "Reading weights").safe_open(str(path), framework="pt") as file:
         kind = (file.metadata() or {}).get("kind", "a file without a kind")
@@ -111,7 +117,9 @@ def network(weights: str | Path) -> Network:
 
 
 def label(weights: str | Path) -> str:
-    """A short name of weights: the shipped name, or the run for runs/RUN/weights.safetensors, or the name of the file."""
+    """A short name of weights: the shipped name, or the run for runs/RUN/weights.safetensors, or
+    the name of the file.
+    """
     path = Path(weights)
     return (
         path.parent.name or path.stem
@@ -123,7 +131,9 @@ def label(weights: str | Path) -> str:
 
 
 def shipped(kind: str | None = None, channels: int | None = None) -> list[str]:
-    """The names of the shipped weights that denoise pictures, in order; of one kind or number of channels, if given."""
+    """The names of the shipped weights that denoise pictures, in order; of one kind or number of
+    channels, if given.
+    """
     names = [
         name
         for name, entry in sorted(weight_files.manifest().items())
@@ -138,10 +148,12 @@ def shipped(kind: str | None = None, channels: int | None = None) -> list[str]:
 
 
 def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Tensor]:
-    """Test images (C, H, W), most of them in [0, 1]: a folder of pictures, an .npz with a stack ``hu``, or an .npy with a convergence map.
+    """Test images (C, H, W), most of them in [0, 1]: a folder of pictures, an .npz with a stack
+    ``hu``, or an .npy with a convergence map.
 
-    Pictures are read in colour or in grey as ``channels`` says, or as they are. Of a stack, every ``every``-th slice is taken, with
-    -1024 ... 1024 HU mapped to 0 ... 1 and cut there. Convergence maps are mapped by one scale for all, (kappa + 0.1) / 0.4, and not cut.
+    Pictures are read in colour or in grey as ``channels`` says, or as they are. Of a stack, every
+    ``every``-th slice is taken, with -1024 ... 1024 HU mapped to 0 ... 1 and cut there. Convergence
+    maps are mapped by one scale for all, (kappa + 0.1) / 0.4, and not cut.
     """
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:

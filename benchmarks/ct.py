@@ -1,8 +1,11 @@
-"""The CT data step: iteration counts, the projector pair, one data step and one ADMM iteration against deepinv, ODL and plain CG.
+"""The CT data step: iteration counts, the projector pair, one data step and one ADMM iteration
+against deepinv, ODL and plain CG.
 
-Times are the smallest of several runs in one process, of what each package does with its own operator until its own relative
-residual |(A^H A + alpha) f - b| / |b| is 1e-5, b = A^H q + alpha z, from the start z. Every package has its most exact adjoint.
-Run: python benchmarks/ct.py [--only counts pair step admm exactness] [--size N] [--views N] [--threads N]
+Times are the smallest of several runs in one process, of what each package does with its own
+operator until its own relative residual |(A^H A + alpha) f - b| / |b| is 1e-5, b = A^H q + alpha z,
+from the start z. Every package has its most exact adjoint.
+Run: python benchmarks/ct.py [--only counts pair step admm exactness] [--size N] [--views N]
+     [--threads N]
 """
 
 import time
@@ -63,7 +66,9 @@ def photo(size: int) -> Tensor:
 
 
 def problem(size: int, views: int) -> tuple[Radon, Tensor, float, Tensor, float]:
-    """The operator, data with 1 % of noise, the noise, the filtered backprojection, and L = |A|^2."""
+    """The operator, data with 1 % of noise, the noise, the filtered backprojection,
+    and L = |A|^2.
+    """
     A = Radon(image_shape=(1, size, size), angles=views)
     q, noise = simulate(A, photo(size), snr_db=40)
     return A, q, noise, A.initial(q), A.norm() ** 2
@@ -261,7 +266,9 @@ def odl_step(args, ratio: float) -> tuple[float, int, float]:
 
 
 def whole_iteration(args) -> dict:
-    """ADMM with the same denoiser: ours with two warm-started steps, and with the exact step; deepinv's with its exact step."""
+    """ADMM with the same denoiser: ours with two warm-started steps, and with the exact step;
+    deepinv's with its exact step.
+    """
     D = denoisers.make("mlpatch", weights="mlpatch-grey")
     A, q, noise, z, L = problem(args.size, args.views)
     alpha = 1e-2 * L
@@ -319,7 +326,8 @@ def whole_iteration(args) -> dict:
         }
     rows[3] |= {"without the denoiser (ms)": 0.0, "times ours": 0.0}
     return {
-        f"One ADMM iteration with MLPatch, {args.size} x {args.size}, {args.views} views, alpha = 0.01 L": rows
+        f"One ADMM iteration with MLPatch, {args.size} x {args.size}, {args.views} views, "
+        "alpha = 0.01 L": rows
     }
 
 
@@ -359,7 +367,8 @@ def exactness(args) -> dict:
                 row[f"{steps} steps: distance"] = f"{float((x - exact).norm() / exact.norm()):.1e}"
             rows.append(row)
     return {
-        f"Warm-started PCG steps against the exact data step, {args.size} x {args.size}, {args.views} views, 40 dB": rows
+        f"Warm-started PCG steps against the exact data step, {args.size} x {args.size}, "
+        f"{args.views} views, 40 dB": rows
     }
 
 

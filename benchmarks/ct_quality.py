@@ -1,14 +1,18 @@
-"""CT reconstructions of many kinds: sparse views, a limited angle, photon counts, a fan beam; by MLPatch, TV, SIRT, CGLS and FBP.
+"""CT reconstructions of many kinds: sparse views, a limited angle, photon counts, a fan beam; by
+MLPatch, TV, SIRT, CGLS and FBP.
 
-The data are simulated on a grid twice as fine. SIRT and CGLS have the best number of iterations and TV the best weight of a
-sweep, each chosen with the truth. MLPatch has no truth, and one recipe everywhere (tuning.recipe): sigma from the noise
-(schedules.from_noise), a start by TV of strength 2 (150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch, and
-20 more with half of alpha, and with a quarter, as long as the residual of the data exceeds the noise; with
-weights from photographs (mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in dB, of [0, 1] = -1024 ... 1024 HU.
+The data are simulated on a grid twice as fine. SIRT and CGLS have the best number of iterations and
+TV the best weight of a sweep, each chosen with the truth. MLPatch has no truth, and one recipe
+everywhere (tuning.recipe): sigma from the noise (schedules.from_noise), a start by TV of strength 2
+(150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch, and 20 more with
+half of alpha, and with a quarter, as long as the residual of the data exceeds the noise; with
+weights from photographs (mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in
+dB, of [0, 1] = -1024 ... 1024 HU.
 
-Run: python benchmarks/ct_quality.py [--chest FILE.npz] [--head FOLDER] [--pictures FOLDER] [--only NAME ...] [--slices N] [--lowest 1]
-FILE.npz holds a stack 'hu' of slices of a patient who is in no training set; without it the sample slice is used. FOLDER has
-pictures of heads; they are not part of the package.
+Run: python benchmarks/ct_quality.py [--chest FILE.npz] [--head FOLDER] [--pictures FOLDER] [--only
+     NAME ...] [--slices N] [--lowest 1]
+FILE.npz holds a stack 'hu' of slices of a patient who is in no training set; without it the sample
+slice is used. FOLDER has pictures of heads; they are not part of the package.
 """
 
 import math
@@ -39,7 +43,9 @@ MU_WATER = 0.0193  # 1/mm
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of image and of scan; ``counts`` are the photons of an open ray, else white noise at ``snr`` dB."""
+    """A kind of image and of scan; ``counts`` are the photons of an open ray, else white noise at
+    ``snr`` dB.
+    """
 
     images: str
     geometry: Callable[[int, float], ParallelBeam | FanBeam]
@@ -158,13 +164,21 @@ def read_heads(folder: Path) -> list[Tensor]:
 
 
 def shepp_logan(size: int) -> Tensor:
-    """The modified phantom of Shepp and Logan (Toft 1996), antialiased: ellipses (value, half axes, centre, angle in degrees)."""
+    """The modified phantom of Shepp and Logan (Toft 1996), antialiased: ellipses (value, half axes,
+    centre, angle in degrees).
+    """
     ellipses = (
-        (1.0, 0.69, 0.92, 0.0, 0.0, 0.0), (-0.8, 0.6624, 0.874, 0.0, -0.0184, 0.0), (-0.2, 0.11, 0.31, 0.22, 0.0, -18.0),
-        (-0.2, 0.16, 0.41, -0.22, 0.0, 18.0), (0.1, 0.21, 0.25, 0.0, 0.35, 0.0), (0.1, 0.046, 0.046, 0.0, 0.1, 0.0),
-        (0.1, 0.046, 0.046, 0.0, -0.1, 0.0), (0.1, 0.046, 0.023, -0.08, -0.605, 0.0), (0.1, 0.023, 0.023, 0.0, -0.606, 0.0),
+        (1.0, 0.69, 0.92, 0.0, 0.0, 0.0),
+        (-0.8, 0.6624, 0.874, 0.0, -0.0184, 0.0),
+        (-0.2, 0.11, 0.31, 0.22, 0.0, -18.0),
+        (-0.2, 0.16, 0.41, -0.22, 0.0, 18.0),
+        (0.1, 0.21, 0.25, 0.0, 0.35, 0.0),
+        (0.1, 0.046, 0.046, 0.0, 0.1, 0.0),
+        (0.1, 0.046, 0.046, 0.0, -0.1, 0.0),
+        (0.1, 0.046, 0.023, -0.08, -0.605, 0.0),
+        (0.1, 0.023, 0.023, 0.0, -0.606, 0.0),
         (0.1, 0.023, 0.046, 0.06, -0.605, 0.0),
-    )  # fmt: skip
+    )
     fine = (torch.arange(4 * size, dtype=torch.float64) + 0.5) / (2 * size) - 1
     y, x = torch.meshgrid(-fine, fine, indexing="ij")
     image = torch.zeros_like(x)
@@ -176,7 +190,9 @@ def shepp_logan(size: int) -> Tensor:
 
 
 def solve(case: Case, truth: Tensor, networks, quick: bool, lowest: float):
-    """The PSNR of every method, the images, and by what the discrepancy multiplied alpha for each network."""
+    """The PSNR of every method, the images, and by what the discrepancy multiplied alpha for each
+    network.
+    """
     pixel = FIELD / truth.shape[-1] if case.counts else 1.0
     A = Radon(case.geometry(truth.shape[-1], pixel), cache=not quick)
     scale, offset = hounsfield_range(MU_WATER) if case.counts else (1.0, 0.0)
@@ -217,7 +233,9 @@ def best_of(iterates, score: Callable[[Tensor], float]) -> Tensor:
 
 
 def sirt(A: Radon, q: Tensor, iterations: int):
-    """Iterates x += C A^T R (q - A x), with R and C the inverses of the row and column sums (Gilbert 1972)."""
+    """Iterates x += C A^T R (q - A x), with R and C the inverses of the row and column sums
+    (Gilbert 1972).
+    """
     rows, columns = A(torch.ones(1, *A.image_shape)), A.adjoint(torch.ones(1, *A.data_shape))
     R, C = (
         torch.where(s > 1e-3 * s.max(), 1 / s.clamp_min(1e-12), torch.zeros_like(s))
@@ -248,7 +266,9 @@ def cgls(A: Radon, q: Tensor, noise: float | Tensor, iterations: int):
 
 
 def best_tv(A: Radon, q: Tensor, settings, score: Callable[[Tensor], float], quick: bool) -> Tensor:
-    """TV at the best weight, by steps of 1.5 up and down from 1 until it falls on both sides; 150 iterations, or until they stand still."""
+    """TV at the best weight, by steps of 1.5 up and down from 1 until it falls on both sides; 150
+    iterations, or until they stand still.
+    """
     runs: dict[int, tuple[float, Tensor]] = {}
 
     def run(power: int) -> float:

@@ -1,12 +1,16 @@
-"""Denoising: mean PSNR and SSIM over sets of images at sigma 15, 25, 50 (of 255): trained weights, published DnCNNs, and TV.
+"""Denoising: mean PSNR and SSIM over sets of images at sigma 15, 25, 50 (of 255): trained weights,
+published DnCNNs, and TV.
 
-A SET is a folder of pictures, an .npz with a CT stack "hu" (every 4th slice, -1024 to 1024 HU mapped to [0, 1] and cut), or an .npy
-with a convergence map (one scale for all: (kappa + 0.1) / 0.4). Sets named after --out-of-distribution are of another kind than what
-the networks were trained on; the second table compares the two groups. A network of three channels is scored on colour sets, and one of
-one channel beside it on every channel by itself; the third table has the difference.
+A SET is a folder of pictures, an .npz with a CT stack "hu" (every 4th slice, -1024 to 1024 HU
+mapped to [0, 1] and cut), or an .npy with a convergence map (one scale for all: (kappa + 0.1) /
+0.4). Sets named after --out-of-distribution are of another kind than what the networks were trained
+on; the second table compares the two groups. A network of three channels is scored on colour sets,
+and one of one channel beside it on every channel by itself; the third table has the difference.
 
-The noise of image k at level s comes from the seed 1000 s + k, so every run and every denoiser sees the same data.
-Run: python benchmarks/denoising.py SET ... [--out-of-distribution SET ...] [--weights NAME_OR_PATH ...] [--dncnn FILE.pth ...]
+The noise of image k at level s comes from the seed 1000 s + k, so every run and every denoiser sees
+the same data.
+Run: python benchmarks/denoising.py SET ... [--out-of-distribution SET ...] [--weights NAME_OR_PATH
+     ...] [--dncnn FILE.pth ...]
 """
 
 from __future__ import annotations
@@ -51,7 +55,9 @@ def scores(D: Any, images: list[Tensor], level: int, name: str) -> tuple[float, 
 def measure(
     name: str, D: Any, images: list[Tensor], levels: Sequence[int]
 ) -> dict[str, Any] | None:
-    """A row of scores: of D, or of D on every channel by itself; None where D cannot take these images."""
+    """A row of scores: of D, or of D on every channel by itself; None where D cannot take these
+    images.
+    """
     if D.info.channels not in (None, images[0].shape[0]):
         if D.info.channels != 1:
             return None
@@ -68,7 +74,9 @@ def measure(
 
 
 def generalisation(rows: list[dict[str, Any]], levels: Sequence[int]) -> list[dict[str, Any]]:
-    """Per denoiser that took sets of both groups, the mean over the sets of each group, and their difference."""
+    """Per denoiser that took sets of both groups, the mean over the sets of each group, and their
+    difference.
+    """
     found = []
     for name in dict.fromkeys(row["denoiser"] for row in rows):
         groups = [
@@ -89,7 +97,9 @@ def generalisation(rows: list[dict[str, Any]], levels: Sequence[int]) -> list[di
 
 
 def colour(rows: list[dict[str, Any]], kinds: dict[str, str], level: int) -> list[dict[str, Any]]:
-    """Networks of three channels against the best of one channel of their kind, on every channel by itself."""
+    """Networks of three channels against the best of one channel of their kind, on every channel by
+    itself.
+    """
     found, score = [], f"PSNR {level}"
     for row in rows:
         kind = kinds.get(row["denoiser"])

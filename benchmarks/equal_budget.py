@@ -1,9 +1,12 @@
-"""Train several denoisers on the same images for the same processor time: MLPatch (both members), the published one, DnCNN, U-Net.
+"""Train several denoisers on the same images for the same processor time: MLPatch (both members),
+the published one, DnCNN, U-Net.
 
-The time of a step is measured first, as processor time of one thread, which hardly depends on what else the machine does; the number
-of steps follows from it, and the schedule of each recipe is stretched to it. The weights go to OUT/NAME/weights.safetensors;
-benchmarks/denoising.py --weights OUT/*/weights.safetensors makes the table of them.
-Run: python benchmarks/equal_budget.py FOLDER --minutes 6 --threads 1 --out runs/equal [--only NAME ...]
+The time of a step is measured first, as processor time of one thread, which hardly depends on what
+else the machine does; the number of steps follows from it, and the schedule of each recipe is
+stretched to it. The weights go to OUT/NAME/weights.safetensors; benchmarks/denoising.py --weights
+OUT/*/weights.safetensors makes the table of them.
+Run: python benchmarks/equal_budget.py FOLDER --minutes 6 --threads 1 --out runs/equal [--only NAME
+     ...]
 """
 
 import tempfile

@@ -1,8 +1,10 @@
-"""Exactness: adjoint mismatch, and the optimality of the data step over five decades of alpha, for every operator and backend.
+"""Exactness: adjoint mismatch, and the optimality of the data step over five decades of alpha, for
+every operator and backend.
 
-Adjoint: |<A x, y> - <x, A^H y>| / (|A x| |y|) at random x, y in float32, batch 2. Data step: the largest relative residual of
-(A^H A + alpha) f = A^H q + alpha z at random z and q, alpha = |A|^2 10^k, k = -3 ... 2; radon is asked for 1e-6.
-On a machine with CUDA every operator is measured there as well, and so are ASTRA's unmatched GPU projectors.
+Adjoint: |<A x, y> - <x, A^H y>| / (|A x| |y|) at random x, y in float32, batch 2. Data step: the
+largest relative residual of (A^H A + alpha) f = A^H q + alpha z at random z and q, alpha = |A|^2
+10^k, k = -3 ... 2; radon is asked for 1e-6. On a machine with CUDA every operator is measured there
+as well, and so are ASTRA's unmatched GPU projectors.
 Run: python benchmarks/exactness.py [--size 64]
 """
 

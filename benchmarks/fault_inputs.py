@@ -1,4 +1,6 @@
-"""The commands that faults.py disturbs, and the inputs that it damages; all are made and read in the present folder."""
+"""The commands that faults.py disturbs, and the inputs that it damages; all are made and read in
+the present folder.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ PHOTO = samples.camera()[..., 100:132, 230:262]
 
 @dataclass(frozen=True)
 class Command:
-    """The words of a command, words for other settings, and the files that must be the same, bit by bit."""
+    """The words of a command, words for other settings, and the files that must be the same, bit by
+    bit.
+    """
 
     words: str
     other: str
@@ -53,24 +57,29 @@ class Command:
 
 COMMANDS = {
     "solve": Command(
-        "solve --simulate {data}/photo.png --gray --operator mask --set operator.keep=0.3 --denoiser tv --noise 0.02 --quiet "
+        "solve --simulate {data}/photo.png --gray --operator mask --set operator.keep=0.3 "
+        "--denoiser tv --noise 0.02 --quiet "
         "--output s.npy --checkpoint s.pt --set solver.iterations=12 --set solver.sigma=0.06",
         "--set solver.sigma=0.2",
         ("s.npy",),
     ),
     "ct": Command(
-        "ct {data}/scan.npy --layout sad --angles 24 --shape 32 32 --out v.h5 --batch 1 --quiet --denoiser tv --solver admm --iterations 2 --sigma 0.05",
+        "ct {data}/scan.npy --layout sad --angles 24 --shape 32 32 --out v.h5 --batch 1 "
+        "--quiet --denoiser tv --solver admm --iterations 2 --sigma 0.05",
         "--sigma 0.2",
         ("v.h5", "v.json"),
     ),
     "massmap": Command(
-        "massmap {data}/shear.npy --pixel '0.4 arcmin' --n-gal 30 --out k.fits --quiet --iterations 6",
+        "massmap {data}/shear.npy --pixel '0.4 arcmin' --n-gal 30 --out k.fits --quiet "
+        "--iterations 6",
         "--seed 5",
         ("k.fits",),
     ),
     "train": Command(
-        "train --data {data}/train --out run --steps 6 --set checkpoint_every=2 --set validate_every=6 --set batch=2 --set size=32 "
-        "--set crop=8 --set model.width=8 --set model.depth=2 --set model.features=4 --set model.square=3 --set model.dilations=[1,2]",
+        "train --data {data}/train --out run --steps 6 --set checkpoint_every=2 --set "
+        "validate_every=6 --set batch=2 --set size=32 "
+        "--set crop=8 --set model.width=8 --set model.depth=2 --set model.features=4 --set "
+        "model.square=3 --set model.dilations=[1,2]",
         "--seed 5",
         ("run/weights.safetensors",),
     ),
@@ -105,7 +114,9 @@ def digest(value: Any) -> str:
 
 
 def make_arrays(values: np.ndarray) -> None:
-    """Inputs of arrays, each in a folder with the name of its kind; ``values`` (3, 16, 16) are in [0, 1]."""
+    """Inputs of arrays, each in a folder with the name of its kind; ``values`` (3, 16, 16) are in
+    [0, 1].
+    """
     np.save("npy/a.npy", values[0])
     np.savez("npz/a.npz", a=values)
     zarr.open_array("zarr/a.zarr", mode="w", shape=values.shape, chunks=(1, 16, 16), dtype="f4")[

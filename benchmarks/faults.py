@@ -1,20 +1,23 @@
-"""Faults put on purpose into the command line and into the files that it reads; what came of each is counted.
+"""Faults put on purpose into the command line and into the files that it reads; what came of each
+is counted.
 
-kills     solve, ct, massmap and train end without warning, once or twice: after some CPU time, before an operation
-          on files, or within a write. The same command again must give the bits of an undisturbed run and leave
-          no other files; at no time is the file half written.
-disks     No file may exceed a random size or, for root, the disk is a small one: a sentence, exit status 2, and the
-          old file whole. With room, the same command gives the bits of an undisturbed run.
-races     Two runs with other settings on one output: one wins and the other is refused by the name of the output,
-          or they ran one after the other. All files are those of one run.
-damaged   A bit, a byte of the header, a row of bytes, the end, a piece or all of one file of an input is wrong: an
-          error of this package, or the values of the whole input. Formats without a checksum may also give other
-          values, which are counted; the others never.
+kills     solve, ct, massmap and train end without warning, once or twice: after some CPU time,
+          before an operation on files, or within a write. The same command again must give the bits
+          of an undisturbed run and leave no other files; at no time is the file half written.
+disks     No file may exceed a random size or, for root, the disk is a small one: a sentence, exit
+          status 2, and the old file whole. With room, the same command gives the bits of an
+          undisturbed run.
+races     Two runs with other settings on one output: one wins and the other is refused by the name
+          of the output, or they ran one after the other. All files are those of one run.
+damaged   A bit, a byte of the header, a row of bytes, the end, a piece or all of one file of an
+          input is wrong: an error of this package, or the values of the whole input. Formats
+          without a checksum may also give other values, which are counted; the others never.
 
 Each trial runs in forked processes and has a seed of its own, which is printed where it fails:
 --kills 1 --disks 0 --races 0 --damaged 0 --first SEED repeats it. Linux only.
 
-Run: python benchmarks/faults.py [--kills 200] [--disks 100] [--races 100] [--damaged 4000] [--first 0]
+Run: python benchmarks/faults.py [--kills 200] [--disks 100] [--races 100] [--damaged 4000] [--first
+     0]
 """
 
 from __future__ import annotations
@@ -101,7 +104,9 @@ class Ended:
 def start(
     job: Callable[[], int], folder: Path, before: Callable[[], object] | None = None
 ) -> Callable[[], Ended]:
-    """Fork a process that calls ``before()`` and ``job()`` in a folder; what is returned waits for its end."""
+    """Fork a process that calls ``before()`` and ``job()`` in a folder; what is returned waits for
+    its end.
+    """
     read, write = os.pipe()
 
     def child() -> None:
@@ -148,7 +153,9 @@ def run(name: str, other: bool = False) -> Callable[[], int]:
 
 
 def here(job: Callable[[], object], folder: Path) -> None:
-    """Do a job in this process and in a folder, without its output; forked processes have what it imported."""
+    """Do a job in this process and in a folder, without its output; forked processes have what it
+    imported.
+    """
     home = os.getcwd()
     os.chdir(folder)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -225,7 +232,9 @@ def undisturbed(name: str, other: bool = False) -> Whole:
 
 
 def stop_at(operation: int | None) -> None:
-    """Count what this process opens for writing, moves and removes; kill it before operation number ``operation``."""
+    """Count what this process opens for writing, moves and removes; kill it before operation number
+    ``operation``.
+    """
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         writes = (
@@ -241,12 +250,16 @@ def stop_at(operation: int | None) -> None:
 
 
 def file_limit(size: int) -> None:
-    """Let no file of this process grow beyond ``size`` bytes. Python ignores SIGXFSZ, so that writes fail."""
+    """Let no file of this process grow beyond ``size`` bytes. Python ignores SIGXFSZ, so that
+    writes fail.
+    """
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def sudden(rng: Numbers, whole: Whole) -> Callable[[], object]:
-    """An end without warning at a random moment. What SIGPROF and SIGXFSZ do by default is what SIGKILL does."""
+    """An end without warning at a random moment. What SIGPROF and SIGXFSZ do by default is what
+    SIGKILL does.
+    """
     size = int(whole.largest * rng.random() ** 2)
     return (
         partial(signal.setitimer, signal.ITIMER_PROF, max(0.001, rng.uniform(0, whole.seconds))),
@@ -360,7 +373,9 @@ def damaged(content: bytes, rng: Numbers) -> bytes:
 
 
 def reader(name: str) -> Callable[[], Any]:
-    """What reads an input; "killed NAME" is what a command leaves that is killed after six tenths of its operations."""
+    """What reads an input; "killed NAME" is what a command leaves that is killed after six tenths
+    of its operations.
+    """
     return (
         READERS[name]
         if name in READERS

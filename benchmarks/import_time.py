@@ -1,4 +1,5 @@
-"""What `import pnp_mlpatch` costs on top of torch, with the three registries listed: medians of fresh processes.
+"""What `import pnp_mlpatch` costs on top of torch, with the three registries listed: medians of
+fresh processes.
 
 Run: python benchmarks/import_time.py
 """
@@ -10,7 +11,8 @@ import sys
 
 TORCH = "import time; t = time.perf_counter(); import torch; a = time.perf_counter() - t; "
 OURS = TORCH + (
-    "t = time.perf_counter(); import pnp_mlpatch as p; p.operators.names(), p.denoisers.names(), p.solvers.names(); "
+    "t = time.perf_counter(); import pnp_mlpatch as p; p.operators.names(), "
+    "p.denoisers.names(), p.solvers.names(); "
     "print(a, time.perf_counter() - t)"
 )
 
@@ -29,7 +31,9 @@ def main():
     ]
     torch_s, ours_s = (statistics.median(column) for column in zip(*runs, strict=True))
     print(
-        f"torch {torch_s:.2f} s, pnp_mlpatch on top {ours_s:.3f} s ({100 * ours_s / torch_s:.0f} %), {platform.machine()}, {platform.processor() or 'cpu'}"
+        f"torch {torch_s:.2f} s, pnp_mlpatch on top {ours_s:.3f} s "
+        f"({100 * ours_s / torch_s:.0f} %), {platform.machine()}, "
+        f"{platform.processor() or 'cpu'}"
     )
 
 

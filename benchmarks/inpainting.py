@@ -1,13 +1,17 @@
-"""Inpainting, 30 % of the pixels kept, 512 x 512: biharmonic interpolation, and ADMM with MLPatch and with a published FDnCNN.
+"""Inpainting, 30 % of the pixels kept, 512 x 512: biharmonic interpolation, and ADMM with MLPatch
+and with a published FDnCNN.
 
-Images: the 512 x 512 pictures of a folder (Set12 has five), and the sample photograph; image k has the mask of seed k. ADMM starts from
-the biharmonic interpolation and runs 20 iterations at a constant sigma and alpha. "kept" is the same result with the seen pixels, which
-have no noise, put back.
+Images: the 512 x 512 pictures of a folder (Set12 has five), and the sample photograph; image k has
+the mask of seed k. ADMM starts from the biharmonic interpolation and runs 20 iterations at a
+constant sigma and alpha. "kept" is the same result with the seen pixels, which have no noise, put
+back.
 
---choose FOLDER takes sigma and alpha from a sweep, for every denoiser by itself, on the middle 256 x 256 pixels of up to 6 pictures
-spread evenly over a folder that is not the one tested, and prints the sweep; without it, all denoisers have --sigma and --alpha.
+--choose FOLDER takes sigma and alpha from a sweep, for every denoiser by itself, on the middle 256
+x 256 pixels of up to 6 pictures spread evenly over a folder that is not the one tested, and prints
+the sweep; without it, all denoisers have --sigma and --alpha.
 
-Run: python benchmarks/inpainting.py SET12 [--published FOLDER] [--choose TRAINING_FOLDER] [--weights NAME_OR_PATH ...]
+Run: python benchmarks/inpainting.py SET12 [--published FOLDER] [--choose TRAINING_FOLDER]
+     [--weights NAME_OR_PATH ...]
 FOLDER holds the published cszn_FDnCNN_gray.pth, which does not ship with the package.
 """
 
@@ -69,14 +73,17 @@ def choose(
 
 
 def training_images(folder: Path, side: int, most: int = 6) -> list[Tensor]:
-    """The middles of up to six pictures spread evenly over the folder, of those that are large enough if there are any."""
+    """The middles of up to six pictures spread evenly over the folder, of those that are large
+    enough if there are any.
+    """
     images = [image[None] for image in read_set(folder, channels=1)]
     large = [image for image in images if min(image.shape[-2:]) >= side] or images
     few = min(most, len(large))
     return [middle(large[k * len(large) // few], side) for k in range(few)]
 
 
-def main():
+def asked():
+    """The arguments of the command line."""
     parser = arguments(__doc__)
     parser.add_argument(
         "folder",
@@ -108,9 +115,11 @@ def main():
     args = parse(parser)
     if args.quick:
         args.iterations, args.sigmas, args.alphas = 3, args.sigmas[:2], args.alphas[1:2]
-    require("skimage.restoration", "This benchmark")
-    from skimage.restoration import inpaint_biharmonic
+    return args
 
+
+def test_images(args) -> dict[str, Tensor]:
+    """The sample picture, and those of the folder of 512 x 512."""
     tests = {"camera": samples.camera()}
     for path in (
         sorted(p for p in args.folder.iterdir() if p.suffix.lower() in READABLE)
@@ -122,6 +131,34 @@ def main():
             tests[path.stem] = image
     if args.quick:
         tests = {name: middle(image, 64) for name, image in list(tests.items())[:2]}
+    return tests
+
+
+def summarised(mean, settings, seconds, published: bool):
+    """A row for each denoiser: its settings, its time, and how it compares."""
+    summary = []
+    baseline = max(mean["biharmonic"], mean["scikit-image"])
+    for name in settings:
+        row = {
+            "denoiser": name,
+            "sigma (of 255)": settings[name][0],
+            "alpha": f"{settings[name][1]:g}",
+            "seconds": seconds[name],
+            "less the better biharmonic": mean[name] - baseline,
+            "kept": mean[f"{name}, kept"] - baseline,
+        }
+        if published:
+            row["less FDnCNN"] = mean[name] - mean["FDnCNN, published"]
+        summary.append(row)
+    return summary
+
+
+def main():
+    args = asked()
+    require("skimage.restoration", "This benchmark")
+    from skimage.restoration import inpaint_biharmonic
+
+    tests = test_images(args)
     candidates = {label(name): network(name) for name in args.weights}
     if args.published:
         candidates["FDnCNN, published"] = denoisers.make("dncnn", weights=args.published / FDNCNN)
@@ -160,22 +197,8 @@ def main():
         "image": "mean",
         **{key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "image"},
     }
-    summary = []
-    for name in candidates:
-        baseline = max(mean["biharmonic"], mean["scikit-image"])
-        row = {
-            "denoiser": name,
-            "sigma (of 255)": settings[name][0],
-            "alpha": f"{settings[name][1]:g}",
-            "seconds": seconds[name] / len(rows),
-        }
-        row |= {
-            "less the better biharmonic": mean[name] - baseline,
-            "kept": mean[f"{name}, kept"] - baseline,
-        }
-        if args.published:
-            row["less FDnCNN"] = mean[name] - mean["FDnCNN, published"]
-        summary.append(row)
+    seconds = {name: total / len(rows) for name, total in seconds.items()}
+    summary = summarised(mean, settings, seconds, bool(args.published))
     size = " x ".join(str(n) for n in truth.shape[-2:])
     tables = (
         {f"Choice of sigma and alpha on {len(images)} pictures, mean PSNR (dB)": sweeps}
@@ -183,13 +206,15 @@ def main():
         else {}
     )
     tables |= {
-        f"Inpainting {size}, {100 * KEEP:.0f} % of the pixels, {args.iterations} iterations, PSNR (dB)": [
+        f"Inpainting {size}, {100 * KEEP:.0f} % of the pixels, {args.iterations} "
+        "iterations, PSNR (dB)": [
             *rows,
             mean,
         ]
     }
     tables |= {
-        "Mean differences (dB); wanted: MLPatch 2 above biharmonic and at most 0.5 below FDnCNN": summary
+        "Mean differences (dB); wanted: MLPatch 2 above biharmonic and at most 0.5 below "
+        "FDnCNN": summary
     }
     publish(args, tables)
 

@@ -1,8 +1,9 @@
-"""LIIF, a baseline for upscaling at continuous coordinates: an encoder on the grid, and an MLP on the codes next to the coordinate.
+"""LIIF, a baseline for upscaling at continuous coordinates: an encoder on the grid, and an MLP on
+the codes next to the coordinate.
 
-Written from the paper: Chen, Liu, Wang 2021, "Learning Continuous Image Representation with Local Implicit Image Function",
-arXiv 2012.09161; the encoder is the EDSR-baseline of Lim et al. 2017 without its upsampling. benchmarks/superres.py trains and
-measures it.
+Written from the paper: Chen, Liu, Wang 2021, "Learning Continuous Image Representation with Local
+Implicit Image Function", arXiv 2012.09161; the encoder is the EDSR-baseline of Lim et al. 2017
+without its upsampling. benchmarks/superres.py trains and measures it.
 """
 
 from __future__ import annotations
@@ -31,18 +32,23 @@ class Block(nn.Module):
 
 
 class LIIF(Network):
-    """The value at p from the four codes z_t around it, weighted by the areas S_t of the opposite rectangles (local ensemble)
+    """The value at p from the four codes z_t around it, weighted by the areas S_t of the opposite
+    rectangles (local ensemble)
 
         s(p) = sum_t S_t MLP(z_t, 2 (p - v_t), 2 / factor)
 
-    with v_t the pixel of the code, and distances and cell in units of half a pixel, as in the paper. A code is the 3 x 3 neighbourhood
-    of encoder features (zeros outside the image). Beyond the border the codes go on by mirroring. The image is taken as (x - 0.5) / 0.5.
+    with v_t the pixel of the code, and distances and cell in units of half a pixel, as in the
+    paper. A code is the 3 x 3 neighbourhood of encoder features (zeros outside the image). Beyond
+    the border the codes go on by mirroring. The image is taken as (x - 0.5) / 0.5.
 
-    The first layer of the MLP on the 3 x 3 codes is a 3 x 3 convolution of the features, so it is computed once for all that use a code.
+    The first layer of the MLP on the 3 x 3 codes is a 3 x 3 convolution of the features, so it is
+    computed once for all that use a code.
 
-    ``blocks`` residual blocks of ``width`` channels; ``hidden`` are the widths of the MLP. ``factor`` is the one of the training: the
-    cell of a network that has seen but one factor says nothing, so it stays at that value unless ``at`` is given another. ``skip`` adds
-    the bilinear interpolation of the image, which the paper does not have; a short training gains from it. Sigma is ignored.
+    ``blocks`` residual blocks of ``width`` channels; ``hidden`` are the widths of the MLP.
+    ``factor`` is the one of the training: the cell of a network that has seen but one factor says
+    nothing, so it stays at that value unless ``at`` is given another. ``skip`` adds the bilinear
+    interpolation of the image, which the paper does not have; a short training gains from it. Sigma
+    is ignored.
     """
 
     kind = "liif"
@@ -100,7 +106,8 @@ class LIIF(Network):
         factor: float | None = None,
         chunk: int = 16384,
     ) -> Tensor:
-        """The values (B, C, Q) at ``coords`` (Q, 2) or (B, Q, 2): (row, column) in pixels of ``x``, pixel centres at the integers.
+        """The values (B, C, Q) at ``coords`` (Q, 2) or (B, Q, 2): (row, column) in pixels of ``x``,
+        pixel centres at the integers.
 
         ``factor`` sets the cell, the size of an output pixel: 1 / factor pixels of ``x``.
         """
@@ -112,7 +119,8 @@ class LIIF(Network):
             or (coords.ndim == 3 and len(coords) not in (1, len(x)))
         ):
             raise InputError(
-                f"LIIF.at: coords must have shape (Q, 2) or ({len(x)}, Q, 2), got {tuple(coords.shape)}."
+                f"LIIF.at: coords must have shape (Q, 2) or ({len(x)}, Q, 2), got "
+                f"{tuple(coords.shape)}."
             )
         coords, codes = (
             coords.reshape(-1, coords.shape[-2], 2).expand(len(x), -1, -1),
@@ -125,7 +133,9 @@ class LIIF(Network):
         return torch.cat(parts, dim=2).to(x.dtype)
 
     def upscale(self, x: Tensor, factor: float, sigma: float | Tensor = 0.0) -> Tensor:
-        """``x`` (B, C, H, W) on a grid finer by ``factor`` >= 1: fine pixel i lies at ``(i + 0.5) / factor - 0.5``."""
+        """``x`` (B, C, H, W) on a grid finer by ``factor`` >= 1: fine pixel i lies at ``(i + 0.5) /
+        factor - 0.5``.
+        """
         check_image(x, "LIIF.upscale", self.channels)
         if not finite_number(factor) or factor < 1:
             raise InputError(f"LIIF.upscale: factor must be a number >= 1, got {factor!r}.")
@@ -162,7 +172,9 @@ class LIIF(Network):
 
 
 def neighbours(coords: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The four pixels (..., 2) around ``coords`` (..., 2), each with its weight (...): the area of the rectangle to the opposite one."""
+    """The four pixels (..., 2) around ``coords`` (..., 2), each with its weight (...): the area of
+    the rectangle to the opposite one.
+    """
     base = coords.floor()
     fraction = coords - base
     for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):

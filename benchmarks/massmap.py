@@ -1,13 +1,19 @@
-"""Mass maps by Kaiser-Squires, smoothed, the Wiener filter, and plug-and-play, at three densities of galaxies, with the mask of a real survey.
+"""Mass maps by Kaiser-Squires, smoothed, the Wiener filter, and plug-and-play, at three densities
+of galaxies, with the mask of a real survey.
 
-The truth is the simulated convergence that ships (kappaTNG, which no weights were trained on), with the mask and the noise map of COSMOS,
-scaled to 8, 30 and 66 galaxies for each square arcminute; each number is the mean over --draws of the noise. Smoothed Kaiser-Squires has
-the width that is best with the truth, of a sweep; the Wiener filter has the spectrum --spectrum (.npy with rows l and C), by default
-the package's, times the amplitude that is best with the truth, of a sweep. Plug-and-play has one set of weights and no truth: its level follows
-from the noise (massmap.map_mass). --choose compares levels on four generated maps instead, which is how its default was settled.
---generator FILE.png draws spectrum, histogram and peaks of 40 training maps beside those of the truth. --speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels, each in a process of its own.
+The truth is the simulated convergence that ships (kappaTNG, which no weights were trained on), with
+the mask and the noise map of COSMOS, scaled to 8, 30 and 66 galaxies for each square arcminute;
+each number is the mean over --draws of the noise. Smoothed Kaiser-Squires has the width that is
+best with the truth, of a sweep; the Wiener filter has the spectrum --spectrum (.npy with rows l and
+C), by default the package's, times the amplitude that is best with the truth, of a sweep.
+Plug-and-play has one set of weights and no truth: its level follows from the noise
+(massmap.map_mass). --choose compares levels on four generated maps instead, which is how its
+default was settled. --generator FILE.png draws spectrum, histogram and peaks of 40 training maps
+beside those of the truth. --speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels,
+each in a process of its own.
 
-Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--picture FILE.png] [--choose] [--generator FILE.png] [--speed]
+Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--picture FILE.png] [--choose]
+     [--generator FILE.png] [--speed]
 """
 
 import json
@@ -143,7 +149,9 @@ def survey(n_gal, draw, size=None):
 
 
 def observe(kappa, noise, pixel, n_gal, draw, corner):
-    """The shear of ``kappa`` (1, 1, h, w), cut to the noise map (H, W), which is scaled to a mean density of galaxies."""
+    """The shear of ``kappa`` (1, 1, h, w), cut to the noise map (H, W), which is scaled to a mean
+    density of galaxies.
+    """
     seen = torch.isfinite(noise)
     density = SHAPE_NOISE**2 / noise[seen].square() / arcmin(pixel) ** 2
     noise = noise * (density.mean() / n_gal).sqrt()
@@ -225,7 +233,9 @@ def solve(truth, shear, args):
 
 
 def choose(args):
-    """NRMSE of levels of the denoiser, on generated maps of four amplitudes and shifts, cut from larger fields."""
+    """NRMSE of levels of the denoiser, on generated maps of four amplitudes and shifts, cut from
+    larger fields.
+    """
     _, noise, pixel = samples.lensing()
     skies = ((0.8, 0.028), (1.0, 0.024), (1.2, 0.03), (1.5, 0.028))[: 1 if args.quick else None]
     rows = []
@@ -272,7 +282,9 @@ def choose(args):
 
 
 def generator(path, count):
-    """Spectrum, histogram and peaks of generated maps and of the simulated one: a figure, and a table of the 5, 50 and 95 % quantiles."""
+    """Spectrum, histogram and peaks of generated maps and of the simulated one: a figure, and a
+    table of the 5, 50 and 95 % quantiles.
+    """
     truth, _, pixel = samples.lensing()
     maps = [truth, *(random_convergence(360, np.random.default_rng(k))[0] for k in range(count))]
     found = [describe_map(m[None], pixel) for m in maps]
@@ -313,7 +325,20 @@ def speed(args):
     rows = []
     for side in (64,) if args.quick else (360, 1024):
         for method in ("wiener", "map_mass"):
-            run = subprocess.run([sys.executable, __file__, "--one", method, str(side), "--threads", str(torch.get_num_threads())], stdout=subprocess.PIPE, check=True, text=True)  # fmt: skip
+            run = subprocess.run(
+                [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    method,
+                    str(side),
+                    "--threads",
+                    str(torch.get_num_threads()),
+                ],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+            )
             rows.append({"pixels": f"{side} x {side}", "method": method, **json.loads(run.stdout)})
     return rows
 

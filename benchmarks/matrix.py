@@ -1,7 +1,9 @@
-"""The matrix of problems by which the automatic settings are judged: 8 images of different kinds x 4 operators x 3 levels of noise.
+"""The matrix of problems by which the automatic settings are judged: 8 images of different kinds x
+4 operators x 3 levels of noise.
 
-Images of 96 x 96 pixels. Those of the matrix ship with the package or are computed; those on which settings are chosen (``settle``) are read
-from a folder of pictures, a stack of CT slices and generated skies, so that none is seen twice.
+Images of 96 x 96 pixels. Those of the matrix ship with the package or are computed; those on which
+settings are chosen (``settle``) are read from a folder of pictures, a stack of CT slices and
+generated skies, so that none is seen twice.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ OPERATORS = ("inpainting", "CT", "blur", "lensing")
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: data ``q`` of ``A`` with white noise of deviation ``noise``, and ``score``, dB against the truth, of an estimate."""
+    """One problem: data ``q`` of ``A`` with white noise of deviation ``noise``, and ``score``, dB
+    against the truth, of an estimate.
+    """
 
     image: str
     operator: str
@@ -48,7 +52,9 @@ class Case:
         return f"{self.operator}, {self.level}, {self.image}"
 
     def denoiser(self, name: str) -> Denoiser:
-        """MLPatch, TV or a CNN for this case: for skies MLPatch has the weights for them, the others are scaled, and all see E alone."""
+        """MLPatch, TV or a CNN for this case: for skies MLPatch has the weights for them, the
+        others are scaled, and all see E alone.
+        """
         if self.operator != "lensing":
             return denoisers.make(name)
         if name == "mlpatch":
@@ -61,7 +67,9 @@ class Case:
 def cases(
     size: int = SIZE, *, pictures: Path | None = None, slices: Path | None = None
 ) -> Iterator[Case]:
-    """All cases, image by image; with ``pictures`` and ``slices`` those on which settings are chosen."""
+    """All cases, image by image; with ``pictures`` and ``slices`` those on which settings are
+    chosen.
+    """
     images = settling(size, pictures, slices) if pictures and slices else shipped(size)
     for index, (name, truth) in enumerate(images.items()):
         yield from of_picture(name, truth)
@@ -88,7 +96,9 @@ def shipped(size: int) -> dict[str, Tensor]:
 
 
 def settling(size: int, pictures: Path, slices: Path) -> dict[str, Tensor]:
-    """Other images, on which settings are chosen: four pictures, three CT slices, leaves of another draw, and what is drawn."""
+    """Other images, on which settings are chosen: four pictures, three CT slices, leaves of another
+    draw, and what is drawn.
+    """
     photos, scans = read_set(pictures, 1), read_set(slices)
     found = {f"picture {k}": photos[k][None] for k in (7, 101, 203, 302)} | {
         f"slice {k}": scans[k][None] for k in (8, 14)
@@ -104,7 +114,9 @@ def settling(size: int, pictures: Path, slices: Path) -> dict[str, Tensor]:
 
 
 def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
-    """Discs that cover one another, radii with the density r^-3: edges of all scales (1, 1, size, size)."""
+    """Discs that cover one another, radii with the density r^-3: edges of all scales (1, 1, size,
+    size).
+    """
     grid = torch.arange(size) + 0.5
     image = torch.full((size, size), 0.5)
     for _ in range(800):
@@ -115,7 +127,9 @@ def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
 
 
 def drawn(size: int) -> dict[str, Tensor]:
-    """A ring chirp, ellipses, thin bright shells around darker ellipses, and a dark plane with rough bright edges."""
+    """A ring chirp, ellipses, thin bright shells around darker ellipses, and a dark plane with
+    rough bright edges.
+    """
     at = (torch.arange(size) + 0.5) / size - 0.5
     r = (at[:, None].square() + at.square()).sqrt()
     ellipses, shells = torch.full((size, size), 0.1), torch.zeros(size, size)
@@ -179,7 +193,9 @@ def of_picture(name: str, truth: Tensor) -> Iterator[Case]:
 
 
 def of_sky(index: int, size: int, *, settle: bool) -> Iterator[Case]:
-    """Mass maps of one part of the sky, with the holes of a survey: shear of the whole field, cut out."""
+    """Mass maps of one part of the sky, with the holes of a survey: shear of the whole field, cut
+    out.
+    """
     field, std, _ = samples.lensing()
     if settle:
         field = lognormal_convergence((360, 360), PIXEL, seed=40 + index)[0, 0]

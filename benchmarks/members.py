@@ -1,9 +1,12 @@
-"""Members of MLPatch side by side: trained for the same processor time, judged on validation pictures, with their time of use.
+"""Members of MLPatch side by side: trained for the same processor time, judged on validation
+pictures, with their time of use.
 
-The present member is on the pixel grid; the others work on a folded grid (squares of 2 x 2 or 4 x 4 pixels as channels). Rows
-are grey, sigma is uniform in 0 to 60/255, the schedule is a cosine that ends with the time. "CPU s" is the processor time of one
-512 x 512 picture on one thread, the least of three. Two seeds differ by about 0.05 dB.
-Run: python benchmarks/members.py TRAIN_FOLDER [TRAIN_FOLDER ...] --validation FOLDER --minutes 4 --threads 1 [--only WORD ...]
+The present member is on the pixel grid; the others work on a folded grid (squares of 2 x 2 or 4 x 4
+pixels as channels). Rows are grey, sigma is uniform in 0 to 60/255, the schedule is a cosine that
+ends with the time. "CPU s" is the processor time of one 512 x 512 picture on one thread, the least
+of three. Two seeds differ by about 0.05 dB.
+Run: python benchmarks/members.py TRAIN_FOLDER [TRAIN_FOLDER ...] --validation FOLDER --minutes 4
+     --threads 1 [--only WORD ...]
 """
 
 import time

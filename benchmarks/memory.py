@@ -1,21 +1,26 @@
 """Memory of denoising and of training against the size of the image.
 
-Denoising, with the shipped MLPatch: peak resident memory, each size in a process of its own. "extra" is the peak during D(x, sigma) less
-the peak after one tile has been denoised, less the image and its result. It must not grow.
+Denoising, with the shipped MLPatch: peak resident memory, each size in a process of its own.
+"extra" is the peak during D(x, sigma) less the peak after one tile has been denoised, less the
+image and its result. It must not grow.
 
 Training, float32, forward, backward and AdamW:
 
-* MLPatch on image samples (the settings of mlpatch-samples-grey), 512 random pixels of each of 64 images, by MLPatch.at: peak resident
-  memory of three steps, each size in a process of its own, less the process with its libraries and network, less the images themselves.
-* DnCNN, IRCNN, U-Net and DRU-Net of the recipes dncnn-17, ircnn-64, unet-8m and drunet-8m, on whole images: the same for one image at
-  128 and 256 pixels, and the bytes that autograd saves for the backward pass (torch.autograd.graph.saved_tensors_hooks, every storage
-  once, weights not counted). At 128 and 256 these are measured; from the ratio of the two, which is 4 where memory goes with the
-  number of pixels, follow the figures for 64 images, which are extrapolated and marked so.
+* MLPatch on image samples (the settings of mlpatch-samples-grey), 512 random pixels of each of 64
+  images, by MLPatch.at: peak resident memory of three steps, each size in a process of its own,
+  less the process with its libraries and network, less the images themselves.
+* DnCNN, IRCNN, U-Net and DRU-Net of the recipes dncnn-17, ircnn-64, unet-8m and drunet-8m, on whole
+  images: the same for one image at 128 and 256 pixels, and the bytes that autograd saves for the
+  backward pass (torch.autograd.graph.saved_tensors_hooks, every storage once, weights not counted).
+  At 128 and 256 these are measured; from the ratio of the two, which is 4 where memory goes with
+  the number of pixels, follow the figures for 64 images, which are extrapolated and marked so.
 
---cuda is the whole table of the talk on a GPU, measured: torch.cuda.max_memory_allocated and seconds a step, of a batch of 64 images, up
-to 80 GB of memory. With --device cpu it runs without a GPU, and shows no memory.
+--cuda is the whole table of the talk on a GPU, measured: torch.cuda.max_memory_allocated and
+seconds a step, of a batch of 64 images, up to 80 GB of memory. With --device cpu it runs without a
+GPU, and shows no memory.
 
-Run: python benchmarks/memory.py [--sizes 512 1024 2048 4096 8192] [--training-sizes 128 256 512 1024] [--only denoising training]
+Run: python benchmarks/memory.py [--sizes 512 1024 2048 4096 8192] [--training-sizes 128 256 512
+     1024] [--only denoising training]
      python benchmarks/memory.py --cuda [--device cuda] [--batch 64]
 """
 
@@ -49,7 +54,9 @@ RECIPES = {
     "DRU-Net": "drunet-8m",
     "MLPatch": "mlpatch-samples-grey",
 }
-TALK = {  # memory and time of an epoch at 128, 256, 512, 1024, as printed there; its DnCNN, IRCNN and MLPatch have 3M parameters
+# memory and time of an epoch at 128, 256, 512, 1024, as printed there; its DnCNN, IRCNN and MLPatch
+# have 3M parameters
+TALK = {
     "DnCNN": ("23GB/200s", "78GB/1680s", "> 80GB", "> 80GB"),
     "IRCNN": ("16GB/120s", "55GB/500s", "> 80GB", "> 80GB"),
     "U-Net": ("6GB/40s", "16GB/100s", "60GB/380s", "> 80GB"),
@@ -79,7 +86,9 @@ def untrained(name: str) -> Network:
 
 
 def step_of(net: Network, images: Tensor, points: int = POINTS) -> Callable[[], Tensor]:
-    """One step of training on noisy ``images``: a network with ``at`` on random pixels, any other on all of them."""
+    """One step of training on noisy ``images``: a network with ``at`` on random pixels, any other
+    on all of them.
+    """
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     at = getattr(net, "at", None)
 
@@ -101,7 +110,9 @@ def step_of(net: Network, images: Tensor, points: int = POINTS) -> Callable[[], 
 
 
 def saved_bytes(net: Network, f: Callable[[], object]) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass of f(), without the weights."""
+    """Bytes of the storages that autograd keeps for the backward pass of f(), without
+    the weights.
+    """
     weights, kept = {p.untyped_storage().data_ptr() for p in net.parameters()}, {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -201,7 +212,9 @@ def mlpatch_table(sizes: list[int], batch: int, steps: int, threads: int) -> lis
 def full_image_tables(
     names: Iterable[str], small: int, threads: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measured at ``small`` and twice that, one image; and extrapolated to 64 images at the sizes of the talk."""
+    """Measured at ``small`` and twice that, one image; and extrapolated to 64 images at the sizes
+    of the talk.
+    """
     measured, extrapolated = [], []
     for name in names:
         a, b = (
@@ -226,7 +239,9 @@ def full_image_tables(
 def gpu_table(
     names: Iterable[str], device: str, sizes: list[int], batch: int, steps: int
 ) -> list[dict[str, Any]]:
-    """Memory and seconds a step of every network at every size, up to the memory of the talk's card."""
+    """Memory and seconds a step of every network at every size, up to the memory of the talk's
+    card.
+    """
     cuda = device.startswith("cuda")
     if cuda:
         total = torch.cuda.get_device_properties(device).total_memory
@@ -300,7 +315,10 @@ def main():
     if args.cuda:
         names = ("DnCNN", "U-Net", "MLPatch") if args.quick else RECIPES
         rows = gpu_table(names, args.device, args.training_sizes, args.batch, args.steps)
-        title = f"Training, {batch} (MLPatch: {POINTS} random pixels of each), float32: memory and time of a step; the talk's is an epoch"
+        title = (
+            f"Training, {batch} (MLPatch: {POINTS} random pixels of each), float32: memory and "
+            "time of a step; the talk's is an epoch"
+        )
         publish(args, {title: rows}, device=args.device)
         return
     tables = {}
@@ -313,10 +331,12 @@ def main():
             ("DnCNN",) if args.quick else list(RECIPES)[:-1], 32 if args.quick else 128, threads
         )
         tables[
-            "Training on whole images, 1 image, measured: peak beyond image, network and libraries, and saved for backward"
+            "Training on whole images, 1 image, measured: peak beyond image, network and "
+            "libraries, and saved for backward"
         ] = measured
         tables[
-            "The same for 64 images, extrapolated by the number of pixels from what is saved for backward; beside the talk's"
+            "The same for 64 images, extrapolated by the number of pixels from what is "
+            "saved for backward; beside the talk's"
         ] = extrapolated
     publish(args, tables)
 

@@ -1,16 +1,22 @@
-"""Speed of MLPatch on the CPU: the published network pixel by pixel, the same in the grid form, and the shipped weights.
+"""Speed of MLPatch on the CPU: the published network pixel by pixel, the same in the grid form, and
+the shipped weights.
 
-All in one process, on one grey 512 x 512 image; the repeats are interleaved, and the tables hold medians.
+All in one process, on one grey 512 x 512 image; the repeats are interleaved, and the tables hold
+medians.
 
-* "per pixel, as published": the pixels go in chunks (the fastest of three sizes), samples by F.grid_sample (bicubic, reflection,
-  align_corners) at pixel + offsets, then the MLPs as plain matrix products, one for each of 9 angles. torch samples one image on one
-  thread; "sampling on all threads" gives it a part of the points for each thread. Both are first compared with the grid form and with
-  MLPatch.at at random weights scaled so that the output is of order 1. Where 512 x 512 would take over 30 seconds, chunks spread evenly
-  over the image are timed and the time is scaled; the column "measured" says which share.
-* "grid form": D(x, sigma), for the random networks at the fastest tile of 32, 64 and 128. The gain of folding is grid form against per pixel with the same network; that of the architecture is the
+* "per pixel, as published": the pixels go in chunks (the fastest of three sizes), samples by
+  F.grid_sample (bicubic, reflection, align_corners) at pixel + offsets, then the MLPs as plain
+  matrix products, one for each of 9 angles. torch samples one image on one thread; "sampling on all
+  threads" gives it a part of the points for each thread. Both are first compared with the grid form
+  and with MLPatch.at at random weights scaled so that the output is of order 1. Where 512 x 512
+  would take over 30 seconds, chunks spread evenly over the image are timed and the time is scaled;
+  the column "measured" says which share.
+* "grid form": D(x, sigma), for the random networks at the fastest tile of 32, 64 and 128. The gain
+  of folding is grid form against per pixel with the same network; that of the architecture is the
   shipped weights against the grid form of the published network.
-* Limit: the rate of torch.mm for the products of the shipped network, layer by layer, at the pixels of one tile; against the rate of the
-  grid form, counted in useful operations (2 for each multiplication and addition of an output pixel; no halo, no activation).
+* Limit: the rate of torch.mm for the products of the shipped network, layer by layer, at the pixels
+  of one tile; against the rate of the grid form, counted in useful operations (2 for each
+  multiplication and addition of an output pixel; no halo, no activation).
 
 Run: python benchmarks/mlpatch_speed.py [--threads 2] [--repeats 5]
 """
@@ -46,7 +52,9 @@ CHUNKS, LIMIT_S, TILES = (1024, 4096, 16384), 30.0, (32, 64, 128, 256, 512)
 
 
 class PerPixel:
-    """An MLPatch on samples of the image, as it is published: every pixel by itself, from matrix products alone."""
+    """An MLPatch on samples of the image, as it is published: every pixel by itself, from matrix
+    products alone.
+    """
 
     def __init__(self, net: MLPatch, size: int, split: int = 1):
         first = net.layers[0]
@@ -101,7 +109,9 @@ class PerPixel:
         return torch.cat([self.points(x, chunk) for chunk in chunks[::step]])
 
     def prepare(self, x: Tensor) -> float:
-        """Choose the fastest chunk; the share of the chunks to time, 1 if all take no more than half a minute."""
+        """Choose the fastest chunk; the share of the chunks to time, 1 if all take no more than
+        half a minute.
+        """
         per_pixel = {}
         for chunk in CHUNKS:
             coords = self.pixels[:chunk]
@@ -130,7 +140,9 @@ def fastest_tile(net: MLPatch, x: Tensor) -> int:
 
 
 def random_net(settings: dict[str, Any]) -> MLPatch:
-    """Random weights with a residual of order 1: at the initial ones it is zero, and any two forms agree."""
+    """Random weights with a residual of order 1: at the initial ones it is zero, and any two forms
+    agree.
+    """
     torch.manual_seed(0)
     net = MLPatch(**settings)
     nn.init.normal_(net.last, std=2 / math.sqrt(net.last.shape[1]))
@@ -140,7 +152,9 @@ def random_net(settings: dict[str, Any]) -> MLPatch:
 
 
 def agreement(net: MLPatch, split: int) -> dict[str, Any]:
-    """The largest difference of the per-pixel evaluation to the grid form and to ``at``, and the size of what the network takes off."""
+    """The largest difference of the per-pixel evaluation to the grid form and to ``at``, and the
+    size of what the network takes off.
+    """
     x = samples.camera()[..., 200:232, 200:232].contiguous()
     a, b = PerPixel(net, 32, split)(x), net(x, SIGMA).flatten()
     c = net.at(x, PerPixel(net, 32).pixels, SIGMA).flatten()
@@ -184,7 +198,9 @@ def flops(net: MLPatch) -> int:
 
 
 def mm_seconds(net: MLPatch, pixels: int, times: int = 3) -> list[float]:
-    """The time of every product of ``net`` at so many pixels, by torch.mm (torch.bmm for groups), warm."""
+    """The time of every product of ``net`` at so many pixels, by torch.mm (torch.bmm for groups),
+    warm.
+    """
     found = []
     for groups, inputs, outputs in products(net):
         a, b = torch.randn(groups, pixels, inputs), torch.randn(groups, inputs, outputs)
@@ -264,6 +280,60 @@ def main():
         }
         for name, (_, share, D) in runs.items()
     ]
+    ratios = gains(median, base, grid, ours)
+
+    pixels = min(main_net.tile, size) ** 2
+    layer_s = [statistics.median(column) for column in zip(*mm, strict=True)]
+    limit = [
+        {
+            "product": f"{groups} x " * (groups > 1)
+            + f"({pixels} x {inputs}) ({inputs} x {outputs})",
+            "share of the operations (%)": 200 * groups * inputs * outputs / flops(main_net),
+            "GFLOP/s": 2e-9 * pixels * groups * inputs * outputs / spent,
+        }
+        for (groups, inputs, outputs), spent in zip(products(main_net), layer_s, strict=True)
+    ]
+    best, achieved = (
+        1e-9 * flops(main_net) * pixels / sum(layer_s),
+        1e-9 * flops(main_net) * size**2 / median["mlpatch-grey"],
+    )
+    limit.append({"product": "all", "share of the operations (%)": 100.0, "GFLOP/s": best})
+    limit.append(
+        {
+            "product": "achieved by the grid form",
+            "share of the operations (%)": 100.0,
+            "GFLOP/s": achieved,
+        }
+    )
+    sweep = [
+        {
+            "tile": tile,
+            "seconds": (spent_s := statistics.median(spent)),
+            "us per pixel": 1e6 * spent_s / size**2,
+        }
+        for tile, (_, spent) in tiles.items()
+    ]
+    notes = [
+        f"mlpatch-grey: {1e-6 * flops(main_net):.2f} MFLOP per pixel, at "
+        f"{100 * achieved / best:.0f} % of torch.mm (wanted: 80 %)."
+    ]
+    notes.append(
+        f"The published network: {1e-6 * flops(published):.2f} MFLOP per pixel in the grid "
+        f"form. Medians of {repeats} repeats."
+    )
+    tables = {
+        f"Denoising {size} x {size}": rows,
+        "Gains": ratios,
+        "The limit of mlpatch-grey": limit,
+        "Tiles of mlpatch-grey": sweep,
+    }
+    publish(
+        args, tables | {"Per pixel against grid form and MLPatch.at, random weights": checks}, notes
+    )
+
+
+def gains(median, base, grid, ours):
+    """What folding, the architecture, and both bring: ratios of medians."""
     spread = "published: per pixel, sampling on all threads"
     ratios = [
         {"gain": "folding, published network", "times": median[base] / median[grid], "wanted": ""}
@@ -302,53 +372,7 @@ def main():
                 "wanted": "",
             }
         )
-
-    pixels = min(main_net.tile, size) ** 2
-    layer_s = [statistics.median(column) for column in zip(*mm, strict=True)]
-    limit = [
-        {
-            "product": f"{groups} x " * (groups > 1)
-            + f"({pixels} x {inputs}) ({inputs} x {outputs})",
-            "share of the operations (%)": 200 * groups * inputs * outputs / flops(main_net),
-            "GFLOP/s": 2e-9 * pixels * groups * inputs * outputs / spent,
-        }
-        for (groups, inputs, outputs), spent in zip(products(main_net), layer_s, strict=True)
-    ]
-    best, achieved = (
-        1e-9 * flops(main_net) * pixels / sum(layer_s),
-        1e-9 * flops(main_net) * size**2 / median["mlpatch-grey"],
-    )
-    limit.append({"product": "all", "share of the operations (%)": 100.0, "GFLOP/s": best})
-    limit.append(
-        {
-            "product": "achieved by the grid form",
-            "share of the operations (%)": 100.0,
-            "GFLOP/s": achieved,
-        }
-    )
-    sweep = [
-        {
-            "tile": tile,
-            "seconds": (spent_s := statistics.median(spent)),
-            "us per pixel": 1e6 * spent_s / size**2,
-        }
-        for tile, (_, spent) in tiles.items()
-    ]
-    notes = [
-        f"mlpatch-grey: {1e-6 * flops(main_net):.2f} MFLOP per pixel, at {100 * achieved / best:.0f} % of torch.mm (wanted: 80 %)."
-    ]
-    notes.append(
-        f"The published network: {1e-6 * flops(published):.2f} MFLOP per pixel in the grid form. Medians of {repeats} repeats."
-    )
-    tables = {
-        f"Denoising {size} x {size}": rows,
-        "Gains": ratios,
-        "The limit of mlpatch-grey": limit,
-        "Tiles of mlpatch-grey": sweep,
-    }
-    publish(
-        args, tables | {"Per pixel against grid form and MLPatch.at, random weights": checks}, notes
-    )
+    return ratios
 
 
 if __name__ == "__main__":

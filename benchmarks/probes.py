@@ -1,7 +1,9 @@
-"""How much the divergence that Stein's estimate needs varies from one random change of the data to the next: signs against tuning.noise.probe.
+"""How much the divergence that Stein's estimate needs varies from one random change of the data to
+the next: signs against tuning.noise.probe.
 
-Images of benchmarks/matrix.py, ADMM at a constant level, 15 iterations. "deviation" is that of <b, A x(q + eps b) - A x(q)> / (eps m) over the changes b,
-eps = noise / 10, with random signs and with a flat spectrum; "ratio" is how many signs tell as much as one of the others (a ratio of variances).
+Images of benchmarks/matrix.py, ADMM at a constant level, 15 iterations. "deviation" is that of <b,
+A x(q + eps b) - A x(q)> / (eps m) over the changes b, eps = noise / 10, with random signs and with
+a flat spectrum; "ratio" is how many signs tell as much as one of the others (a ratio of variances).
 
 Run: python benchmarks/probes.py [--quick] [--draws 40]
 """

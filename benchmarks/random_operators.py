@@ -1,10 +1,13 @@
-"""Random operators against dense float64 algebra: every public method of every kind, with random sizes, settings, weights and units.
+"""Random operators against dense float64 algebra: every public method of every kind, with random
+sizes, settings, weights and units.
 
-Each trial has a seed of its own, which is printed where it fails: --first SEED --trials 1 repeats it. The operators are those of the
-registry, their weighted forms (one map, or one for each image), stacks of two, and matrices by interop. With M the matrix of A:
+Each trial has a seed of its own, which is printed where it fails: --first SEED --trials 1 repeats
+it. The operators are those of the registry, their weighted forms (one map, or one for each image),
+stacks of two, and matrices by interop. With M the matrix of A:
 
     forward, adjoint, normal       M x, M^T y, M^T M x
-    data step                      (M^T M + alpha)^-1 (M^T q + alpha z), alpha = 10^-4 ... 10^2 |M|^2, for units 10^-25 ... 10^25
+    data step                      (M^T M + alpha)^-1 (M^T q + alpha z), alpha = 10^-4 ... 10^2
+                                   |M|^2, for units 10^-25 ... 10^25
     norm                           the largest singular value
     gradient                       that of <w, A x> is M^T w
 
@@ -115,7 +118,9 @@ KINDS: dict[str, Callable[[Numbers, tuple[int, int, int]], LinearOperator]] = {
 
 
 def draw(seed: int) -> tuple[str, LinearOperator, float]:
-    """The operator of a seed: its name, itself, and the relative error that its arithmetic allows."""
+    """The operator of a seed: its name, itself, and the relative error that its
+    arithmetic allows.
+    """
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, 4)), int(rng.integers(1, 8)), int(rng.integers(1, 8)))
     name = str(rng.choice([*KINDS, "stack"]))
@@ -143,7 +148,9 @@ def draw(seed: int) -> tuple[str, LinearOperator, float]:
 
 
 def dense(A: LinearOperator, images: int) -> Tensor:
-    """The matrix of each image of a batch, (images, data, pixels), float64, one unit vector after the other."""
+    """The matrix of each image of a batch, (images, data, pixels), float64, one unit vector after
+    the other.
+    """
     pixels = int(np.prod(A.image_shape))
     columns = [
         A(e.reshape(1, *A.image_shape).expand(images, -1, -1, -1)).flatten(1)

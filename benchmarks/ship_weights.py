@@ -1,12 +1,14 @@
-"""Put trained weights into the package: measure them, write the scores into their card, and list them in the manifest.
+"""Put trained weights into the package: measure them, write the scores into their card, and list
+them in the manifest.
 
 Run: python benchmarks/ship_weights.py NAME runs/NAME/weights.safetensors SET [SET ...]
-The kind of network is read from the file. Every SET of test images gives a row of scores: a folder of pictures, read in colour for a
-network of three channels, an .npz with a CT stack or an .npy with a convergence map, as in benchmarks/denoising.py. Scores are the mean
-PSNR at sigma 15, 25, 50 (of 255); of weights for upscaling, that of pictures shrunk by 2 and 4 without noise, and upscaled. The SET
-"convergence" is 16 generated mass maps of 256 x 256 pixels, scored by |D(x) - kappa| / |kappa| at sigma 0.05, 0.1, 0.2, 0.3, beside the
-Wiener filter that knows the spectrum and amplitude of each map.
---quick measures small parts of two images of every set and writes nothing.
+The kind of network is read from the file. Every SET of test images gives a row of scores: a folder
+of pictures, read in colour for a network of three channels, an .npz with a CT stack or an .npy with
+a convergence map, as in benchmarks/denoising.py. Scores are the mean PSNR at sigma 15, 25, 50 (of
+255); of weights for upscaling, that of pictures shrunk by 2 and 4 without noise, and upscaled. The
+SET "convergence" is 16 generated mass maps of 256 x 256 pixels, scored by |D(x) - kappa| / |kappa|
+at sigma 0.05, 0.1, 0.2, 0.3, beside the Wiener filter that knows the spectrum and amplitude of each
+map. --quick measures small parts of two images of every set and writes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ KAPPA = (0.05, 0.1, 0.2, 0.3)
 
 @torch.no_grad()
 def score_convergence(model, count: int) -> dict[str, float]:
-    """Mean NRMSE over maps of amplitudes from 0.7 to 1.7, of the network and of the Wiener filter."""
+    """Mean NRMSE over maps of amplitudes from 0.7 to 1.7, of the network and of the
+    Wiener filter.
+    """
     found = {f"{kind}_{level:g}": 0.0 for level in KAPPA for kind in ("nrmse", "wiener")}
     for k in range(count):
         amplitude = 0.7 + (k + 0.5) / count
@@ -68,7 +72,8 @@ def main():
     publish(
         args,
         {
-            f"{args.name}, a {model.kind} of {sum(p.numel() for p in model.parameters())} parameters": rows
+            f"{args.name}, a {model.kind} of {sum(p.numel() for p in model.parameters())} "
+            "parameters": rows
         },
     )
     if args.quick:
@@ -80,7 +85,8 @@ def main():
     if "convergence" not in scores:
         card |= {"factors": list(FACTORS)} if upscale else {"levels": list(LEVELS)}
     card["command"] = (
-        f"python benchmarks/ship_weights.py {args.name} weights.safetensors {' '.join(path.name for path in args.sets)}"
+        f"python benchmarks/ship_weights.py {args.name} weights.safetensors "
+        f"{' '.join(path.name for path in args.sets)}"
     )
     target = weights.DIRECTORY / f"{args.name}.safetensors"
     model.save(target, card)

@@ -1,12 +1,16 @@
-"""Super-resolution: mean PSNR at x2, x4, x8 over folders of pictures: bilinear, bicubic, LIIF (benchmarks/liif.py), MLPatch.
+"""Super-resolution: mean PSNR at x2, x4, x8 over folders of pictures: bilinear, bicubic, LIIF
+(benchmarks/liif.py), MLPatch.
 
-Every picture is cut to a multiple of 8 and shrunk by antialiased bicubic interpolation; all methods are shown the same small
-picture, and the PSNR is over all pixels, of the result cut to [0, 1]. With --train, MLPatch (the recipe mlpatch-sr) and LIIF first
-learn 64 x 64 -> 128 x 128 from the same pictures, by the same loss, each for --minutes of processor time, which with one thread is
-the wall time of an idle machine: the seconds of a step are measured, and the steps set by them. What --out holds is taken as it is.
-A picture of each folder at x4 goes to --out.
-Run: python benchmarks/superres.py --test FOLDER [FOLDER ...] --train FOLDER --minutes 60 [--out DIR] [--json PATH]
-     python benchmarks/superres.py --test FOLDER --weights-liif PATH     (MLPatch: the weights that ship)
+Every picture is cut to a multiple of 8 and shrunk by antialiased bicubic interpolation; all methods
+are shown the same small picture, and the PSNR is over all pixels, of the result cut to [0, 1]. With
+--train, MLPatch (the recipe mlpatch-sr) and LIIF first learn 64 x 64 -> 128 x 128 from the same
+pictures, by the same loss, each for --minutes of processor time, which with one thread is the wall
+time of an idle machine: the seconds of a step are measured, and the steps set by them. What --out
+holds is taken as it is. A picture of each folder at x4 goes to --out.
+Run: python benchmarks/superres.py --test FOLDER [FOLDER ...] --train FOLDER --minutes 60
+     [--out DIR] [--json PATH]
+     python benchmarks/superres.py --test FOLDER --weights-liif PATH
+     (MLPatch: the weights that ship)
 """
 
 from __future__ import annotations
@@ -36,8 +40,9 @@ from pnp_mlpatch.viz.panels import panel
 
 FACTORS = (2, 4, 8)
 RECIPE = Path(pnp_mlpatch.__file__).parent / "training" / "recipes" / "mlpatch-sr.toml"
-# where LIIF departs from the recipe: its encoder costs the same for any number of queries, so there are as many as in the paper, of fewer
-# windows; the bilinear image is added to what it gives, which is not in the paper: without, it spends a short training on the identity
+# where LIIF departs from the recipe: its encoder costs the same for any number of queries, so there
+# are as many as in the paper, of fewer windows; the bilinear image is added to what it gives, which
+# is not in the paper: without, it spends a short training on the identity
 LIIF_SETTINGS: dict[str, Any] = {
     "denoiser": "liif",
     "batch": 4,
@@ -78,7 +83,9 @@ def seconds_per_step(config: TrainConfig, more: int, few: int = 2) -> float:
 
 
 def trained(name: str, args: argparse.Namespace) -> Path:
-    """Weights trained for the given time; a training that was interrupted goes on with the settings that it was begun with."""
+    """Weights trained for the given time; a training that was interrupted goes on with the settings
+    that it was begun with.
+    """
     plan = args.out / name.lower() / "settings.json"
     if not plan.exists():
         config = settings(name, args)
@@ -101,7 +108,9 @@ def trained(name: str, args: argparse.Namespace) -> Path:
 
 
 def networks(args: argparse.Namespace) -> dict[str, Network]:
-    """Those there are weights for: given, in --out, trained now; of MLPatch else the ones that ship."""
+    """Those there are weights for: given, in --out, trained now; of MLPatch else the ones that
+    ship.
+    """
     found = {}
     for name in ("LIIF", "MLPatch"):
         given, own = (
@@ -194,7 +203,8 @@ def main():
     channels = {net.channels for net in nets.values()}
     if len(channels) != 1:
         parser.error(
-            f"LIIF and MLPatch must have one number of channels, they have {' and '.join(map(str, sorted(channels)))}."
+            "LIIF and MLPatch must have one number of channels, they have "
+            f"{' and '.join(map(str, sorted(channels)))}."
         )
     methods = {"bilinear": interpolation("bilinear"), "bicubic": interpolation("bicubic")} | {
         name: net.upscale for name, net in nets.items()

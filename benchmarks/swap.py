@@ -1,10 +1,13 @@
-"""One operator, one solver, many denoisers: the same 512 x 512 CT and inpainting problems with everything that plugs in.
+"""One operator, one solver, many denoisers: the same 512 x 512 CT and inpainting problems with
+everything that plugs in.
 
-Each denoiser runs in a process of its own, so that its peak memory is its own. CT: the sample chest slice, 60 views, 40 dB,
-ADMM, sigma 20/255, 20 iterations. Inpainting: the sample photograph, 30 % of the pixels, ADMM, alpha 0.05, sigma 12/255, 20
-iterations. Networks for one noise level are rescaled to the level asked for.
+Each denoiser runs in a process of its own, so that its peak memory is its own. CT: the sample chest
+slice, 60 views, 40 dB, ADMM, sigma 20/255, 20 iterations. Inpainting: the sample photograph, 30 %
+of the pixels, ADMM, alpha 0.05, sigma 12/255, 20 iterations. Networks for one noise level are
+rescaled to the level asked for.
 Run: python benchmarks/swap.py [--published FOLDER] [--out DIR] [--quick] [--only NAME ...]
-FOLDER holds the published KAIR_dncnn_25.pth and cszn_FDnCNN_gray.pth, which do not ship with the package.
+FOLDER holds the published KAIR_dncnn_25.pth and cszn_FDnCNN_gray.pth, which do not ship with the
+package.
 """
 
 import argparse
@@ -147,7 +150,8 @@ def main():
             (args.out / f"{key}-{name}.pt").unlink()
         rows.append(row | {"peak memory (MB)": round(scores["peak_mb"])})
     print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads; memory is that of the whole process, torch and the CT matrices included"
+        f"{platform.machine()}, {torch.get_num_threads()} threads; memory is that of the "
+        "whole process, torch and the CT matrices included"
     )
     print(table(sorted(rows, key=lambda row: -row["ct (dB)"])))
     for name in LEVELS:

@@ -1,8 +1,11 @@
-"""Levels chosen without the truth, against the best of a sweep with it: inpainting, deblurring, CT, each at three levels of noise.
+"""Levels chosen without the truth, against the best of a sweep with it: inpainting, deblurring, CT,
+each at three levels of noise.
 
-Images of 128 x 128 pixels: the samples (two parts of the photograph, the chest slice shrunk), or the first --count pictures of --images FOLDER, cut in the middle.
-ADMM, 30 iterations, from A.initial, alpha = (noise / sigma)^2. "cross-validated" is tuning.cross_validate, with three tenths of the data held
-out, one after the other; "from noise" is schedules.from_noise. Losses are in dB, to the best of the same five levels, 6 to 42/255.
+Images of 128 x 128 pixels: the samples (two parts of the photograph, the chest slice shrunk), or
+the first --count pictures of --images FOLDER, cut in the middle. ADMM, 30 iterations, from
+A.initial, alpha = (noise / sigma)^2. "cross-validated" is tuning.cross_validate, with three tenths
+of the data held out, one after the other; "from noise" is schedules.from_noise. Losses are in dB,
+to the best of the same five levels, 6 to 42/255.
 
 Run: python benchmarks/tuning.py [--denoiser mlpatch tv unet] [--images FOLDER] [--count N]
 """

@@ -1,14 +1,20 @@
-"""Error bars by sampling: against Gaussian posteriors, whose answer is known, and on photographs, where intervals are calibrated and tested.
+"""Error bars by sampling: against Gaussian posteriors, whose answer is known, and on photographs,
+where intervals are calibrated and tested.
 
-Gaussian: 16 chains, the channels of one image of 12 x 12, inpainted with the linear denoiser of a known prior; --calls denoisers each, a fifth
-of them burn-in. Errors are root mean squares over the pixels, in standard errors from the effective sample size: 1 is what chance gives. Those
-of the variance are against the closed form of the discretised chain; "std / exact" is against the posterior itself.
+Gaussian: 16 chains, the channels of one image of 12 x 12, inpainted with the linear denoiser of a
+known prior; --calls denoisers each, a fifth of them burn-in. Errors are root mean squares over the
+pixels, in standard errors from the effective sample size: 1 is what chance gives. Those of the
+variance are against the closed form of the discretised chain; "std / exact" is against the
+posterior itself.
 
-Photographs: --count crops of 64 x 64 from the sample picture, or from the middle of the pictures of --images FOLDER, evenly spaced, in random
-order. Each of --folds parts is held out in turn; the others set its factor. "halves": mean and deviation of the coverage of one half, the other
-calibrating, over 100 random ones. SK-ROCK with MLPatch, from the result of ADMM. "raw" is x -+ 1.645 std.
+Photographs: --count crops of 64 x 64 from the sample picture, or from the middle of the pictures of
+--images FOLDER, evenly spaced, in random order. Each of --folds parts is held out in turn; the
+others set its factor. "halves": mean and deviation of the coverage of one half, the other
+calibrating, over 100 random ones. SK-ROCK with MLPatch, from the result of ADMM. "raw" is x -+
+1.645 std.
 
-Run: python benchmarks/uncertainty.py [--images FOLDER] [--count N] [--folds N] [--iterations N] [--picture FILE.png]
+Run: python benchmarks/uncertainty.py [--images FOLDER] [--count N] [--folds N] [--iterations N]
+     [--picture FILE.png]
 """
 
 import time
@@ -124,6 +130,7 @@ def gaussian(args, size=12, chains=16, noise=0.5, sigma=0.6):
         )
         ratio = (squares.x.mean(1).flatten() / torch.linalg.inv(P).diagonal()).sqrt()
         independent = float(state.effective_samples.mean())
+        calls = stages * (iterations - iterations // 5)
         rows.append(
             {
                 "solver": name if name == "ula" else f"skrock({stages})",
@@ -131,7 +138,7 @@ def gaussian(args, size=12, chains=16, noise=0.5, sigma=0.6):
                 "mean error (SE)": f"{float(of_mean.square().mean().sqrt()):.2f}",
                 "variance error (SE)": f"{float(of_variance.square().mean().sqrt()):.2f}",
                 "std / exact": f"{float(ratio.min()):.2f} to {float(ratio.max()):.2f}",
-                "ESS / 1000 denoisers": f"{1000 * independent / (iterations - iterations // 5) / stages:.1f}",
+                "ESS / 1000 denoisers": f"{1000 * independent / calls:.1f}",
                 "ESS / s": f"{independent * chains / seconds / 1.25:.0f}",
             }
         )
@@ -139,7 +146,9 @@ def gaussian(args, size=12, chains=16, noise=0.5, sigma=0.6):
 
 
 def chain(q, A, D, name, settings, mean):
-    """The result, the stream of the squared deviations of its samples from the exact mean, and the seconds without that."""
+    """The result, the stream of the squared deviations of its samples from the exact mean, and the
+    seconds without that.
+    """
     squares, spent = [streaming.start(make_problem(q, A, settings["noise"]), q)], [0.0]
 
     def square(state):
@@ -164,7 +173,9 @@ def errors(state, exact):
 
 
 def covariance(P, delta, stages):
-    """Of the stationary density of the chain: 2 delta b^2 / (1 - a^2) in each eigenvector of P, for a step s <- a s + sqrt(2 delta) b e."""
+    """Of the stationary density of the chain: 2 delta b^2 / (1 - a^2) in each eigenvector of P, for
+    a step s <- a s + sqrt(2 delta) b e.
+    """
     p, vectors = torch.linalg.eigh(P)
     a, b = 1 - delta * p, torch.ones_like(p)
     if stages > 1:
@@ -269,17 +280,24 @@ def judge(state, mode, truth, folds):
 
 
 def halves(x, std, truth, draws=100):
-    """The coverage of random halves of the images with the factor of the others: its mean and standard deviation."""
+    """The coverage of random halves of the images with the factor of the others: its mean and
+    standard deviation.
+    """
     found = []
     for draw in range(draws):
         part = torch.randperm(len(x), generator=torch.Generator().manual_seed(draw)) < len(x) // 2
         intervals = calibrate(x[part], std[part], truth[part])
         found.append(coverage(*intervals.interval(x[~part], std[~part]), truth[~part]).mean())
-    return f"{100 * float(torch.stack(found).mean()):.1f} +- {100 * float(torch.stack(found).std()):.1f}"
+    return (
+        f"{100 * float(torch.stack(found).mean()):.1f} +- "
+        f"{100 * float(torch.stack(found).std()):.1f}"
+    )
 
 
 def picture(path, truth, drawn, folds):
-    """Truth, data, mean, std, error, and where the interval misses the truth, of the first image, with the factor of the other parts."""
+    """Truth, data, mean, std, error, and where the interval misses the truth, of the first image,
+    with the factor of the other parts.
+    """
     require("matplotlib", "Drawing")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

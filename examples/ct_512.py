@@ -1,8 +1,10 @@
-"""Sparse-view CT: a real 512 x 512 chest slice from 60 parallel views at 40 dB, by ADMM with an MLPatch trained at 128 x 128.
+"""Sparse-view CT: a real 512 x 512 chest slice from 60 parallel views at 40 dB, by ADMM.
 
-The sinogram is simulated on a grid twice as fine and the noise is white, 40 dB below the root mean square of the data. Beside
-it: filtered backprojection, and total variation with the best weight of a sweep, chosen with the truth. The MLPatch run uses
-fixed settings and no truth. Run: python examples/ct_512.py [--quick] [--out DIR]
+The denoiser is an MLPatch that was trained at 128 x 128. The sinogram is simulated on a grid twice
+as fine and the noise is white, 40 dB below the root mean square of the data. Beside it: filtered
+backprojection, and total variation with the best weight of a sweep, chosen with the truth. The
+MLPatch run uses fixed settings and no truth.
+Run: python examples/ct_512.py [--quick] [--out DIR]
 """
 
 import argparse
@@ -85,7 +87,8 @@ def main():
         for name, (x, seconds) in results.items()
     ]
     print(
-        f"\nChest CT {size} x {size}, 60 views, 40 dB; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}"
+        f"\nChest CT {size} x {size}, 60 views, 40 dB; MLPatch trained at "
+        f"{mlpatch.card['trained_size']}, ADMM: {ours.status}"
     )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")

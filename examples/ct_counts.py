@@ -1,8 +1,10 @@
-"""Low-dose CT from photon counts: a fan-beam scan in a Data Exchange file, read, corrected and reconstructed.
+"""Low-dose CT from photon counts: a fan-beam scan, read, corrected and reconstructed.
 
-A chest slice of 512 x 512 pixels of 0.84 mm is scanned on a grid twice as fine, with 360 views of 10 000 photons a ray, a flat field that is
-not flat, a dark signal and a dead detector element; the counts go into an HDF5 file. The rest is what a person with such a file does.
-The counts give each ray its weight, the level of the denoiser follows from the noise, and no truth is used but for the PSNR.
+A chest slice of 512 x 512 pixels of 0.84 mm is scanned on a grid twice as fine, with 360 views of
+10 000 photons a ray, a flat field that is not flat, a dark signal and a dead detector element; the
+counts go into an HDF5 file (Data Exchange). The rest is what a person with such a file does. The
+counts give each ray its weight, the level of the denoiser follows from the noise, and no truth is
+used but for the PSNR.
 Run: python examples/ct_counts.py [--quick] [--out DIR]
 """
 
@@ -25,7 +27,7 @@ from pnp_mlpatch.viz.panels import panel, table
 
 
 def write_scan(path, A, mu, photons, seed=0):
-    """What the scanner leaves: projections, white and dark fields as detector counts, angles in degrees."""
+    """What the scanner leaves: projections, white and dark fields as counts, angles in degrees."""
     q, _ = simulate(A, mu)
     generator = np.random.default_rng(seed)
     detectors = A.data_shape[-1]
@@ -106,7 +108,8 @@ def main():
         q, A, D, x0=start.x, iterations=4 if args.quick else 20, tol=3e-4, **settings
     )
     print(
-        f"{scan.kind} {scan.shape}; {int(torch.isinf(noise).sum())} rays not measured; ADMM: {result.status}"
+        f"{scan.kind} {scan.shape}; {int(torch.isinf(noise).sum())} rays not measured; "
+        f"ADMM: {result.status}"
     )
 
     truth = ((hu + 1024) / 2048).clamp(0, 1)

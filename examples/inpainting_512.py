@@ -1,8 +1,10 @@
-"""Inpainting: a 512 x 512 photograph of which 30 % of the pixels are known, by ADMM with an MLPatch trained at 128 x 128.
+"""Inpainting: a 512 x 512 photograph of which 30 % of the pixels are known, by ADMM.
 
-The mask is known and random. Beside it: the smooth fill where the solver starts, biharmonic inpainting (Damelin and Hoang
-2018, by scikit-image), and total variation with the best weight of a sweep, chosen with the truth. The MLPatch run uses
-fixed settings and no truth. Run: python examples/inpainting_512.py [--quick] [--out DIR]
+The denoiser is an MLPatch that was trained at 128 x 128. The mask is known and random. Beside it:
+the smooth fill where the solver starts, biharmonic inpainting (Damelin and Hoang 2018, by
+scikit-image), and total variation with the best weight of a sweep, chosen with the truth. The
+MLPatch run uses fixed settings and no truth.
+Run: python examples/inpainting_512.py [--quick] [--out DIR]
 """
 
 import argparse
@@ -95,7 +97,8 @@ def main():
         for name, (x, seconds) in results.items()
     ]
     print(
-        f"\nInpainting {size} x {size}, 30 % of the pixels; MLPatch trained at {mlpatch.card['trained_size']}, ADMM: {ours.status}"
+        f"\nInpainting {size} x {size}, 30 % of the pixels; MLPatch trained at "
+        f"{mlpatch.card['trained_size']}, ADMM: {ours.status}"
     )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")
@@ -115,7 +118,8 @@ def main():
     )
     curves(args.out / "inpainting_512_convergence.png", {"TV": tv.history, "MLPatch": ours.history})
     print(
-        f"pictures: {args.out / 'inpainting_512.png'}, {args.out / 'inpainting_512_convergence.png'}"
+        f"pictures: {args.out / 'inpainting_512.png'}, "
+        f"{args.out / 'inpainting_512_convergence.png'}"
     )
 
 

@@ -1,8 +1,10 @@
-"""Dark matter from a shear map in a FITS file: a simulated sky with the mask and the noise of a real survey.
+"""Dark matter from a shear map: a simulated sky with the mask and the noise of a real survey.
 
-The sky is the simulated convergence that ships with the package, observed with the mask and noise map of COSMOS; the shear goes into a FITS file with
-a WCS. The rest is what a person with such a file does: Kaiser-Squires, smoothed, the Wiener filter, and plug-and-play with a denoiser that was
-trained on generated maps. The truth is used for the table only, and PSNR stands last: the map that is zero everywhere has a high one.
+The sky is the simulated convergence that ships with the package, observed with the mask and noise
+map of COSMOS; the shear goes into a FITS file with a WCS. The rest is what a person with such a
+file does: Kaiser-Squires, smoothed, the Wiener filter, and plug-and-play with a denoiser that was
+trained on generated maps. The truth is used for the table only, and PSNR stands last: the map that
+is zero everywhere has a high one.
 Run: python examples/mass_map.py [--quick] [--out DIR]
 """
 
@@ -24,7 +26,10 @@ from pnp_mlpatch.viz.panels import mass_panel, table
 
 
 def write_shear(path, kappa, noise, seed=0):
-    """What a survey leaves: two components along (right ascension, declination), their noise, a mask, and a WCS."""
+    """What a survey leaves: two components of shear, their noise, a mask, and a WCS.
+
+    The components are along (right ascension, declination).
+    """
     seen = torch.isfinite(noise)
     gamma = shear_of(kappa[None, None], flip_ra=True)[0]  # right ascension grows to the left
     gamma = gamma + torch.where(seen, noise, 0.0) * torch.randn(
@@ -98,7 +103,8 @@ def main():
     print(table(rows))
     s = found.statistics
     print(
-        f"B modes of the smoothed map: rms {s['B rms']:.4f}, of noise alone {s['B rms of noise']:.4f}; {found.seconds:.1f} s"
+        f"B modes of the smoothed map: rms {s['B rms']:.4f}, of noise alone "
+        f"{s['B rms of noise']:.4f}; {found.seconds:.1f} s"
     )
     shown = (
         {"truth": truth}

@@ -1,7 +1,9 @@
-"""Data, and nothing else: no noise level, no settings, no truth. The reconstruction chooses for itself, and says how sure it is.
+"""Data, and nothing else: no noise level, no settings, no truth.
 
-A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and searches for the level and the number of iterations;
-SK-ROCK draws samples of the posterior at the level that was found, and their deviation is the map of what the data leave open. The truth only judges, at the end.
+A photograph of 128 x 128 is blurred and noisy. ``reconstruct`` estimates the noise and searches for
+the level and the number of iterations; SK-ROCK draws samples of the posterior at the level that was
+found, and their deviation is the map of what the data leave open. The truth only judges, at the
+end.
 Run: python examples/nothing_to_choose.py [--quick] [--out DIR]
 """
 
@@ -56,7 +58,8 @@ def main():
     print(table(rows))
     error = (chain.x - truth).abs()
     print(
-        f"noise {255 * noise:.2f}/255, in truth 4/255; correlation of deviation and error {float(torch.corrcoef(torch.stack([std.flatten(), error.flatten()]))[0, 1]):.2f}"
+        f"noise {255 * noise:.2f}/255, in truth 4/255; correlation of deviation and error "
+        f"{float(torch.corrcoef(torch.stack([std.flatten(), error.flatten()]))[0, 1]):.2f}"
     )
     scale = 1 / float(std.quantile(0.995))
     images = {

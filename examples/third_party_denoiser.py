@@ -1,7 +1,9 @@
-"""Other people's denoisers in the same solver: deepinv's TV, scikit-image's non-local means, a module of three lines.
+"""Other people's denoisers in the same solver: TV, non-local means, a small module.
 
-The problem is inpainting with 30 % of the pixels and a little noise; the operator, the solver and its settings stay the same,
-only the denoiser changes. Run: python examples/third_party_denoiser.py [--quick] [--out DIR]
+TV is that of deepinv, non-local means that of scikit-image, and the module has three lines. The
+problem is inpainting with 30 % of the pixels and a little noise; the operator, the solver and its
+settings stay the same, only the denoiser changes.
+Run: python examples/third_party_denoiser.py [--quick] [--out DIR]
 """
 
 import argparse
@@ -35,7 +37,7 @@ def nl_means(image, sigma):
 
 
 def deepinv_tv(x, sigma):
-    """deepinv's TV keeps its last solution between calls; a fresh one for each call does not. Its level is a weight."""
+    """TV of deepinv, made for each call: it keeps its last solution. Its level is a weight."""
     return require("deepinv.models", "This example").TVDenoiser(n_it_max=100)(x, 0.05 * sigma)
 
 
@@ -80,7 +82,8 @@ def main():
         rows.append(row)
         images[f"{name}: {row['PSNR (dB)']:.2f} dB"] = result.x
     print(
-        f"Inpainting {truth.shape[-1]} x {truth.shape[-1]}, 30 % of the pixels, noise 2/255; the start has {float(psnr(A.initial(q), truth)):.2f} dB"
+        f"Inpainting {truth.shape[-1]} x {truth.shape[-1]}, 30 % of the pixels, noise "
+        f"2/255; the start has {float(psnr(A.initial(q), truth)):.2f} dB"
     )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")

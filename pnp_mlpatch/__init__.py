@@ -45,7 +45,10 @@ _PACKAGES = ("denoisers", "operators", "samples", "solvers")
 
 
 def __getattr__(name: str) -> Any:
-    """What ``__all__`` names, imported when it is first used: the command line has to be there before torch is (Ctrl-C)."""
+    """Import a name of ``__all__`` when it is first used.
+
+    The command line handles Ctrl-C before torch is imported.
+    """
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     if name in _PACKAGES:

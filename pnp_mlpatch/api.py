@@ -130,7 +130,7 @@ def reconstruct(
 
 
 def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver:
-    """The solver object; settings go with a name only."""
+    """Return the solver object; settings go with a name only."""
     if isinstance(solver, str):
         return solvers.make(solver, **settings)
     if settings:

@@ -162,7 +162,7 @@ def _norms(
     seed: int,
     pairs: tuple[tuple[float, float], ...],
 ) -> tuple[list[float], str]:
-    """|a I + b J| for each (a, b), and how J was had."""
+    """Return |a I + b J| for each (a, b), and how J was had."""
     if not callable(D):
         raise InputTypeError(
             f"lipschitz: the denoiser must be callable as D(x, sigma), got {D!r}. Make one of a "
@@ -189,7 +189,7 @@ def _norms(
 
 
 def _normal(forward: Map, backward: Map, a: float, b: float) -> Map:
-    """v -> M^T M v for M = a I + b J."""
+    """Return v -> M^T M v for M = a I + b J."""
 
     def normal(v: Tensor) -> Tensor:
         w = a * v + b * forward(v)
@@ -201,7 +201,7 @@ def _normal(forward: Map, backward: Map, a: float, b: float) -> Map:
 def _by_autograd(
     D: Denoiser, x: Tensor, sigma: float | Tensor, trial: Tensor
 ) -> tuple[Map, Map] | None:
-    """v -> J v and w -> J^T w, or None where autograd does not follow D.
+    """Return v -> J v and w -> J^T w, or None where autograd does not follow D.
 
     J v is the derivative of <J^T w, v> with respect to w. One pass of D serves all products, and
     functions that torch.func cannot take work too.
@@ -232,7 +232,7 @@ def _by_autograd(
 
 
 def _by_differences(D: Denoiser, x: Tensor, sigma: float | Tensor) -> Map:
-    """v -> (D(x + h v) - D(x - h v)) / (2 h), h v of root mean square sigma / 100."""
+    """Return v -> (D(x + h v) - D(x - h v)) / (2 h), with h v of rms sigma / 100."""
     size = (
         float(torch.as_tensor(sigma).double().mean())
         or float(x.double().square().mean().sqrt())
@@ -254,7 +254,7 @@ def _by_differences(D: Denoiser, x: Tensor, sigma: float | Tensor) -> Map:
 
 
 def _power(forward: Map, v: Tensor, iterations: int) -> float:
-    """The largest |M v| / |v| that power iteration meets."""
+    """Return the largest |M v| / |v| that power iteration meets."""
     best = 0.0
     for _ in range(iterations):
         v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
@@ -264,7 +264,7 @@ def _power(forward: Map, v: Tensor, iterations: int) -> float:
 
 
 def _lanczos(normal: Map, start: Tensor, iterations: int) -> float:
-    """The largest eigenvalue of a symmetric map (Lanczos 1950), in float64.
+    """Compute the largest eigenvalue of a symmetric map (Lanczos 1950), in float64.
 
     Each vector is orthogonalised against all before.
     """

@@ -73,7 +73,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 
 def _full_name(plugin: Callable[..., Any]) -> str:
-    """Module and name; of objects without a name (``functools.partial``) their repr."""
+    """Return module and name; of objects without a name (``functools.partial``) their repr."""
     name = getattr(plugin, "__qualname__", None) or repr(plugin)
     return f"{getattr(plugin, '__module__', None)}.{name}"
 

@@ -1,7 +1,9 @@
-"""Checks that others wrote, run on our objects: the test functions of deepinv, ODL's OperatorTest, torch's gradcheck.
+"""Checks that others wrote, run on our objects: the test functions of deepinv, ODL's OperatorTest,
+torch's gradcheck.
 
-deepinv ships its tests. Where one of them builds the object that it tests, the builder is replaced by ours, so that their
-assertions judge it. ``docs/agreement.md`` lists what runs on what; what cannot pass is here too, as an expected failure.
+deepinv ships its tests. Where one of them builds the object that it tests, the builder is replaced
+by ours, so that their assertions judge it. ``docs/agreement.md`` lists what runs on what; what
+cannot pass is here too, as an expected failure.
 """
 
 from __future__ import annotations
@@ -165,7 +167,9 @@ PHYSICS = [  # deepinv's function, its other arguments, the operators
 
 
 def cases(table, cannot=()):
-    """The rows of a table as parameters (function, options, what); those in ``cannot`` are expected to fail, with the reason."""
+    """The rows of a table as parameters (function, options, what); those in ``cannot`` are expected
+    to fail, with the reason.
+    """
     reasons, out = dict(cannot), []
     for function, options, several in table:
         for what in several:
@@ -218,8 +222,14 @@ LEAST_SQUARES = [
         ALL,
     )
 ]
-NOT_NORMAL = "deepinv's minres solves A x = q itself where data and image have one shape, and this A is neither symmetric nor regular"
-NO_TRANSPOSE = "deepinv's CG solves A A^T u = q where data and image have one shape, and returns u in place of A^T u"
+NOT_NORMAL = (
+    "deepinv's minres solves A x = q itself where data and image have one shape, and this A is "
+    "neither symmetric nor regular"
+)
+NO_TRANSPOSE = (
+    "deepinv's CG solves A A^T u = q where data and image have one shape, and returns u in "
+    "place of A^T u"
+)
 LEAST_SQUARES_CANNOT = [
     (("test_least_square_solvers", "minres", True, True, "lensing"), NOT_NORMAL),
     (("test_least_square_solvers", "minres", False, True, "lensing"), NOT_NORMAL),
@@ -248,7 +258,10 @@ SOLVED = [
     ),
     ("test_pnp_algo", {"pnp_algo": "ADMM"}, ("per_channel_mlpatch",)),
 ]
-NO_DESCENT = "at fine stripes both terms have curvature 1, so that its step, 1, is 2 / L, where gradient descent oscillates"
+NO_DESCENT = (
+    "at fine stripes both terms have curvature 1, so that its step, 1, is 2 / L, where "
+    "gradient descent oscillates"
+)
 RANDOM = "a random network is no contraction: the iteration has no fixed point to settle at"
 SOLVED_CANNOT = [
     (("test_red_algo", "GD", "tv"), NO_DESCENT),
@@ -259,7 +272,9 @@ SOLVED_CANNOT = [
 
 @pytest.mark.parametrize(("function", "options", "prior"), cases(SOLVED, SOLVED_CANNOT))
 def test_deepinv_algorithms(function, options, prior, theirs, monkeypatch):
-    """They converge. Their Blur becomes ours with the same point spread function, their WaveletDenoiser the denoiser."""
+    """They converge. Their Blur becomes ours with the same point spread function, their
+    WaveletDenoiser the denoiser.
+    """
 
     def blur(filter, device="cpu", padding="circular"):
         return to_deepinv(Blur(filter[0, 0], COLOUR))
@@ -389,9 +404,11 @@ def test_odl_operator_test(operator, capsys):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_torch_gradcheck(operator):
-    """Reverse and forward derivatives against differences (large steps do, A being linear; radon is float32 inside).
+    """Reverse and forward derivatives against differences (large steps do, A being linear; radon is
+    float32 inside).
 
-    The batched ones of gradcheck trace into the map, which in radon is not torch's; torch.func.vmap does not, and works.
+    The batched ones of gradcheck trace into the map, which in radon is not torch's; torch.func.vmap
+    does not, and works.
     """
     A = OPERATORS[operator](5, 6)
     x = torch.randn(2, *A.image_shape, dtype=torch.float64, requires_grad=True)

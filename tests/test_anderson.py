@@ -1,4 +1,6 @@
-"""Anderson acceleration: GMRES on linear problems, the same fixed points in fewer iterations, a safeguard, states that resume."""
+"""Anderson acceleration: GMRES on linear problems, the same fixed points in fewer iterations, a
+safeguard, states that resume.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_images_do_not_see_each_other():
 
 
 def test_a_point_that_is_worse_is_taken_back():
-    """After a residual of more than twice the least: g of the best point that is remembered, then no mixing for m steps, and 2 m the next time."""
+    """After a residual of more than twice the least: g of the best point that is remembered, then
+    no mixing for m steps, and 2 m the next time.
+    """
     z = torch.zeros(1, *SHAPE, dtype=torch.float64)
     first, *kept = mix(z, z + 0.1, *empty(z, 3))
     point, memory, mixing = mix(first, first + 7.0, *kept)
@@ -75,7 +79,9 @@ def test_a_point_that_is_worse_is_taken_back():
 
 
 def test_where_nothing_contracts_it_ends_with_the_plain_iteration():
-    """A map that turns by a right angle and grows a little: mixing may not make it worse than it is."""
+    """A map that turns by a right angle and grows a little: mixing may not make it worse than it
+    is.
+    """
     turn = torch.tensor([[0.0, -1.001], [1.001, 0.0]], dtype=torch.float64)
     z = torch.ones(1, 1, 1, 2, dtype=torch.float64)
     mixed = iterate(lambda z: torch.sin(z @ turn.T * 1.5), z, 300, 4)

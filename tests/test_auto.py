@@ -1,4 +1,6 @@
-"""The search for settings, its criteria, and the noise level; one run where no search is asked for."""
+"""The search for settings, its criteria, and the noise level; one run where no search
+is asked for.
+"""
 
 from __future__ import annotations
 

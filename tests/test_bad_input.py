@@ -1,4 +1,6 @@
-"""Bad input gets an error that says who, what was expected, what came and what to do; odd but good input gets the right answer."""
+"""Bad input gets an error that says who, what was expected, what came and what to do; odd but good
+input gets the right answer.
+"""
 
 from __future__ import annotations
 
@@ -221,76 +223,340 @@ def test_weights(name, change, error, words):
 
 M = torch.ones(4, 5)
 CONSTRUCTORS = {
-    "Identity: rank": (lambda: Identity((5, 7)), InputError, r"Identity: image_shape must be \(C, H, W\).* got \(5, 7\)"),
-    "Identity: number": (lambda: Identity(5), PnPError, r"Identity: image_shape must be \(C, H, W\)"),
-    "Identity: floats": (lambda: Identity((1, 5.5, 7)), PnPError, r"Identity: image_shape must be \(C, H, W\)"),
-    "Identity: empty": (lambda: Identity((1, 0, 7)), InputError, r"Identity: image_shape must be \(C, H, W\)"),
-    "Identity: text": (lambda: Identity("abc"), PnPError, r"Identity: image_shape must be \(C, H, W\)"),
-    "Mask: zeros": (lambda: Mask(M * 0), InputError, "Mask: the mask is zero everywhere.*Is it inverted"),
-    "Mask: NaN": (lambda: Mask(with_value(M, nan)), InputError, "Mask: mask values must be finite and >= 0"),
-    "Mask: inf": (lambda: Mask(with_value(M, inf)), InputError, "Mask: mask values must be finite and >= 0"),
-    "Mask: negative": (lambda: Mask(with_value(M, -1)), InputError, "Mask: mask values must be finite and >= 0"),
-    "Mask: rank": (lambda: Mask(M[None, None]), InputError, r"Mask: the mask must have shape \(H, W\) or \(C, H, W\), got \(1, 1, 4, 5\)"),
-    "Mask: empty": (lambda: Mask(torch.ones(0, 5)), InputError, r"Mask: the mask must have shape .* got \(0, 5\)"),
-    "Mask: numpy": (lambda: Mask(M.numpy()), InputTypeError, "Mask: the mask must be a torch tensor.*got ndarray. Use torch.as_tensor"),
+    "Identity: rank": (
+        lambda: Identity((5, 7)),
+        InputError,
+        r"Identity: image_shape must be \(C, H, W\).* got \(5, 7\)",
+    ),
+    "Identity: number": (
+        lambda: Identity(5),
+        PnPError,
+        r"Identity: image_shape must be \(C, H, W\)",
+    ),
+    "Identity: floats": (
+        lambda: Identity((1, 5.5, 7)),
+        PnPError,
+        r"Identity: image_shape must be \(C, H, W\)",
+    ),
+    "Identity: empty": (
+        lambda: Identity((1, 0, 7)),
+        InputError,
+        r"Identity: image_shape must be \(C, H, W\)",
+    ),
+    "Identity: text": (
+        lambda: Identity("abc"),
+        PnPError,
+        r"Identity: image_shape must be \(C, H, W\)",
+    ),
+    "Mask: zeros": (
+        lambda: Mask(M * 0),
+        InputError,
+        "Mask: the mask is zero everywhere.*Is it inverted",
+    ),
+    "Mask: NaN": (
+        lambda: Mask(with_value(M, nan)),
+        InputError,
+        "Mask: mask values must be finite and >= 0",
+    ),
+    "Mask: inf": (
+        lambda: Mask(with_value(M, inf)),
+        InputError,
+        "Mask: mask values must be finite and >= 0",
+    ),
+    "Mask: negative": (
+        lambda: Mask(with_value(M, -1)),
+        InputError,
+        "Mask: mask values must be finite and >= 0",
+    ),
+    "Mask: rank": (
+        lambda: Mask(M[None, None]),
+        InputError,
+        r"Mask: the mask must have shape \(H, W\) or \(C, H, W\), got \(1, 1, 4, 5\)",
+    ),
+    "Mask: empty": (
+        lambda: Mask(torch.ones(0, 5)),
+        InputError,
+        r"Mask: the mask must have shape .* got \(0, 5\)",
+    ),
+    "Mask: numpy": (
+        lambda: Mask(M.numpy()),
+        InputTypeError,
+        "Mask: the mask must be a torch tensor.*got ndarray. Use torch.as_tensor",
+    ),
     "Mask: complex": (lambda: Mask(M * 1j), InputTypeError, "Mask: the mask must be real"),
-    "Mask: channels": (lambda: Mask(M.expand(3, 4, 5), channels=2), InputError, "Mask: the mask has 3 channels, but channels=2"),
-    "Mask: no channels": (lambda: Mask(M, channels=0), InputError, "Mask: channels must be an integer >= 1, got 0"),
-    "Mask: channels -1": (lambda: Mask(M, channels=-1), InputError, "Mask: channels must be an integer >= 1, got -1"),
-    "Mask: channels 1.5": (lambda: Mask(M, channels=1.5), PnPError, "Mask: channels must be an integer >= 1, got 1.5"),
-    "random_mask: nothing kept": (lambda: random_mask((4, 5), keep=0), InputError, r"random_mask: keep must be in \(0, 1\], got 0"),
-    "random_mask: percent": (lambda: random_mask((4, 5), keep=50), InputError, r"random_mask: keep must be in \(0, 1\], got 50"),
-    "Lensing: both": (lambda: Lensing((2, 4, 5), M), InputError, r"Lensing: give either image_shape=\(2, H, W\) or weight="),
-    "Lensing: neither": (lambda: Lensing(), InputError, r"Lensing: give either image_shape=\(2, H, W\) or weight="),
-    "Lensing: unequal": (lambda: Lensing(weight=torch.stack([M, 2 * M])), InputError, "Lensing: .*two shear components must be equal"),
-    "Lensing: numpy": (lambda: Lensing(weight=M.numpy()), InputTypeError, "Lensing: weight must be a real torch tensor"),
-    "Lensing: complex": (lambda: Lensing(weight=M * 1j), InputTypeError, "Lensing: weight must be a real torch tensor"),
-    "Lensing: zeros": (lambda: Lensing(weight=M * 0), InputError, "Lensing: weights must be finite, >= 0 and not all zero"),
-    "Lensing: NaN": (lambda: Lensing(weight=with_value(M, nan)), InputError, "Lensing: weights must be finite"),
-    "Lensing: negative": (lambda: Lensing(weight=with_value(M, -1)), InputError, "Lensing: weights must be finite, >= 0"),
-    "Lensing: rank": (lambda: Lensing(weight=M[None, None]), InputError, r"Lensing: weight must have shape \(H, W\), got \(1, 1, 4, 5\)"),
-    "Lensing: side 0": (lambda: Lensing((2, 0, 5)), InputError, r"Lensing: image_shape .*\(2, H, W\).*\(2, 0, 5\)"),
-    "Lensing: side -1": (lambda: Lensing((2, -1, 5)), InputError, r"Lensing: .*\(2, H, W\).*\(2, -1, 5\)"),
-    "Lensing: floats": (lambda: Lensing((2, 2.5, 5)), PnPError, r"Lensing: .*\(2, H, W\).*\(2, 2.5, 5\)"),
+    "Mask: channels": (
+        lambda: Mask(M.expand(3, 4, 5), channels=2),
+        InputError,
+        "Mask: the mask has 3 channels, but channels=2",
+    ),
+    "Mask: no channels": (
+        lambda: Mask(M, channels=0),
+        InputError,
+        "Mask: channels must be an integer >= 1, got 0",
+    ),
+    "Mask: channels -1": (
+        lambda: Mask(M, channels=-1),
+        InputError,
+        "Mask: channels must be an integer >= 1, got -1",
+    ),
+    "Mask: channels 1.5": (
+        lambda: Mask(M, channels=1.5),
+        PnPError,
+        "Mask: channels must be an integer >= 1, got 1.5",
+    ),
+    "random_mask: nothing kept": (
+        lambda: random_mask((4, 5), keep=0),
+        InputError,
+        r"random_mask: keep must be in \(0, 1\], got 0",
+    ),
+    "random_mask: percent": (
+        lambda: random_mask((4, 5), keep=50),
+        InputError,
+        r"random_mask: keep must be in \(0, 1\], got 50",
+    ),
+    "Lensing: both": (
+        lambda: Lensing((2, 4, 5), M),
+        InputError,
+        r"Lensing: give either image_shape=\(2, H, W\) or weight=",
+    ),
+    "Lensing: neither": (
+        lambda: Lensing(),
+        InputError,
+        r"Lensing: give either image_shape=\(2, H, W\) or weight=",
+    ),
+    "Lensing: unequal": (
+        lambda: Lensing(weight=torch.stack([M, 2 * M])),
+        InputError,
+        "Lensing: .*two shear components must be equal",
+    ),
+    "Lensing: numpy": (
+        lambda: Lensing(weight=M.numpy()),
+        InputTypeError,
+        "Lensing: weight must be a real torch tensor",
+    ),
+    "Lensing: complex": (
+        lambda: Lensing(weight=M * 1j),
+        InputTypeError,
+        "Lensing: weight must be a real torch tensor",
+    ),
+    "Lensing: zeros": (
+        lambda: Lensing(weight=M * 0),
+        InputError,
+        "Lensing: weights must be finite, >= 0 and not all zero",
+    ),
+    "Lensing: NaN": (
+        lambda: Lensing(weight=with_value(M, nan)),
+        InputError,
+        "Lensing: weights must be finite",
+    ),
+    "Lensing: negative": (
+        lambda: Lensing(weight=with_value(M, -1)),
+        InputError,
+        "Lensing: weights must be finite, >= 0",
+    ),
+    "Lensing: rank": (
+        lambda: Lensing(weight=M[None, None]),
+        InputError,
+        r"Lensing: weight must have shape \(H, W\), got \(1, 1, 4, 5\)",
+    ),
+    "Lensing: side 0": (
+        lambda: Lensing((2, 0, 5)),
+        InputError,
+        r"Lensing: image_shape .*\(2, H, W\).*\(2, 0, 5\)",
+    ),
+    "Lensing: side -1": (
+        lambda: Lensing((2, -1, 5)),
+        InputError,
+        r"Lensing: .*\(2, H, W\).*\(2, -1, 5\)",
+    ),
+    "Lensing: floats": (
+        lambda: Lensing((2, 2.5, 5)),
+        PnPError,
+        r"Lensing: .*\(2, H, W\).*\(2, 2.5, 5\)",
+    ),
     "Lensing: number": (lambda: Lensing(5), PnPError, r"Lensing: .*\(2, H, W\).*5"),
-    "Lensing: channels": (lambda: Lensing((1, 4, 5)), InputError, r"Lensing: .*\(2, H, W\).*\(1, 4, 5\)"),
-    "Lensing: all padding": (lambda: Lensing((2, 4, 5), padding=2), InputError, "Lensing: .*> 4, twice the padding, got"),
-    "Mask.random: rank": (lambda: Mask.random((4, 5), 0.5), InputError, r"Mask.random: image_shape must be \(C, H, W\)"),
-    "Mask.random: percent": (lambda: Mask.random((1, 4, 5), 50), InputError, r"random_mask: keep must be in \(0, 1\], got 50"),
-    "Blur.gaussian: width": (lambda: Blur.gaussian((1, 4, 5), 0), InputError, "sigma must be finite and > 0, got 0"),
-    "Blur.gaussian: too wide": (lambda: Blur.gaussian((1, 4, 5), 2.0), InputError, "Blur: psf .*not larger than the image 4 x 5"),
-    "Blur: psf too large": (lambda: Blur(torch.ones(9, 3), (1, 8, 8)), InputError, r"Blur: psf .*not larger than the image 8 x 8, got \(9, 3\)"),
-    "Blur: psf zero": (lambda: Blur(M * 0, (1, 8, 8)), InputError, "Blur: psf must be finite and not zero everywhere"),
-    "Blur: psf NaN": (lambda: Blur(with_value(M, nan), (1, 8, 8)), InputError, "Blur: psf must be finite"),
-    "Blur: psf complex": (lambda: Blur(M * 1j, (1, 8, 8)), InputTypeError, "Blur: psf must be a real torch tensor"),
-    "Blur: psf numpy": (lambda: Blur(M.numpy(), (1, 8, 8)), InputTypeError, "Blur: psf must be a real torch tensor"),
-    "Blur: psf rank": (lambda: Blur(M[None], (1, 8, 8)), InputError, r"Blur: psf must be \(K, L\).*got \(1, 4, 5\)"),
-    "Blur: psf empty": (lambda: Blur(torch.ones(0, 3), (1, 8, 8)), InputError, r"Blur: psf must be \(K, L\).*got \(0, 3\)"),
-    "Blur: image rank": (lambda: Blur(M, (8, 8)), InputError, r"Blur: image_shape must be \(C, H, W\).* got \(8, 8\)"),
-    "Blur: image floats": (lambda: Blur(M, (1, 8.0, 8)), PnPError, r"Blur: image_shape must be \(C, H, W\)"),
-    "gaussian_psf: zero": (lambda: gaussian_psf(0.0), InputError, "gaussian_psf: sigma must be .*> 0, got 0"),
-    "gaussian_psf: NaN": (lambda: gaussian_psf(nan), InputError, "gaussian_psf: sigma must be .*> 0, got nan"),
-    "gaussian_psf: inf": (lambda: gaussian_psf(inf), InputError, "gaussian_psf: sigma must be .*> 0, got inf"),
+    "Lensing: channels": (
+        lambda: Lensing((1, 4, 5)),
+        InputError,
+        r"Lensing: .*\(2, H, W\).*\(1, 4, 5\)",
+    ),
+    "Lensing: all padding": (
+        lambda: Lensing((2, 4, 5), padding=2),
+        InputError,
+        "Lensing: .*> 4, twice the padding, got",
+    ),
+    "Mask.random: rank": (
+        lambda: Mask.random((4, 5), 0.5),
+        InputError,
+        r"Mask.random: image_shape must be \(C, H, W\)",
+    ),
+    "Mask.random: percent": (
+        lambda: Mask.random((1, 4, 5), 50),
+        InputError,
+        r"random_mask: keep must be in \(0, 1\], got 50",
+    ),
+    "Blur.gaussian: width": (
+        lambda: Blur.gaussian((1, 4, 5), 0),
+        InputError,
+        "sigma must be finite and > 0, got 0",
+    ),
+    "Blur.gaussian: too wide": (
+        lambda: Blur.gaussian((1, 4, 5), 2.0),
+        InputError,
+        "Blur: psf .*not larger than the image 4 x 5",
+    ),
+    "Blur: psf too large": (
+        lambda: Blur(torch.ones(9, 3), (1, 8, 8)),
+        InputError,
+        r"Blur: psf .*not larger than the image 8 x 8, got \(9, 3\)",
+    ),
+    "Blur: psf zero": (
+        lambda: Blur(M * 0, (1, 8, 8)),
+        InputError,
+        "Blur: psf must be finite and not zero everywhere",
+    ),
+    "Blur: psf NaN": (
+        lambda: Blur(with_value(M, nan), (1, 8, 8)),
+        InputError,
+        "Blur: psf must be finite",
+    ),
+    "Blur: psf complex": (
+        lambda: Blur(M * 1j, (1, 8, 8)),
+        InputTypeError,
+        "Blur: psf must be a real torch tensor",
+    ),
+    "Blur: psf numpy": (
+        lambda: Blur(M.numpy(), (1, 8, 8)),
+        InputTypeError,
+        "Blur: psf must be a real torch tensor",
+    ),
+    "Blur: psf rank": (
+        lambda: Blur(M[None], (1, 8, 8)),
+        InputError,
+        r"Blur: psf must be \(K, L\).*got \(1, 4, 5\)",
+    ),
+    "Blur: psf empty": (
+        lambda: Blur(torch.ones(0, 3), (1, 8, 8)),
+        InputError,
+        r"Blur: psf must be \(K, L\).*got \(0, 3\)",
+    ),
+    "Blur: image rank": (
+        lambda: Blur(M, (8, 8)),
+        InputError,
+        r"Blur: image_shape must be \(C, H, W\).* got \(8, 8\)",
+    ),
+    "Blur: image floats": (
+        lambda: Blur(M, (1, 8.0, 8)),
+        PnPError,
+        r"Blur: image_shape must be \(C, H, W\)",
+    ),
+    "gaussian_psf: zero": (
+        lambda: gaussian_psf(0.0),
+        InputError,
+        "gaussian_psf: sigma must be .*> 0, got 0",
+    ),
+    "gaussian_psf: NaN": (
+        lambda: gaussian_psf(nan),
+        InputError,
+        "gaussian_psf: sigma must be .*> 0, got nan",
+    ),
+    "gaussian_psf: inf": (
+        lambda: gaussian_psf(inf),
+        InputError,
+        "gaussian_psf: sigma must be .*> 0, got inf",
+    ),
     "gaussian_psf: size": (lambda: gaussian_psf(1.0, -3), InputError, "gaussian_psf: size"),
-    "Radon: degrees": (lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, 45.0, 90.0]), InputError, "Radon: angles reach 90, .*radians. Convert degrees with math.radians"),
-    "Radon: NaN": (lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, nan]), InputError, "Radon: angles must be .*finite.*radians"),
-    "Radon: no angles": (lambda: Radon(image_shape=(1, 8, 9), angles=[]), InputError, "Radon: angles must be a non-empty"),
-    "Radon: 0 angles": (lambda: Radon(image_shape=(1, 8, 9), angles=0), InputError, "Radon: the number of angles must be >= 1, got 0"),
-    "Radon: 2.5 angles": (lambda: Radon(image_shape=(1, 8, 9), angles=2.5), InputError, "Radon: angles must be .*one-dimensional sequence in radians"),
-    "Radon: angles rank": (lambda: Radon(image_shape=(1, 8, 9), angles=torch.zeros(2, 2)), InputError, "Radon: angles must be .*one-dimensional"),
-    "Radon: angles text": (lambda: Radon(image_shape=(1, 8, 9), angles="many"), InputTypeError, "Radon: angles must be a number of angles or a sequence in radians, got 'many'"),
-    "Radon: angles complex": (lambda: Radon(image_shape=(1, 8, 9), angles=torch.tensor([1j])), PnPError, "Radon: angles must be"),
-    "Radon: backend": (lambda: Radon(image_shape=(1, 8, 9), angles=3, backend="gpu"), InputError, "Radon: backend must be one of auto, sparse, .*got 'gpu'"),
-    "Radon: projector": (lambda: Radon(image_shape=(1, 8, 9), angles=3, projector="cubic"), InputError, "Radon: projector must be one of linear, .*got 'cubic'"),
-    "Radon: detectors 0": (lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=0), InputError, "Radon: detectors must be an integer >= 1, got 0"),
-    "Radon: detectors 2.0": (lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=2.0), InputError, "Radon: detectors must be an integer >= 1, got 2.0"),
-    "Radon: channels 1.5": (lambda: Radon(image_shape=(1.5, 8, 9), angles=3, cache=False), PnPError, r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1.5, 8, 9\)"),
-    "Radon: shape floats": (lambda: Radon(image_shape=(1, 8.0, 9.0), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1, 8.0, 9.0\)"),
-    "Radon: shape rank": (lambda: Radon(image_shape=(1, 1, 8, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
-    "Radon: shape number": (lambda: Radon(image_shape=8, angles=3), PnPError, r"Radon: image_shape must be \(C, H, W\), .*got 8"),
-    "Radon: shape 0": (lambda: Radon(image_shape=(1, 0, 9), angles=3), InputError, r"Radon: image_shape must be \(C, H, W\)"),
-    "Radon: memory": (lambda: Radon(image_shape=(1, 64, 64), angles=90, backend="sparse", memory=1e-4), InputError, "Radon: the sparse matrices would take about .* GiB.*Raise memory, or use 'astra_cpu'"),
-}  # fmt: skip
+    "Radon: degrees": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, 45.0, 90.0]),
+        InputError,
+        "Radon: angles reach 90, .*radians. Convert degrees with math.radians",
+    ),
+    "Radon: NaN": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=[0.0, nan]),
+        InputError,
+        "Radon: angles must be .*finite.*radians",
+    ),
+    "Radon: no angles": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=[]),
+        InputError,
+        "Radon: angles must be a non-empty",
+    ),
+    "Radon: 0 angles": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=0),
+        InputError,
+        "Radon: the number of angles must be >= 1, got 0",
+    ),
+    "Radon: 2.5 angles": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=2.5),
+        InputError,
+        "Radon: angles must be .*one-dimensional sequence in radians",
+    ),
+    "Radon: angles rank": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=torch.zeros(2, 2)),
+        InputError,
+        "Radon: angles must be .*one-dimensional",
+    ),
+    "Radon: angles text": (
+        lambda: Radon(image_shape=(1, 8, 9), angles="many"),
+        InputTypeError,
+        "Radon: angles must be a number of angles or a sequence in radians, got 'many'",
+    ),
+    "Radon: angles complex": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=torch.tensor([1j])),
+        PnPError,
+        "Radon: angles must be",
+    ),
+    "Radon: backend": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=3, backend="gpu"),
+        InputError,
+        "Radon: backend must be one of auto, sparse, .*got 'gpu'",
+    ),
+    "Radon: projector": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=3, projector="cubic"),
+        InputError,
+        "Radon: projector must be one of linear, .*got 'cubic'",
+    ),
+    "Radon: detectors 0": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=0),
+        InputError,
+        "Radon: detectors must be an integer >= 1, got 0",
+    ),
+    "Radon: detectors 2.0": (
+        lambda: Radon(image_shape=(1, 8, 9), angles=3, detectors=2.0),
+        InputError,
+        "Radon: detectors must be an integer >= 1, got 2.0",
+    ),
+    "Radon: channels 1.5": (
+        lambda: Radon(image_shape=(1.5, 8, 9), angles=3, cache=False),
+        PnPError,
+        r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1.5, 8, 9\)",
+    ),
+    "Radon: shape floats": (
+        lambda: Radon(image_shape=(1, 8.0, 9.0), angles=3),
+        InputError,
+        r"Radon: image_shape must be \(C, H, W\), three integers >= 1, got \(1, 8.0, 9.0\)",
+    ),
+    "Radon: shape rank": (
+        lambda: Radon(image_shape=(1, 1, 8, 9), angles=3),
+        InputError,
+        r"Radon: image_shape must be \(C, H, W\)",
+    ),
+    "Radon: shape number": (
+        lambda: Radon(image_shape=8, angles=3),
+        PnPError,
+        r"Radon: image_shape must be \(C, H, W\), .*got 8",
+    ),
+    "Radon: shape 0": (
+        lambda: Radon(image_shape=(1, 0, 9), angles=3),
+        InputError,
+        r"Radon: image_shape must be \(C, H, W\)",
+    ),
+    "Radon: memory": (
+        lambda: Radon(image_shape=(1, 64, 64), angles=90, backend="sparse", memory=1e-4),
+        InputError,
+        "Radon: the sparse matrices would take about .* GiB.*Raise memory, or use 'astra_cpu'",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CONSTRUCTORS)
@@ -333,7 +599,8 @@ def test_filtered_backprojection_refuses_an_unknown_window():
         (
             lambda q: with_value(q, nan),
             InputError,
-            "solver: 1 of the data are NaN or infinite. Repair them, or leave them out by an infinite noise",
+            "solver: 1 of the data are NaN or infinite. Repair them, or leave them out by "
+            "an infinite noise",
         ),
         (lambda q: with_value(q, inf), InputError, "solver: 1 of the data are NaN or infinite"),
         (
@@ -498,7 +765,8 @@ def test_saved_states_that_cannot_be_used(solver, tmp_path):
     checkpoint.save(tmp_path / "other", {"kind": "OtherState", "x": rand(1), "iteration": 1})
     with pytest.raises(
         WeightsError,
-        match=r"other: a state of kind OtherState, expected .* Load it with the solver that made it",
+        match=r"other: a state of kind OtherState, expected .* Load it with the solver that made "
+        r"it",
     ):
         cls.load_state(tmp_path / "other")
     checkpoint.save(tmp_path / "part", {"kind": cls.state_type.__name__, "x": rand(1)})
@@ -631,7 +899,8 @@ def test_divergence_carries_the_last_finite_state_which_goes_on(solver, bad):
 
     with pytest.raises(
         Diverged,
-        match=r"not finite after iteration 3\. Likely causes: .*The last finite state is in \.state",
+        match=r"not finite after iteration 3\. Likely causes: .*The last finite state is in "
+        r"\.state",
     ) as caught:
         run(q, A, breaks, **settings)
     assert caught.value.state.iteration == 2
@@ -754,7 +1023,8 @@ def test_denoisers_refuse_sigma(name, sigma, error, words):
 def test_mlpatch_refuses_levels_it_was_not_trained_for(sigma):
     with pytest.raises(
         InputError,
-        match=r"MLPatch: sigma = 0.3 is above the trained range 0 to 0.2353.*use rescaled\(D, scale, offset\)",
+        match=r"MLPatch: sigma = 0.3 is above the trained range 0 to 0.2353.*use rescaled\(D, "
+        r"scale, offset\)",
     ):
         tiny()(rand(2, 1, 9, 7), sigma)
 
@@ -765,7 +1035,8 @@ def test_mlpatch_refuses_levels_it_was_not_trained_for(sigma):
         (
             torch.tensor([[-0.6, 0.0]]),
             InputError,
-            r"must lie in \[-0.5, 8.5\] x \[-0.5, 6.5\] for an image of 9 x 7 pixels.*not in \[-1, 1\]",
+            r"must lie in \[-0.5, 8.5\] x \[-0.5, 6.5\] for an image of 9 x 7 pixels.*not "
+            r"in \[-1, 1\]",
         ),
         (torch.tensor([[8.6, 0.0]]), InputError, "must lie in"),
         (torch.tensor([[0.0, 6.6]]), InputError, "must lie in"),
@@ -867,7 +1138,8 @@ def test_drunet_weights(tmp_path, ending):
     write = save_file if ending == "safetensors" else torch.save
     with pytest.raises(
         WeightsError,
-        match=f"none.{ending}.*(no weights file|neither a weights file)|no weights file at .*none.{ending}",
+        match=f"none.{ending}.*(no weights file|neither a weights file)|no weights file at "
+        f".*none.{ending}",
     ):
         drunet(tmp_path / f"none.{ending}")
     garbage = tmp_path / f"garbage.{ending}"
@@ -1005,7 +1277,10 @@ def test_integer_masks_weights_and_maps_are_converted():
 
 def test_integers_that_are_no_mask_are_refused():
     grey = torch.arange(63, dtype=torch.uint8).reshape(9, 7)
-    words = r"expected integers 0 and 1, or 0 and 255, got torch.uint8 from 0 to 62. Give weights as floats"
+    words = (
+        r"expected integers 0 and 1, or 0 and 255, got torch.uint8 from 0 to 62. Give weights "
+        r"as floats"
+    )
     calls = (
         lambda: Mask(grey),
         lambda: Lensing(weight=grey),
@@ -1017,7 +1292,8 @@ def test_integers_that_are_no_mask_are_refused():
             call()
     with pytest.raises(
         InputError,
-        match=r"the mask holds floats 0 and 255, which would scale the image. Give mask / 255, or mask > 0",
+        match=r"the mask holds floats 0 and 255, which would scale the image. Give mask / 255, "
+        r"or mask > 0",
     ):
         Mask(255 * random_mask((9, 7), keep=0.6))
     x = rand(1, 1, 9, 7)
@@ -1031,7 +1307,8 @@ def test_scores_of_integers_are_refused():
     for score in (mse, psnr, ssim):
         with pytest.raises(
             InputTypeError,
-            match=r"both images must hold real floats, got torch.uint8 and torch.uint8. Give x.float\(\) / 255",
+            match=r"both images must hold real floats, got torch.uint8 and torch.uint8. Give "
+            r"x.float\(\) / 255",
         ):
             score(
                 torch.ones(1, 1, 16, 16, dtype=torch.uint8),

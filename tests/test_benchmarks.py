@@ -1,4 +1,6 @@
-"""Every benchmark on MLPatch runs with --quick, prints its tables, and writes the same as JSON with the machine."""
+"""Every benchmark on MLPatch runs with --quick, prints its tables, and writes the same as JSON with
+the machine.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def sets(tmp_path_factory):
 
 
 def run(program, *arguments, out):
-    """The tables of ``python benchmarks/PROGRAM.py --quick --json OUT ARGUMENTS``, run in this process."""
+    """The tables of ``python benchmarks/PROGRAM.py --quick --json OUT ARGUMENTS``, run in this
+    process.
+    """
     path, threads = BENCHMARKS / f"{program}.py", torch.get_num_threads()
     with (
         pytest.MonkeyPatch.context() as patch,

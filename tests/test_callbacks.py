@@ -102,7 +102,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(
         FileError,
-        match=r"save_frames: .*file: cannot write there \(.*\). Choose a folder that you may write to",
+        match=r"save_frames: .*file: cannot write there \(.*\). Choose a folder that you may "
+        r"write to",
     ):
         save_frames(tmp_path / "file")
     with pytest.raises(FileError, match="cannot write there"):
@@ -131,9 +132,11 @@ def test_psnr_on_the_way():
 
 def test_psnr_is_printed_beside_the_bar():
     code = (
-        "import torch; from pnp_mlpatch import reconstruct, operators; from pnp_mlpatch.callbacks import live_psnr;"
+        "import torch; from pnp_mlpatch import reconstruct, operators; from "
+        "pnp_mlpatch.callbacks import live_psnr;"
         "q = torch.rand(1, 1, 6, 7, generator=torch.Generator().manual_seed(0));"
-        "reconstruct(q, operators.make('identity', image_shape=(1, 6, 7)), lambda x, s: x, 'pgd', noise=0.1, tol=0, iterations=2,"
+        "reconstruct(q, operators.make('identity', image_shape=(1, 6, 7)), lambda x, s: x, "
+        "'pgd', noise=0.1, tol=0, iterations=2,"
         "           callbacks=[live_psnr(q + 0.1)], progress=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -297,7 +300,9 @@ solver = solvers.make(name, iterations=40, sigma=0.1, **settings)
 solver = solver if name == "skrock" else solvers.anderson(solver, 3)
 state = solver.load_state(path) if Path(path).exists() else None
 slow = [lambda state: time.sleep(float(pause)) or None]
-result = solver.run(q, A, denoisers.make("tv"), noise=0.05, state=state, callbacks=[checkpoint(path, every=3), *slow], progress=False)
+calls = [checkpoint(path, every=3), *slow]
+D = denoisers.make("tv")
+result = solver.run(q, A, D, noise=0.05, state=state, callbacks=calls, progress=False)
 result.save(out)
 """
 

@@ -138,7 +138,8 @@ def test_info_of_shipped_weights(run, fails, monkeypatch, tmp_path):
     MLPatch(width=4, rings=1, angles=4).save(tmp_path / "a.safetensors", {"trained_on": "nothing"})
     digest = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
     (tmp_path / "manifest.toml").write_text(
-        f'[mlpatch-toy]\nfile = "a.safetensors"\nsha256 = "{digest}"\n[lost]\nfile = "b.safetensors"\nsha256 = ""\n'
+        f'[mlpatch-toy]\nfile = "a.safetensors"\nsha256 = "{digest}"\n[lost]\nfile = '
+        '"b.safetensors"\nsha256 = ""\n'
     )
     assert "trained_on: nothing" in run("info mlpatch-toy")[1]
     out = run("info mlpatch")[1]
@@ -206,7 +207,10 @@ def test_interrupt(here, monkeypatch, capsys):
 
 
 def test_solve_mask_and_its_report(run, here):
-    line = f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.02 --seed 3 --threads 1 {TV}"
+    line = (
+        "solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.02 "
+        f"--seed 3 --threads 1 {TV}"
+    )
     status, out, _ = run(line)
     assert status == 0
     assert "max_iter: 4 iterations" in out
@@ -267,17 +271,20 @@ def test_solve_with_mask_of_a_file(run):
 def test_counts_are_no_sinogram(run):
     np.save("counts.npy", np.full((5, 38), 900, np.uint16))
     code, _, err = run(
-        "solve --data counts.npy --operator radon --set operator.image_shape=[1,20,20] --set operator.angles=5 --noise 1 --output o.npy"
+        "solve --data counts.npy --operator radon --set operator.image_shape=[1,20,20] "
+        "--set operator.angles=5 --noise 1 --output o.npy"
     )
     assert code == 2
     assert (
-        "counts.npy: expected data in floats, got torch.int64. Counts become line integrals by pnp-mlpatch ct"
-        in err
+        "counts.npy: expected data in floats, got torch.int64. Counts become line "
+        "integrals by pnp-mlpatch ct" in err
     )
 
 
 def test_noise_does_not_depend_on_the_mask(run):
-    """Normal and uniform draws of one seed go together: with the same stream the noise of the seen pixels would be too small."""
+    """Normal and uniform draws of one seed go together: with the same stream the noise of the seen
+    pixels would be too small.
+    """
     np.save("flat.npy", np.full((128, 128), 0.5))
     args = cli.build_parser().parse_args(
         [
@@ -309,7 +316,8 @@ def test_solve_radon_from_image_and_from_data(run):
     for data in (q[0, 0], q[0], q):
         np.save("sinogram.npy", data.numpy())
         status, out, _ = run(
-            f"solve --data sinogram.npy {simulated} --set operator.image_shape=[1,{HEIGHT},{WIDTH}] --noise 0.1 {TV}"
+            f"solve --data sinogram.npy {simulated} --set "
+            f"operator.image_shape=[1,{HEIGHT},{WIDTH}] --noise 0.1 {TV}"
         )
         assert status == 0
         assert "PSNR" not in out
@@ -319,7 +327,8 @@ def test_solve_radon_from_image_and_from_data(run):
     once = np.load("out.npy")
     assert (
         run(
-            f"solve --data sinogram.npy --operator radon --set operator.angles=angles.npy --set operator.image_shape=[1,29,24] --noise 0.1 {TV}"
+            "solve --data sinogram.npy --operator radon --set operator.angles=angles.npy "
+            f"--set operator.image_shape=[1,29,24] --noise 0.1 {TV}"
         )[0]
         == 0
     )
@@ -329,7 +338,10 @@ def test_solve_radon_from_image_and_from_data(run):
 
 def test_data_of_another_shape_is_refused(fails):
     np.save("sinogram.npy", np.zeros((20, 5)))
-    radon = "solve --data sinogram.npy --operator radon --set operator.angles=20 --noise 0.1 --denoiser tv --output out.npy"
+    radon = (
+        "solve --data sinogram.npy --operator radon --set operator.angles=20 --noise 0.1 "
+        "--denoiser tv --output out.npy"
+    )
     err = fails(f"{radon} --set operator.image_shape=[1,{HEIGHT},{WIDTH}]")
     assert "data of shape (1, 20, 5)" in err
     assert "(1, 20, 38)" in err
@@ -357,7 +369,8 @@ def test_solve_blur_of_a_picture_and_of_data(run):
     for name in ("psf.npy", "psf.tiff"):
         assert (
             run(
-                f"solve --simulate grey.png --operator blur --set operator.psf={name} --noise 0.01 {TV}"
+                f"solve --simulate grey.png --operator blur --set operator.psf={name} "
+                f"--noise 0.01 {TV}"
             )[0]
             == 0
         )
@@ -370,7 +383,8 @@ def test_solve_blur_of_a_picture_and_of_data(run):
     )
     assert (
         run(
-            f"solve --data blurred.png --operator blur --set operator.psf=[[0,1,0],[1,2,1],[0,1,0]] --noise 0.01 {TV}"
+            "solve --data blurred.png --operator blur --set "
+            f"operator.psf=[[0,1,0],[1,2,1],[0,1,0]] --noise 0.01 {TV}"
         )[0]
         == 0
     )
@@ -386,7 +400,8 @@ def test_solve_lensing(run, fails):
     np.save("weight.npy", np.ones((HEIGHT, WIDTH)))
     assert (
         run(
-            f"solve --simulate grey.png --operator lensing --set operator.weight=weight.npy --noise 0.1 {TV}"
+            "solve --simulate grey.png --operator lensing --set "
+            f"operator.weight=weight.npy --noise 0.1 {TV}"
         )[0]
         == 0
     )
@@ -413,7 +428,8 @@ def test_solve_identity_on_odd_sizes_and_depths(run, here, solver):
     for output in ("x.png", "x.tiff"):
         assert (
             run(
-                f"solve --simulate deep.png --operator identity --noise 0.05 --denoiser tv --set solver.iterations=1 --output {output}"
+                "solve --simulate deep.png --operator identity --noise 0.05 --denoiser tv "
+                f"--set solver.iterations=1 --output {output}"
             )[0]
             == 0
         )
@@ -424,7 +440,8 @@ def test_picture_out_of_the_unit_range_has_its_own_data_range(run):
     np.save("hounsfield.npy", 2000 * scene() - 1000)
     assert (
         run(
-            f"solve --simulate hounsfield.npy --operator identity --noise 50 --set solver.sigma=50 {TV}"
+            "solve --simulate hounsfield.npy --operator identity --noise 50 --set "
+            f"solver.sigma=50 {TV}"
         )[0]
         == 0
     )
@@ -436,7 +453,8 @@ def test_config_file_and_flags(run, fails):
     with open("run.toml", "w") as file:
         file.write(
             'simulate = "colour.png"\nnoise = 0.02\nseed = 5\ngray = true\noutput = "a.npy"\n'
-            '[operator]\nname = "mask"\nkeep = 0.6\nseed = 2\n[denoiser]\nname = "tv"\niterations = 9\n[solver]\nsigma = 0.1\niterations = 2\n'
+            '[operator]\nname = "mask"\nkeep = 0.6\nseed = 2\n[denoiser]\nname = '
+            '"tv"\niterations = 9\n[solver]\nsigma = 0.1\niterations = 2\n'
         )
     assert run("solve --config run.toml")[0] == 0
     made = report("a.json")
@@ -444,7 +462,10 @@ def test_config_file_and_flags(run, fails):
     assert made["operator"] == {"name": "mask", "channels": 1, "keep": 0.6, "seed": 2}
     assert made["denoiser"]["iterations"] == 9
     assert (made["solver"]["name"], made["solver"]["sigma"]) == ("admm", 0.1)
-    line = "solve --config run.toml --noise 0.1 --seed 6 --operator identity --solver hqs --set solver.sigma=0.2 --output b.npy --data grey.png"
+    line = (
+        "solve --config run.toml --noise 0.1 --seed 6 --operator identity --solver hqs --set "
+        "solver.sigma=0.2 --output b.npy --data grey.png"
+    )
     assert run(line)[0] == 0
     made = report("b.json")
     assert (made["data"], made["noise"], made["seed"]) == ("grey.png", 0.1, 6)
@@ -472,7 +493,8 @@ def test_config_file_and_flags(run, fails):
 @pytest.mark.parametrize("solver", ["admm", "hqs", "pgd"])
 def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
     line = (
-        f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 --denoiser tv --set denoiser.iterations=10 "
+        "solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 "
+        "--denoiser tv --set denoiser.iterations=10 "
         f"--solver {solver} --set solver.tol=0.0 --set solver.sigma=0.06"
     )
     assert run(f"{line} --set solver.iterations=9 --output whole.npy")[0] == 0
@@ -500,7 +522,10 @@ def test_checkpoint_is_kept_when_interrupted(here, monkeypatch, capsys):
                 raise KeyboardInterrupt
             return 0.9 * x
 
-    line = "solve --simulate grey.png --operator identity --noise 0.1 --denoiser stopping --output out.npy --checkpoint state.pt --set solver.tol=0"
+    line = (
+        "solve --simulate grey.png --operator identity --noise 0.1 --denoiser stopping "
+        "--output out.npy --checkpoint state.pt --set solver.tol=0"
+    )
     monkeypatch.setitem(common.REGISTRIES["denoiser"]._made, "stopping", Stopping)
     assert cli.main(line.split()) == 130
     assert not (here / "out.npy").exists()
@@ -523,7 +548,10 @@ def test_damaged_checkpoints_are_refused(run, fails, here):
 
 def test_a_state_of_other_data_is_never_continued(run, fails, here):
     """The description lies in the state itself: there is no second file that may be lost."""
-    line = f"solve --simulate grey.png --operator mask --noise 0.05 {TV} --checkpoint state.pt --set operator.keep="
+    line = (
+        f"solve --simulate grey.png --operator mask --noise 0.05 {TV} --checkpoint state.pt "
+        "--set operator.keep="
+    )
     assert run(line + "0.3")[0] == 0
     assert not list(here.glob("state.pt.*"))
     assert "the state of another run (operator differ)" in fails(line + "0.8")
@@ -540,7 +568,8 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
         ("--simulate clear.png --operator identity", "partly transparent"),
         ("--simulate nan.npy --operator identity", "NaN or infinite"),
         (
-            "--data none.npy --operator radon --set operator.angles=3 --set operator.image_shape=[1,4,4]",
+            "--data none.npy --operator radon --set operator.angles=3 --set "
+            "operator.image_shape=[1,4,4]",
             "not a readable .npy array",
         ),
         ("--simulate grey.png", "give --operator NAME. Known: blur, identity"),
@@ -627,7 +656,8 @@ def test_missing_output_and_missing_noise(fails):
 def test_without_noise_and_with_alpha(run):
     assert (
         run(
-            f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --set solver.alpha=0.05 {TV}"
+            "solve --simulate grey.png --operator mask --set operator.keep=0.5 --set "
+            f"solver.alpha=0.05 {TV}"
         )[0]
         == 0
     )
@@ -680,7 +710,10 @@ def test_train_then_solve(training, run):
     assert run(f"{line} --no-resume")[0] == 0
     again, _, _ = weights.load("runs/weights.safetensors", kind="mlpatch")
     assert all(torch.equal(first[key], again[key]) for key in first)
-    solve = "--set denoiser.weights=runs/weights.safetensors --denoiser mlpatch --set solver.iterations=2 --output out.npy"
+    solve = (
+        "--set denoiser.weights=runs/weights.safetensors --denoiser mlpatch --set "
+        "solver.iterations=2 --output out.npy"
+    )
     assert run(f"solve --simulate grey.png --operator identity --noise 0.05 {solve}")[0] == 0
     assert report()["denoiser"] == {
         "name": "mlpatch",
@@ -787,17 +820,21 @@ def test_the_shell_says_noise_as_a_flag(fails, here):
 
 def test_weights_given_as_a_denoiser(fails):
     line = fails(
-        "solve --simulate grey.png --operator identity --denoiser mlpatch-sr --noise 0.1 --output x.npy"
+        "solve --simulate grey.png --operator identity --denoiser mlpatch-sr --noise 0.1 "
+        "--output x.npy"
     )
     assert (
-        "'mlpatch-sr' are weights, not a denoiser. Take the denoiser 'mlpatch' with --set denoiser.weights=mlpatch-sr."
-        in line
+        "'mlpatch-sr' are weights, not a denoiser. Take the denoiser 'mlpatch' with --set "
+        "denoiser.weights=mlpatch-sr." in line
     )
 
 
 def test_warnings_in_the_shell_are_one_line(here):
     np.save("shear.npy", 0.2 * np.random.default_rng(0).standard_normal((2, 7, 7)))
-    line = "massmap shear.npy --noise 0.2 --iterations 2 --burn-in 0 --threads 1 --quiet --out k.fits --pixel"
+    line = (
+        "massmap shear.npy --noise 0.2 --iterations 2 --burn-in 0 --threads 1 --quiet --out "
+        "k.fits --pixel"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pnp_mlpatch.cli", *line.split(), "0.3 arcmin"],
         capture_output=True,
@@ -811,7 +848,10 @@ def test_warnings_in_the_shell_are_one_line(here):
 
 
 def test_tune_in_the_shell(run, fails):
-    line = f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 {TV} --set solver.iterations=4 --tune"
+    line = (
+        f"solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 {TV} "
+        "--set solver.iterations=4 --tune"
+    )
     status, out, _ = run(line)
     assert status == 0
     assert "chosen: sigma = " in out

@@ -31,7 +31,9 @@ PARALLEL = ParallelBeam((SIZE, SIZE), ANGLES, SIZE, pixel=PIXEL)
 
 
 def phantom(slices: int = SLICES, size: int = SIZE) -> torch.Tensor:
-    """(slices, H, W) attenuation per mm: a disc of 0.02 within the field of view, with a dense disc that moves and a hole."""
+    """(slices, H, W) attenuation per mm: a disc of 0.02 within the field of view, with a dense disc
+    that moves and a hole.
+    """
     rows, cols = np.mgrid[:size, :size] / size - 0.5
     images = []
     for k in range(slices):
@@ -150,7 +152,8 @@ def test_mlpatch_is_the_default(run):
     assert (
         run(
             line,
-            "--weights mlpatch-ct --iterations 3 --threads 1 --set denoiser.tile=64 --set solver.data_iterations=3",
+            "--weights mlpatch-ct --iterations 3 --threads 1 --set denoiser.tile=64 --set "
+            "solver.data_iterations=3",
         )[0]
         == 0
     )
@@ -199,7 +202,8 @@ def test_counts_of_an_array(run):
     np.savetxt("angles.txt", np.arange(30) * 6.0)
     assert (
         run(
-            "counts.npy --out v.npy --angles angles.txt --degrees --spacing 1.5 --blank flat.npy --dark dark.npy"
+            "counts.npy --out v.npy --angles angles.txt --degrees --spacing 1.5 --blank "
+            "flat.npy --dark dark.npy"
         )[0]
         == 0
     )
@@ -207,7 +211,8 @@ def test_counts_of_an_array(run):
     np.save("turned.npy", COUNTS.transpose(2, 1, 0))
     assert (
         run(
-            f"turned.npy --layout das --out v.npy --angles 30 --spacing 1.5 --blank {BLANK + DARK} --dark {DARK}"
+            "turned.npy --layout das --out v.npy --angles 30 --spacing 1.5 --blank "
+            f"{BLANK + DARK} --dark {DARK}"
         )[0]
         == 0
     )
@@ -238,7 +243,8 @@ def test_line_integrals(run):
     for scan in ("named.h5:data", "named.h5 --dataset data"):
         assert (
             run(
-                f"{scan} --out v.npy --angles 30 --spacing 1.5 --noise 0.03 --window 0 0.04 --kind line-integrals"
+                f"{scan} --out v.npy --angles 30 --spacing 1.5 --noise 0.03 --window 0 "
+                "0.04 --kind line-integrals"
             )[0]
             == 0
         )
@@ -297,7 +303,8 @@ def test_geometry_file(run, fails):
         assert torch.allclose(volume(), first, atol=1e-5)
     assert (
         run(
-            f"counts.npy --out v.npy --geometry g.toml --angles 30 --blank {BLANK + DARK} --dark {DARK}"
+            f"counts.npy --out v.npy --geometry g.toml --angles 30 --blank {BLANK + DARK} "
+            f"--dark {DARK}"
         )[0]
         == 0
     )
@@ -351,9 +358,16 @@ def test_dead_bins_and_nan(run):
         ("half.npy --out v.npy --angles 30", "not a readable .npy file"),
         ("noflat.h5 --out v.npy", "counts need the open beam"),
         ("counts.npy --out v.npy --angles 30", "--blank I0"),
-        ("counts.npy --out v.npy --blank 2000", "tells no angles. Give --angles FILE, or --angles N for equally spaced ones (30 projections)"),
+        (
+            "counts.npy --out v.npy --blank 2000",
+            "tells no angles. Give --angles FILE, or --angles N for equally spaced ones "
+            "(30 projections)",
+        ),
         ("counts.npy --out v.npy --blank 2000 --angles 31", "31 angles for 30 projections"),
-        ("counts.npy --out v.npy --blank 2000 --angles 40", "seems transposed: give --layout 'sda'"),
+        (
+            "counts.npy --out v.npy --blank 2000 --angles 40",
+            "seems transposed: give --layout 'sda'",
+        ),
         ("counts.npy --out v.npy --blank 2000 --angles 0", "must be >= 1"),
         ("counts.npy --out v.npy --blank 2000 --angles 30 --layout asd", "give --layout 'sad'"),
         ("counts.npy --out v.npy --blank 2000 --angles 30 --layout xyz", "layout must name"),
@@ -362,17 +376,30 @@ def test_dead_bins_and_nan(run):
         ("q.npy --out v.npy --angles none.txt", "none.txt"),
         ("q.npy --out v.npy --angles 30 --likelihood poisson", "is for counts"),
         ("q.npy --out v.npy --angles 30 --noise -1", "noise must be a number > 0"),
-        ("q.npy --out v.npy --angles 30 --kind line-integrals --blank 5", "--blank and --dark are for counts"),
+        (
+            "q.npy --out v.npy --angles 30 --kind line-integrals --blank 5",
+            "--blank and --dark are for counts",
+        ),
         ("scan.h5 --out v.npy --noise 0.1", "counts bring their noise"),
-        ("scan.h5 --out v.npy --center 41", "--center 41 lies off the detector, whose elements are 0 ... 39; its middle is 19.5"),
+        (
+            "scan.h5 --out v.npy --center 41",
+            "--center 41 lies off the detector, whose elements are 0 ... 39; its middle is 19.5",
+        ),
         ("scan.h5 --out v.npy --center -3", "lies off the detector"),
         ("scan.h5 --out v.npy --center 20 --offset 1", "give one"),
         ("scan.h5 --out v.npy --offset 1000", "off the detector"),
         ("scan.h5 --out v.npy --source-origin 100", "a parallel beam has no source"),
         ("scan.h5 --out v.npy --beam fan --origin-detector 3", "--beam fan needs --source-origin"),
         ("scan.h5 --out v.npy --beam fan --source-origin 100", "needs --origin-detector"),
-        ("scan.h5 --out v.npy --beam fan --source-origin 0 --origin-detector 3", "--source-origin must be a length > 0"),
-        ("scan.h5 --out v.npy --beam fan --source-origin 5 --origin-detector 3 --shape 40 40 --pixel 1", "lies within the image"),
+        (
+            "scan.h5 --out v.npy --beam fan --source-origin 0 --origin-detector 3",
+            "--source-origin must be a length > 0",
+        ),
+        (
+            "scan.h5 --out v.npy --beam fan --source-origin 5 --origin-detector 3 --shape "
+            "40 40 --pixel 1",
+            "lies within the image",
+        ),
         ("scan.h5 --out v.npy --pixel 0", "--pixel must be a length > 0"),
         ("scan.h5 --out v.npy --spacing nan", "--spacing must be a length > 0"),
         ("scan.h5 --out v.npy --shape 0 4", "shape must be (H, W)"),
@@ -397,7 +424,7 @@ def test_dead_bins_and_nan(run):
         ("scan.h5 --out v.npy --preview p.gif", "ending in .png"),
         ("scan.h5 --out v.npy --plot none/p.png", "there is no folder none"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_in_one_line(fails, here, line, message):
     (here / "half.h5").write_bytes((here / "scan.h5").read_bytes()[:3000])
     (here / "half.npy").write_bytes((here / "counts.npy").read_bytes()[:1000])
@@ -435,7 +462,9 @@ def test_help_teaches(capsys):
 
 
 def test_the_angles_of_lodopab_in_the_help():
-    """Rays of ODL's parallel beam, with its axes, are those of the angles that the help computes."""
+    """Rays of ODL's parallel beam, with its axes, are those of the angles that the
+    help computes.
+    """
     odl = pytest.importorskip("odl")
     from odl.applications import tomo
 
@@ -521,7 +550,9 @@ def test_killed_and_run_again(here, ending, tmp_path_factory):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_slices(here):
-    """The peak of a process: 30 times the slices, 46 MB of counts and 31 MB of volume more, and less than 16 MB more memory."""
+    """The peak of a process: 30 times the slices, 46 MB of counts and 31 MB of volume more, and
+    less than 16 MB more memory.
+    """
     code = (
         "import resource, sys; from pnp_mlpatch.cli import main; status = main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"

@@ -1,4 +1,6 @@
-"""ADMM with several data terms: exact answers, the fixed points of ADMM on the stack, noise; and DPIR, a preset."""
+"""ADMM with several data terms: exact answers, the fixed points of ADMM on the stack, noise; and
+DPIR, a preset.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ EXACT = {"data_iterations": 200, "data_tol": 1e-13}
 
 
 def gaussian(x, sigma):
-    """(1 + sigma^2 L)^-1 x, L the five-point Laplacian with periodic borders: the proximal map of <x, L x> / 2 at eta = sigma^2."""
+    """(1 + sigma^2 L)^-1 x, L the five-point Laplacian with periodic borders: the proximal map of
+    <x, L x> / 2 at eta = sigma^2.
+    """
     rows, cols = (
         2 - 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(n, dtype=x.dtype)) for n in x.shape[-2:]
     )
@@ -68,7 +72,9 @@ def off(x, exact):
 
 
 def most_probable(A, q, noise):
-    """The minimum of |(A x - q) / noise|^2 / 2 + <x, L x> / 2 by a dense solve, noise (1, m) or (B, m)."""
+    """The minimum of |(A x - q) / noise|^2 / 2 + <x, L x> / 2 by a dense solve, noise (1, m) or (B,
+    m).
+    """
     one = torch.eye(PIXELS, dtype=torch.float64)
     L = (torch.linalg.inv(matrix_of(lambda x: gaussian(x, SIGMA))) - one) / SIGMA**2
     M = matrix_of(A)
@@ -379,7 +385,8 @@ def test_dpir_is_a_name_like_the_others(capsys):
         solvers.make("dpir", alpha_scal=1.0)
     with pytest.raises(InputError, match="HQS: alpha_scale must be finite and > 0"):
         solvers.make("dpir", alpha_scale=-1.0)
-    code = "from pnp_mlpatch import solvers; print(type(solvers.make('dpir')).__name__)"  # before hqs was imported
+    # before hqs was imported
+    code = "from pnp_mlpatch import solvers; print(type(solvers.make('dpir')).__name__)"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

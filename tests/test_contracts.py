@@ -1,4 +1,6 @@
-"""Every registered plugin against the contract of its family; a new plugin is tested by being there."""
+"""Every registered plugin against the contract of its family; a new plugin is tested by being
+there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Local Lipschitz constants of denoisers: known norms of linear ones, both methods, what the report says, and what is refused."""
+"""Local Lipschitz constants of denoisers: known norms of linear ones, both methods, what the report
+says, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -129,11 +131,13 @@ def spectrum(*values):
         (spectrum(0, 1), "D is firmly nonexpansive here: what the solvers need."),
         (
             spectrum(-0.5, 1),
-            "D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. averaged(D, 0.666) makes it firm",
+            "D is nonexpansive here, but not firmly: ADMM, DRS and PDHG may swing. "
+            "averaged(D, 0.666) makes it firm",
         ),
         (
             spectrum(-1.6, 1),
-            "D is expansive here, as it overshoots: any solver may diverge. averaged(D, 0.384) mends it, if J is symmetric.",
+            "D is expansive here, as it overshoots: any solver may diverge. averaged(D, "
+            "0.384) mends it, if J is symmetric.",
         ),
         (
             spectrum(0, 1.25),

@@ -1,4 +1,6 @@
-"""Our rays are those of ASTRA, ODL, scikit-image and deepinv, and integrals in closed form; every projector is matched."""
+"""Our rays are those of ASTRA, ODL, scikit-image and deepinv, and integrals in closed form; every
+projector is matched.
+"""
 
 from __future__ import annotations
 
@@ -264,7 +266,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "kind", "backend"), CASES)
 def test_line_integrals_of_a_gaussian(name, kind, backend):
-    """Along a ray at the distance s from its centre the integral of exp(-r^2 / 2 w^2) is sqrt(2 pi) w exp(-s^2 / 2 w^2)."""
+    """Along a ray at the distance s from its centre the integral of exp(-r^2 / 2 w^2) is sqrt(2 pi)
+    w exp(-s^2 / 2 w^2).
+    """
     geometry, row, column, width = VARIANTS[name], 20.0, 47.0, 3.0
     image = blob(geometry.shape, row, column, (width / geometry.pixel) ** 2)
     centre = torch.tensor(

@@ -1,4 +1,6 @@
-"""Words of ASTRA, ODL, TIGRE, deepinv and scikit-image: the rays they mean are those of the geometry we make of them."""
+"""Words of ASTRA, ODL, TIGRE, deepinv and scikit-image: the rays they mean are those of the
+geometry we make of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def blob(shape, row, column, variance):
 
 
 def phantom(h, w, shift=0.0):
-    """Two blobs on neither diagonal, near enough to the middle for every circle; moved by ``shift`` rows and columns."""
+    """Two blobs on neither diagonal, near enough to the middle for every circle; moved by ``shift``
+    rows and columns.
+    """
     return blob((h, w), 0.40 * h + shift, 0.57 * w + shift, 0.005 * h * w) + 0.6 * blob(
         (h, w), 0.60 * h + shift, 0.46 * w + shift, 0.004 * h * w
     )
@@ -41,7 +45,9 @@ def ours(geometry, image, projector=None):
 
 
 def same_rays(geometry, other):
-    """The largest distance between the lines of two geometries, over the rays, at both their ends."""
+    """The largest distance between the lines of two geometries, over the rays, at
+    both their ends.
+    """
     (start, end), (a, b) = rays(geometry), rays(other)
     along = (b - a) / (b - a).norm(dim=-1, keepdim=True)
     away = torch.stack([start - a, end - a])
@@ -259,7 +265,9 @@ ODL = {
 
 @pytest.mark.parametrize("name", ODL)
 def test_rays_of_odl(name):
-    """The places of source and detector that ODL's geometry itself gives are on our rays, in its order."""
+    """The places of source and detector that ODL's geometry itself gives are on our rays, in its
+    order.
+    """
     make, given = ODL[name]
     theirs = make()
     geometry = convert.from_odl(theirs, space(*given))
@@ -412,7 +420,9 @@ def test_deepinv_projects_alike(circle, normalize):
 
 
 def test_deepinv_sums_across_the_fan_in_a_smaller_pixel():
-    """A blob at the side of a wide fan: 0.013, but 0.064 without 1 / cos(gamma), 0.083 with pixels of the size that was asked for."""
+    """A blob at the side of a wide fan: 0.013, but 0.064 without 1 / cos(gamma), 0.083 with pixels
+    of the size that was asked for.
+    """
     wide = FAN_PARAMETERS | {"source_radius": 70.0, "detector_radius": 30.0}
     image = blob((64, 64), 31.5, 56.0, 9.0)
     theirs, geometry = deepinv(
@@ -515,7 +525,9 @@ def test_skimage_refuses(shape, words):
 
 
 def test_tigre_rays():
-    """Of its sources: from DSO (cos alpha, sin alpha) to the element at (DSO - DSD) along it and u (-sin alpha, cos alpha) aside."""
+    """Of its sources: from DSO (cos alpha, sin alpha) to the element at (DSO - DSD) along it and u
+    (-sin alpha, cos alpha) aside.
+    """
     alpha = torch.tensor([0.0, 0.3, 2.0, 5.0], dtype=torch.float64)
     given = {
         "nVoxel": (40, 56),

@@ -152,27 +152,84 @@ def test_dead_bins_by_slice():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((COUNTS.numpy(), 1000.0), InputTypeError, "line_integrals: counts must be a tensor of real numbers .*got ndarray"),
-        ((COUNTS * 1j, 1000.0), InputTypeError, "counts must be a tensor of real numbers .*got torch.complex128"),
-        ((COUNTS > 500, 1000.0), InputTypeError, "counts must be a tensor of real numbers .*got torch.bool"),
-        ((COUNTS[0], 1000.0), InputError, r"counts must be \(..., angles, detectors\), not empty, got \(5,\)"),
+        (
+            (COUNTS.numpy(), 1000.0),
+            InputTypeError,
+            "line_integrals: counts must be a tensor of real numbers .*got ndarray",
+        ),
+        (
+            (COUNTS * 1j, 1000.0),
+            InputTypeError,
+            "counts must be a tensor of real numbers .*got torch.complex128",
+        ),
+        (
+            (COUNTS > 500, 1000.0),
+            InputTypeError,
+            "counts must be a tensor of real numbers .*got torch.bool",
+        ),
+        (
+            (COUNTS[0], 1000.0),
+            InputError,
+            r"counts must be \(..., angles, detectors\), not empty, got \(5,\)",
+        ),
         ((COUNTS[:0], 1000.0), InputError, r"not empty, got \(0, 5\)"),
-        ((COUNTS, "1000"), InputTypeError, "blank must be a finite number or a tensor of real numbers, got '1000'"),
-        ((COUNTS, float("nan")), InputTypeError, "blank must be a finite number or a tensor .*got nan"),
-        ((COUNTS, 1000.0, COUNTS * 1j), InputTypeError, "dark must be a finite number or a tensor .*got torch.complex128"),
-        ((COUNTS, torch.ones(6)), InputError, r"blank of shape \(6,\) does not broadcast to counts \(6, 5\).*Give one value per detector"),
-        ((COUNTS, torch.ones(2, 6, 5)), InputError, r"blank of shape \(2, 6, 5\) does not broadcast"),
-        ((COUNTS.repeat(3, 1, 1), torch.ones(3, 5)), InputError, r"\(3, 5\) does not broadcast .*blank\[:, None\] for one field per slice"),
-        ((COUNTS.repeat(6, 1, 1), torch.ones(6, 5)), InputError, r"blank of shape \(6, 5\) could be per slice or per angle .*blank\[None\]"),
+        (
+            (COUNTS, "1000"),
+            InputTypeError,
+            "blank must be a finite number or a tensor of real numbers, got '1000'",
+        ),
+        (
+            (COUNTS, float("nan")),
+            InputTypeError,
+            "blank must be a finite number or a tensor .*got nan",
+        ),
+        (
+            (COUNTS, 1000.0, COUNTS * 1j),
+            InputTypeError,
+            "dark must be a finite number or a tensor .*got torch.complex128",
+        ),
+        (
+            (COUNTS, torch.ones(6)),
+            InputError,
+            r"blank of shape \(6,\) does not broadcast to counts \(6, 5\).*Give one value "
+            r"per detector",
+        ),
+        (
+            (COUNTS, torch.ones(2, 6, 5)),
+            InputError,
+            r"blank of shape \(2, 6, 5\) does not broadcast",
+        ),
+        (
+            (COUNTS.repeat(3, 1, 1), torch.ones(3, 5)),
+            InputError,
+            r"\(3, 5\) does not broadcast .*blank\[:, None\] for one field per slice",
+        ),
+        (
+            (COUNTS.repeat(6, 1, 1), torch.ones(6, 5)),
+            InputError,
+            r"blank of shape \(6, 5\) could be per slice or per angle .*blank\[None\]",
+        ),
         ((COUNTS, 1000.0, torch.ones(4)), InputError, r"dark of shape \(4,\) does not broadcast"),
-        ((COUNTS, 0.0), InputError, "no detector bin measured anything.*in order.*Line integrals need no conversion"),
+        (
+            (COUNTS, 0.0),
+            InputError,
+            "no detector bin measured anything.*in order.*Line integrals need no conversion",
+        ),
         ((COUNTS, -1.0), InputError, "no detector bin measured anything"),
         ((COUNTS, 1000.0, 1000.0), InputError, "no detector bin measured anything"),
         ((COUNTS * torch.nan, 1000.0), InputError, "no detector bin measured anything"),
-        ((COUNTS / 1000, 1.0), InputError, r"open beam has 1 photons at most; these look like transmissions .*gain = 1 / I0"),
-        ((Q, 1e4), InputError, "fractions up to 2 for an open beam of 1e.*look like line integrals"),
+        (
+            (COUNTS / 1000, 1.0),
+            InputError,
+            r"open beam has 1 photons at most; these look like transmissions .*gain = 1 / I0",
+        ),
+        (
+            (Q, 1e4),
+            InputError,
+            "fractions up to 2 for an open beam of 1e.*look like line integrals",
+        ),
     ],
-)  # fmt: skip
+)
 def test_line_integrals_refuse(arguments, error, words):
     with pytest.raises(error, match=words):
         line_integrals(*arguments)

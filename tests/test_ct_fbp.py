@@ -1,4 +1,6 @@
-"""Filtered backprojection where rays are measured twice in a part of the detector only, or projections are missing."""
+"""Filtered backprojection where rays are measured twice in a part of the detector only, or
+projections are missing.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def test_a_turn_is_whole_or_not():
 
 
 def test_two_wedges_that_were_not_scanned():
-    """Directions of 0 to 120 degrees, from two sides: each angle stands for its own part, as in one pass."""
+    """Directions of 0 to 120 degrees, from two sides: each angle stands for its own part, as in one
+    pass.
+    """
     theta = torch.cat([degrees(0, 60, 60), degrees(240, 300, 60)])
     geometry = ParallelBeam((N, N), theta, 80, offset=5.0)
     assert weights(geometry).flatten().tolist() == pytest.approx([math.radians(1)] * (120 * 80))
@@ -121,7 +125,9 @@ def test_projections_without_weight_do_not_darken_the_start(kind):
 
 
 def test_ct_of_half_acquisition(tmp_path, monkeypatch, capsys):
-    """The command line: the values, the window that comes from them, and an image that holds all that is seen."""
+    """The command line: the values, the window that comes from them, and an image that holds all
+    that is seen.
+    """
     monkeypatch.chdir(tmp_path)
     geometry = TWICE["half acquisition"]
     np.save("q.npy", 0.02 * disc(geometry)[0].numpy())

@@ -1,4 +1,6 @@
-"""The geometry itself: axes, masses, symmetries and reconstruction beyond what tests/test_ct_agreement.py holds against other packages."""
+"""The geometry itself: axes, masses, symmetries and reconstruction beyond what
+tests/test_ct_agreement.py holds against other packages.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def relative(a, b):
 
 
 def test_the_rays_are_the_equations_of_the_docstring():
-    """At theta = 0 up the columns, u to the right; a quarter turn later to the left, u up. The arc is equally far from the source."""
+    """At theta = 0 up the columns, u to the right; a quarter turn later to the left, u up. The arc
+    is equally far from the source.
+    """
     parallel = ParallelBeam((6, 8), [0.0, math.pi / 2], 5, pixel=0.5, spacing=0.4, offset=0.1)
     u = torch.tensor([-0.7, -0.3, 0.1, 0.5, 0.9], dtype=torch.float64)
     assert torch.allclose(coordinates(parallel), u)
@@ -79,7 +83,8 @@ def test_the_rays_are_the_equations_of_the_docstring():
 def test_where_the_axis_of_rotation_is_projected(geometry):
     """To the element (D - 1) / 2 - offset / spacing, from all sides.
 
-    Not along the axes: "line" takes the pixel a ray is in, and one element to the pixel is then off by a part of it, the same for all rays.
+    Not along the axes: "line" takes the pixel a ray is in, and one element to the pixel is then off
+    by a part of it, the same for all rays.
     """
     q = Radon(geometry, cache=False)(blob((41, 41), 20, 20, 9.0)[None, None])[0, 0].double()
     place = (q * torch.arange(geometry.detectors)).sum(1) / q.sum(1)
@@ -372,7 +377,9 @@ FBP = {
 
 @pytest.mark.parametrize("name", FBP)
 def test_filtered_backprojection(name):
-    """The largest error, of blobs of height 1: 0.004 to 0.005 in fans, 0.015 to 0.043 where the transpose does the backprojection."""
+    """The largest error, of blobs of height 1: 0.004 to 0.005 in fans, 0.015 to 0.043 where the
+    transpose does the backprojection.
+    """
     geometry, bound = FBP[name]
     image = blob((128, 128), 47, 77, 70.0) + 0.6 * blob((128, 128), 80, 53, 45.0)
     A = Radon(

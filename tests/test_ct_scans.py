@@ -1,4 +1,6 @@
-"""Scans from files of every layout, volumes into files, DICOM series; what is damaged or transposed is named."""
+"""Scans from files of every layout, volumes into files, DICOM series; what is damaged or transposed
+is named.
+"""
 
 from __future__ import annotations
 
@@ -237,9 +239,14 @@ def test_2detect(tmp_path):
             read_scan(tmp_path / "slice00001" / "mode2")
 
 
-@pytest.mark.parametrize(("name", "rows", "width", "words"), [("sinogram", 1, D, r"one sinogram .* of 2DeteCT, got \(1, 5\)"),
-                                                              ("flat2", 1, 4, r"flat1.tif and flat2.tif have 5 and 4 detectors"),
-                                                              ("dark", 1, 4, r"dark has shape \(4,\), but the projections")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "rows", "width", "words"),
+    [
+        ("sinogram", 1, D, r"one sinogram .* of 2DeteCT, got \(1, 5\)"),
+        ("flat2", 1, 4, r"flat1.tif and flat2.tif have 5 and 4 detectors"),
+        ("dark", 1, 4, r"dark has shape \(4,\), but the projections"),
+    ],
+)
 def test_2detect_that_does_not_fit(name, rows, width, words, tmp_path):
     two_detect(tmp_path / "mode1")
     tiff(tmp_path / "mode1" / f"{name}.tif", np.ones((rows, width), np.float32))
@@ -340,57 +347,283 @@ NOISE = RNG.random((64, 64), np.float32)
 REFUSED = {
     "missing.h5": (lambda p: None, {}, FileError, "no such file or folder. Check the path"),
     "missing.tif": (lambda p: None, {}, FileError, "no such file or folder"),
-    "words.h5": (lambda p: p.write_text("not HDF5"), {}, FileError, "not a whole HDF5 file .*signature"),
-    "truncated.h5": (_truncated, {}, FileError, "not a whole HDF5 file .*truncated.*download it again"),
-    "lodopab.h5": (lambda p: hdf5(p, data=VOLUME, more=VOLUME[0]), {}, FileError, r"no dataset /exchange/data, .*It holds: data \(4, 7, 5\) float32, more"),
+    "words.h5": (
+        lambda p: p.write_text("not HDF5"),
+        {},
+        FileError,
+        "not a whole HDF5 file .*signature",
+    ),
+    "truncated.h5": (
+        _truncated,
+        {},
+        FileError,
+        "not a whole HDF5 file .*truncated.*download it again",
+    ),
+    "lodopab.h5": (
+        lambda p: hdf5(p, data=VOLUME, more=VOLUME[0]),
+        {},
+        FileError,
+        r"no dataset /exchange/data, .*It holds: data \(4, 7, 5\) float32, more",
+    ),
     "empty.h5": (lambda p: hdf5(p), {}, FileError, "It holds: no datasets"),
-    "named.h5": (exchange, {"dataset": "q"}, FileError, r"no dataset 'q'. It holds: exchange/data \(7, 4, 5\) uint16, exchange/theta .*Name one"),
+    "named.h5": (
+        exchange,
+        {"dataset": "q"},
+        FileError,
+        r"no dataset 'q'. It holds: exchange/data \(7, 4, 5\) uint16, exchange/theta .*Name one",
+    ),
     "group.h5": (exchange, {"dataset": "exchange"}, FileError, "no dataset 'exchange'"),
-    "theta.h5": (lambda p: exchange(p, theta=np.arange(9.0)), {}, InputError, "9 angles for 7 projections; there must be one for each"),
-    "matrix.h5": (lambda p: exchange(p, theta=np.ones((2, 3))), {}, InputError, r"one finite number for each projection, got an array \(2, 3\)"),
-    "nan.h5": (lambda p: exchange(p, theta=np.full(A, np.nan)), {}, InputError, "angles must be one finite number for each projection"),
-    "transposed.h5": (lambda p: exchange(p, data=COUNTS.transpose(1, 0, 2)), {}, InputError, r"with the layout 'asd', \(4, 7, 5\) has 4 angles, but 7 angles are known, as many as there would be slices. .*give layout='sad'"),
-    "layout.h5": (exchange, {"layout": "sad"}, InputError, "with the layout 'sad'.*give layout='asd'"),
-    "white.h5": (lambda p: exchange(p, white=np.ones((3, S, D + 1))), {}, InputError, r"flat has shape \(4, 6\), but the projections have 4 slices x 5 detectors"),
-    "dark.h5": (lambda p: exchange(p, dark=np.ones((3, S + 1, D))), {}, InputError, r"dark has shape \(5, 5\), but the projections have 4 slices"),
-    "no-frames.h5": (lambda p: exchange(p, white=np.ones((0, S, D))), {}, InputError, "data_white holds no frames"),
-    "text-white.h5": (lambda p: exchange(p, white=np.full((1, S, D), b"a")), {}, InputError, r"data_white holds \|S1, expected real numbers"),
-    "two-names.h5:a": (lambda p: exchange(p.with_name("two-names.h5")), {"dataset": "b"}, InputError, "names the dataset 'a', but dataset='b'. Name one"),
-    "line.npy": (lambda p: npy(p, VOLUME[0, 0]), {}, InputError, r"expected 2 axes .*got \(5,\). Name another dataset"),
-    "four.npy": (lambda p: npy(p, VOLUME[None]), {}, InputError, r"or 3 with slices, none empty, got \(1, 4, 7, 5\)"),
+    "theta.h5": (
+        lambda p: exchange(p, theta=np.arange(9.0)),
+        {},
+        InputError,
+        "9 angles for 7 projections; there must be one for each",
+    ),
+    "matrix.h5": (
+        lambda p: exchange(p, theta=np.ones((2, 3))),
+        {},
+        InputError,
+        r"one finite number for each projection, got an array \(2, 3\)",
+    ),
+    "nan.h5": (
+        lambda p: exchange(p, theta=np.full(A, np.nan)),
+        {},
+        InputError,
+        "angles must be one finite number for each projection",
+    ),
+    "transposed.h5": (
+        lambda p: exchange(p, data=COUNTS.transpose(1, 0, 2)),
+        {},
+        InputError,
+        r"with the layout 'asd', \(4, 7, 5\) has 4 angles, but 7 angles are known, as many "
+        r"as there would be slices. .*give layout='sad'",
+    ),
+    "layout.h5": (
+        exchange,
+        {"layout": "sad"},
+        InputError,
+        "with the layout 'sad'.*give layout='asd'",
+    ),
+    "white.h5": (
+        lambda p: exchange(p, white=np.ones((3, S, D + 1))),
+        {},
+        InputError,
+        r"flat has shape \(4, 6\), but the projections have 4 slices x 5 detectors",
+    ),
+    "dark.h5": (
+        lambda p: exchange(p, dark=np.ones((3, S + 1, D))),
+        {},
+        InputError,
+        r"dark has shape \(5, 5\), but the projections have 4 slices",
+    ),
+    "no-frames.h5": (
+        lambda p: exchange(p, white=np.ones((0, S, D))),
+        {},
+        InputError,
+        "data_white holds no frames",
+    ),
+    "text-white.h5": (
+        lambda p: exchange(p, white=np.full((1, S, D), b"a")),
+        {},
+        InputError,
+        r"data_white holds \|S1, expected real numbers",
+    ),
+    "two-names.h5:a": (
+        lambda p: exchange(p.with_name("two-names.h5")),
+        {"dataset": "b"},
+        InputError,
+        "names the dataset 'a', but dataset='b'. Name one",
+    ),
+    "line.npy": (
+        lambda p: npy(p, VOLUME[0, 0]),
+        {},
+        InputError,
+        r"expected 2 axes .*got \(5,\). Name another dataset",
+    ),
+    "four.npy": (
+        lambda p: npy(p, VOLUME[None]),
+        {},
+        InputError,
+        r"or 3 with slices, none empty, got \(1, 4, 7, 5\)",
+    ),
     "empty.npy": (lambda p: npy(p, VOLUME[:0]), {}, InputError, "none empty, got"),
-    "complex.npy": (lambda p: npy(p, VOLUME * 1j), {}, InputError, "expected real numbers, got complex64"),
-    "text.npy": (lambda p: npy(p, np.full((2, 2), "a")), {}, InputError, "expected real numbers, got <U1"),
-    "half.npy": (lambda p: (npy(p, VOLUME), p.write_bytes(p.read_bytes()[:200])), {}, FileError, "not a readable .npy file"),
+    "complex.npy": (
+        lambda p: npy(p, VOLUME * 1j),
+        {},
+        InputError,
+        "expected real numbers, got complex64",
+    ),
+    "text.npy": (
+        lambda p: npy(p, np.full((2, 2), "a")),
+        {},
+        InputError,
+        "expected real numbers, got <U1",
+    ),
+    "half.npy": (
+        lambda p: (npy(p, VOLUME), p.write_bytes(p.read_bytes()[:200])),
+        {},
+        FileError,
+        "not a readable .npy file",
+    ),
     "zero.npy": (lambda p: p.touch(), {}, FileError, "not a readable .npy file"),
-    "named.npy": (lambda p: npy(p, VOLUME), {"dataset": "q"}, InputError, "'q' names an array in it, but a .npy file holds one"),
-    "several.npz": (lambda p: np.savez(p, a=VOLUME, b=VOLUME), {}, FileError, "several arrays. It holds: a, b. Name one"),
-    "other.npz": (lambda p: np.savez(p, a=VOLUME), {"dataset": "c"}, FileError, "no array 'c'. It holds: a"),
-    "named.tif": (lambda p: tiff(p, VOLUME[0]), {"dataset": "q"}, InputError, "'q' names an array in it, but only HDF5 and .npz"),
-    "words.tif": (lambda p: p.write_text("not TIFF"), {}, FileError, "cannot be read as TIFF .*cannot identify"),
-    "half.tif": (lambda p: (tiff(p, NOISE), p.write_bytes(p.read_bytes()[:2000])), {}, FileError, "cannot be read as TIFF .*truncated"),
-    "colour.tif": (lambda p: Image.new("RGB", (4, 4)).save(p), {}, InputError, "expected one channel of numbers, got a TIFF of mode 'RGB'"),
-    "palette.tif": (lambda p: Image.new("P", (4, 4)).save(p), {}, InputError, "got a TIFF of mode 'P'"),
-    "folder": (lambda p: p.mkdir(), {}, FileError, "no TIFF files in this folder. Its folders: none"),
+    "named.npy": (
+        lambda p: npy(p, VOLUME),
+        {"dataset": "q"},
+        InputError,
+        "'q' names an array in it, but a .npy file holds one",
+    ),
+    "several.npz": (
+        lambda p: np.savez(p, a=VOLUME, b=VOLUME),
+        {},
+        FileError,
+        "several arrays. It holds: a, b. Name one",
+    ),
+    "other.npz": (
+        lambda p: np.savez(p, a=VOLUME),
+        {"dataset": "c"},
+        FileError,
+        "no array 'c'. It holds: a",
+    ),
+    "named.tif": (
+        lambda p: tiff(p, VOLUME[0]),
+        {"dataset": "q"},
+        InputError,
+        "'q' names an array in it, but only HDF5 and .npz",
+    ),
+    "words.tif": (
+        lambda p: p.write_text("not TIFF"),
+        {},
+        FileError,
+        "cannot be read as TIFF .*cannot identify",
+    ),
+    "half.tif": (
+        lambda p: (tiff(p, NOISE), p.write_bytes(p.read_bytes()[:2000])),
+        {},
+        FileError,
+        "cannot be read as TIFF .*truncated",
+    ),
+    "colour.tif": (
+        lambda p: Image.new("RGB", (4, 4)).save(p),
+        {},
+        InputError,
+        "expected one channel of numbers, got a TIFF of mode 'RGB'",
+    ),
+    "palette.tif": (
+        lambda p: Image.new("P", (4, 4)).save(p),
+        {},
+        InputError,
+        "got a TIFF of mode 'P'",
+    ),
+    "folder": (
+        lambda p: p.mkdir(),
+        {},
+        FileError,
+        "no TIFF files in this folder. Its folders: none",
+    ),
     "a.mat": (lambda p: p.touch(), {}, InputError, "unknown ending '.mat'. Readable: .h5, .hdf5"),
-    "a.dcm": (lambda p: p.touch(), {}, InputError, "unknown ending '.dcm'.*DICOM images are read by read_dicom"),
-    "letters.npy": (lambda p: npy(p, VOLUME), {"layout": "sxd"}, InputError, r"layout must name the 3 axes of \(4, 7, 5\) by the letters s \(slices\), .*got 'sxd'"),
-    "short.npy": (lambda p: npy(p, VOLUME), {"layout": "ad"}, InputError, "layout must name the 3 axes"),
-    "flat.npy": (lambda p: npy(p, VOLUME[0]), {"layout": "sad"}, InputError, r"layout must name the 2 axes of \(7, 5\)"),
-    "turned.npy": (lambda p: npy(p, VOLUME[0].T), {"angles": np.deg2rad(DEGREES)}, InputError, "give layout='da'"),
-    "kind.npy": (lambda p: npy(p, VOLUME), {"kind": "photons"}, InputError, "kind must be 'counts' or 'line integrals', got 'photons'"),
-    "unit.npy": (lambda p: npy(p, VOLUME), {"degrees": "yes"}, InputTypeError, "degrees must be True or False, got 'yes'"),
-    "void.npy": (lambda p: npy(p, VOLUME), {"degrees": True}, InputError, "degrees=True gives the unit of angles, but there are none"),
-    "radians.npy": (lambda p: npy(p, VOLUME), {"angles": DEGREES}, InputError, "angles reach 154.3, which cannot be radians.*Say degrees=True"),
-    "number.npy": (lambda p: npy(p, VOLUME), {"angles": 7}, InputError, "one finite number for each projection"),
-    "words.npy": (lambda p: npy(p, VOLUME), {"angles": ["a"] * A}, InputTypeError, "angles must be real numbers, got <U1"),
-    "ragged.npy": (lambda p: npy(p, VOLUME), {"angles": [[1], [1, 2]]}, InputTypeError, "angles must be a sequence of numbers or a file, got list"),
-    "nofile.npy": (lambda p: npy(p, VOLUME), {"angles": "none.txt"}, FileError, "none.txt: not a readable file of angles"),
-    "field.npy": (lambda p: npy(p, VOLUME), {"flat": np.ones((A, D))}, InputError, r"flat has shape \(7, 5\), but the projections have 4 slices x 5.*Is the layout right"),
-    "dict.npy": (lambda p: npy(p, VOLUME), {"dark": {}}, InputTypeError, "dark must hold real numbers, got object"),
-    "list.npy": (lambda p: npy(p, VOLUME), {"dark": [[1], [1, 2]]}, InputTypeError, "dark must be a number, an array or a file, got list"),
-    "lost.npy": (lambda p: npy(p, VOLUME), {"flat": "lost.tif"}, FileError, "lost.tif: no such file"),
-}  # fmt: skip
+    "a.dcm": (
+        lambda p: p.touch(),
+        {},
+        InputError,
+        "unknown ending '.dcm'.*DICOM images are read by read_dicom",
+    ),
+    "letters.npy": (
+        lambda p: npy(p, VOLUME),
+        {"layout": "sxd"},
+        InputError,
+        r"layout must name the 3 axes of \(4, 7, 5\) by the letters s \(slices\), .*got 'sxd'",
+    ),
+    "short.npy": (
+        lambda p: npy(p, VOLUME),
+        {"layout": "ad"},
+        InputError,
+        "layout must name the 3 axes",
+    ),
+    "flat.npy": (
+        lambda p: npy(p, VOLUME[0]),
+        {"layout": "sad"},
+        InputError,
+        r"layout must name the 2 axes of \(7, 5\)",
+    ),
+    "turned.npy": (
+        lambda p: npy(p, VOLUME[0].T),
+        {"angles": np.deg2rad(DEGREES)},
+        InputError,
+        "give layout='da'",
+    ),
+    "kind.npy": (
+        lambda p: npy(p, VOLUME),
+        {"kind": "photons"},
+        InputError,
+        "kind must be 'counts' or 'line integrals', got 'photons'",
+    ),
+    "unit.npy": (
+        lambda p: npy(p, VOLUME),
+        {"degrees": "yes"},
+        InputTypeError,
+        "degrees must be True or False, got 'yes'",
+    ),
+    "void.npy": (
+        lambda p: npy(p, VOLUME),
+        {"degrees": True},
+        InputError,
+        "degrees=True gives the unit of angles, but there are none",
+    ),
+    "radians.npy": (
+        lambda p: npy(p, VOLUME),
+        {"angles": DEGREES},
+        InputError,
+        "angles reach 154.3, which cannot be radians.*Say degrees=True",
+    ),
+    "number.npy": (
+        lambda p: npy(p, VOLUME),
+        {"angles": 7},
+        InputError,
+        "one finite number for each projection",
+    ),
+    "words.npy": (
+        lambda p: npy(p, VOLUME),
+        {"angles": ["a"] * A},
+        InputTypeError,
+        "angles must be real numbers, got <U1",
+    ),
+    "ragged.npy": (
+        lambda p: npy(p, VOLUME),
+        {"angles": [[1], [1, 2]]},
+        InputTypeError,
+        "angles must be a sequence of numbers or a file, got list",
+    ),
+    "nofile.npy": (
+        lambda p: npy(p, VOLUME),
+        {"angles": "none.txt"},
+        FileError,
+        "none.txt: not a readable file of angles",
+    ),
+    "field.npy": (
+        lambda p: npy(p, VOLUME),
+        {"flat": np.ones((A, D))},
+        InputError,
+        r"flat has shape \(7, 5\), but the projections have 4 slices x 5.*Is the layout right",
+    ),
+    "dict.npy": (
+        lambda p: npy(p, VOLUME),
+        {"dark": {}},
+        InputTypeError,
+        "dark must hold real numbers, got object",
+    ),
+    "list.npy": (
+        lambda p: npy(p, VOLUME),
+        {"dark": [[1], [1, 2]]},
+        InputTypeError,
+        "dark must be a number, an array or a file, got list",
+    ),
+    "lost.npy": (
+        lambda p: npy(p, VOLUME),
+        {"flat": "lost.tif"},
+        FileError,
+        "lost.tif: no such file",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -483,8 +716,15 @@ def test_only_the_slab_is_in_memory(kind, tmp_path):
     if kind == "h5":
         scan = read_scan(_sparse_exchange(tmp_path / "a.h5", (200, 512, 1024)))  # 200 MiB
     else:
-        scan = read_scan(_sparse_npy(tmp_path / "a.npy", {"sad": (256, 200, 1024), "asd": (200, 256, 1024), "das": (1024, 200, 256)}[kind[4:]]),
-                         layout=kind[4:])  # fmt: skip
+        scan = read_scan(
+            _sparse_npy(
+                tmp_path / "a.npy",
+                {"sad": (256, 200, 1024), "asd": (200, 256, 1024), "das": (1024, 200, 256)}[
+                    kind[4:]
+                ],
+            ),
+            layout=kind[4:],
+        )
     tracemalloc.start()
     try:
         part = scan.read(17, 19)
@@ -662,10 +902,21 @@ def dicom(path, values, number=1, z=0.0, **header):
     ) = 15, 1, 1, "MONOCHROME2"
     image.PixelData = values.astype("<i2").tobytes()
     given = {
-        "Modality": "CT", "PatientID": "secret", "PatientName": "Secret^Name", "StudyDescription": "secret", "SeriesInstanceUID": "1.2.3",
-        "RescaleSlope": 2, "RescaleIntercept": -1000, "InstanceNumber": number, "ImagePositionPatient": [1, 2, z], "PixelSpacing": [0.7, 0.6],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SliceThickness": 2.5, "KVP": 120, "ConvolutionKernel": "B30f",
-    } | header  # fmt: skip
+        "Modality": "CT",
+        "PatientID": "secret",
+        "PatientName": "Secret^Name",
+        "StudyDescription": "secret",
+        "SeriesInstanceUID": "1.2.3",
+        "RescaleSlope": 2,
+        "RescaleIntercept": -1000,
+        "InstanceNumber": number,
+        "ImagePositionPatient": [1, 2, z],
+        "PixelSpacing": [0.7, 0.6],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "SliceThickness": 2.5,
+        "KVP": 120,
+        "ConvolutionKernel": "B30f",
+    } | header
     for name, value in given.items():
         if value is not None:
             setattr(image, name, value)
@@ -691,7 +942,8 @@ def test_dicom_series(tmp_path):
     (path / "sub").mkdir()
     with pytest.warns(
         UserWarning,
-        match=r"series: 1 files are not DICOM and were passed over: notes.txt. Is a slice among them",
+        match=r"series: 1 files are not DICOM and were passed over: notes.txt. Is a slice among "
+        r"them",
     ):
         hu, spacing, meta = read_dicom(path)
     assert hu.dtype == torch.float32
@@ -751,7 +1003,8 @@ def test_dicom_warnings(tmp_path):
     dicom(path / "far", VALUES[0], z=6.0)
     with pytest.warns(
         UserWarning,
-        match=r"gaps between slices run from 1.5 to 3 mm; the volume takes 1.5 mm. Is a slice missing",
+        match=r"gaps between slices run from 1.5 to 3 mm; the volume takes 1.5 mm. Is a slice "
+        r"missing",
     ) as caught:
         assert read_dicom(path)[1][0] == 1.5
     assert caught[0].filename == __file__
@@ -775,20 +1028,49 @@ def _add(path, **header):
 
 REFUSED_DICOM = {
     "missing": (lambda p: None, FileError, "missing: no such file or folder"),
-    "words.dcm": (lambda p: p.write_text("not DICOM"), FileError, "words.dcm: not a readable DICOM file"),
+    "words.dcm": (
+        lambda p: p.write_text("not DICOM"),
+        FileError,
+        "words.dcm: not a readable DICOM file",
+    ),
     "zero.dcm": (lambda p: p.touch(), FileError, "zero.dcm: not a readable DICOM file"),
     "folder": (lambda p: p.mkdir(), FileError, "folder: no DICOM files in this folder"),
     "cut.dcm": (_cut, FileError, "cut.dcm: its pixels cannot be read"),
-    "several": (lambda p: _add(p, SeriesInstanceUID="1.2.4"), InputError, r"several: expected one series, got 2: 1.2.3 \(3 files, such as IM0\); 1.2.4 \(1 files, such as added\)"),
-    "size": (lambda p: _add(p, values=VALUES[0, 1:]), InputError, r"added: its size is \(5, 5\), that of IM\d is \(6, 5\)|IM\d: its size"),
+    "several": (
+        lambda p: _add(p, SeriesInstanceUID="1.2.4"),
+        InputError,
+        r"several: expected one series, got 2: 1.2.3 \(3 files, such as IM0\); 1.2.4 \(1 "
+        r"files, such as added\)",
+    ),
+    "size": (
+        lambda p: _add(p, values=VALUES[0, 1:]),
+        InputError,
+        r"added: its size is \(5, 5\), that of IM\d is \(6, 5\)|IM\d: its size",
+    ),
     "spacing": (lambda p: _add(p, PixelSpacing=[1, 1]), InputError, "its PixelSpacing is"),
     "none": (lambda p: series(p, PixelSpacing=None), InputError, "the header has no PixelSpacing"),
     "frames": (lambda p: series(p, NumberOfFrames=2), InputError, "holds 2 frames in one file"),
-    "mr": (lambda p: series(p, Modality="MR"), InputError, "expected Modality CT, whose values are Hounsfield units, got MR"),
-    "same": (lambda p: _add(p, z=1.5), InputError, "lie at the same place; several phases or copies"),
-    "order": (lambda p: series(p, ImagePositionPatient=None, InstanceNumber=None), InputError, "neither ImagePositionPatient nor InstanceNumber"),
-    "short": (lambda p: series(p, ImageOrientationPatient=[1, 0, 0]), FileError, "the DICOM header is damaged"),
-}  # fmt: skip
+    "mr": (
+        lambda p: series(p, Modality="MR"),
+        InputError,
+        "expected Modality CT, whose values are Hounsfield units, got MR",
+    ),
+    "same": (
+        lambda p: _add(p, z=1.5),
+        InputError,
+        "lie at the same place; several phases or copies",
+    ),
+    "order": (
+        lambda p: series(p, ImagePositionPatient=None, InstanceNumber=None),
+        InputError,
+        "neither ImagePositionPatient nor InstanceNumber",
+    ),
+    "short": (
+        lambda p: series(p, ImageOrientationPatient=[1, 0, 0]),
+        FileError,
+        "the DICOM header is damaged",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED_DICOM)
@@ -1122,7 +1404,9 @@ def test_fields_under_neighbouring_names(names, kinds, tmp_path):
 
 
 def test_nxtomo(tmp_path):
-    """Flats and darks within the stack, told apart by image_key; frames of key 3 are dropped, with their angles."""
+    """Flats and darks within the stack, told apart by image_key; frames of key 3 are dropped, with
+    their angles.
+    """
     keys = np.array([1, 1, *[0] * A, 3, 2, 2])
     frames = RNG.random((len(keys), S, D)).astype(np.float32) * 100
     theta = np.zeros(len(keys))
@@ -1152,7 +1436,8 @@ def test_nxtomo(tmp_path):
     [
         (
             COUNTS.astype(np.float32),
-            "line integrals are above 20, up to .*If they are counts, say kind='counts'.*--blank I0",
+            "line integrals are above 20, up to .*If they are counts, say "
+            "kind='counts'.*--blank I0",
         ),
         (RNG.poisson(6.0, (S, A, D)).astype(np.float32), "all of them are whole numbers, up to"),
     ],

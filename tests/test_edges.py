@@ -1,4 +1,6 @@
-"""Right answers at the edges: batches, noise maps, units, starts, foreign operators, gaps in data."""
+"""Right answers at the edges: batches, noise maps, units, starts, foreign operators,
+gaps in data.
+"""
 
 from __future__ import annotations
 

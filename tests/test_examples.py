@@ -1,4 +1,4 @@
-"""Every example runs with --quick, prints its table and writes its pictures; report's functions by themselves."""
+"""Every example runs with --quick, prints its table and writes its pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ADMM with momentum has the fixed points of ADMM and reaches them sooner; a level for the denoiser from the noise of the data."""
+"""ADMM with momentum has the fixed points of ADMM and reaches them sooner; a level for the denoiser
+from the noise of the data.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def steps_to(problem, name, tolerance, limit=3000):
 
 
 def solution(problem):
-    """The minimiser of 1/2 |A x - q|^2 + gamma/2 |grad x|^2 by a dense solve in float64: what alpha = 1 leads to."""
+    """The minimiser of 1/2 |A x - q|^2 + gamma/2 |grad x|^2 by a dense solve in float64: what alpha
+    = 1 leads to.
+    """
     n = 24 * 24
     basis = torch.eye(n, dtype=torch.float64).reshape(n, 1, 24, 24)
     laplace = torch.linalg.inv(

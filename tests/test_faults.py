@@ -1,4 +1,6 @@
-"""The short form of benchmarks/faults.py: kills, full disks, races and damaged files; nothing may go wrong."""
+"""The short form of benchmarks/faults.py: kills, full disks, races and damaged files; nothing may
+go wrong.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ TRIALS = {"kills": 6, "disks": 4, "races": 4, "damaged": 120}
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """All tables, from a process of its own: what it forks must not have the threads of this one."""
+    """All tables, from a process of its own: what it forks must not have the threads
+    of this one.
+    """
     out = tmp_path_factory.mktemp("faults") / "faults.json"
     done = subprocess.run(
         [sys.executable, str(PROGRAM), "--quick", "--json", str(out)],

@@ -1,4 +1,5 @@
-"""The house: imports point down, plugins know no plugins, files and functions are short, docstrings are whole.
+"""The house: imports point down, plugins know no plugins, files and functions are short, docstrings
+are whole.
 
 ``python tests/test_house.py`` writes the table of floors into CONTRIBUTING.md.
 """
@@ -18,7 +19,7 @@ import pnp_mlpatch
 
 ROOT = Path(pnp_mlpatch.__file__).parent
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
-FILE_LINES, FUNCTION_LINES = 350, 50
+FILE_LINES, FUNCTION_LINES, SOLVER_LINES, NOQA = 350, 50, 40, 5
 FLOORS = (
     (("errors", "_checks", "_optional"), "errors, checks of arguments, optional packages"),
     (
@@ -55,7 +56,9 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> list[tuple[str, ...]]:
-    """The package's own modules that a file imports, as parts; what only type checkers see is left out."""
+    """The package's own modules that a file imports, as parts; what only type checkers see is left
+    out.
+    """
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {
@@ -131,6 +134,41 @@ def test_files_and_functions_are_short(path):
     for function in functions(ast.parse("\n".join(text))):
         lines = code_lines(function, text)
         assert lines <= FUNCTION_LINES, f"{name_of(path)}.{function.name} has {lines} lines of code"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if dotted(p)[0] == "solvers" and p.stem[0] != "_"], ids=name_of
+)
+def test_a_solver_is_a_page(path):
+    """Its code, without imports, docstrings and comments."""
+    text = path.read_text(encoding="utf-8")
+    tree, lines = ast.parse(text), text.splitlines()
+    left_out = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (
+            ast.get_docstring(node) is not None
+        ):
+            left_out.append(node.body[0])
+    skipped = {n for node in left_out for n in range(node.lineno, (node.end_lineno or 0) + 1)}
+    code = [
+        line
+        for number, line in enumerate(lines, 1)
+        if number not in skipped and line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(code) <= SOLVER_LINES, f"{name_of(path)} has {len(code)} lines of code"
+
+
+def test_rules_are_rarely_set_aside():
+    """In the whole repository; a line that says why."""
+    root = CONTRIBUTING.parent
+    places = [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for folder in ("pnp_mlpatch", "tests", "benchmarks", "examples")
+        for path in sorted((root / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "# no" + "qa" in line
+    ]
+    assert len(places) <= NOQA, "\n".join(places)
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

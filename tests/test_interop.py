@@ -1,4 +1,6 @@
-"""Operators from and to other packages: the contract, round trips, solvers on both sides, gradients, errors."""
+"""Operators from and to other packages: the contract, round trips, solvers on both sides,
+gradients, errors.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_the_contract_of_a_projector_id(projector_id):
 @pytest.mark.filterwarnings("ignore:At least one input physics")
 @pytest.mark.parametrize("name", FOREIGN)
 def test_gradients(name):
-    """Autograd and torch.func: the vjp of A is A^T, the jvp is A, and they work inside a network."""
+    """Autograd and torch.func: the vjp of A is A^T, the jvp is A, and they work
+    inside a network.
+    """
     A = FOREIGN[name]()
     x = torch.randn(2, *A.image_shape, generator=generator(1))
     y = torch.randn(2, *A.data_shape, generator=generator(2))
@@ -252,14 +256,17 @@ def test_astra_is_radon():
 
 
 def test_odl_adjoint_is_the_transpose():
-    """ODL's own adjoint is off by w_range / w_domain, here 0.1745 / 0.25; and its axes are (x, y upwards)."""
+    """ODL's own adjoint is off by w_range / w_domain, here 0.1745 / 0.25; and its axes are (x, y
+    upwards).
+    """
     T = ray_transform()
     A = interop.from_odl(T)
     y = torch.randn(1, *A.data_shape, generator=generator())
     theirs = torch.as_tensor(T.adjoint(T.range.element(y[0].numpy())).data)
     assert relative(theirs * 0.25 / (np.pi / 9 * 0.5), A.adjoint(y)[0, 0]) < 1e-6
     assert relative(theirs, A.adjoint(y)[0, 0]) > 0.1
-    # pixels of half a unit: ODL's lengths are half of ours, its rows are our columns, its columns our rows from below
+    # pixels of half a unit: ODL's lengths are half of ours, its rows are our columns, its columns
+    # our rows from below
     theta = torch.as_tensor(T.geometry.angles.copy())
     R = Radon(image_shape=(1, 24, 16), angles=theta, detectors=48, cache=False)
     x = torch.rand(1, 1, 16, 24, generator=generator(1))
@@ -439,7 +446,9 @@ def test_a_small_mlpatch_on_deepinvs_physics(net):
 
 
 def test_deepinvs_inpainting_is_our_mask():
-    """The same iterates from the same start, by conjugate gradients there and in closed form here."""
+    """The same iterates from the same start, by conjugate gradients there and in
+    closed form here.
+    """
     mask = random_mask((24, 24), keep=0.6)
     A, B = Mask(mask), from_deepinv("Inpainting", SHAPE, img_size=SHAPE, mask=mask)
     q = A(scene())
@@ -505,7 +514,9 @@ def test_deepinvs_solvers_on_our_operators(operator, name, net):
 
 
 def test_physics_prox():
-    """prox_l2(z, y, gamma) = h(z; 1 / gamma): numbers, tensors of several shapes, z left out; and nothing is kept."""
+    """prox_l2(z, y, gamma) = h(z; 1 / gamma): numbers, tensors of several shapes, z left out; and
+    nothing is kept.
+    """
     A = Mask(random_mask((6, 7), keep=0.5))
     P = interop.to_deepinv(A)
     z, y = (

@@ -46,7 +46,9 @@ def test_modes_and_links_are_kept(tmp_path):
 
 
 def test_the_umask_is_not_touched(tmp_path, monkeypatch):
-    """It belongs to all threads of the process: between two calls of umask, another thread's files are open to everybody."""
+    """It belongs to all threads of the process: between two calls of umask, another thread's files
+    are open to everybody.
+    """
     monkeypatch.setattr(os, "umask", None)
     put(tmp_path / "a")
 
@@ -184,7 +186,8 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path):
         with (
             pytest.raises(
                 FileError,
-                match=rf"v.json: another run is writing it \(process {os.getpid()} on .*Wait for its end",
+                match=rf"v.json: another run is writing it \(process {os.getpid()} on .*Wait for "
+                r"its end",
             ),
             lock(out),
         ):
@@ -198,7 +201,10 @@ def test_a_second_run_is_refused_and_told_of_the_first(tmp_path):
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
-    code = "import os, sys\nfrom pnp_mlpatch.io.lock import lock\nwith lock(sys.argv[1]): print('held', flush=True); sys.stdin.read()\n"
+    code = (
+        "import os, sys\nfrom pnp_mlpatch.io.lock import lock\nwith lock(sys.argv[1]): "
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "v"],
         stdin=subprocess.PIPE,
@@ -247,7 +253,8 @@ BIN = [sys.executable, "-m", "pnp_mlpatch.cli"]
 def test_interrupted_while_modules_are_imported(seconds):
     """One line, and 130; torch and all else comes after the command line itself."""
     code = (
-        "import sys; from pnp_mlpatch.cli import main; assert 'torch' not in sys.modules; sys.argv[1:] = ['list'];"
+        "import sys; from pnp_mlpatch.cli import main; assert 'torch' not in sys.modules; "
+        "sys.argv[1:] = ['list'];"
         "print('here', flush=True); sys.exit(main())"
     )
     with subprocess.Popen(
@@ -283,7 +290,8 @@ def test_a_full_disk_at_the_end_of_the_pipe_is_told():
         (MemoryError(), "the memory does not suffice (MemoryError)"),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate "
+                "memory: you tried 9 bytes"
             ),
             "Free some",
         ),

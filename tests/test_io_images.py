@@ -232,43 +232,151 @@ def _damaged_header(path) -> None:
 
 
 REFUSED = {
-    "transparent.png": (lambda p: of(np.concatenate([COLOUR, GLASS], -1)).save(p), InputError, "partly transparent. Flatten it on a background"),
-    "grey-transparent.png": (lambda p: of(np.concatenate([GREY[..., None], GLASS], -1)).save(p), InputError, "partly transparent"),
-    "trns.png": (lambda p: p.write_bytes(png(GREY, 0, int(GREY[0, 0]))), InputError, "partly transparent"),
-    "trns-16.png": (lambda p: p.write_bytes(png(DEEP, 0, int(DEEP[0, 0]))), InputError, "partly transparent"),
-    "negative.tif": (lambda p: of(DEEP.astype(np.int32) - 9000).save(p), InputError, "got signed 32 bit. Save it as float TIFF or .npy"),
-    "signed.tif": (lambda p: p.write_bytes(tiff(GREY.astype(np.int8))), InputError, "expected unsigned integers .*got signed 8 bit"),
-    "signed-16.tif": (lambda p: p.write_bytes(tiff(DEEP.astype(np.int16))), InputError, "got signed 16 bit"),
-    "float-inverted.tif": (lambda p: p.write_bytes(tiff(FLOAT, photometric=0)), InputError, "got 32 bit with white at 0"),
-    "int16.npy": (lambda p: _saved(p, DEEP.astype(np.int16)), InputError, "got int16, of which no value means white. Divide by"),
-    "int64.npy": (lambda p: _saved(p, GREY.astype(np.int64)), InputError, "got int64, of which no value means white"),
-    "mask.npy": (lambda p: _saved(p, (GREY > 9).astype(np.uint8)), InputError, "8-bit values of 0 and 1 are a mask or nearly black"),
-    "colour-16.png": (lambda p: p.write_bytes(colour_png_16()), InputError, "16-bit colour is read in 8 bit"),
-    "pages.tif": (lambda p: of(GREY).save(p, save_all=True, append_images=[of(GREY)]), InputError, "expected one picture, got 2 pages"),
-    "animated.png": (lambda p: of(GREY).save(p, save_all=True, append_images=[of(255 - GREY)]), InputError, "got 2 pages"),
-    "nan.tif": (lambda p: of(np.where(FLOAT > 1, np.nan, FLOAT)).save(p), InputError, "holds NaN or infinite values. Mask or replace them"),
-    "nan.npy": (lambda p: _saved(p, np.array([[1.0, np.nan, np.inf]])), InputError, "holds NaN or infinite values. Mask or replace them"),
-    "overflow.npy": (lambda p: _saved(p, np.array([[1e300]])), InputError, "holds NaN or infinite values"),
-    "complex.npy": (lambda p: _saved(p, FLOAT * 1j), InputError, "expected a non-empty array of real numbers, got complex"),
-    "text.npy": (lambda p: _saved(p, np.array(["a"])), InputError, "expected a non-empty array of real numbers, got <U1"),
+    "transparent.png": (
+        lambda p: of(np.concatenate([COLOUR, GLASS], -1)).save(p),
+        InputError,
+        "partly transparent. Flatten it on a background",
+    ),
+    "grey-transparent.png": (
+        lambda p: of(np.concatenate([GREY[..., None], GLASS], -1)).save(p),
+        InputError,
+        "partly transparent",
+    ),
+    "trns.png": (
+        lambda p: p.write_bytes(png(GREY, 0, int(GREY[0, 0]))),
+        InputError,
+        "partly transparent",
+    ),
+    "trns-16.png": (
+        lambda p: p.write_bytes(png(DEEP, 0, int(DEEP[0, 0]))),
+        InputError,
+        "partly transparent",
+    ),
+    "negative.tif": (
+        lambda p: of(DEEP.astype(np.int32) - 9000).save(p),
+        InputError,
+        "got signed 32 bit. Save it as float TIFF or .npy",
+    ),
+    "signed.tif": (
+        lambda p: p.write_bytes(tiff(GREY.astype(np.int8))),
+        InputError,
+        "expected unsigned integers .*got signed 8 bit",
+    ),
+    "signed-16.tif": (
+        lambda p: p.write_bytes(tiff(DEEP.astype(np.int16))),
+        InputError,
+        "got signed 16 bit",
+    ),
+    "float-inverted.tif": (
+        lambda p: p.write_bytes(tiff(FLOAT, photometric=0)),
+        InputError,
+        "got 32 bit with white at 0",
+    ),
+    "int16.npy": (
+        lambda p: _saved(p, DEEP.astype(np.int16)),
+        InputError,
+        "got int16, of which no value means white. Divide by",
+    ),
+    "int64.npy": (
+        lambda p: _saved(p, GREY.astype(np.int64)),
+        InputError,
+        "got int64, of which no value means white",
+    ),
+    "mask.npy": (
+        lambda p: _saved(p, (GREY > 9).astype(np.uint8)),
+        InputError,
+        "8-bit values of 0 and 1 are a mask or nearly black",
+    ),
+    "colour-16.png": (
+        lambda p: p.write_bytes(colour_png_16()),
+        InputError,
+        "16-bit colour is read in 8 bit",
+    ),
+    "pages.tif": (
+        lambda p: of(GREY).save(p, save_all=True, append_images=[of(GREY)]),
+        InputError,
+        "expected one picture, got 2 pages",
+    ),
+    "animated.png": (
+        lambda p: of(GREY).save(p, save_all=True, append_images=[of(255 - GREY)]),
+        InputError,
+        "got 2 pages",
+    ),
+    "nan.tif": (
+        lambda p: of(np.where(FLOAT > 1, np.nan, FLOAT)).save(p),
+        InputError,
+        "holds NaN or infinite values. Mask or replace them",
+    ),
+    "nan.npy": (
+        lambda p: _saved(p, np.array([[1.0, np.nan, np.inf]])),
+        InputError,
+        "holds NaN or infinite values. Mask or replace them",
+    ),
+    "overflow.npy": (
+        lambda p: _saved(p, np.array([[1e300]])),
+        InputError,
+        "holds NaN or infinite values",
+    ),
+    "complex.npy": (
+        lambda p: _saved(p, FLOAT * 1j),
+        InputError,
+        "expected a non-empty array of real numbers, got complex",
+    ),
+    "text.npy": (
+        lambda p: _saved(p, np.array(["a"])),
+        InputError,
+        "expected a non-empty array of real numbers, got <U1",
+    ),
     "empty.npy": (lambda p: _saved(p, np.zeros((0, 4))), InputError, "expected a non-empty array"),
-    "line.npy": (lambda p: _saved(p, np.ones(4)), InputError, r"expected an array \(H, W\), \(H, W, 3\), .*got \(4,\)"),
-    "batch.npy": (lambda p: _saved(p, np.ones((2, 1, 4, 4))), InputError, r"expected an array \(H, W\).*got \(2, 1, 4, 4\)"),
-    "stack.npy": (lambda p: _saved(p, np.ones((9, 4, 5))), InputError, r"with 1 to 3 channels, got \(9, 4, 5\)"),
-    "objects.npy": (lambda p: _saved(p, np.array([{}], object), allow_pickle=True), FileError, "not a readable .npy array.*Python objects"),
-    "archive.npy": (lambda p: np.savez(p.open("wb"), FLOAT), PnPError, "archive.npy: expected|archive.npy: not a readable"),
+    "line.npy": (
+        lambda p: _saved(p, np.ones(4)),
+        InputError,
+        r"expected an array \(H, W\), \(H, W, 3\), .*got \(4,\)",
+    ),
+    "batch.npy": (
+        lambda p: _saved(p, np.ones((2, 1, 4, 4))),
+        InputError,
+        r"expected an array \(H, W\).*got \(2, 1, 4, 4\)",
+    ),
+    "stack.npy": (
+        lambda p: _saved(p, np.ones((9, 4, 5))),
+        InputError,
+        r"with 1 to 3 channels, got \(9, 4, 5\)",
+    ),
+    "objects.npy": (
+        lambda p: _saved(p, np.array([{}], object), allow_pickle=True),
+        FileError,
+        "not a readable .npy array.*Python objects",
+    ),
+    "archive.npy": (
+        lambda p: np.savez(p.open("wb"), FLOAT),
+        PnPError,
+        "archive.npy: expected|archive.npy: not a readable",
+    ),
     "zero-bytes.npy": (lambda p: p.touch(), FileError, "not a readable .npy array"),
-    "half.npy": (lambda p: (_saved(p, FLOAT), p.write_bytes(p.read_bytes()[:-9])), FileError, "not a readable .npy array"),
+    "half.npy": (
+        lambda p: (_saved(p, FLOAT), p.write_bytes(p.read_bytes()[:-9])),
+        FileError,
+        "not a readable .npy array",
+    ),
     "header.npy": (_damaged_header, FileError, "not a readable .npy array"),
     "missing.npy": (lambda p: None, FileError, "not a readable .npy array .*No such file"),
     "folder.npy": (lambda p: p.mkdir(), FileError, "not a readable .npy array"),
     "truncated.png": (_truncated, FileError, "cannot be read as a picture .*Readable: .png"),
-    "words.png": (lambda p: p.write_text("not a picture"), FileError, "cannot be read as a picture .*cannot identify"),
+    "words.png": (
+        lambda p: p.write_text("not a picture"),
+        FileError,
+        "cannot be read as a picture .*cannot identify",
+    ),
     "zero-bytes.png": (lambda p: p.touch(), FileError, "cannot be read as a picture"),
     "missing.png": (lambda p: None, FileError, "cannot be read as a picture .*No such file"),
     "folder.png": (lambda p: p.mkdir(), FileError, "cannot be read as a picture .*directory"),
-    "notes.txt": (lambda p: p.write_text("not a picture"), FileError, "cannot be read as a picture .*Readable: .png, .jpg"),
-}  # fmt: skip
+    "notes.txt": (
+        lambda p: p.write_text("not a picture"),
+        FileError,
+        "cannot be read as a picture .*Readable: .png, .jpg",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

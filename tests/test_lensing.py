@@ -1,4 +1,6 @@
-"""Weak lensing: units, spectra, generated maps, Kaiser-Squires, Wiener, reduced shear, the operator, and how maps are judged."""
+"""Weak lensing: units, spectra, generated maps, Kaiser-Squires, Wiener, reduced shear, the
+operator, and how maps are judged.
+"""
 
 import math
 import pickle
@@ -178,7 +180,9 @@ def test_spectra_refuse():
     [("1.2 arcmin", slice(0, 9), 60), ("0.293 arcmin", slice(8, 16), 12)],
 )
 def test_generated_maps_have_their_spectrum(pixel, bins, count):
-    """Within 10 % in each of 16 bins from l = 300 to 20000; the lower half on wide maps, 9 degrees, which have enough modes."""
+    """Within 10 % in each of 16 bins from l = 300 to 20000; the lower half on wide maps, 9 degrees,
+    which have enough modes.
+    """
     maps = lognormal_convergence((448, 448), pixel, seed=0, count=count)
     modes = spectra.wavenumbers((448, 448), pixel).flatten().numpy()
     which = np.digitize(modes, spectra.EDGES) - 1
@@ -194,7 +198,9 @@ def test_generated_maps_have_their_spectrum(pixel, bins, count):
 
 
 def test_generated_maps_look_like_a_simulated_one():
-    """Skewness and peaks of kappaTNG lie within the spread of training maps (3 to 97 %), and so does its rms."""
+    """Skewness and peaks of kappaTNG lie within the spread of training maps (3 to 97 %), and so
+    does its rms.
+    """
     truth, _, _ = samples.lensing()
     found = [fields.random_convergence(360, np.random.default_rng(k))[0] for k in range(60)]
     described = [judging.describe_map(m[None], PIXEL) for m in (truth, *found)]
@@ -337,7 +343,9 @@ def test_wiener_beats_the_best_smoothing():
 
 
 def test_reduced_shear_needs_three_passes():
-    """kappa from g by gamma = g (1 - kappa), starting from gamma = g: errors fall fourfold a pass or more, of a map with clusters."""
+    """kappa from g by gamma = g (1 - kappa), starting from gamma = g: errors fall fourfold a pass
+    or more, of a map with clusters.
+    """
     truth = samples.lensing()[0].double()[None, None]
     truth = truth - truth.mean()
     g = estimators.reduced(estimators.shear_of(truth), truth)
@@ -394,7 +402,9 @@ def test_estimators_refuse():
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("flip_ra", [False, True])
 def test_data_step_is_the_dense_solution(padding, flip_ra):
-    """24 x 24, a random mask, noise over two decades: to 1e-10 in float64, and conjugate gradients come to the same."""
+    """24 x 24, a random mask, noise over two decades: to 1e-10 in float64, and conjugate gradients
+    come to the same.
+    """
     noise = noise_map((24, 24))
     side = 24 + 2 * padding
     A = Lensing(image_shape=(2, side, side), padding=padding, flip_ra=flip_ra)
@@ -621,7 +631,9 @@ def test_judging_refuses():
 
 
 def test_lensing_keeps_nothing_between_calls():
-    """Each thread gets the step of its own alpha, and a step costs no more state than the operator has."""
+    """Each thread gets the step of its own alpha, and a step costs no more state than the operator
+    has.
+    """
     A = Lensing(image_shape=(2, 16, 16))
     z, before = white(1, 2, 16, 16), {**vars(A)}
     want = [A.data_step(z, 10.0**-k, Aty=z)[0] for k in range(8)]

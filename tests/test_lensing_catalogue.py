@@ -1,4 +1,6 @@
-"""Catalogues into shear maps: galaxies land where the WCS says, means and noise are those of the equations."""
+"""Catalogues into shear maps: galaxies land where the WCS says, means and noise are those of the
+equations.
+"""
 
 from __future__ import annotations
 
@@ -422,7 +424,8 @@ def test_few_galaxies_and_weights_of_zero():
         (
             {"pixel": "0.1 arcsec"},
             InputError,
-            r"a map of 0.\d+ by 0.\d+ degrees in pixels of 0.1 arcsec has \d+ by \d+ pixels; at most 8192",
+            r"a map of 0.\d+ by 0.\d+ degrees in pixels of 0.1 arcsec has \d+ by \d+ "
+            r"pixels; at most 8192",
         ),
         ({"shape": (9000, 3)}, InputError, "has 3 by 9000 pixels"),
         ({"shape": (3,)}, InputError, r"shape must be \(H, W\)"),

@@ -1,4 +1,6 @@
-"""Shear maps from FITS and convergence maps into it: nothing is lost on the way, and what cannot be is named."""
+"""Shear maps from FITS and convergence maps into it: nothing is lost on the way, and what cannot be
+is named.
+"""
 
 from __future__ import annotations
 
@@ -440,7 +442,8 @@ def test_a_file_without_shear_or_noise(tmp_path):
     path = write(tmp_path / "b.fits", {"KAPPA": GAMMA[0], "GAMMA1": GAMMA[0]})
     with pytest.raises(
         FileError,
-        match=r"expected images GAMMA1 and GAMMA2, .* \[1\] KAPPA \(6, 9\).*Name them: gamma1='NAME'",
+        match=r"expected images GAMMA1 and GAMMA2, .* \[1\] KAPPA \(6, 9\).*Name them: "
+        r"gamma1='NAME'",
     ):
         read_shear(path, noise=0.2)
     table = fits.BinTableHDU.from_columns([fits.Column("ra", "D", array=np.ones(3))], name="CAT")
@@ -675,14 +678,17 @@ def test_single_maps(tmp_path):
 
 @pytest.mark.parametrize("name", ["g.fits.gz", "g.fits"])
 def test_compressed_files_are_unpacked_as_far_as_they_go(name, tmp_path, monkeypatch):
-    """By what they begin with, not by their names: astropy would unpack the second without a bound."""
+    """By what they begin with, not by their names: astropy would unpack the second
+    without a bound.
+    """
     fits.PrimaryHDU(np.zeros((300, 300))).writeto(tmp_path / "plain.fits")
     (tmp_path / name).write_bytes(gzip.compress((tmp_path / "plain.fits").read_bytes()))
     assert read_map(tmp_path / name)[0].shape == (300, 300)
     monkeypatch.setattr(reading, "ROOM", 10**5)
     with pytest.raises(
         FileError,
-        match=rf"{name}: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill",
+        match=rf"{name}: its \d+ bytes claim to hold at least \d+. The file is damaged or made "
+        r"to fill",
     ):
         read_map(tmp_path / name)
 

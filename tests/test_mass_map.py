@@ -1,4 +1,6 @@
-"""Mass maps as a person makes them: map_mass, and ``pnp-mlpatch massmap`` from a FITS file to a FITS file."""
+"""Mass maps as a person makes them: map_mass, and ``pnp-mlpatch massmap`` from a FITS file to a
+FITS file.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""The two forms of MLPatch, tiling, locality, equivariance: on the shipped weights and on random ones."""
+"""The two forms of MLPatch, tiling, locality, equivariance: on the shipped weights and on random
+ones.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ MEMBERS = {
 
 
 def random_network(**config):
-    """Random weights, scaled so that the output is far from the input (as initialised, the residual is zero)."""
+    """Random weights, scaled so that the output is far from the input (as initialised, the residual
+    is zero).
+    """
     torch.manual_seed(0)
     net = MLPatch(**(config if {"features", "rings"} & set(config) else {**SAMPLES, **config}))
     torch.nn.init.normal_(net.last, std=0.2)
@@ -260,7 +264,9 @@ def test_adding_a_constant_adds_it_to_the_output(net, sigma):
     # offsets that follow the content amplify rounding; so do twelve layers of a residual stem
     bound = 1e-3 if net.deform else 5e-5 if net.config["residual"] else 2e-5
     y = net(x, sigma)
-    if net.signal:  # images about zero: a constant is a signal, which noise makes unlikely; without noise nothing is taken off
+    # images about zero: a constant is a signal, which noise makes unlikely; without noise nothing
+    # is taken off
+    if net.signal:
         assert torch.equal(net(x + 3, 0.0), x + 3)
         return
     assert (net(x + 3, sigma) - 3 - y).abs().max() < bound * max(1.0, float(y.abs().max()))
@@ -341,7 +347,9 @@ def test_deformed_patches_follow_the_content():
 
 
 def test_samples_stay_exact_far_from_the_origin():
-    """Coordinates of large images lose no precision: the fraction is taken before the offset is added."""
+    """Coordinates of large images lose no precision: the fraction is taken before the offset is
+    added.
+    """
     net = random_network()
     x = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(8))
     wide = torch.cat([torch.zeros(1, 1, 24, 40000), x], dim=-1)

@@ -1,4 +1,6 @@
-"""Quadratic problems, whose answer is known: where each solver comes to rest; FISTA, DRS, RED, PDHG; results that are saved and drawn."""
+"""Quadratic problems, whose answer is known: where each solver comes to rest; FISTA, DRS, RED,
+PDHG; results that are saved and drawn.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def off(x, exact):
 @pytest.mark.parametrize("name", ["admm", "fast_admm", "drs", "pdhg"])
 @pytest.mark.parametrize("alpha", [None, 0.3])
 def test_rest_of_admm_and_its_kin(quadratic, name, alpha):
-    """A^H (A x - q) + alpha u = 0 with u = sigma^2 L x: the minimum of |A x - q|^2 / (2 noise^2) + <x, L x> / 2 if alpha = (noise / sigma)^2."""
+    """A^H (A x - q) + alpha u = 0 with u = sigma^2 L x: the minimum of |A x - q|^2 / (2 noise^2) +
+    <x, L x> / 2 if alpha = (noise / sigma)^2.
+    """
     settings = {} if name == "pdhg" else EXACT
     result = reconstruct(
         quadratic.q,
@@ -332,9 +336,9 @@ def test_a_noise_map_is_whitening(name, form):
         q / noise[0], Mask(A.mask / noise[0]), gaussian, name, noise=1.0, iterations=9, **settings
     )
     assert off(by_map.x, by_hand.x) < 1e-10
-    if (
-        name != "fista"
-    ):  # a map for each image: the same limits; tau, and with it the limit at a given sigma, is that of the batch
+    # a map for each image: the same limits; tau, and with it the limit at a given sigma, is that of
+    # the batch
+    if name != "fista":
         together = reconstruct(q, A, gaussian, name, noise=noise, iterations=500, **settings)
         settings["x0"] = torch.zeros_like(q[1:])
         alone = reconstruct(q[1:], A, gaussian, name, noise=noise[1], iterations=500, **settings)
@@ -378,7 +382,9 @@ def test_they_deblur(name, settings, mlpatch, photo):
 
 
 def overdone(x, sigma):
-    """Takes off three times too much: eigenvalues 1 - 3 (1 - d) of the Jacobian, from -1.67 to 1 at sigma = 1."""
+    """Takes off three times too much: eigenvalues 1 - 3 (1 - d) of the Jacobian, from -1.67 to 1 at
+    sigma = 1.
+    """
     return x - 3 * (x - gaussian(x, sigma))
 
 
@@ -387,7 +393,8 @@ def reflected(x, sigma):
     return 2 * gaussian(x, sigma) - x
 
 
-# settings with which the largest factor of a step is above 1: with A = 1 everything commutes, and the factors are those of numbers
+# settings with which the largest factor of a step is above 1: with A = 1 everything commutes, and
+# the factors are those of numbers
 EXPANDING = [
     ("admm", {"alpha": 0.05, "sigma": 1.0}),  # 1/2 (1 + R_h R_D) = 1/2 (1 + 0.905 * 4.33)
     ("drs", {"alpha": 0.05, "sigma": 1.0, "relaxation": 1.5}),
@@ -413,7 +420,9 @@ def test_an_expansive_denoiser_is_not_silently_wrong_and_averaged_mends_it(name,
 
 
 def test_fast_admm_that_refuses_all_steps_has_not_converged():
-    """The same refused step again and again moves nothing, and is no convergence; averaged, it gets there."""
+    """The same refused step again and again moves nothing, and is no convergence; averaged, it gets
+    there.
+    """
     A, q = Identity(SHAPE), torch.rand(2, *SHAPE, dtype=torch.float64)
     settings = {"alpha": 0.05, "sigma": 1.0, "noise": 1.0}
     stuck = reconstruct(q, A, overdone, "fast_admm", iterations=60, tol=1e-6, **settings)

@@ -1,4 +1,6 @@
-"""The networks of the talk: sizes, foreign state dicts with batch normalisation folded, files, training by the one loop."""
+"""The networks of the talk: sizes, foreign state dicts with batch normalisation folded, files,
+training by the one loop.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ NAMES = ("dncnn", "ircnn", "unet", "drunet")
 
 
 def stack(*, inputs=1, depth=4, width=6, norm=True, dilations=None) -> nn.Sequential:
-    """A plain published-style network: convolutions, batch normalisations with statistics of their own, ReLU."""
+    """A plain published-style network: convolutions, batch normalisations with statistics of their
+    own, ReLU.
+    """
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     dilations = dilations or [1] * depth
@@ -156,7 +160,9 @@ def test_the_sizes_of_the_talk():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(96, 80), (57, 43)])
 def test_shipped_networks_denoise(name, shape, photo):
-    """Better than they came, on sizes that 8 does not divide too; the card says at what size they were trained."""
+    """Better than they came, on sizes that 8 does not divide too; the card says at what size they
+    were trained.
+    """
     D = denoisers.make(name)
     clean = photo[..., : shape[0], : shape[1]]
     for level in (15, 50):
@@ -284,7 +290,8 @@ def test_downloaded_weights_are_read_without_running_code(tmp_path, monkeypatch)
     )
     with pytest.raises(
         WeightsError,
-        match=r"the published weights could not be downloaded .*Give the path of a local file instead",
+        match=r"the published weights could not be downloaded .*Give the path of a local file "
+        r"instead",
     ):
         denoisers.make("drunet", weights="download", channels=3)
 

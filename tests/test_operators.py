@@ -176,7 +176,9 @@ def blob(height, width, row, col, variance):
 
 
 def test_sense_of_rotation_and_axes():
-    """A blob at row 12, column 40 of 48 x 60: x = 40 - 29.5 to the right, y = 23.5 - 12 up; it projects to x cos + y sin."""
+    """A blob at row 12, column 40 of 48 x 60: x = 40 - 29.5 to the right, y = 23.5 - 12 up; it
+    projects to x cos + y sin.
+    """
     angles = torch.tensor([0.0, 0.4, math.pi / 2, 2.5])
     A = Radon(image_shape=(1, 48, 60), angles=angles, detectors=79, cache=False)
     image = blob(48, 60, 12, 40, 4.0)
@@ -267,7 +269,9 @@ def test_the_preconditioner_saves_iterations(views, ratio, at_most, factor):
 @pytest.mark.parametrize("backend", ["sparse", "astra_cpu"])
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4, 2e-5])
 def test_radons_data_step_reaches_the_tolerance_asked_for(tol, backend):
-    """The true residual, over five decades of alpha. Rounding in float32 sets the floor: 1e-7 times the condition number."""
+    """The true residual, over five decades of alpha. Rounding in float32 sets the floor: 1e-7 times
+    the condition number.
+    """
     A = Radon(image_shape=(1, 24, 28), angles=20, backend=backend, cache=False)
     L = A.norm() ** 2
     for decade in range(-3, 3):
@@ -318,7 +322,9 @@ def test_matrix_cache_is_used_and_a_damaged_one_is_built_again(tmp_path, monkeyp
 
 
 def test_a_thousand_calls_leave_nothing_behind():
-    """Neither ASTRA's objects nor memory: the resident size is that after the first hundred calls, to 4 MB."""
+    """Neither ASTRA's objects nor memory: the resident size is that after the first hundred calls,
+    to 4 MB.
+    """
     import astra
 
     A = Radon(image_shape=(1, 12, 13), angles=7, backend="astra_cpu")
@@ -463,7 +469,9 @@ def test_denoisers_under_vmap_take_a_number():
 
 
 def test_threads_do_not_change_the_warning_filters():
-    """Filters belong to the process: one that is set around a call is lost, or stays, when threads take turns."""
+    """Filters belong to the process: one that is set around a call is lost, or stays, when threads
+    take turns.
+    """
     A = operators.make("radon", image_shape=(1, 16, 16), angles=6, cache=False)
     switch, before = sys.getswitchinterval(), list(warnings.filters)
     sys.setswitchinterval(1e-5)

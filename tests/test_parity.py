@@ -1,4 +1,6 @@
-"""The same denoiser, alpha and start give deepinv's iterates: ADMM, HQS and PGD on a mask and on radon."""
+"""The same denoiser, alpha and start give deepinv's iterates: ADMM, HQS and PGD on a mask and on
+radon.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ ITERATIONS = 10
 
 
 def physics_of(A):
-    """The same operator on deepinv's side: its own inpainting for the mask, a plain LinearPhysics around the projector."""
+    """The same operator on deepinv's side: its own inpainting for the mask, a plain LinearPhysics
+    around the projector.
+    """
     physics = require("deepinv.physics", "test")
     if isinstance(A, Mask):
         return physics.Inpainting(img_size=A.image_shape, mask=A.mask.float())
@@ -119,7 +123,9 @@ def test_deepinvs_denoisers_and_our_operators_meet(problem):
 
 
 def test_odls_ray_transform_agrees():
-    """ODL's parallel beam on the same geometry, its weighting taken out: same sinogram, same orientation."""
+    """ODL's parallel beam on the same geometry, its weighting taken out: same sinogram, same
+    orientation.
+    """
     import numpy as np
 
     odl = require("odl", "test")

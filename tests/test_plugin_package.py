@@ -1,4 +1,6 @@
-"""The example package as its user gets it: built, installed into an environment of its own, and used by name. No network."""
+"""The example package as its user gets it: built, installed into an environment of its own, and
+used by name. No network.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def output(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def pip_install(python: Path, source: Path, *options: str | Path) -> None:
-    """Build ``source`` with the hatchling that is here, and install it for ``python``; nothing is downloaded."""
+    """Build ``source`` with the hatchling that is here, and install it for ``python``; nothing is
+    downloaded.
+    """
     pip = (
         sys.executable,
         "-m",
@@ -73,7 +77,9 @@ def source(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def python(folder, source) -> Path:
-    """The interpreter of a new environment that sees the packages of this one, and has the example package installed."""
+    """The interpreter of a new environment that sees the packages of this one, and has the example
+    package installed.
+    """
     home = folder / "environment"
     venv.create(home, with_pip=False, symlinks=os.name != "nt")
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -110,7 +116,9 @@ def cli(python: Path, *commands: str, path: Path | None = None) -> list[str]:
 
 
 def make_package(folder: Path, name: str, module: str, text: str, points: dict[str, str]) -> Path:
-    """The source of a package of one module, with entry points ``points`` (plugin name -> value) among the operators."""
+    """The source of a package of one module, with entry points ``points`` (plugin name -> value)
+    among the operators.
+    """
     source = folder / f"{name}-source"
     source.mkdir()
     (source / f"{module}.py").write_text(text, encoding="utf-8")
@@ -127,7 +135,9 @@ def make_package(folder: Path, name: str, module: str, text: str, points: dict[s
 
 @pytest.fixture(scope="module")
 def others(folder, python) -> Path:
-    """A folder with a second package: an operator whose import raises, and one with a name that is taken."""
+    """A folder with a second package: an operator whose import raises, and one with a name that is
+    taken.
+    """
     points = {"shattered": "pnp_second:Shattered", "superres": "pnp_second:Superres"}
     second = make_package(
         folder,
@@ -146,18 +156,22 @@ USE = """
     from pnp_mlpatch import denoisers, operators, reconstruct, samples, solvers
     from pnp_mlpatch.metrics import psnr
 
-    assert "superres" in operators.names() and "guided" in denoisers.names() and "nesterov" in solvers.names()
-    assert not [name for name in sys.modules if name.startswith("pnp_extras")], "listing imports nothing"
+    assert "superres" in operators.names()
+    assert "guided" in denoisers.names() and "nesterov" in solvers.names()
+    imported = [name for name in sys.modules if name.startswith("pnp_extras")]
+    assert not imported, "listing imports nothing"
     truth = samples.camera()[..., 100:196, 200:280].contiguous()
     A = operators.make("superres", image_shape=truth.shape[1:], factor=2)
-    q = A(truth) + 0.03 * torch.randn((1, *A.data_shape), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    q = A(truth) + 0.03 * torch.randn((1, *A.data_shape), generator=generator)
     start = float(psnr(A.initial(q), truth))
     for D, solver in (("guided", "nesterov"), ("guided", "admm"), ("tv", "nesterov")):
         result = reconstruct(q, A, D, solver, noise=0.03, progress=False)
         assert float(psnr(result.x, truth)) > start, (D, solver)
     for family, name in ((operators, "superres"), (denoisers, "guided"), (solvers, "nesterov")):
         found = family.info(name)
-        assert found.source == f"pnp_extras.{name}" and found.broken is None and found.doc and found.signature
+        assert found.source == f"pnp_extras.{name}" and found.broken is None
+        assert found.doc and found.signature
     """
 
 
@@ -205,8 +219,8 @@ def test_a_broken_package_is_reported_and_the_others_go_on(python, others):
     (line,) = [line for line in table.splitlines() if line.startswith("shattered ")]
     for text in (line, shown):
         assert (
-            "The operator 'shattered' (pnp_second:Shattered of package pnp-second) cannot be imported: RuntimeError: the licence server is down."
-            in text
+            "The operator 'shattered' (pnp_second:Shattered of package pnp-second) cannot "
+            "be imported: RuntimeError: the licence server is down." in text
         )
     sound = [line.split()[0] for line in table.splitlines()[1:] if "BROKEN" not in line]
     assert {"mask", "tv", "mlpatch", "admm", "guided", "nesterov"} <= set(sound)
@@ -217,16 +231,22 @@ ONE_NAME_TWICE = """
     from pnp_mlpatch import operators, reconstruct
     from pnp_mlpatch.errors import InputError
 
-    words = "Two operators are called 'superres': pnp_extras.superres:Superres of package pnp-mlpatch-extras-example, pnp_second:Superres of package "
+    words = (
+        "Two operators are called 'superres': pnp_extras.superres:Superres of package "
+        "pnp-mlpatch-extras-example, pnp_second:Superres of package "
+    )
     try:
         operators.get("superres")
     except InputError as error:
-        assert str(error).startswith(words) and str(error).endswith('. Uninstall or rename one of them.'), error
+        assert str(error).startswith(words), error
+        assert str(error).endswith('. Uninstall or rename one of them.'), error
     else:
         raise SystemExit("no error")
     assert operators.info("superres").broken.startswith(words)
     A = operators.make("identity", image_shape=(1, 9, 7))
-    assert reconstruct(torch.rand(1, 1, 9, 7), A, "guided", "nesterov", noise=0.1, progress=False).x.shape == (1, 1, 9, 7)
+    q = torch.rand(1, 1, 9, 7)
+    result = reconstruct(q, A, "guided", "nesterov", noise=0.1, progress=False)
+    assert result.x.shape == (1, 1, 9, 7)
     """
 
 

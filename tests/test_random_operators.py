@@ -1,4 +1,6 @@
-"""The short form of benchmarks/random_operators.py: random operators against dense float64 algebra."""
+"""The short form of benchmarks/random_operators.py: random operators against dense
+float64 algebra.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Kept reconstructions over all operators and solvers: a change of structure must not change a result.
+"""Kept reconstructions over all operators and solvers: a change of structure must not change a
+result.
 
 ``python tests/test_reference.py`` writes them anew, after a change that is meant to change results.
 """

@@ -1,4 +1,6 @@
-"""Plugins by name: listed without being imported, made with checked settings, broken ones reported and left aside."""
+"""Plugins by name: listed without being imported, made with checked settings, broken ones reported
+and left aside.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_the_package_works_with_torch_and_numpy_only():
                 self.finder = finder
 
             def find_spec(self, name, path=None, target=None):
-                return None if name.partition(".")[0] in sys.argv[1:] else self.finder.find_spec(name, path, target)
+                if name.partition(".")[0] in sys.argv[1:]:
+                    return None
+                return self.finder.find_spec(name, path, target)
 
             def __getattr__(self, name):
                 return getattr(self.finder, name)
@@ -97,7 +101,8 @@ def test_the_package_works_with_torch_and_numpy_only():
         from pnp_mlpatch.io.images import read_image, write_image
         from pnp_mlpatch.operators.blur import gaussian_psf
 
-        assert {"radon", "mask"} < set(operators.names()) and "drunet" in denoisers.names() and "admm" in solvers.names()
+        assert {"radon", "mask"} < set(operators.names())
+        assert "drunet" in denoisers.names() and "admm" in solvers.names()
         made = {
             "identity": {"image_shape": (1, 9, 7)},
             "lensing": {"image_shape": (2, 9, 7)},
@@ -107,7 +112,8 @@ def test_the_package_works_with_torch_and_numpy_only():
             A = operators.make(name, **settings)
             q = A(torch.rand(1, *A.image_shape))
             for solver in solvers.names():
-                assert torch.isfinite(reconstruct(q, A, "tv", solver, noise=0.1, iterations=2).x).all()
+                result = reconstruct(q, A, "tv", solver, noise=0.1, iterations=2)
+                assert torch.isfinite(result.x).all()
         mask = operators.make("mask", mask=(torch.rand(9, 7) < 0.5))
         net = MLPatch(width=8, rings=2, angles=4, radius=2.0)
         wanted = [
@@ -153,8 +159,8 @@ def test_unknown_names(family, wrong, right):
         with pytest.raises(UnknownPlugin) as caught:
             call(wrong)
         assert (
-            str(caught.value)
-            == f"No {family} is called '{wrong}'. Did you mean '{right}'? Known: {', '.join(registry.names())}."
+            str(caught.value) == f"No {family} is called '{wrong}'. Did you mean '{right}'? Known: "
+            f"{', '.join(registry.names())}."
         )
     with pytest.raises(LookupError):
         registry.get("nothing like it")
@@ -169,12 +175,14 @@ def test_names_are_strings(name):
 def test_settings_are_checked_before_the_call():
     with pytest.raises(
         InputTypeError,
-        match=r"The operator 'mask' has no setting 'chanels'. Did you mean 'channels'\? It takes: mask, channels",
+        match=r"The operator 'mask' has no setting 'chanels'. Did you mean 'channels'\? It "
+        r"takes: mask, channels",
     ):
         operators.make("mask", mask=torch.ones(3, 3), chanels=2)
     with pytest.raises(
         InputTypeError,
-        match=r"Radon: give image_shape=\(C, H, W\) and angles=, .*or a geometry: Radon\(geometry\)",
+        match=r"Radon: give image_shape=\(C, H, W\) and angles=, .*or a geometry: "
+        r"Radon\(geometry\)",
     ):
         operators.make("radon", image_shape=(1, 4, 5))
     with pytest.raises(InputTypeError, match="The operator 'blur' needs psf, image_shape"):
@@ -242,7 +250,8 @@ def test_registering_at_run_time_and_twice(registry):
     registry.register("doubled")(Doubled)  # a module that is imported again
     with pytest.raises(
         InputError,
-        match=r"Two operators register the name 'doubled': .*Doubled and .*Identity. Rename one of them",
+        match=r"Two operators register the name 'doubled': .*Doubled and .*Identity. Rename one "
+        r"of them",
     ):
         registry.register("doubled")(Identity)
 
@@ -435,7 +444,10 @@ def test_require_names_the_pip_line(package, line, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == top]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, top, None)
-    words = f"My operator needs the package '{top}', which is not installed. Install it with: pip install {line}"
+    words = (
+        f"My operator needs the package '{top}', which is not installed. Install it with: pip "
+        f"install {line}"
+    )
     with pytest.raises(MissingPackage, match=words) as caught:
         require(package, "My operator")
     assert isinstance(caught.value, ImportError)
@@ -484,6 +496,7 @@ def test_an_operator_has_two_hooks_and_needs_no_example():
 def test_the_name_of_weights_says_how_to_take_them():
     with pytest.raises(
         UnknownPlugin,
-        match=r"'mlpatch-sr' are weights, not a denoiser\. Take the denoiser 'mlpatch' with weights='mlpatch-sr'",
+        match=r"'mlpatch-sr' are weights, not a denoiser\. Take the denoiser 'mlpatch' with "
+        r"weights='mlpatch-sr'",
     ):
         denoisers.make("mlpatch-sr")

@@ -1,4 +1,6 @@
-"""What restores convergence, and judges without the truth: random and shifted symmetries, spectral scaling, balanced residuals, SURE and GCV."""
+"""What restores convergence, and judges without the truth: random and shifted symmetries, spectral
+scaling, balanced residuals, SURE and GCV.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def test_a_solver_with_random_symmetries_resumes_bit_for_bit():
 
 
 def sharpen(x, sigma):
-    """It amplifies what is rough by up to 1.4, and keeps means: PGD with it diverges where the data do not hold."""
+    """It amplifies what is rough by up to 1.4, and keeps means: PGD with it diverges where the data
+    do not hold.
+    """
     p = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
     return x + 0.05 * (
         4 * x - p[..., :-2, 1:-1] - p[..., 2:, 1:-1] - p[..., 1:-1, :-2] - p[..., 1:-1, 2:]
@@ -215,7 +219,9 @@ def test_balance_errors():
 
 
 def test_sure_is_the_risk_of_a_linear_estimate():
-    """x = q / (1 + c) for an identity: the divergence is m / (1 + c), and the mean of SURE over noises is the risk."""
+    """x = q / (1 + c) for an identity: the divergence is m / (1 + c), and the mean of SURE over
+    noises is the risk.
+    """
     A, truth, noise = Identity(SHAPE), rand(1, *SHAPE), 0.3
     for c in (0.0, 0.3, 2.0):
 
@@ -268,7 +274,9 @@ def test_maps_and_masks_count_only_what_was_measured():
 
 
 def test_probes_are_white_and_flat():
-    """All of the data: a flat spectrum, so that traces of convolutions are exact; part of them: nothing elsewhere, and a mean square of 1."""
+    """All of the data: a flat spectrum, so that traces of convolutions are exact; part of them:
+    nothing elsewhere, and a mean square of 1.
+    """
     q, everything = rand(2, 3, 16, 20), torch.ones(2, 3, 16, 20, dtype=torch.bool)
     b = probe(q, everything, torch.Generator().manual_seed(0))
     torch.testing.assert_close(
@@ -291,7 +299,9 @@ def test_probes_are_white_and_flat():
 
 
 def test_probes_tell_any_trace_and_that_of_a_blur_better_than_signs():
-    """A matrix without any structure, to 4 standard errors; a blur that changes over the image, to little more than half their deviation."""
+    """A matrix without any structure, to 4 standard errors; a blur that changes over the image, to
+    little more than half their deviation.
+    """
     generator, m = torch.Generator().manual_seed(1), 14 * 14
     q, everything = torch.zeros(400, 1, 14, 14).double(), torch.ones(1, 14, 14, dtype=torch.bool)
     J = torch.randn(m, m, generator=generator).double()

@@ -1,4 +1,6 @@
-"""Samplers on Gaussian posteriors, whose means and covariances are known, those of the discretised chains too; streaming; resuming."""
+"""Samplers on Gaussian posteriors, whose means and covariances are known, those of the discretised
+chains too; streaming; resuming.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ NAMES = ["ula", "skrock"]
 
 
 def spectrum(like):
-    """The variances of the prior at each frequency, (H, W): 1 / (2 + eigenvalue of the Laplacian)."""
+    """The variances of the prior at each frequency, (H, W): 1 / (2 + eigenvalue of
+    the Laplacian).
+    """
     rows, cols = (
         2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64))
         for n in like.shape[-2:]
@@ -41,7 +45,9 @@ def wiener(x, sigma):
 
 
 def posterior(chains=1, sigma=SIGMA):
-    """A mask, data, the precision P of the posterior of one chain, its mean and covariance; all channels have the same data."""
+    """A mask, data, the precision P of the posterior of one chain, its mean and covariance; all
+    channels have the same data.
+    """
     A = Mask(random_mask((H, W), keep=0.6, seed=2), channels=chains)
     q = A(
         2
@@ -72,7 +78,9 @@ def ula_covariance(P, delta):
 
 
 def skrock_covariance(P, delta, stages):
-    """By the polynomials in closed form: cos and cosh of multiples, with T_s and U_(s-1) the Chebyshev polynomials."""
+    """By the polynomials in closed form: cos and cosh of multiples, with T_s and U_(s-1) the
+    Chebyshev polynomials.
+    """
     _, w_1 = chebyshev(stages)
     w_0 = 1 + 0.05 / stages**2
 
@@ -103,7 +111,9 @@ def skrock_covariance(P, delta, stages):
 
 
 def sampled(problem, name, **settings):
-    """The state, and that of the squared deviations of the samples from the exact mean, of which the variance is the mean."""
+    """The state, and that of the squared deviations of the samples from the exact mean, of which
+    the variance is the mean.
+    """
     mean, squares = problem.mean.reshape(H, W), []
 
     def follow_squares(state):
@@ -120,7 +130,9 @@ def sampled(problem, name, **settings):
 
 
 def in_standard_errors(states, mean, covariance):
-    """Errors of mean and variance, averaged over the chains, over their standard errors by the effective sample size, for each pixel."""
+    """Errors of mean and variance, averaged over the chains, over their standard errors by the
+    effective sample size, for each pixel.
+    """
     errors = []
     for state, exact in zip(states, (mean, covariance.diagonal()), strict=True):
         width = (state.std.square() / state.effective_samples).sum(1)[0].sqrt() / state.x.shape[1]
@@ -171,7 +183,9 @@ def test_mean_and_variance_are_those_of_the_discretised_chain(name, settings):
 
 
 def test_long_steps_make_ula_too_wide_and_skrock_too_narrow():
-    """What the docstrings say of the discretisation, seen in the samples: the errors against the exact posterior are far beyond chance."""
+    """What the docstrings say of the discretisation, seen in the samples: the errors against the
+    exact posterior are far beyond chance.
+    """
     problem = posterior(chains=96)
     wide = in_standard_errors(
         sampled(problem, "ula", delta=0.15, iterations=650, burn_in=200), problem.mean, problem.cov
@@ -212,7 +226,9 @@ def test_with_small_steps_it_is_the_posterior(name, settings):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Each of 1200 channels: an image drawn from the prior, data of it, a chain; 19 samples of one pixel."""
+    """Each of 1200 channels: an image drawn from the prior, data of it, a chain; 19 samples of one
+    pixel.
+    """
     chains, keep = 1200, 10
     generator = torch.Generator().manual_seed(5)
     like = torch.zeros(1, chains, H, W)
@@ -244,7 +260,9 @@ def test_ranks_see_samples_that_are_too_narrow_or_too_wide(drawn, scale):
 
 
 def test_effective_samples_against_theory():
-    """White prior and data: each pixel is an autoregression with phi = 1 - delta p, of n (1 - phi) / (1 + phi) effective samples."""
+    """White prior and data: each pixel is an autoregression with phi = 1 - delta p, of n (1 - phi)
+    / (1 + phi) effective samples.
+    """
     A, q = Identity((1, 48, 48)), torch.zeros(1, 1, 48, 48)
 
     def D(x, sigma):
@@ -275,7 +293,9 @@ def test_effective_samples_against_theory():
 
 
 def test_the_box_holds_what_the_prior_does_not():
-    """No data but at one pixel, a flat prior: without a box the variance grows with the chain, with one it stays near that of the box."""
+    """No data but at one pixel, a flat prior: without a box the variance grows with the chain, with
+    one it stays near that of the box.
+    """
     A = Mask(torch.arange(20).eq(0).expand(1, 1, 20))
     q = torch.full((1, 1, 1, 20), 0.5) * A.mask
 
@@ -457,7 +477,9 @@ def test_images_with_levels_of_their_own(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_noise_maps(name):
-    """One map is whitening; with a map for each image, each has its own delta, as if it were alone."""
+    """One map is whitening; with a map for each image, each has its own delta, as if
+    it were alone.
+    """
     problem = posterior()
     q = torch.cat([problem.q, 2 * problem.q])
     noise = 0.3 + torch.rand(

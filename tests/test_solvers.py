@@ -1,4 +1,6 @@
-"""Solvers: exact answers where there are some, states, histories, schedules, noise in physical units."""
+"""Solvers: exact answers where there are some, states, histories, schedules, noise in physical
+units.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,18 @@ from pnp_mlpatch.solvers import make_problem, schedules
 
 
 def gaussian_prior(x, sigma):
-    """The proximal map of R(f) = |f|^2 / (2 s^2) with s = 0.5, at eta = sigma^2: the exact denoiser of that prior."""
+    """The proximal map of R(f) = |f|^2 / (2 s^2) with s = 0.5, at eta = sigma^2: the exact denoiser
+    of that prior.
+    """
     eta = sigma**2 if not isinstance(sigma, torch.Tensor) else (sigma**2).reshape(-1, 1, 1, 1)
     return x / (1 + eta / 0.25)
 
 
 @pytest.mark.parametrize("operator", operators.names())
 def test_admm_and_pgd_reach_the_closed_form_of_a_gaussian_prior(operator):
-    """min 1/(2 noise^2) |q - A f|^2 + |f|^2 / (2 s^2) = data step at z = 0, alpha = noise^2 / s^2."""
+    """min 1/(2 noise^2) |q - A f|^2 + |f|^2 / (2 s^2) = data step at z = 0, alpha =
+    noise^2 / s^2.
+    """
     A = operators.get(operator).example()
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, *A.data_shape, dtype=torch.float64, generator=generator)

@@ -1,4 +1,6 @@
-"""Split Gibbs sampling: the mean of the posterior where it is known, and what the solver promises of its random numbers."""
+"""Split Gibbs sampling: the mean of the posterior where it is known, and what the solver promises
+of its random numbers.
+"""
 
 import pytest
 import torch
@@ -45,7 +47,9 @@ def survey(shape=(32, 32), seed=0):
 
 @pytest.mark.parametrize(("sigma", "bound"), [(0.05, 0.02), (0.03, 0.006)])
 def test_with_the_gaussian_denoiser_the_mean_is_the_wiener_filter(sigma, bound):
-    """The noise split as the messenger field splits it. What is left is the mean shear, the one mode of which A A^H is 0, not 1."""
+    """The noise split as the messenger field splits it. What is left is the mean shear, the one
+    mode of which A A^H is 0, not 1.
+    """
     q, noise = survey()
     D, _ = gaussian(q.shape[-2:])
     exact = wiener(q, noise, convergence_spectrum, PIXEL, tol=1e-10)

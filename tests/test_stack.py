@@ -1,4 +1,6 @@
-"""Several data sets of one image as one operator: data in and out, weights that keep closed forms, starts, errors."""
+"""Several data sets of one image as one operator: data in and out, weights that keep closed forms,
+starts, errors.
+"""
 
 from __future__ import annotations
 
@@ -230,7 +232,8 @@ M, B = Mask(random_mask(SHAPE[1:], keep=0.5)), Blur(gaussian_psf(0.8), SHAPE)
         (
             lambda: Stack([M, Blur(gaussian_psf(0.8), (1, 12, 10))]),
             InputError,
-            r"must see one image, .*Mask \(1, 10, 12\), Blur \(1, 12, 10\). Make all of them for the same image",
+            r"must see one image, .*Mask \(1, 10, 12\), Blur \(1, 12, 10\). Make all of "
+            r"them for the same image",
         ),
         (
             lambda: Stack([M, B]).join([rand(1, *SHAPE)]),

@@ -1,4 +1,6 @@
-"""Each image of a batch stops by itself, as if it were alone; what does not converge is named; what runs away is stopped before it is NaN."""
+"""Each image of a batch stops by itself, as if it were alone; what does not converge is named; what
+runs away is stopped before it is NaN.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ def test_settings_and_maps_of_each_image_go_with_it():
         )
         assert alone.status == together.statuses[k] == "converged"
         counts.add(alone.state.iteration)
-        if k:  # the start of one with its own map does not fill the gaps, so only what it comes to is compared
+        # the start of one with its own map does not fill the gaps, so only what it comes to is
+        # compared
+        if k:
             assert torch.allclose(alone.x, together.x[k : k + 1], atol=3e-3)
     assert len(counts) > 1
 
@@ -177,7 +181,9 @@ def test_a_callback_stops_single_images():
 
 
 def turning(x, sigma):
-    """A rotation by a right angle in the plane of x and its reverse: of norm 1, and never at rest."""
+    """A rotation by a right angle in the plane of x and its reverse: of norm 1, and
+    never at rest.
+    """
     half = x.shape[-1] // 2
     return torch.cat([-x[..., half:], x[..., :half]], dim=-1)
 

@@ -1,4 +1,6 @@
-"""Upscaling: no shift at any factor, the same numbers however it is cut; LIIF, which it is compared to, and the benchmark itself."""
+"""Upscaling: no shift at any factor, the same numbers however it is cut; LIIF, which it is compared
+to, and the benchmark itself.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ FACTORS = (1.5, 2, 2.5, 3, 8)
 
 
 def network(member, residual=0.2, **config):
-    """Random weights; ``residual`` is the size of those of the last layer, 0 leaves bicubic interpolation."""
+    """Random weights; ``residual`` is the size of those of the last layer, 0 leaves bicubic
+    interpolation.
+    """
     torch.manual_seed(0)
     net = MLPatch(**MEMBERS[member], sigma_max=0.0, **config)
     torch.nn.init.normal_(net.last, std=residual)
@@ -208,7 +212,9 @@ def test_liif_has_the_published_size(liif):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_liif_is_the_formula_of_the_paper(liif, channels):
-    """By hand: unfolded codes, one linear layer on code, distance and cell, areas of the opposite rectangles."""
+    """By hand: unfolded codes, one linear layer on code, distance and cell, areas of the opposite
+    rectangles.
+    """
     net, x = small(liif, channels=channels), noise(1, channels, 9, 11)
     features = net.head(2 * x - 1)
     features = features + net.blocks(features)
@@ -218,7 +224,8 @@ def test_liif_is_the_formula_of_the_paper(liif, channels):
         expected, areas = torch.zeros(channels), 0.0
         for i in (math.floor(p[0]), math.floor(p[0]) + 1):
             for j in (math.floor(p[1]), math.floor(p[1]) + 1):
-                # in the paper the image is [-1, 1]^2: a pixel is 2 / H wide, and distances and cell are multiplied by H
+                # in the paper the image is [-1, 1]^2: a pixel is 2 / H wide, and distances and cell
+                # are multiplied by H
                 place = torch.tensor([2 * (p[0] - i), 2 * (p[1] - j), 2 / 3, 2 / 3])
                 h = F.linear(torch.cat([codes[0, :, i, j], place]), weight, net.code.bias)
                 for layer in net.layers:
@@ -259,7 +266,9 @@ def test_liif_is_continuous_where_the_codes_change(liif, boundary):
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_liif_does_not_shift(liif, factor):
-    """With the bilinear image added and nothing from the MLP, it is torch's interpolation, borders too."""
+    """With the bilinear image added and nothing from the MLP, it is torch's interpolation, borders
+    too.
+    """
     net, x = small(liif, channels=3, skip=True), noise(2, 3, 9, 12)
     for values in net.layers[-1].parameters():
         values.zero_()
@@ -300,10 +309,22 @@ def pictures(tmp_path):
 
 def test_liif_learns(registered, pictures, tmp_path):
     config = TrainConfig(
-        data=str(pictures), out=str(tmp_path / "out"), validation=str(pictures), denoiser="liif", task="upscale", sigma_max=0,
-        model={"width": 8, "blocks": 1, "hidden": [16, 16]}, size=24, batch=4, queries=64, steps=30, warmup=3, lr=1e-2, ema=0.8,
+        data=str(pictures),
+        out=str(tmp_path / "out"),
+        validation=str(pictures),
+        denoiser="liif",
+        task="upscale",
+        sigma_max=0,
+        model={"width": 8, "blocks": 1, "hidden": [16, 16]},
+        size=24,
+        batch=4,
+        queries=64,
+        steps=30,
+        warmup=3,
+        lr=1e-2,
+        ema=0.8,
         validate_every=15,
-    )  # fmt: skip
+    )
     path = train(config, progress=False)
     log = np.genfromtxt(tmp_path / "out" / "log.csv", delimiter=",", names=True)
     assert (
@@ -323,7 +344,9 @@ def test_liif_learns(registered, pictures, tmp_path):
 
 
 def test_the_benchmark(registered, pictures, tmp_path, monkeypatch, capsys):
-    """It trains both networks, prints and writes the table, and draws; a second run takes the weights of the first."""
+    """It trains both networks, prints and writes the table, and draws; a second run takes the
+    weights of the first.
+    """
     import superres
 
     threads = torch.get_num_threads()

@@ -1,4 +1,6 @@
-"""The training loop on six small pictures: it learns, goes on after a kill to the same bits, and refuses what it cannot use."""
+"""The training loop on six small pictures: it learns, goes on after a kill to the same bits, and
+refuses what it cannot use.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,18 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def config(folder, tmp_path):
     return TrainConfig(
-        data=str(folder), out=str(tmp_path / "out"), model=TINY, size=16, crop=6, batch=4, steps=12, warmup=3, checkpoint_every=4,
-        validate_every=6, lr=5e-3,
-    )  # fmt: skip
+        data=str(folder),
+        out=str(tmp_path / "out"),
+        model=TINY,
+        size=16,
+        crop=6,
+        batch=4,
+        steps=12,
+        warmup=3,
+        checkpoint_every=4,
+        validate_every=6,
+        lr=5e-3,
+    )
 
 
 def changed(config, **settings):
@@ -213,7 +224,10 @@ def test_what_may_change_between_runs(config, killed, folder):
 )
 def test_a_checkpoint_of_other_settings(config, killed, settings):
     killed(config, 5)
-    words = rf"checkpoint.pt: the checkpoint was made with other settings \({', '.join(settings)}\). Use another 'out', or resume=False"
+    words = (
+        r"checkpoint.pt: the checkpoint was made with other settings "
+        rf"\({', '.join(settings)}\). Use another 'out', or resume=False"
+    )
     with pytest.raises(WeightsError, match=words):
         train(changed(config, **settings), progress=False)
 
@@ -312,7 +326,8 @@ def test_grey_and_colour_pictures(folder, tmp_path):
 def test_a_loss_that_is_not_finite(config):
     with pytest.raises(
         Diverged,
-        match=r"train: the loss is (nan|inf) at step \d+. Lower lr \(now 1e\+30\); the last checkpoint is kept in .*out",
+        match=r"train: the loss is (nan|inf) at step \d+. Lower lr \(now 1e\+30\); the last "
+        r"checkpoint is kept in .*out",
     ):
         train(changed(config, lr=1e30, warmup=0, checkpoint_every=1), progress=False)
     kept = torch.load(f"{config.out}/checkpoint.pt")
@@ -392,7 +407,8 @@ def test_settings_of_the_model(config, settings, words):
 def test_toml(config, tmp_path):
     path = tmp_path / "train.toml"
     path.write_text(
-        'data = "pictures"\nout = "results"\nlr = 0.002\n[model]\nwidth = 8\n[card]\nlicence = "CC0"\n'
+        'data = "pictures"\nout = "results"\nlr = 0.002\n[model]\nwidth = '
+        '8\n[card]\nlicence = "CC0"\n'
     )
     read = TrainConfig.from_toml(path)
     assert read == TrainConfig(
@@ -450,7 +466,9 @@ def test_learning_rate(config):
 @pytest.mark.parametrize("halo", [0, 2, 5, 11])
 @pytest.mark.parametrize(("size", "crop"), [(9, 3), (9, 9), (9, 1), (4, 2), (1, 1)])
 def test_blocks_are_cut_from_the_reflected_window(size, crop, halo):
-    """Image and noise are those of the window padded by numpy, so a pixel and its mirror carry the same draw."""
+    """Image and noise are those of the window padded by numpy, so a pixel and its mirror carry the
+    same draw.
+    """
     image = torch.arange(2 * 14 * 13, dtype=torch.float32).reshape(2, 14, 13)
     rng = np.random.default_rng(0)
     top, left = 14 - size, 1

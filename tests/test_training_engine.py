@@ -1,4 +1,6 @@
-"""The engine of the training: average of the weights, clipping, decay, weights to start from, random pixels, several processes."""
+"""The engine of the training: average of the weights, clipping, decay, weights to start from,
+random pixels, several processes.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,17 @@ def config(tmp_path):
         picture = 128 + 60 * np.sin(rows / (3 + k)) * np.cos(cols / (7 - k))
         Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "pictures" / f"{k}.png")
     return TrainConfig(
-        data=str(tmp_path / "pictures"), out=str(tmp_path / "out"), model=TINY, size=16, crop=6, batch=4, steps=8, warmup=2,
-        lr=5e-3, checkpoint_every=4,
-    )  # fmt: skip
+        data=str(tmp_path / "pictures"),
+        out=str(tmp_path / "out"),
+        model=TINY,
+        size=16,
+        crop=6,
+        batch=4,
+        steps=8,
+        warmup=2,
+        lr=5e-3,
+        checkpoint_every=4,
+    )
 
 
 def changed(config, name="", **settings):
@@ -118,7 +128,9 @@ def test_clipping_bounds_the_gradient(config, monkeypatch):
 
 
 def test_half_precision_with_a_scaled_loss(config, monkeypatch):
-    """float16 is refused on the CPU because it is slow there; the scaler works there too, so that its order in the loop can be tested."""
+    """float16 is refused on the CPU because it is slow there; the scaler works there too, so that
+    its order in the loop can be tested.
+    """
     monkeypatch.setattr(loop, "processes", lambda config: (torch.device("cpu"), 0, 1))
     half = tensors(train(changed(config, "half", precision="float16", steps=20), progress=False))
     full = tensors(train(changed(config, "full", steps=20), progress=False))
@@ -194,7 +206,8 @@ def test_weights_that_do_not_fit(config, tmp_path):
             train(changed(config, "again", **settings), progress=False)
     with pytest.raises(
         InputError,
-        match=r"sigma_max \(0.3\) is above that of the network \(0.2353\). Lower it, or set model.sigma_max",
+        match=r"sigma_max \(0.3\) is above that of the network \(0.2353\). Lower it, or set "
+        r"model.sigma_max",
     ):
         train(changed(config, "again", init=str(first), model={}, sigma_max=0.3), progress=False)
 
@@ -310,7 +323,8 @@ def test_random_pixels_train_as_crops_do(config):
 def test_random_pixels_are_refused(config):
     with pytest.raises(
         InputError,
-        match=r"train: pixels \(64\) asks for single random pixels; set crop = 1 with it, got crop = 6",
+        match=r"train: pixels \(64\) asks for single random pixels; set crop = 1 with it, got "
+        r"crop = 6",
     ):
         changed(config, pixels=64)
     with pytest.raises(
@@ -336,9 +350,14 @@ def torchrun(toml: Path, processes: int, *flags: str) -> subprocess.CompletedPro
         "pnp_mlpatch.cli",
     ]
     return subprocess.run(
-        [*command, "train", "--config", str(toml), "--threads", "1", *flags], capture_output=True, text=True, check=False, timeout=120,
-        cwd=Path(pnp_mlpatch.__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [*command, "train", "--config", str(toml), "--threads", "1", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=Path(pnp_mlpatch.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def write_toml(config, path: Path) -> Path:

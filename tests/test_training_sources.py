@@ -1,4 +1,6 @@
-"""Where training images come from: pictures, stacks in four formats, read piece by piece, and procedural images."""
+"""Where training images come from: pictures, stacks in four formats, read piece by piece, and
+procedural images.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ def test_names_of_arrays(tmp_path):
     np.testing.assert_array_equal(stack(f"{npz}:mask", 1, 8).whole(0).numpy(), STACK[:1] > 0.5)
     with pytest.raises(
         FileError,
-        match=r"two.npz: expected one array of images, found 2 .*\(hu, mask\). Name one: '.*two.npz:NAME'",
+        match=r"two.npz: expected one array of images, found 2 .*\(hu, mask\). Name one: "
+        r"'.*two.npz:NAME'",
     ):
         stack(npz, 1, 8)
     with pytest.raises(FileError, match=r"stack.h5: holds no array 'images'"):
@@ -106,7 +109,9 @@ def test_names_of_arrays(tmp_path):
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
-    """A stack of 8 GB on paper, of which no byte is written: opening it and a few windows touch a few pages."""
+    """A stack of 8 GB on paper, of which no byte is written: opening it and a few windows touch a
+    few pages.
+    """
     path = tmp_path / "large.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(500, 2000, 2000))
     source = stack(str(path), 1, 64)
@@ -258,9 +263,18 @@ def test_training_on_every_kind(tmp_path):
     hounsfield = (STACK * 2000 - 1000).astype(np.int16)
     items = [write(tmp_path, ending, hounsfield) for ending in STACKS]
     config = TrainConfig(
-        data=[*items, "procedural"], validation=items[0], window=[-1024, 1024], out=str(tmp_path / "out"), model=TINY,
-        size=16, crop=4, batch=4, steps=2, warmup=1, sigma_max=20 / 255,
-    )  # fmt: skip
+        data=[*items, "procedural"],
+        validation=items[0],
+        window=[-1024, 1024],
+        out=str(tmp_path / "out"),
+        model=TINY,
+        size=16,
+        crop=4,
+        batch=4,
+        steps=2,
+        warmup=1,
+        sigma_max=20 / 255,
+    )
     path = train(config, progress=False)
     assert MLPatch.load(path).card["images"] == 2 * 5 * len(items)
     header, row = (tmp_path / "out" / "log.csv").read_text().splitlines()
@@ -276,7 +290,8 @@ def test_training_on_every_kind(tmp_path):
     [
         (
             {"data": []},
-            r"train: data must be a folder, an array file, 'procedural' or 'convergence', or a list of these; got \[\]",
+            r"train: data must be a folder, an array file, 'procedural' or 'convergence', "
+            r"or a list of these; got \[\]",
         ),
         ({"data": 3}, "train: data must be a folder"),
         ({"data": ["a", 1]}, "train: data must be a folder"),
@@ -302,7 +317,9 @@ def test_settings(settings, words):
 
 
 def test_generated_mass_maps():
-    """About zero, one channel, of (seed, step); beside others they give half of the windows, and validation has maps of its own."""
+    """About zero, one channel, of (seed, step); beside others they give half of the windows, and
+    validation has maps of its own.
+    """
     (source,) = open_sources("convergence", 1, 32, seed=1)
     (other,) = open_sources("convergence", 1, 32, seed=2)
     one = source.whole(0)
@@ -320,7 +337,9 @@ def test_generated_mass_maps():
 
 
 def test_a_codec_that_runs_code_is_refused(tmp_path):
-    """A zarr 2 array whose filter is pickle: what it unpickles would be called when it is read, or even opened."""
+    """A zarr 2 array whose filter is pickle: what it unpickles would be called when it is read, or
+    even opened.
+    """
     folder = tmp_path / "evil.zarr"
     folder.mkdir()
     trace = tmp_path / "ran"
@@ -395,7 +414,8 @@ def test_files_that_unpack_without_bound(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros((50, 64, 64), np.float32))
     with pytest.raises(
         FileError,
-        match=r"a.npz: its \d+ bytes claim to hold at least \d+. The file is damaged or made to fill",
+        match=r"a.npz: its \d+ bytes claim to hold at least \d+. The file is damaged or made to "
+        r"fill",
     ):
         stack(str(tmp_path / "a.npz"), 1, 8)
 

@@ -1,4 +1,6 @@
-"""Training to upscale: windows shrunk at every phase, exact coordinates, random pixels asked for; it learns, and refuses what cannot."""
+"""Training to upscale: windows shrunk at every phase, exact coordinates, random pixels asked for;
+it learns, and refuses what cannot.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,21 @@ def config(tmp_path):
             tmp_path / "pictures" / f"{k}.png"
         )
     return TrainConfig(
-        data=str(tmp_path / "pictures"), out=str(tmp_path / "out"), validation=str(tmp_path / "pictures"), model=TINY, task="upscale",
-        size=24, batch=4, queries=64, steps=40, warmup=3, lr=1e-2, sigma_max=0, checkpoint_every=20, validate_every=20,
-    )  # fmt: skip
+        data=str(tmp_path / "pictures"),
+        out=str(tmp_path / "out"),
+        validation=str(tmp_path / "pictures"),
+        model=TINY,
+        task="upscale",
+        size=24,
+        batch=4,
+        queries=64,
+        steps=40,
+        warmup=3,
+        lr=1e-2,
+        sigma_max=0,
+        checkpoint_every=20,
+        validate_every=20,
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -52,7 +66,9 @@ def test_shrinking_is_antialiased_bicubic(factor):
 
 @pytest.mark.parametrize(("size", "factor"), [(64, 2), (64, 4), (63, 3), (64, 3), (40, 1.6)])
 def test_the_values_are_at_their_coordinates(size, factor):
-    """A ramp, which shrinking leaves a ramp: the value of a pixel is that of the small image at its coordinates, to rounding inside."""
+    """A ramp, which shrinking leaves a ramp: the value of a pixel is that of the small image at its
+    coordinates, to rounding inside.
+    """
     ramp = torch.arange(size)[:, None] + 0.01 * torch.arange(size)[None]
     phases = []
     for seed in range(60):
@@ -135,7 +151,8 @@ def test_with_noise_and_in_half_precision(config):
 def test_a_network_without_coordinates(config):
     with pytest.raises(
         InputError,
-        match=r"train: task 'upscale' needs a network with at and upscale; 'ircnn' has none. Try 'mlpatch'",
+        match=r"train: task 'upscale' needs a network with at and upscale; 'ircnn' has none. Try "
+        r"'mlpatch'",
     ):
         train(
             TrainConfig(**{**config.to_dict(), "denoiser": "ircnn", "model": {}, "sigma_max": 0.1}),

@@ -1,4 +1,6 @@
-"""Photon counts: noise maps that differ between images or are infinite, weights in the preconditioner, the exact data term."""
+"""Photon counts: noise maps that differ between images or are infinite, weights in the
+preconditioner, the exact data term.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,9 @@ def test_preconditioner_of_weights_halves_the_iterations():
 
 @pytest.mark.parametrize(("photons", "background"), [(5.0, 0.0), (50.0, 2.0), (1e3, 0.0)])
 def test_data_step_is_the_proximal_map(A, truth, photons, background):
-    """The gradient of the negative log-likelihood and of the penalty, by autograd in double precision, is 0 there."""
+    """The gradient of the negative log-likelihood and of the penalty, by autograd in double
+    precision, is 0 there.
+    """
     counts = torch.poisson(
         photons * torch.exp(-A(truth)) + background, generator=torch.Generator().manual_seed(0)
     )
@@ -164,7 +168,9 @@ def test_data_step_is_the_proximal_map(A, truth, photons, background):
 
 
 def test_few_photons_are_less_biased_than_their_logarithms(A, truth):
-    """The mean over many draws: weighted least squares is dragged by the logarithm and its weights, the likelihood is not."""
+    """The mean over many draws: weighted least squares is dragged by the logarithm and its weights,
+    the likelihood is not.
+    """
     photons, draws = 3.0, 100
     many = truth[:1].expand(draws, -1, -1, -1)
     counts = simulate_counts(A(many.contiguous()), photons, seed=1)

@@ -1,4 +1,6 @@
-"""chi2 is 1 for the truth; alpha is halved for the images that do not meet their data, and for no others."""
+"""chi2 is 1 for the truth; alpha is halved for the images that do not meet their data, and for no
+others.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_a_start_is_taken(truth):
 
 
 def test_the_recipe(truth):
-    """A level for each image, a start by TV, then the discrepancy; as written in a few lines by hand."""
+    """A level for each image, a start by TV, then the discrepancy; as written in a few lines by
+    hand.
+    """
     A = Radon(ParallelBeam((SIZE, SIZE), 40), cache=False)
     noise = torch.tensor([0.2, 1.0])
     q = A(truth) + noise[:, None, None, None] * torch.randn(
@@ -211,7 +215,8 @@ def test_refusals(truth):
     q = A(truth)
     with pytest.raises(
         InputError,
-        match=r"discrepancy: PGD has no setting alpha to lower. Use a solver with one, such as admm",
+        match=r"discrepancy: PGD has no setting alpha to lower. Use a solver with one, such as "
+        r"admm",
     ):
         discrepancy(q, A, too_smooth, solvers.make("pgd"), noise=0.1)
     with pytest.raises(
@@ -238,7 +243,9 @@ def test_refusals(truth):
 
 
 def spectrum(shape):
-    """The variances of the modes of images of standard deviation 1 with the covariance (0.05 - laplacian)^-2."""
+    """The variances of the modes of images of standard deviation 1 with the covariance (0.05 -
+    laplacian)^-2.
+    """
     rows, cols = (
         2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64))
         for n in shape[-2:]
@@ -248,7 +255,9 @@ def spectrum(shape):
 
 
 def prior(x, sigma):
-    """The proximal map of 0.1 sigma times the true prior: with alpha = (noise / sigma)^2 the balance is right at sigma = 0.1."""
+    """The proximal map of 0.1 sigma times the true prior: with alpha = (noise / sigma)^2 the
+    balance is right at sigma = 0.1.
+    """
     values = spectrum(x.shape)
     return torch.fft.ifft2(torch.fft.fft2(x) * (values / (values + 0.1 * sigma)).to(x.dtype)).real
 
@@ -269,7 +278,9 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_cross_validation_finds_a_level_as_good_as_the_best(name):
-    """Six images, levels over two decades, of which the ends are bad: the chosen one costs a tenth of the error at most."""
+    """Six images, levels over two decades, of which the ends are bad: the chosen one costs a tenth
+    of the error at most.
+    """
     A, x = KINDS[name](), draws()
     noise = (0.5 if name == "mask" else 0.1) * float(A(x).std())
     q = A(x) + noise * torch.randn(

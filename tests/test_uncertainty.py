@@ -1,4 +1,6 @@
-"""Conformal intervals cover what they say, on images they have not seen; ranks and their test; what is refused."""
+"""Conformal intervals cover what they say, on images they have not seen; ranks and their test; what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def draw(*shape, seed=0):
 
 
 def test_the_factor_is_the_quantile_with_its_correction():
-    """Scores 1 ... 19 at the level 0.9: rank ceil(20 * 0.9) = 18. At 0.95 the 19th; above that, there are too few."""
+    """Scores 1 ... 19 at the level 0.9: rank ceil(20 * 0.9) = 18. At 0.95 the 19th; above that,
+    there are too few.
+    """
     x, std = torch.zeros(1, 1, 1, 19), torch.full((1, 1, 1, 19), 2.0)
     truth = (
         2
@@ -42,7 +46,9 @@ def test_the_factor_is_the_quantile_with_its_correction():
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("wrong", [1.0, 0.2])
 def test_gaussian_errors(level, wrong):
-    """Whatever std is multiplied by, the coverage is that asked for; with the right std, the factor is the Gaussian's quantile."""
+    """Whatever std is multiplied by, the coverage is that asked for; with the right std, the factor
+    is the Gaussian's quantile.
+    """
     std = 0.1 + draw(20, 1, 30, 30, seed=1).abs()
     truth, x = std * draw(20, 1, 30, 30, seed=2), torch.zeros(20, 1, 30, 30, dtype=torch.float64)
     found = calibrate(x[:10], wrong * std[:10], truth[:10], level)
@@ -76,7 +82,9 @@ def test_coverage_is_of_each_image_and_includes_the_ends():
 
 
 def test_samples_of_a_photograph(photo_parts):
-    """A photograph in 32 parts, half of their pixels missing: every second part, as on a chessboard, calibrates the others."""
+    """A photograph in 32 parts, half of their pixels missing: every second part, as on a
+    chessboard, calibrates the others.
+    """
     truth, x, std = photo_parts
     here = (
         torch.arange(32).reshape(8, 4).add(torch.arange(8)[:, None]).remainder(2).bool().flatten()

@@ -188,7 +188,9 @@ def test_receptive_field_gives_the_share_of_the_energy_within_each_radius():
 
 
 def test_receptive_field_of_an_operator_known_by_hand():
-    """D(x)(i, j) = 0.5 x(i, j) + 0.25 x(i - 3, j) + 0.1 x(i, j - 1): above and to the left, and so it is drawn."""
+    """D(x)(i, j) = 0.5 x(i, j) + 0.25 x(i - 3, j) + 0.1 x(i, j - 1): above and to the left, and so
+    it is drawn.
+    """
     D = as_denoiser(lambda x, s: 0.5 * x + 0.25 * x.roll(3, -2) + 0.1 * x.roll(1, -1))
     axis = viz.receptive_field(D, corner(), (10, 20), 0.1).axes[0]
     values = np.ma.filled(axis.images[0].get_array(), 0.0)

@@ -1,4 +1,6 @@
-"""Volumes slice by slice: the units, what was not measured, the window, and going on after a kill."""
+"""Volumes slice by slice: the units, what was not measured, the window, and going on
+after a kill.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ FAST = VolumeConfig(iterations=3, batch=2, sigma=0.06)
 
 
 def phantom(size: int = SIZE) -> torch.Tensor:
-    """(slices, H, W) attenuation per mm: a disc of 0.02 with a dense disc that moves and a hole, air about it."""
+    """(slices, H, W) attenuation per mm: a disc of 0.02 with a dense disc that moves and a hole,
+    air about it.
+    """
     rows, cols = np.mgrid[:size, :size] / size - 0.5
     slices = []
     for k in range(SLICES):
@@ -133,7 +137,9 @@ def test_poisson_agrees_and_is_better_where_photons_are_few(tmp_path):
 
 
 def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
-    """Where there is more noise than signal, three iterations from filtered backprojection as it is would keep its streaks."""
+    """Where there is more noise than signal, three iterations from filtered backprojection as it is
+    would keep its streaks.
+    """
     scan = made(
         Q + 0.4 * torch.randn(Q.shape, generator=torch.Generator().manual_seed(1)),
         INTEGRALS,
@@ -582,7 +588,8 @@ def test_geometry_and_scan(counts):
     check((5, 36, 44), 36, 44)
     with pytest.raises(
         InputError,
-        match=r"36 angles x 44 detectors \(in 5 slices\), the geometry 35 angles x 44 detectors. Check the number",
+        match=r"36 angles x 44 detectors \(in 5 slices\), the geometry 35 angles x 44 detectors. "
+        r"Check the number",
     ):
         check((5, 36, 44), 35, 44)
     with pytest.raises(InputError, match=r"layout 'sda' \(slices, detectors, angles\) would fit"):
@@ -649,7 +656,9 @@ def test_the_recipe_is_the_default(counts, tmp_path):
 
 
 def test_the_recipe_is_that_of_tuning(integrals, tmp_path):
-    """Each slice has the level of its own noise, and the numbers that it has in a batch of its own."""
+    """Each slice has the level of its own noise, and the numbers that it has in a
+    batch of its own.
+    """
     noisier = Q + torch.tensor([0.05, 0.2, 0.05, 0.1, 0.05])[:, None, None] * torch.randn(
         Q.shape, generator=torch.Generator().manual_seed(0)
     )

@@ -111,21 +111,39 @@ SPOILT = {
     "pickle": (lambda p: torch.save(tiny().state_dict(), p), NOT_WHOLE),
     "missing": (lambda p: p.unlink(), "no such file|neither a weights file nor a shipped name"),
     "kind": (lambda p: rewrite(p, kind="unet"), "expected weights of kind 'mlpatch', got 'unet'"),
-    "no kind": (lambda p: rewrite(p, kind=None), "expected weights of kind 'mlpatch', got 'a file without a kind'"),
-    "no header": (lambda p: save_file(tiny().state_dict(), p), "expected weights of kind 'mlpatch', got 'a file without a kind'"),
+    "no kind": (
+        lambda p: rewrite(p, kind=None),
+        "expected weights of kind 'mlpatch', got 'a file without a kind'",
+    ),
+    "no header": (
+        lambda p: save_file(tiny().state_dict(), p),
+        "expected weights of kind 'mlpatch', got 'a file without a kind'",
+    ),
     "no config": (lambda p: rewrite(p, config=None), "config"),
     "config is no JSON": (lambda p: rewrite(p, config="{"), "config|header"),
     "config is a list": (lambda p: rewrite(p, config="[1]"), NO_FIT),
     "card is a list": (lambda p: rewrite(p, card="[1]"), "card|header"),
     "no card": (lambda p: rewrite(p, card=None), "card"),
-    "NaN": (lambda p: rewrite(p, tensors=with_nan()), "tensor 'last' holds values that are not finite"),
+    "NaN": (
+        lambda p: rewrite(p, tensors=with_nan()),
+        "tensor 'last' holds values that are not finite",
+    ),
     "other width": (lambda p: rewrite(p, config=config(width=9)), NO_FIT + ".*size mismatch"),
-    "impossible width": (lambda p: rewrite(p, config=config(width=0)), NO_FIT + ".*width must be an integer >= 1, got 0"),
+    "impossible width": (
+        lambda p: rewrite(p, config=config(width=0)),
+        NO_FIT + ".*width must be an integer >= 1, got 0",
+    ),
     "text for a number": (lambda p: rewrite(p, config=config(radius="wide")), NO_FIT),
     "unknown setting": (lambda p: rewrite(p, config=config(height=3)), NO_FIT + ".*height"),
-    "tensor missing": (lambda p: rewrite(p, tensors={"first": torch.ones(8, 1, 8)}), NO_FIT + ".*Missing key"),
-    "tensor too many": (lambda p: rewrite(p, tensors=tiny().state_dict() | {"more": torch.ones(1)}), NO_FIT + ".*Unexpected key"),
-}  # fmt: skip
+    "tensor missing": (
+        lambda p: rewrite(p, tensors={"first": torch.ones(8, 1, 8)}),
+        NO_FIT + ".*Missing key",
+    ),
+    "tensor too many": (
+        lambda p: rewrite(p, tensors=tiny().state_dict() | {"more": torch.ones(1)}),
+        NO_FIT + ".*Unexpected key",
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +213,8 @@ def shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "DIRECTORY", tmp_path)
     tiny().save(tmp_path / "small.safetensors", CARD)
     (tmp_path / "manifest.toml").write_text(
-        f'[small]\nfile = "small.safetensors"\nsha256 = "{weights.sha256(tmp_path / "small.safetensors")}"\n'
+        '[small]\nfile = "small.safetensors"\nsha256 = '
+        f'"{weights.sha256(tmp_path / "small.safetensors")}"\n'
     )
     return tmp_path
 

@@ -199,7 +199,10 @@ def test_deepinv_denoiser():
     ids=["three", "optional", "star", "none", "keyword", "no signature", "sigma third"],
 )
 def test_unclear_signatures(D):
-    words = r"cannot tell from its signature how .* takes the noise level. Say sigma='input' or 'ignored'. Examples: as_denoiser\('tv'\)"
+    words = (
+        r"cannot tell from its signature how .* takes the noise level. Say sigma='input' or "
+        r"'ignored'. Examples: as_denoiser\('tv'\)"
+    )
     with pytest.raises(InputTypeError, match=words):
         as_denoiser(D)
 
@@ -237,7 +240,8 @@ def test_options_are_checked():
         (
             lambda x, s: x.numpy(),
             "torch",
-            r"expected a tensor back, got ndarray. For numpy functions say as_denoiser\(..., array='numpy'\)",
+            r"expected a tensor back, got ndarray. For numpy functions say "
+            r"as_denoiser\(..., array='numpy'\)",
         ),
         (lambda x, s: (x, s), "torch", "expected a tensor back, got tuple"),
         (
@@ -350,7 +354,8 @@ def test_per_channel_equals_channel_by_channel(sigma):
 def test_per_channel_refuses_a_level_for_each_channel():
     with pytest.raises(
         InputError,
-        match=r"mlpatch: sigma must be a number or a tensor of shape \(2,\), one level an image, got shape \(3,\)",
+        match=r"mlpatch: sigma must be a number or a tensor of shape \(2,\), one level an image, "
+        r"got shape \(3,\)",
     ):
         per_channel(tiny())(COLOUR, torch.full((3,), 0.1))
 
@@ -536,7 +541,8 @@ def test_gradients_flow_through_equivariant():
 def test_equivariant_refuses():
     with pytest.raises(
         InputError,
-        match=r"equivariant: group must be 'dihedral' \(8 symmetries\), 'rotations' \(4\) or 'shifts' \(16\), got 'flips'",
+        match=r"equivariant: group must be 'dihedral' \(8 symmetries\), 'rotations' \(4\) or "
+        r"'shifts' \(16\), got 'flips'",
     ):
         equivariant(tiny(), "flips")
     D = equivariant(tiny())
@@ -546,7 +552,8 @@ def test_equivariant_refuses():
         D(X[0], 0.1)
     with pytest.raises(
         InputError,
-        match=r"equivariant mlpatch: sigma must be a number or a tensor of shape \(2,\).*got shape \(2, 1, 7, 9\)",
+        match=r"equivariant mlpatch: sigma must be a number or a tensor of shape \(2,\).*got "
+        r"shape \(2, 1, 7, 9\)",
     ):
         D(X, rand(2, 1, 7, 9))
     with pytest.raises(

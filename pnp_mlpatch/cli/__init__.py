@@ -1,4 +1,4 @@
-"""The command line: ``pnp-mlpatch list``, ``info``, ``solve``, ``ct``, ``massmap``, ``train`` and ``demo``.
+"""The command line: ``pnp-mlpatch`` with one command a file.
 
 What the user can mend (a file, a name, a setting) is one line on stderr and the exit status 2.
 """
@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The words of the command. By default they are those of the process, which is then run as a program: Ctrl-C ends it with one line
-        at any moment, and a closed pipe does not end it.
+        The words of the command. By default they are those of the process, which is then run as a
+        program: Ctrl-C ends it with one line at any moment, and a closed pipe does not end it.
 
     Returns
     -------
@@ -83,7 +83,10 @@ def explain(error: Exception) -> str:
     from pnp_mlpatch.io.atomic import out_of_memory
 
     if out_of_memory(error):
-        return f"the memory does not suffice ({_short(error) or type(error).__name__}). Free some, or take a smaller image, batch or model."
+        return (
+            f"the memory does not suffice ({_short(error) or type(error).__name__}). Free "
+            "some, or take a smaller image, batch or model."
+        )
     if isinstance(error, RecursionError):
         return f"something that was given is nested too deeply ({_short(error)})."
     if isinstance(error, (PnPError, OSError)):
@@ -95,14 +98,18 @@ def _short(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-DESCRIPTION = "Plug-and-play reconstruction: an operator (how the data came about), a denoiser (what images look like), a solver."
+DESCRIPTION = (
+    "Plug-and-play reconstruction: an operator (how the data came about), a denoiser (what "
+    "images look like), a solver."
+)
 
 EPILOG = """\
 Start here:
   pnp-mlpatch list                  what there is
   pnp-mlpatch info radon            what it does, and its settings
   pnp-mlpatch demo --quick          two reconstructions, with pictures
-  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 \\
+      --noise 0.02 --output filled.png
 """
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: the registries by family, the device, and errors that say whose setting was wrong."""
+"""What the commands share: the registries by family, the device, flags, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS = {"denoiser": "mlpatch", "solver": "admm"}
 
 @contextmanager
 def blame(who: str) -> Iterator[None]:
-    """Turn the plain errors of a constructor that was given a wrong setting into one that says whose it was."""
+    """Turn a plain error of a constructor into one that says whose setting was wrong."""
     try:
         yield
     except (PnPError, OSError, RecursionError):
@@ -54,7 +54,8 @@ def prepare(args: argparse.Namespace) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"--device {args.device}: cannot be used ({str(error).partition(chr(10))[0]}). Use cpu, or cuda where there is one."
+            f"--device {args.device}: cannot be used ({str(error).partition(chr(10))[0]}). "
+            "Use cpu, or cuda where there is one."
         ) from error
     return device
 
@@ -65,9 +66,10 @@ COLUMNS = ("ra", "dec", "e1", "e2", "w")  # of a catalogue
 
 
 def spoken(text: str, args: argparse.Namespace) -> str:
-    """A message on one line, with the flags of the command in place of arguments of Python: "Give noise=" -> "Give --noise".
+    """Put a message on one line, with flags of the command in place of arguments of Python.
 
-    Settings of a solver that have no flag of their own become --set solver.NAME=VALUE, columns of a catalogue --columns NAME=COLUMN.
+    "Give noise=" becomes "Give --noise". Settings of a solver that have no flag of their own become
+    --set solver.NAME=VALUE, columns of a catalogue --columns NAME=COLUMN.
     """
     known = vars(args)
 
@@ -102,7 +104,7 @@ def spoken(text: str, args: argparse.Namespace) -> str:
 
 
 def plain_text(doc: str) -> str:
-    """A docstring without its reStructuredText marks."""
+    """Return a docstring without its reStructuredText marks."""
     return (
         re.sub(r":\w+:`~?(?:pnp_mlpatch\.[\w.]*\.)?([^`]*)`", r"\1", doc)
         .replace("``", "")
@@ -113,8 +115,23 @@ def plain_text(doc: str) -> str:
 def command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str
 ) -> argparse.ArgumentParser:
-    """A parser for one command, with its description and examples."""
+    """Make the parser of one command, with its description and examples."""
     raw = argparse.RawDescriptionHelpFormatter
     sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw)
     sub.set_defaults(run=run)
     return sub
+
+
+def flags_of_a_run(
+    to: Any, device: str = "cpu (default), cuda, cuda:1 ...", *, quiet: bool = True
+) -> None:
+    """Add --device, --threads and --quiet to a parser or to a group of it."""
+    to.add_argument("--device", metavar="DEVICE", help=device)
+    to.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    if quiet:
+        to.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def no_resume(to: Any, what: str = "an interrupted run") -> None:
+    """Add --no-resume to a parser or to a group of it."""
+    to.add_argument("--no-resume", action="store_true", help=f"start anew even if there is {what}")

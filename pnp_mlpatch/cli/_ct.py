@@ -95,7 +95,7 @@ def run_ct(args: argparse.Namespace) -> int:
 def _config(
     args: argparse.Namespace, scan: Scan, settings: dict[str, Any], device: str
 ) -> VolumeConfig:
-    """The settings of the reconstruction that the flags give."""
+    """Return the settings of the reconstruction that the flags give."""
     from pnp_mlpatch.pipelines.ct_volume import VolumeConfig
 
     given = {key: getattr(args, key) for key in CONFIG if getattr(args, key) is not None}
@@ -134,7 +134,7 @@ def _say(result: VolumeResult) -> None:
 
 
 def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Settings of the denoiser and of the solver that were given by --set."""
+    """Return the settings of the denoiser and of the solver that were given by --set."""
     sections: dict[str, dict[str, Any]] = {"denoiser": {}, "solver": {}}
     if args.weights is not None:
         sections["denoiser"]["weights"] = args.weights
@@ -142,7 +142,8 @@ def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         family, key, value = parse_set(text)
         if family == "operator":
             raise InputError(
-                f"--set '{text}': the operator of ct is set by its geometry; SECTION is denoiser or solver."
+                f"--set '{text}': the operator of ct is set by its geometry; SECTION is "
+                "denoiser or solver."
             )
         if family == "solver" and key in ("sigma", "iterations"):
             raise InputError(f"--set '{text}': give --{key}.")
@@ -151,12 +152,13 @@ def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
-    """The scan, with what the flags say in place of what the file says."""
+    """Read the scan, with what the flags say in place of what the file says."""
     angles, degrees = args.angles, args.degrees
     if angles is not None and angles.isdigit():
         if args.degrees is not None:
             raise InputError(
-                f"--degrees tells the unit of a file of angles; --angles {angles} needs none. Leave it out."
+                f"--degrees tells the unit of a file of angles; --angles {angles} needs "
+                "none. Leave it out."
             )
         if int(angles) < 1:
             raise InputError(f"--angles {angles}: the number of angles must be >= 1.")
@@ -172,7 +174,8 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
         value is not None for value in fields.values()
     ):
         raise InputError(
-            "--blank and --dark are for counts; line integrals have been divided by the open beam already."
+            "--blank and --dark are for counts; line integrals have been divided by the "
+            "open beam already."
         )
     return read_scan(
         args.scan,
@@ -196,7 +199,7 @@ def _number_or_path(text: str | None) -> float | str | None:
 
 
 def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
-    """The geometry of the flags; what they leave open is taken from the scan."""
+    """Make the geometry of the flags; the scan gives what they leave open."""
     if scan.angles is None:
         raise InputError(
             f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally "
@@ -218,7 +221,7 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
 
 
 def _with_flags(text: str) -> str:
-    """A message of ``Scan.geometry`` with the flags in place of its arguments."""
+    """Put a message of ``Scan.geometry`` in words with the flags in place of its arguments."""
     text = re.sub(r"\bbeam='(\w+)'", r"--beam \1", text.removeprefix("Scan.geometry: "))
     for name in GEOMETRY[2:]:
         flag = f"--{name.replace('_', '-')}"
@@ -227,13 +230,14 @@ def _with_flags(text: str) -> str:
 
 
 def _table(args: argparse.Namespace) -> dict[str, Any] | None:
-    """What the file of --geometry holds; the file beside an earlier volume will do."""
+    """Return what the file of --geometry holds; the file beside an earlier volume will do."""
     if args.geometry is None:
         return None
     void = [f"--{name.replace('_', '-')}" for name in GEOMETRY if getattr(args, name) is not None]
     if void:
         raise InputError(
-            f"--geometry {args.geometry} tells the whole geometry; leave out {', '.join(void)}, or change the file."
+            f"--geometry {args.geometry} tells the whole geometry; leave out "
+            f"{', '.join(void)}, or change the file."
         )
     path = Path(args.geometry)
     refuse_special(path)
@@ -263,10 +267,11 @@ def _table(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _from_table(args: argparse.Namespace, scan: Scan, table: dict[str, Any]) -> Geometry:
-    """The geometry of the file; angles and detectors that it does not tell are those of the scan."""
+    """Make the geometry of the file; the scan gives the angles and detectors that it lacks."""
     if "angles" not in table and scan.angles is None:
         raise InputError(
-            f"{args.geometry}: neither it nor the scan tells the angles. Give --angles FILE or --angles N."
+            f"{args.geometry}: neither it nor the scan tells the angles. Give --angles "
+            "FILE or --angles N."
         )
     angles = {} if "angles" in table or scan.angles is None else {"angles": scan.angles.tolist()}
     with blame(args.geometry):
@@ -296,7 +301,8 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
     for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):
         if text is not None and Path(text).resolve() in results:
             raise InputError(
-                f"{results[Path(text).resolve()]} would overwrite {text}, which is read. Choose another name."
+                f"{results[Path(text).resolve()]} would overwrite {text}, which is read. "
+                "Choose another name."
             )
 
 

@@ -1,4 +1,4 @@
-"""``pnp-mlpatch massmap``: a shear map or a catalogue on disk to a map of the convergence on disk."""
+"""``pnp-mlpatch massmap``: the convergence from a shear map or a catalogue, from disk to disk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,30 @@ if TYPE_CHECKING:
     from pnp_mlpatch.pipelines.mass_map import MassMap
 
 KEPT = (
-    "shear", "gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "pixel", "flip_ra", "reduced", "catalogue", "columns", "flip_e2", "center", "shape",
-    "denoiser", "weights", "sigma", "iterations", "burn_in", "padding", "seed", "truth",
-)  # fmt: skip
+    "shear",
+    "gamma1",
+    "gamma2",
+    "noise",
+    "n_gal",
+    "shape_noise",
+    "mask",
+    "pixel",
+    "flip_ra",
+    "reduced",
+    "catalogue",
+    "columns",
+    "flip_e2",
+    "center",
+    "shape",
+    "denoiser",
+    "weights",
+    "sigma",
+    "iterations",
+    "burn_in",
+    "padding",
+    "seed",
+    "truth",
+)
 MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "flip_ra")
 CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape")
 
@@ -40,7 +61,9 @@ def run_massmap(args: argparse.Namespace) -> int:
     asked, before = _asked(args)
     if "shear" not in asked or args.out is None:
         raise InputError(
-            f"massmap: {'give SHEAR, the input' if 'shear' not in asked else 'give --out FILE.fits'}. See pnp-mlpatch massmap -h."
+            "massmap: "
+            f"{'give SHEAR, the input' if 'shear' not in asked else 'give --out FILE.fits'}. "
+            "See pnp-mlpatch massmap -h."
         )
     out = Path(args.out)
     _check_out(args, out, asked)
@@ -95,7 +118,7 @@ def _map(
 
 
 def _truth(asked: dict[str, Any], shear: ShearMap) -> Tensor | None:
-    """The known convergence, if there is one."""
+    """Return the known convergence, if there is one."""
     if "truth" not in asked:
         return None
     path, which = split_source(asked["truth"], Path(asked["truth"]))
@@ -163,7 +186,7 @@ def _say(out: Path, result: MassMap, shear: ShearMap) -> None:
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the flags ask for, what they leave open from --from; and the sha256 of the files of that run."""
+    """Return the settings of flags and --from, and the sha256 of the files of that earlier run."""
     asked, before = {}, {}
     if args.source is not None:
         refuse_special(args.source)
@@ -176,7 +199,8 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             ) from error
         if unknown := sorted(set(asked) - set(KEPT)):
             raise FileError(
-                f"{args.source}: holds unknown settings ({', '.join(unknown)}). Is it of another version?"
+                f"{args.source}: holds unknown settings ({', '.join(unknown)}). Is it of "
+                "another version?"
             )
         if args.shear is not None:
             before = {}
@@ -200,11 +224,13 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
         return read_shear(asked["shear"], pixel=pixel, **given)
     if wrong := [key for key in MAP_ONLY if key in asked]:
         raise InputError(
-            f"massmap: --{wrong[0].replace('_', '-')} is for a shear map, not for a catalogue, which tells it. Leave it out."
+            f"massmap: --{wrong[0].replace('_', '-')} is for a shear map, not for a "
+            "catalogue, which tells it. Leave it out."
         )
     if pixel is None:
         raise InputError(
-            "massmap: a catalogue needs --pixel, the side of the pixels that it is put on, such as '0.4 arcmin'."
+            "massmap: a catalogue needs --pixel, the side of the pixels that it is put on, "
+            "such as '0.4 arcmin'."
         )
     names = {}
     for text in asked.get("columns", []):
@@ -229,7 +255,7 @@ def _number(text: str) -> float | str:
 
 
 def _files(asked: dict[str, Any]) -> dict[str, Path]:
-    """The files that the run reads, by setting."""
+    """Return the files that the run reads, by setting."""
     found = {}
     for key in ("shear", "gamma1", "gamma2", "noise", "n_gal", "mask", "weights"):
         value = asked.get(key)
@@ -246,7 +272,7 @@ def _files(asked: dict[str, Any]) -> dict[str, Path]:
 
 
 def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> None:
-    """Raise unless the results can be written, and nothing that is read is overwritten: known before the computation."""
+    """Raise unless the results can be written, and nothing that is read is overwritten."""
     if out.suffix.lower() not in (".fits", ".fit", ".fts"):
         raise InputError(f"--out {out}: expected a file ending in .fits.")
     if args.figure is not None and Path(args.figure).suffix.lower() != ".png":

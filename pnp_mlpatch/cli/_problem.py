@@ -29,7 +29,10 @@ from pnp_mlpatch.weights import read_toml
 
 @dataclass(frozen=True)
 class Run:
-    """What ``solve`` is asked for, flags and configuration file together; each section holds "name" and the settings given."""
+    """What ``solve`` is asked for, by flags and configuration file together.
+
+    Each section holds "name" and the settings given.
+    """
 
     source: Path
     simulate: bool
@@ -44,13 +47,14 @@ class Run:
 
 
 def read_run(args: argparse.Namespace) -> Run:
-    """The flags laid over the configuration file, and checked."""
+    """Lay the flags over the configuration file, and check them."""
     values = read_toml(args.config) if args.config else {}
     known = ["data", "simulate", "noise", "seed", "gray", "tune", "output", *REGISTRIES]
     for key in values:
         if key not in known:
             raise InputTypeError(
-                f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: {', '.join(known)}."
+                f"{args.config}: unknown key '{key}'. {did_you_mean(key, known)}Known: "
+                f"{', '.join(known)}."
             )
 
     (mode, source), output = _source(args, values)
@@ -67,11 +71,13 @@ def read_run(args: argparse.Namespace) -> Run:
         sections[family][key] = value
     if tune and args.checkpoint:
         raise InputError(
-            "solve: --tune makes many runs, which --checkpoint cannot go on from. Leave one of them out."
+            "solve: --tune makes many runs, which --checkpoint cannot go on from. Leave "
+            "one of them out."
         )
     if tune and (given_levels := [key for key in ("sigma", "alpha") if key in sections["solver"]]):
         raise InputError(
-            f"solve: --tune chooses the level, and solver.{given_levels[0]} gives it. Leave one of them out."
+            f"solve: --tune chooses the level, and solver.{given_levels[0]} gives it. "
+            "Leave one of them out."
         )
     return Run(
         Path(source),
@@ -86,14 +92,15 @@ def read_run(args: argparse.Namespace) -> Run:
 
 
 def _source(args: argparse.Namespace, values: dict[str, Any]) -> tuple[tuple[str, str], str]:
-    """What is read ("data" or "simulate", and the path), and where the result goes."""
+    """Return what is read ("data" or "simulate", and the path), and where the result goes."""
     given = {
         key: getattr(args, key) for key in ("data", "simulate") if getattr(args, key) is not None
     }
     given = given or {key: values[key] for key in ("data", "simulate") if key in values}
     if len(given) != 1:
         raise InputError(
-            f"solve: give exactly one of --simulate IMAGE and --data FILE; got {'both' if given else 'neither'}."
+            "solve: give exactly one of --simulate IMAGE and --data FILE; got "
+            f"{'both' if given else 'neither'}."
         )
     (mode, source), output = (
         next(iter(given.items())),
@@ -108,13 +115,14 @@ def _source(args: argparse.Namespace, values: dict[str, Any]) -> tuple[tuple[str
 
 
 def _noise_and_seed(args: argparse.Namespace, values: dict[str, Any]) -> tuple[float | None, int]:
-    """The noise of the data, and the seed of simulated noise."""
+    """Return the noise of the data, and the seed of simulated noise."""
     noise = values.get("noise") if args.noise is None else args.noise
     if noise is not None and (
         isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 < noise < math.inf
     ):
         raise InputError(
-            f"solve: noise is a standard deviation, a number > 0 in the units of the data; got {noise!r}."
+            "solve: noise is a standard deviation, a number > 0 in the units of the data; "
+            f"got {noise!r}."
         )
     seed = values.get("seed", 0) if args.seed is None else args.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
@@ -123,10 +131,14 @@ def _noise_and_seed(args: argparse.Namespace, values: dict[str, Any]) -> tuple[f
 
 
 def _section(args: argparse.Namespace, table: Any, family: str) -> dict[str, Any]:
-    """Name and settings of one family; settings that the file gives for another name than the flag's are left out."""
+    """Return name and settings of one family.
+
+    Settings that the file gives for another name than the flag's are left out.
+    """
     if not isinstance(table, dict):
         raise InputTypeError(
-            f'{args.config}: {family} must be a table: [{family}], then name = "...", then its settings.'
+            f'{args.config}: {family} must be a table: [{family}], then name = "...", then '
+            "its settings."
         )
     name = getattr(args, family) or table.get("name") or DEFAULTS.get(family)
     if name is None:
@@ -142,14 +154,15 @@ def parse_set(text: str) -> tuple[str, str, Any]:
     found = re.fullmatch(r"(\w+)\.(\w+)=(.*)", text, re.DOTALL)
     if found is None or found[1] not in REGISTRIES or found[2] == "name":
         raise InputError(
-            f"--set '{text}': expected SECTION.KEY=VALUE with SECTION operator, denoiser or solver, for example --set solver.sigma=0.06. "
+            f"--set '{text}': expected SECTION.KEY=VALUE with SECTION operator, denoiser "
+            "or solver, for example --set solver.sigma=0.06. "
             "Names are given by --operator, --denoiser and --solver."
         )
     return found[1], found[2], literal(found[3])
 
 
 def literal(text: str) -> Any:
-    """A TOML value (60, 0.06, true, [64, 48], "text"), or the text itself if it is none."""
+    """Return a TOML value (60, 0.06, true, [64, 48], "text"), or the text itself if it is none."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
@@ -164,9 +177,10 @@ def literal(text: str) -> Any:
 def make(
     family: str, section: Mapping[str, Any], loaded: Mapping[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """A plugin from its section, and all settings that it runs with, defaults included.
+    """Make a plugin from its section; return it with all its settings, defaults included.
 
-    ``loaded`` are the settings to call it with, where those of the section only describe them (files).
+    ``loaded`` are the settings to call it with, where those of the section only describe them
+    (files).
     """
     registry, name = REGISTRIES[family], section["name"]
     settings = {key: value for key, value in section.items() if key != "name"}
@@ -177,7 +191,11 @@ def make(
 
 
 def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tensor | None]:
-    """The operator, its settings, the data (1, *data_shape), and the truth (1, C, H, W) if the data are simulated."""
+    r"""Make the operator and the data.
+
+    Returns the operator, its settings, the data (1, \*data_shape), and the truth (1, C, H, W) if
+    the data are simulated.
+    """
     name = run.operator["name"]
     if run.simulate:
         truth = read_image(run.source, gray=run.gray)
@@ -188,12 +206,14 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
         A, used = make_operator(run.operator, _sizes(truth))
         if tuple(truth.shape[1:]) != A.image_shape:
             raise InputError(
-                f"{run.source}: the picture has shape {tuple(truth.shape[1:])}, the operator '{name}' takes images {A.image_shape}. "
+                f"{run.source}: the picture has shape {tuple(truth.shape[1:])}, the "
+                f"operator '{name}' takes images {A.image_shape}. "
                 "Give operator settings that fit the picture; --gray makes one channel of three."
             )
         q = A(truth)
         if run.noise is not None:
-            # another stream than random_mask(seed=...): normal draws from one seed depend on its uniform draws
+            # another stream than random_mask(seed=...): normal draws from one seed depend on its
+            # uniform draws
             generator = torch.Generator().manual_seed(run.seed + 2**31)
             q = q + run.noise * torch.randn(q.shape, generator=generator)
         return A, used, q, truth
@@ -212,18 +232,23 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
     if tuple(q.shape) != (1, *A.data_shape):
         shown = tuple(q.shape[1:]) if q.shape[0] == 1 else tuple(q.shape)
         raise InputError(
-            f"{run.source}: data of shape {shown}, but the operator '{name}' has data of shape {A.data_shape} for images {A.image_shape}. "
+            f"{run.source}: data of shape {shown}, but the operator '{name}' has data of "
+            f"shape {A.data_shape} for images {A.image_shape}. "
             f"Set the shapes of the operator (pnp-mlpatch info {name}), or transpose the data."
         )
     return A, used, q, None
 
 
 def _measured(path: Path) -> Tensor:
-    """Data from a .npy file, in float32; integers are counts or pixels, which no operator has as data."""
+    """Read data from a .npy file, in float32.
+
+    Integers are refused: they are counts or pixels, which no operator has as data.
+    """
     q = read_array(path)
     if not q.is_floating_point():
         raise InputError(
-            f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals by pnp-mlpatch ct."
+            f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals "
+            "by pnp-mlpatch ct."
         )
     return q.float()
 
@@ -231,7 +256,10 @@ def _measured(path: Path) -> Tensor:
 def make_operator(
     section: Mapping[str, Any], sizes: Mapping[str, Any]
 ) -> tuple[LinearOperator, dict[str, Any]]:
-    """The operator with the ``sizes`` that it asks for and was not given, with files in place of tensors."""
+    """Make the operator, with files read for tensors.
+
+    ``sizes`` are taken where the operator asks for them and the section does not give them.
+    """
     name = section["name"]
     parameters = inspect.signature(operators.get(name)).parameters
     given = {key: value for key, value in section.items() if key != "name"}
@@ -249,7 +277,8 @@ def make_operator(
             )
     if name == "mask" and ("mask" in given) == ("keep" in given):
         raise InputError(
-            "the operator 'mask': give either operator.mask=FILE or operator.keep=FRACTION, the part of the pixels seen at random."
+            "the operator 'mask': give either operator.mask=FILE or "
+            "operator.keep=FRACTION, the part of the pixels seen at random."
         )
     if name == "mask" and "keep" in given:
         given.setdefault("seed", 0)
@@ -262,7 +291,10 @@ def make_operator(
 
 
 def _tensor(value: Any, key: str) -> Any:
-    """A tensor from a file or from a table of numbers; other values stay. A picture of a mask is cut at 0.5, one of a psf has sum 1."""
+    """Read a tensor from a file or from a table of numbers; return other values as they are.
+
+    A picture of a mask is cut at 0.5, one of a psf is scaled to sum 1.
+    """
     if isinstance(value, list) and value and isinstance(value[0], list):
         return torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, str) or Path(value).suffix.lower() not in READABLE:
@@ -294,7 +326,10 @@ def _image_shaped(plugin: Callable[..., Any]) -> bool:
 
 
 def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
-    """D for images of so many channels: ``e_mode`` for lensing, ``per_channel`` where D takes one channel and there are more."""
+    """Adapt D to images of so many channels.
+
+    ``e_mode`` for lensing, ``per_channel`` where D takes one channel and there are more.
+    """
     known = describe(D).channels
     if operator == "lensing" and known != 2:
         return e_mode(D)

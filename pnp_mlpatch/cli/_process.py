@@ -1,4 +1,7 @@
-"""The command line as a process: Ctrl-C at any moment, and pipes that nobody reads any more. Imports nothing heavy."""
+"""The command line as a process: Ctrl-C at any moment, and pipes without a reader.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from typing import Any, NoReturn, TextIO
 
 
 class Pipe(io.FileIO):
-    """A stream that takes what is written after its reader has gone: the computation goes on (``pnp-mlpatch ct ... | head -1``)."""
+    """A stream that drops what is written after its reader has gone.
+
+    The computation goes on (``pnp-mlpatch ct ... | head -1``).
+    """
 
     failed = False
 
     def write(self, content: Any, /) -> int:
-        """Write bytes, if there is somebody to read them; another error (a full disk) is raised once."""
+        """Write bytes, if somebody reads them; another error (a full disk) is raised once."""
         try:
             return super().write(content)
         except BrokenPipeError:
@@ -32,9 +38,10 @@ class Pipe(io.FileIO):
 def as_program(run: Callable[..., int]) -> int:
     """Run ``run(ready=...)`` and return its exit status.
 
-    Until it calls ``ready``, and after it has returned, Ctrl-C ends the process at once: while modules are imported, an exception may be
-    swallowed or turned into another, and there is nothing to tidy up. In between Ctrl-C raises KeyboardInterrupt, and whatever that became
-    on its way, the process says that it was interrupted and ends with 130.
+    Until it calls ``ready``, and after it has returned, Ctrl-C ends the process at once: while
+    modules are imported, an exception may be swallowed or turned into another, and there is nothing
+    to tidy up. In between Ctrl-C raises KeyboardInterrupt, and whatever that became on its way, the
+    process says that it was interrupted and ends with 130.
     """
     sys.stdout, sys.stderr = _stream(sys.stdout), _stream(sys.stderr)
     interrupted = False
@@ -68,7 +75,7 @@ def as_program(run: Callable[..., int]) -> int:
 
 
 def _on_interrupt(handler: Callable[..., object]) -> None:
-    """Handle SIGINT so, unless somebody asked for it to be ignored (nohup, a job in the background)."""
+    """Handle SIGINT so, unless it is ignored (nohup, a job in the background)."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

@@ -1,4 +1,4 @@
-"""``pnp-mlpatch solve``: one reconstruction from files, with a JSON file that tells how it was made."""
+"""``pnp-mlpatch solve``: one reconstruction from files, with a JSON file of how it was made."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _asked(
     denoiser_used: dict[str, Any],
     solver_used: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a run is asked for, with all settings, and the sha256 of the files that it reads."""
+    """Return all settings of a run, and the sha256 of the files that it reads."""
     asked: dict[str, Any] = {
         "simulate" if run.simulate else "data": str(run.source),
         "gray": run.gray,
@@ -189,16 +189,18 @@ def _say(result: Result, report: dict[str, Any]) -> None:
 def resume(
     path: Path, solver: Solver, asked: Mapping[str, Any], device: torch.device
 ) -> tuple[State, dict[str, list[float]]]:
-    """The state that an earlier run of the same problem left at ``path``, and its history; a state of another problem is refused."""
+    """Return the state and the history that an earlier run of the same problem left at ``path``."""
     about = checkpoints.load(path, "solver state")[1]
     if not isinstance(about, dict) or not isinstance(about.get("history"), dict):
         raise InputError(
-            f"{path}: does not say which problem it is the state of. Remove it, or use another --checkpoint."
+            f"{path}: does not say which problem it is the state of. Remove it, or use "
+            "another --checkpoint."
         )
     differ = checkpoints.differing(about.get("asked"), asked)
     if differ:
         raise InputError(
-            f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or use another --checkpoint."
+            f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or "
+            "use another --checkpoint."
         )
     state = type(solver).load_state(path)
     values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
@@ -210,7 +212,7 @@ def resume(
 
 
 def _lasting(asked: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between a run and the one that goes on from it: iterations and tol may."""
+    """Return what must not change between a run and its resumption: iterations and tol may."""
     return {
         **asked,
         "solver": {
@@ -220,7 +222,7 @@ def _lasting(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite become null, and what JSON does not know becomes text."""
+    """Convert a value to JSON: numbers that are not finite become null, unknown types text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -231,7 +233,7 @@ def plain(value: Any) -> Any:
 
 
 def _files(asked: Mapping[str, Any]) -> list[str]:
-    """The files that a run reads: its source, and every setting that is the path of a file."""
+    """Return the files that a run reads: its source, and every setting that is a path."""
     values = [asked.get("simulate"), asked.get("data")]
     for family in REGISTRIES:
         values += [value for key, value in asked[family].items() if key != "name"]

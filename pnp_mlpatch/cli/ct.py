@@ -5,41 +5,55 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._ct import run_ct
 from pnp_mlpatch.ct import BEAMS
 
 EPILOG = """\
-Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo; FILE:NAME for one dataset of an HDF5 or .npz
-file; .npy; .tif; a folder of projections, one TIFF each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array:
-s slices, a angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN, dead bins (flat <= dark)
-and slices without data have no weight and do no harm.
+Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo;
+FILE:NAME for one dataset of an HDF5 or .npz file; .npy; .tif; a folder of projections, one TIFF
+each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array: s slices, a
+angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN,
+dead bins (flat <= dark) and slices without data have no weight and do no harm.
 
-Lengths have one unit, for example mm; the volume is attenuation per that unit, or Hounsfield units with --mu-water. By default a
-pixel is a detector element, seen at the centre of rotation, and the image is the square about the field of view. Angles turn
-counter-clockwise; at angle 0 rays run up the columns of the image, and detectors count to the right. If slices look smeared or doubled,
-try --center; mirrored, negative angles; --plot draws what was understood, and --fbp --preview look.png --slices 100:101 is a fast look.
+Lengths have one unit, for example mm; the volume is attenuation per that unit, or Hounsfield units
+with --mu-water. By default a pixel is a detector element, seen at the centre of rotation, and the
+image is the square about the field of view. Angles turn counter-clockwise; at angle 0 rays run up
+the columns of the image, and detectors count to the right. If slices look smeared or doubled, try
+--center; mirrored, negative angles; --plot draws what was understood, and --fbp --preview look.png
+--slices 100:101 is a fast look.
 
-The denoiser works on [0, 1], to which --window is mapped. By default the level of the denoiser comes from the noise, the start is total
-variation, and the weight of the data rises where the residual exceeds the noise. --solver, --sigma, --iterations and --set solver.KEY=VALUE
-replace this recipe by a solver with the settings that you give; --sigma (relative to the window): larger is smoother. A faster, rougher look:
---iterations 10. For chest CT --mu-water 0.0193 --weights mlpatch-ct takes the weights that were trained on Hounsfield units.
+The denoiser works on [0, 1], to which --window is mapped. By default the level of the denoiser
+comes from the noise, the start is total variation, and the weight of the data rises where the
+residual exceeds the noise. --solver, --sigma, --iterations and --set solver.KEY=VALUE replace this
+recipe by a solver with the settings that you give; --sigma (relative to the window): larger is
+smoother. A faster, rougher look: --iterations 10. For chest CT --mu-water 0.0193 --weights
+mlpatch-ct takes the weights that were trained on Hounsfield units.
 
-Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores none), however many slices there are.
-Beside --out lies a .json that tells how the volume was made. A run that was killed goes on with the same command, to the same bytes;
-other settings are refused. --no-resume starts anew.
+Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores
+none), however many slices there are. Beside --out lies a .json that tells how the volume was made.
+A run that was killed goes on with the same command, to the same bytes; other settings are refused.
+--no-resume starts anew.
 
 Examples. A Data Exchange file, with the centre of rotation at the detector 640.5, in mm:
-  pnp-mlpatch ct tooth.h5 --out tooth_volume.h5 --spacing 0.0065 --center 640.5 --batch 4 --preview middle.png
+  pnp-mlpatch ct tooth.h5 --out tooth_volume.h5 --spacing 0.0065 --center 640.5 --batch 4 \\
+      --preview middle.png
 A look at one slice first:
-  pnp-mlpatch ct tooth.h5 --out look.npy --spacing 0.0065 --center 640.5 --slices 300:301 --fbp --preview look.png --plot geometry.png
-LoDoPaB (362 x 362 pixels on 26 cm, 1000 angles over pi, 513 detectors; the angles are those of ODL, whose axes lie otherwise):
-  python -c "import numpy as np; np.savetxt('angles.txt', (np.arange(1000) + 0.5) * np.pi / 1000 - np.pi / 2)"
-  pnp-mlpatch ct ground_truth_observation.hdf5:data --out lodopab.h5 --angles angles.txt --shape 362 362 --pixel 7.1823e-4 --spacing 7.1676e-4 --window 0 1
-2DeteCT, a fan beam (source to axis 431.020 mm, source to detector 529.000 mm, 1912 detectors of 0.0748 mm):
-  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
+  pnp-mlpatch ct tooth.h5 --out look.npy --spacing 0.0065 --center 640.5 --slices 300:301 \\
+      --fbp --preview look.png --plot geometry.png
+LoDoPaB (362 x 362 pixels on 26 cm, 1000 angles over pi, 513 detectors; the angles are those of
+ODL, whose axes lie otherwise):
+  python -c "from numpy import arange, pi, savetxt; \\
+      savetxt('angles.txt', (arange(1000) + 0.5) * pi / 1000 - pi / 2)"
+  pnp-mlpatch ct ground_truth_observation.hdf5:data --out lodopab.h5 --angles angles.txt \\
+      --shape 362 362 --pixel 7.1823e-4 --spacing 7.1676e-4 --window 0 1
+2DeteCT, a fan beam (source to axis 431.020 mm, source to detector 529.000 mm, 1912 detectors of
+0.0748 mm):
+  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 \\
+      --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
 Counts without flats, on a GPU:
-  pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 --out volume.h5 --device cuda
+  pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 \\
+      --out volume.h5 --device cuda
 """
 
 
@@ -146,7 +160,8 @@ def _geometry(sub: argparse.ArgumentParser) -> None:
         "--center",
         type=float,
         metavar="INDEX",
-        help="detector index of the centre of rotation, may be a fraction (default: middle, (D - 1) / 2; tomopy's D / 2 less 0.5)",
+        help="detector index of the centre of rotation, may be a fraction (default: middle, (D "
+        "- 1) / 2; tomopy's D / 2 less 0.5)",
     )
     group.add_argument(
         "--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector"
@@ -187,7 +202,8 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="S",
-        help="level of the denoiser, relative to the window; or one for each iteration (default: from the noise; with a solver 20/255)",
+        help="level of the denoiser, relative to the window; or one for each iteration "
+        "(default: from the noise; with a solver 20/255)",
     )
     group.add_argument(
         "--iterations", type=int, metavar="N", help="of the solver (with one by default 20)"
@@ -242,18 +258,14 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="for the projector (default: half of what is free, at most 4)",
     )
-    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
-    )
+    flags_of_a_run(group)
+    no_resume(group)
     group.add_argument("--plot", metavar="FILE.png", help="draw the geometry")
     group.add_argument(
         "--preview",
         metavar="FILE.png",
         help="draw the slice in the middle beside its filtered backprojection",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
 __all__ = ["add_parser"]

@@ -53,7 +53,7 @@ def _run(program: Path, words: list[str]) -> int | str | None:
 
 
 def find_examples() -> Path:
-    """The folder of the example programs: in the installed package, or beside it in a checkout.
+    """Return the folder of the examples: in the installed package, or beside it in a checkout.
 
     Returns
     -------
@@ -65,7 +65,8 @@ def find_examples() -> Path:
         if all((folder / name).is_file() for name in EXAMPLES):
             return folder
     raise FileError(
-        f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. Reinstall the package."
+        f"demo: {' and '.join(EXAMPLES)} are neither in {places[0]} nor in {places[1]}. "
+        "Reinstall the package."
     )
 
 

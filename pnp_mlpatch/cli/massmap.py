@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import command
+from pnp_mlpatch.cli._common import command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._massmap import run_massmap
 
 EPILOG = """\
-Input. A FITS file with the images GAMMA1 and GAMMA2 (or E1 and E2, G1 and G2, a cube SHEAR), their noise NOISE (standard deviation
-of a component; infinite where nothing was measured) or the density of galaxies NGAL (each square arcminute), and MASK (0: unseen), if
-there is one. Other names: --gamma1 NAME; other files: --noise other.fits[NOISE]; numbers: --noise 0.16, --n-gal 30. The size of the pixels
-comes from the WCS, or from --pixel, with its unit. Where right ascension falls along the columns, the sign of gamma_2 follows.
+Input. A FITS file with the images GAMMA1 and GAMMA2 (or E1 and E2, G1 and G2, a cube SHEAR), their
+noise NOISE (standard deviation of a component; infinite where nothing was measured) or the density
+of galaxies NGAL (each square arcminute), and MASK (0: unseen), if there is one. Other names:
+--gamma1 NAME; other files: --noise other.fits[NOISE]; numbers: --noise 0.16, --n-gal 30. The size
+of the pixels comes from the WCS, or from --pixel, with its unit. Where right ascension falls along
+the columns, the sign of gamma_2 follows.
 
-A catalogue of galaxies (a FITS table, .csv or .ecsv with the columns ra, dec, e1, e2, w; other names: --columns e1=g1 e2=g2) is put on
-a map with --catalogue --pixel '0.5 arcmin'.
+A catalogue of galaxies (a FITS table, .csv or .ecsv with the columns ra, dec, e1, e2, w; other
+names: --columns e1=g1 e2=g2) is put on a map with --catalogue --pixel '0.5 arcmin'.
 
-Output. OUT.fits with KAPPA_E (the mean of the posterior), KAPPA_B (of the smoothed Kaiser-Squires map: a check, no signal is expected),
-SPREAD (of the denoised draws; no error bar: too small by far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings, the sha256 of the input, rms, skewness,
-peaks and spectrum. --from OUT.json repeats a run, with flags in place of what it says. A run that was killed goes on with the same command.
+Output. OUT.fits with KAPPA_E (the mean of the posterior), KAPPA_B (of the smoothed Kaiser-Squires
+map: a check, no signal is expected), SPREAD (of the denoised draws; no error bar: too small by
+far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json with all settings,
+the sha256 of the input, rms, skewness, peaks and spectrum. --from OUT.json repeats a run, with
+flags in place of what it says. A run that was killed goes on with the same command.
 
 Examples:
   pnp-mlpatch massmap shear.fits --out kappa.fits --figure kappa.png
@@ -153,12 +157,8 @@ def _running(sub: argparse.ArgumentParser) -> None:
         help="a known convergence: judge the map by it, in the .json",
     )
     group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
-    group.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    group.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    group.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is an interrupted run"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    flags_of_a_run(group)
+    no_resume(group)
 
 
 __all__ = ["add_parser"]

@@ -74,7 +74,8 @@ def show_info(args: argparse.Namespace) -> int:
     shipped = weights.manifest()
     if len(families) > 1:
         raise InputError(
-            f"info: '{args.name}' is in {len(families)} families. Say --family {' or --family '.join(families)}."
+            f"info: '{args.name}' is in {len(families)} families. Say --family "
+            f"{' or --family '.join(families)}."
         )
     if families:
         _print_plugin(REGISTRIES[families[0]], args.name)
@@ -104,7 +105,8 @@ def show_info(args: argparse.Namespace) -> int:
             | {*shipped}
         )
         raise UnknownPlugin(
-            f"info: no {args.family or 'plugin'} is called '{args.name}'. {did_you_mean(args.name, known)}See: pnp-mlpatch list"
+            f"info: no {args.family or 'plugin'} is called '{args.name}'. "
+            f"{did_you_mean(args.name, known)}See: pnp-mlpatch list"
         )
     return 0
 
@@ -129,7 +131,7 @@ def _print_plugin(registry: Registry, name: str) -> None:
 
 
 def _kind(name: str) -> str:
-    """The denoiser that shipped weights belong to."""
+    """Return the denoiser that shipped weights belong to."""
     return weights.manifest()[name].get("kind", "mlpatch")
 
 

@@ -5,27 +5,31 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run
 from pnp_mlpatch.cli._solve import run_solve
 
 EPILOG = """\
-Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation --noise, from --seed.
---data takes q itself: .npy, or a picture where the data have the shape of the image. Images are (H, W), (H, W, 3) or
-(C, H, W); 8- and 16-bit pictures, also as .npy, are scaled to [0, 1]. Sizes that the operator asks for (shape, image_shape, channels)
-are taken from the picture; for data of another shape, such as sinograms, give them: --set 'operator.shape=[512,512]'.
+Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of standard deviation
+--noise, from --seed. --data takes q itself: .npy, or a picture where the data have the shape of
+the image. Images are (H, W), (H, W, 3) or (C, H, W); 8- and 16-bit pictures, also as .npy, are
+scaled to [0, 1]. Sizes that the operator asks for (image_shape, channels) are taken from the
+picture; for data of another shape, such as sinograms, give them:
+--set 'operator.image_shape=[1,512,512]'.
 
-Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator that is an array (mask,
-psf, weight, angles) is given by the path of a .npy file or of a picture; a picture of a mask is cut at half its range, one
-of a psf is scaled to sum 1. The mask operator also takes operator.keep=FRACTION (and operator.seed=N): random pixels.
-Denoisers of one channel run on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
+Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator
+that is an array (mask, psf, weight, angles) is given by the path of a .npy file or of a picture; a
+picture of a mask is cut at half its range, one of a psf is scaled to sum 1. The mask operator also
+takes operator.keep=FRACTION (and operator.seed=N): random pixels. Denoisers of one channel run on
+every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
 Without solver.sigma and solver.alpha the level of the denoiser follows from the noise, which is
 estimated where --noise is not given. --tune searches for the level and the number of iterations;
 that takes nine runs.
 
-Results. --output gets the image; beside it, with the ending .json, what was run, how it ended, PSNR and SSIM, and the history.
---checkpoint keeps the state and the history every 5 iterations; the same command goes on from it, and --set solver.iterations may be
-raised. The state of other data or settings is refused.
+Results. --output gets the image; beside it, with the ending .json, what was run, how it ended,
+PSNR and SSIM, and the history. --checkpoint keeps the state and the history every 5 iterations;
+the same command goes on from it, and --set solver.iterations may be raised. The state of other
+data or settings is refused.
 
 A configuration file has the same words; flags override it, and paths are relative to where you are:
   simulate = "photo.png"            # or: data = "sinogram.npy"
@@ -44,9 +48,12 @@ A configuration file has the same words; flags override it, and paths are relati
   sigma = 0.06
 
 Examples:
-  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --output filled.png
-  pnp-mlpatch solve --data sinogram.npy --operator radon --set 'operator.shape=[512,512]' --set operator.angles=60 --noise 0.5 --output slice.tiff
-  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 --noise 0.02 --tune --output chosen.png
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 \\
+      --noise 0.02 --output filled.png
+  pnp-mlpatch solve --data sinogram.npy --operator radon --noise 0.5 \\
+      --set 'operator.image_shape=[1,512,512]' --set operator.angles=60 --output slice.tiff
+  pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 \\
+      --noise 0.02 --tune --output chosen.png
   pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
 """
 
@@ -118,9 +125,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="STATE.pt",
         help="keep the solver's state here, and go on from it if it is there",
     )
-    sub.add_argument("--device", metavar="DEVICE", help="cpu (default), cuda, cuda:1 ...")
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    flags_of_a_run(sub)
 
 
 __all__ = ["add_parser"]

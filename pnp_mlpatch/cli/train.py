@@ -9,7 +9,7 @@ import os
 import textwrap
 from typing import Any
 
-from pnp_mlpatch.cli._common import blame, command, plain_text, prepare
+from pnp_mlpatch.cli._common import blame, command, flags_of_a_run, no_resume, plain_text, prepare
 from pnp_mlpatch.cli._problem import literal
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.weights import read_toml
@@ -63,20 +63,21 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def put(values: dict[str, Any], text: str) -> None:
-    """Set ``lr=0.002`` or ``model.width=64`` in the settings; the value is a TOML value, or else a text.
+    """Set ``lr=0.002`` or ``model.width=64`` in the settings.
 
     Parameters
     ----------
     values : dict
         The settings so far, changed in place.
     text : str
-        ``KEY=VALUE``.
+        ``KEY=VALUE``; the value is a TOML value, or else a text.
     """
     key, equals, value = text.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not key or (dot and (section not in ("model", "card") or not name)):
         raise InputError(
-            f"--set '{text}': expected KEY=VALUE, model.KEY=VALUE or card.KEY=VALUE, for example --set lr=0.002."
+            f"--set '{text}': expected KEY=VALUE, model.KEY=VALUE or card.KEY=VALUE, for "
+            "example --set lr=0.002."
         )
     if dot:
         values[section] = {**values.get(section, {}), name: literal(value)}
@@ -86,7 +87,7 @@ def put(values: dict[str, Any], text: str) -> None:
 
 EPILOG = """\
 A file:
-  data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy; or a stack, or a list, see below
+  data = "pictures/train"           # folder of .png, .jpg, .tiff, .npy; or as below
   out = "runs/grey"                 # gets weights.safetensors, log.csv, log.png and checkpoint.pt
   validation = "pictures/val"       # its PSNR goes to log.csv every validate_every steps
   steps = 20000
@@ -101,15 +102,16 @@ A file:
   licence = "CC-BY-4.0"
 
 Data:
-  data = "pictures"                 # all pictures of the folder, in memory; what cannot be read is skipped with a warning
-  data = "scans.npy"                # stacks (N, H, W) or (N, C, H, W): read window by window, so they may exceed memory
-  data = "scans.h5:train/slices"    # .h5 and .zarr need pip install 'pnp-mlpatch[data]'; :NAME where there are several arrays
-  data = ["a.npz:hu", "b.npz:hu"]   # several; an .npz is read as a whole. CT in HU: with window = [-1024, 1024]
+  data = "pictures"                 # pictures of the folder, in memory; bad files are skipped
+  data = "scans.npy"                # (N, H, W) or (N, C, H, W), may exceed memory
+  data = "scans.h5:train/slices"    # .h5 and .zarr need pip install 'pnp-mlpatch[data]'
+  data = ["a.npz:hu", "b.npz:hu"]   # several. CT in HU: with window = [-1024, 1024]
   data = "procedural"               # endless random pictures
   data = "convergence"              # endless log-normal mass maps of weak lensing
 
-Resume. The same command goes on from checkpoint.pt, to bit-identical weights on the same CPU; other settings are refused
-(data, validation, out, card, device and the two *_every may change). --no-resume starts anew.
+Resume. The same command goes on from checkpoint.pt, to bit-identical weights on the same CPU;
+other settings are refused (data, validation, out, card, device and the two *_every may change).
+--no-resume starts anew.
 
 Several processes or GPUs share each batch; the result is that of one, to rounding:
   torchrun --standalone --nproc-per-node 4 -m pnp_mlpatch.cli train --config grey.toml --device cuda
@@ -117,9 +119,12 @@ Several processes or GPUs share each batch; the result is that of one, to roundi
 Examples:
   pnp-mlpatch train --config grey.toml
   pnp-mlpatch train --config grey.toml --device cuda --precision bfloat16 --out runs/gpu
-  pnp-mlpatch train --data procedural --out runs/small --set crop=32 --set batch=8 --set model.width=64 --steps 500
-  pnp-mlpatch train --config grey.toml --out runs/tuned --init runs/grey/weights.safetensors --data scans.npy --set lr=1e-4
-  pnp-mlpatch solve --simulate photo.png --gray --operator identity --noise 0.1 --set denoiser.weights=runs/grey/weights.safetensors --output x.png
+  pnp-mlpatch train --data procedural --out runs/small --set crop=32 --set batch=8 \\
+      --set model.width=64 --steps 500
+  pnp-mlpatch train --config grey.toml --out runs/tuned --init runs/grey/weights.safetensors \\
+      --data scans.npy --set lr=1e-4
+  pnp-mlpatch solve --simulate photo.png --gray --operator identity --noise 0.1 \\
+      --set denoiser.weights=runs/grey/weights.safetensors --output x.png
 """
 
 
@@ -170,7 +175,6 @@ def _running(sub: argparse.ArgumentParser) -> None:
         "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
     )
     sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
-    sub.add_argument("--device", metavar="DEVICE", help="cpu, cuda ...")
     sub.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "float16"],
@@ -184,10 +188,8 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any setting, or model.KEY=VALUE; may be given many times",
     )
-    sub.add_argument(
-        "--no-resume", action="store_true", help="start anew even if there is a checkpoint"
-    )
-    sub.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+    no_resume(sub, "a checkpoint")
+    flags_of_a_run(sub, "cpu, cuda ...", quiet=False)
 
 
 def _key(field: dataclasses.Field[Any]) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.ct._pair import ProjectorPair
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam, rays, sizes
 
 
-class AstraPair(nn.Module):
+class AstraPair(ProjectorPair):
     """A projector and its adjoint without stored matrices.
 
     The CPU projectors are matched; the CUDA ones are not: their adjoint is not the exact
@@ -31,50 +32,14 @@ class AstraPair(nn.Module):
     """
 
     def __init__(self, geometry: Geometry, projector: str, *, cuda: bool = False):
-        super().__init__()
-        self.geometry, self.projector, self.on_gpu = geometry, projector, cuda
+        super().__init__(geometry)
+        self.projector, self.on_gpu = projector, cuda
 
     def forward_project(self, x: Tensor) -> Tensor:
-        """Project images.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, H, W)
-            Images.
-
-        Returns
-        -------
-        Tensor, shape (B, angles, detectors), float32
-        """
         return self._run(x, (len(self.geometry.theta), sizes(self.geometry)[0]), forward=True)
 
     def back_project(self, y: Tensor) -> Tensor:
-        """Apply the transpose.
-
-        Parameters
-        ----------
-        y : Tensor, shape (B, angles, detectors)
-            Sinograms.
-
-        Returns
-        -------
-        Tensor, shape (B, H, W), float32
-        """
         return self._run(y, self.geometry.shape, forward=False)
-
-    def normal(self, x: Tensor) -> Tensor:
-        """Project images and apply the transpose.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, H, W)
-            Images.
-
-        Returns
-        -------
-        Tensor, shape (B, H, W), float32
-        """
-        return self.back_project(self.forward_project(x))
 
     def _run(self, x: Tensor, shape: tuple[int, ...], *, forward: bool) -> Tensor:
         source = x.detach().float().contiguous()

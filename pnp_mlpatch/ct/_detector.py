@@ -96,7 +96,7 @@ def _source(beam: str, lengths: dict[str, float | None]) -> dict[str, float]:
 
 
 def _seen(beam: str, half: float, lengths: dict[str, float]) -> float:
-    """The radius of the disc about the rotation axis that half the length of a detector sees."""
+    """Return the radius of the disc about the axis that half the length of a detector sees."""
     if beam == "parallel":
         return half
     angle = half / sum(lengths.values())
@@ -105,7 +105,7 @@ def _seen(beam: str, half: float, lengths: dict[str, float]) -> float:
 
 
 def _offset(center: float | None, offset: float | None, detectors: int, spacing: float) -> float:
-    """The shift of the detector, from the element of the rotation axis if that is given."""
+    """Return the shift of the detector, from the element of the rotation axis if that is given."""
     if center is None:
         return 0.0 if offset is None else offset
     if offset is not None:

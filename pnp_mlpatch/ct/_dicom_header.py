@@ -131,7 +131,7 @@ def _check_hounsfield(path: Path, header: Any) -> None:
 
 
 def _parse(path: Path, header: Any) -> DicomSlice:
-    """The values of a header; raises TypeError or ValueError where it is damaged."""
+    """Return the values of a header; raises TypeError or ValueError where it is damaged."""
     between, thickness = _number(header, "SpacingBetweenSlices"), _number(header, "SliceThickness")
     number, slope = _number(header, "InstanceNumber"), _number(header, "RescaleSlope")
     dy, dx = (float(v) for v in header.PixelSpacing)
@@ -159,13 +159,13 @@ def _parse(path: Path, header: Any) -> DicomSlice:
 
 
 def _number(header: Any, name: str) -> float | None:
-    """A number of the header, or None where it is missing or empty."""
+    """Return a number of the header, or None where it is missing or empty."""
     value = header.get(name)
     return None if value in (None, "") else float(value)
 
 
 def _position(header: Any) -> float | None:
-    """The place of a slice along its normal, in mm, or None."""
+    """Return the place of a slice along its normal, in mm, or None."""
     if not header.get("ImagePositionPatient"):
         return None
     orientation = header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0)
@@ -174,7 +174,7 @@ def _position(header: Any) -> float | None:
 
 
 def _meta(header: Any) -> dict[str, Any]:
-    """What is kept of a header: nothing that names the patient."""
+    """Return what is kept of a header: nothing that names the patient."""
     numbers = ("KVP", "SliceThickness", "XRayTubeCurrent", "ExposureTime")
     texts = ("Modality", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel")
     meta: dict[str, Any] = {

@@ -60,7 +60,7 @@ def draw_geometry(geometry: Geometry) -> Figure:
 
 
 def _draw_angle(axis: Any, source: Tensor, end: Tensor, colour: str, label: str) -> None:
-    """Some rays of one angle, and the detector with its first element marked."""
+    """Draw some rays of one angle, and the detector with its first element marked."""
     shown = torch.linspace(0, len(end) - 1, min(5, len(end))).round().long().tolist()
     for k in shown:
         x, y = zip(source[k].tolist(), end[k].tolist(), strict=True)

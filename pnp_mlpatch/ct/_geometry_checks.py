@@ -74,7 +74,7 @@ def as_radians(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
 
 
 def _vector(angles: Sequence[float] | Tensor, who: str) -> Tensor:
-    """A sequence of finite angles as float64."""
+    """Return a sequence of finite angles as float64."""
     if isinstance(angles, Tensor) and angles.is_complex():
         raise InputTypeError(f"{who}: angles must be real, in radians.")
     try:

@@ -74,7 +74,7 @@ def open_hdf5(path: Path, name: str) -> ScanFile:
 
 
 def _no_dataset(path: Path, name: str, file: Any, h5py: Any) -> FileError:
-    """The error for a dataset that is not there, with the names of those that are."""
+    """Make the error for a dataset that is not there, with the names of those that are."""
     held: list[str] = []
 
     def visit(found: str, member: Any) -> None:
@@ -94,7 +94,7 @@ def _no_dataset(path: Path, name: str, file: Any, h5py: Any) -> FileError:
 
 
 def _image_key(file: Any, data: Any, h5py: Any) -> Any | None:
-    """The image_key of an NXtomo file that tells the frames of a dataset apart, or None.
+    """Return the image_key of an NXtomo file that tells the frames of a dataset apart, or None.
 
     Its values are 0 for a projection, 1 for a flat, 2 for a dark and 3 for an invalid frame.
     """
@@ -129,7 +129,7 @@ def _by_image_key(
 
 
 def _selected(data: StoredArray, places: np.ndarray) -> StoredArray:
-    """The frames at these places of the first axis."""
+    """Return the frames at these places of the first axis."""
 
     def part(axis: int, start: int, stop: int) -> np.ndarray:
         if axis:
@@ -146,7 +146,7 @@ def _selected(data: StoredArray, places: np.ndarray) -> StoredArray:
 def _angles(
     file: Any, key: str, h5py: Any, meta: dict[str, Any], path: Path
 ) -> tuple[np.ndarray | None, bool]:
-    """The angles of the projections (theta or rotation_angle) and whether they are degrees."""
+    """Return the angles (theta or rotation_angle) and whether they are degrees."""
     if key != EXCHANGE and meta["format"] != "NXtomo":
         return None, True
     entry, group = key.split("/")[0], file[key].parent.name
@@ -167,7 +167,7 @@ def _angles(
 
 
 def _frame_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The shape of one projection."""
+    """Return the shape of one projection."""
     if len(shape) != 3:
         return shape[-1:]
     return tuple(n for n, axis in zip(shape, layout, strict=True) if axis != "a")
@@ -181,7 +181,7 @@ def _fields(
     meta: dict[str, Any],
     path: Path,
 ) -> Fields:
-    """The open beam and the dark field beside the projections.
+    """Return the open beam and the dark field beside the projections.
 
     They are data_white and data_dark, or have names such as data_white_pre, flats, dark_field.
     Datasets of one kind (before and after the scan) are averaged over all of their frames.
@@ -214,7 +214,7 @@ def _fields(
 
 
 def _frames(path: Path, dataset: Any) -> np.ndarray:
-    """The frames of a field (frames, slices, detectors) that were written."""
+    """Return the frames of a field (frames, slices, detectors) that were written."""
     stored = stored_dataset(path, dataset.name.strip("/"), dataset)
     frames = stored.part(0, 0, stored.shape[0])
     frames = frames if frames.ndim == 3 else frames[None]

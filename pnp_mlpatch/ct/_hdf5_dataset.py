@@ -152,7 +152,7 @@ def _written_chunks(dataset: Any, counts: Sequence[int]) -> np.ndarray:
 
 
 def _source_gaps(source: Any, path: Path) -> list[Block]:
-    """The gaps of the part of a virtual dataset that one source holds."""
+    """Return the gaps of the part of a virtual dataset that one source holds."""
     h5py = require("h5py", "Reading an HDF5 file")
     first, last = source.vspace.get_select_bounds()
     block: Block = tuple((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
@@ -176,7 +176,7 @@ def _source_gaps(source: Any, path: Path) -> list[Block]:
 
 
 def _read(path: Path, key: str, span: tuple[int, int, int], gaps: Sequence[Block]) -> np.ndarray:
-    """A range (axis, start, stop) of a dataset, NaN in its gaps."""
+    """Return a range (axis, start, stop) of a dataset, NaN in its gaps."""
     axis, start, stop = span
     with hdf5_file(path) as file:
         values = file[key][along(axis, start, stop)]

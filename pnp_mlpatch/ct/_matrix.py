@@ -98,7 +98,7 @@ def astra_matrix(geometry: Geometry, theta: Sequence[float], projector: str, cac
 
 
 def _key(geometry: Geometry, theta: Sequence[float], projector: str) -> str:
-    """What the matrix depends on, as text."""
+    """Return what the matrix depends on, as text."""
     astra = require("astra", "The operator 'radon'")
     spacing, pixel = sizes(geometry)[1], geometry.pixel
     lengths: list[float] = [spacing / pixel, geometry.offset / pixel]
@@ -109,7 +109,7 @@ def _key(geometry: Geometry, theta: Sequence[float], projector: str) -> str:
 
 
 def _built(geometry: Geometry, theta: Sequence[float], projector: str) -> Any:
-    """The matrix, made by ASTRA some angles at a time."""
+    """Make the matrix, by ASTRA some angles at a time."""
     sparse = require("scipy.sparse", "The sparse backend of 'radon'")
     pixels = math.prod(geometry.shape)
     parts, step = [], max(1, round(CHUNK / max(1, pixels)))
@@ -141,7 +141,7 @@ def _write(path: Path, matrix: Any, key: str) -> None:
 
 
 def _cached(path: Path, key: str, shape: tuple[int, int]) -> Any:
-    """The matrix of a file of the cache; raise ValueError unless it is one.
+    """Return the matrix of a file of the cache; raise ValueError unless it is one.
 
     Sparse products do not look at their indices and would read anywhere.
     """

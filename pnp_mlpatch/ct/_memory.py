@@ -28,7 +28,7 @@ def _machine_free() -> float | None:
 def _groups_free(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[float]:
-    """What the control groups of this process (version 1 or 2) and those above them leave."""
+    """Return what the control groups of this process (version 1 or 2) and their parents leave."""
     try:
         lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     except OSError:
@@ -52,7 +52,7 @@ def _groups_free(
 
 
 def _limits_free() -> list[float]:
-    """What ``ulimit -v`` and ``ulimit -d`` leave."""
+    """Return what ``ulimit -v`` and ``ulimit -d`` leave."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -74,7 +74,7 @@ def _number_in(path: Path) -> float | None:
 
 
 def _field_of(path: Path, name: str, unit: int) -> float | None:
-    """The number behind a name, in bytes."""
+    """Return the number behind a name, in bytes."""
     try:
         lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
         return next(float(words[1]) * unit for words in lines if words[:1] == [name])

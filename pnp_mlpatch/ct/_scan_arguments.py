@@ -161,7 +161,7 @@ def choose_angles(
 
 
 def _read_angles(path: Path) -> np.ndarray:
-    """The angles of a .npy file, or of a text with one number a line."""
+    """Read the angles of a .npy file, or of a text with one number a line."""
     refuse_special(path)
     try:
         if path.suffix.lower() == ".npy":
@@ -296,7 +296,7 @@ def read_field(
 
 
 def _field_array(value: Field, what: str, path: Path) -> np.ndarray:
-    """A field as an array; the frames of a file are averaged one by one."""
+    """Return a field as an array; the frames of a file are averaged one by one."""
     if isinstance(value, (str, PathLike)):
         if str(value).lower().endswith(".npy"):  # of any number of axes
             return read_array(value).numpy()

@@ -80,7 +80,7 @@ def read_dicom(
 
 
 def _headers(path: Path, pydicom: Any) -> list[DicomSlice]:
-    """The headers of a file, or of the DICOM files of a folder."""
+    """Read the headers of a file, or of the DICOM files of a folder."""
     if not path.is_dir():
         refuse_special(path)
         return [read_header(path, pydicom)]
@@ -120,7 +120,7 @@ def _check_others(others: Sequence[Path], endings: set[str], path: Path) -> None
 
 
 def _start(path: Path) -> bytes:
-    """The preamble of a file: 128 bytes, and the mark DICM."""
+    """Return the preamble of a file: 128 bytes, and the mark DICM."""
     try:
         with path.open("rb") as file:
             return file.read(132)
@@ -169,7 +169,7 @@ def _check_one_series(slices: Sequence[DicomSlice], path: Path) -> None:
 
 
 def _sorted(slices: list[DicomSlice], path: Path) -> tuple[list[DicomSlice], float]:
-    """The slices in order, and their distance in mm."""
+    """Return the slices in order, and their distance in mm."""
     thickness = slices[0].thickness
     positions = [one.position for one in slices if one.position is not None]
     if len(positions) == len(slices):
@@ -189,7 +189,7 @@ def _sorted(slices: list[DicomSlice], path: Path) -> tuple[list[DicomSlice], flo
 
 
 def _distance(slices: Sequence[DicomSlice], gaps: np.ndarray, path: Path) -> float:
-    """The median of the gaps between slices, in mm; raise where there is none, warn if uneven."""
+    """Return the median gap between slices, in mm; raise without a gap, warn if uneven."""
     dz, least = float(np.median(gaps)), int(gaps.argmin())
     if gaps[least] < 1e-3:
         names = f"{slices[least].path.name} and {slices[least + 1].path.name}"
@@ -210,7 +210,7 @@ def _distance(slices: Sequence[DicomSlice], gaps: np.ndarray, path: Path) -> flo
 
 
 def _hounsfield(one: DicomSlice, pydicom: Any) -> np.ndarray:
-    """The image of one file in Hounsfield units."""
+    """Read the image of one file in Hounsfield units."""
     refuse_bomb(one.path, 4 * math.prod(one.size))
     try:
         image = pydicom.dcmread(one.path)
@@ -235,7 +235,7 @@ def _hounsfield(one: DicomSlice, pydicom: Any) -> np.ndarray:
 
 
 def _used_bits(values: np.ndarray, image: Any) -> np.ndarray:
-    """The BitsStored lowest bits of integers: older files keep graphics in the others."""
+    """Return the BitsStored lowest bits of integers: older files keep graphics in the others."""
     unused = 8 * values.dtype.itemsize - int(image.BitsStored)
     if values.dtype.kind not in "iu" or unused <= 0:
         return values

@@ -95,7 +95,7 @@ def _half_turn(theta: Tensor) -> bool:
 
 
 def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
-    """What each ray counts for in filtered backprojection.
+    """Return what each ray counts for in filtered backprojection.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _scanned(theta: Tensor, angle: Tensor) -> Tensor:
 
 
 def _gaps(theta: Tensor, period: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The order of the angles, the gap after each in this order, and which gaps are wedges.
+    """Return the order of the angles, the gap after each in this order, and which gaps are wedges.
 
     A wedge was not scanned. Wedges are few, at most one gap of eight or one in all, more than three
     times as large as the largest of the others, and more than 10 degrees.
@@ -244,13 +244,13 @@ def _gaps(theta: Tensor, period: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fan_angles(geometry: Geometry, u: Tensor) -> Tensor:
-    """The angle from the central ray to each place u on the detector of a fan."""
+    """Return the angle from the central ray to each place u on the detector of a fan."""
     assert not isinstance(geometry, ParallelBeam)
     return u / geometry.distance if geometry.arc else torch.atan(u / geometry.distance)
 
 
 def _backprojection(geometry: Geometry, filtered: Tensor, offset: float) -> Tensor:
-    """The sum over the angles at the pixel centres, weighted by distance in a fan.
+    """Sum over the angles at the pixel centres, weighted by distance in a fan.
 
     Interpolation on the detector is linear.
     """
@@ -305,7 +305,7 @@ def _filter(q: Tensor, ramp: Tensor) -> Tensor:
 
 
 def _ramp(size: int, window: str, arc: float | None = None) -> Tensor:
-    """The ramp filter for unit spacing from its band-limited impulse response, under a window.
+    """Return the ramp filter for unit spacing, from its band-limited impulse response, windowed.
 
     ``arc`` is the angle of an element.
     """

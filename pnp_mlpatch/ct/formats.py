@@ -97,7 +97,7 @@ def open_scan_file(path: Path, name: str) -> ScanFile:
 
 
 def _open(path: Path, name: str) -> ScanFile:
-    """The contents of a file or a folder that exists."""
+    """Read a file or a folder that exists."""
     suffix = path.suffix.lower()
     if suffix in HDF5 and path.is_file():
         return open_hdf5(path, name)
@@ -123,7 +123,7 @@ def _open(path: Path, name: str) -> ScanFile:
 
 
 def _open_numpy(path: Path, name: str) -> ScanFile:
-    """A .npy file, mapped, or one array of an .npz file, read as a whole."""
+    """Read a .npy file, mapped, or one array of an .npz file, read as a whole."""
     if path.suffix.lower() == ".npy" and name:
         raise InputError(
             f"{path}: '{name}' names an array in it, but a .npy file holds one, without a name. "
@@ -148,7 +148,7 @@ def _open_numpy(path: Path, name: str) -> ScanFile:
 
 
 def _member(file: Any, path: Path, name: str) -> np.ndarray:
-    """The array of an .npz file that is named, or the only one."""
+    """Return the array of an .npz file that is named, or the only one."""
     if name or len(file.files) == 1:
         key = name or file.files[0]
         if key in file.files:
@@ -183,7 +183,7 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _open_folder(path: Path) -> ScanFile:
-    """A folder of TIFF files, one projection each, or a slice of 2DeteCT."""
+    """Read a folder of TIFF files, one projection each, or a slice of 2DeteCT."""
     inside = {p.name: p for p in path.iterdir()}
     if "sinogram.tif" in inside and {"dark.tif", "flat1.tif", "flat2.tif"} & set(inside):
         return _open_2detect(path)
@@ -200,7 +200,7 @@ def _open_folder(path: Path) -> ScanFile:
 
 
 def _open_2detect(path: Path) -> ScanFile:
-    """A slice of 2DeteCT (Kiss et al. 2023)."""
+    """Read a slice of 2DeteCT (Kiss et al. 2023)."""
     data = open_pages(path / "sinogram.tif")
     if len(data.shape) != 2 or data.shape[0] < 2:
         raise InputError(

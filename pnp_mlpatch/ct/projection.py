@@ -1,7 +1,6 @@
 """Projector pairs: the line integrals of a scan and their exact transpose, by ASTRA.
 
-A pair has ``forward_project`` (B, H, W) -> (B, angles, detectors), ``back_project``, its transpose,
-and ``normal``, one after the other. :class:`SparsePair` keeps ASTRA's own matrix of a part of the
+:class:`SparsePair` keeps ASTRA's own matrix of a part of the
 angles; :class:`~pnp_mlpatch.ct.symmetry.Symmetry` leads to the others. An even number of angles
 over half a turn needs a quarter of the matrix, and one over a whole turn of a fan an eighth. The
 images that the symmetries make are columns of one product, which costs little more than one column.
@@ -16,12 +15,13 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct._astra import AstraPair
 from pnp_mlpatch.ct._matrix import astra_matrix, cache_directory
 from pnp_mlpatch.ct._memory import GIB, available_gib
+from pnp_mlpatch.ct._pair import ProjectorPair
 from pnp_mlpatch.ct._sparse import SparseMatrix
 from pnp_mlpatch.ct.geometry import FanBeam, Geometry, ParallelBeam
 from pnp_mlpatch.ct.symmetry import Symmetry
@@ -96,7 +96,7 @@ def choose(
 def _sparse_pair(
     geometry: Geometry, projector: str, memory: float | None, cache: bool
 ) -> tuple[SparsePair | None, str]:
-    """The matrices if there is memory for them, and why."""
+    """Return the matrices if there is memory for them, and why."""
     symmetry = Symmetry.of(geometry)
     size = matrix_gib(geometry, projector, len(symmetry.base))
     limit = min(4.0, available_gib() / 2) if memory is None else memory
@@ -177,7 +177,7 @@ def matrix_gib(geometry: Geometry, projector: str, angles: int) -> float:
 # ---- the matrices
 
 
-class SparsePair(nn.Module):
+class SparsePair(ProjectorPair):
     """ASTRA's matrix and its transpose as compressed rows; it follows ``.to(device)``.
 
     Parameters
@@ -193,8 +193,8 @@ class SparsePair(nn.Module):
     """
 
     def __init__(self, geometry: Geometry, projector: str, symmetry: Symmetry, cache: bool):
-        super().__init__()
-        self.geometry, self.transforms = geometry, symmetry.transforms
+        super().__init__(geometry)
+        self.transforms = symmetry.transforms
         self.count = len(symmetry.base)
         theta = geometry.theta[symmetry.base].tolist()
         matrix = astra_matrix(geometry, theta, projector, cache)
@@ -205,32 +205,10 @@ class SparsePair(nn.Module):
         self.register_buffer("mirrored", torch.tensor(symmetry.mirrored), persistent=False)
 
     def forward_project(self, x: Tensor) -> Tensor:
-        """Project images.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, H, W)
-            Images.
-
-        Returns
-        -------
-        Tensor, shape (B, angles, detectors), float32
-        """
         part = self._from_columns(self.matrix(self._images(x)), len(x))
         return self._mirror(part[:, self.source])
 
     def back_project(self, y: Tensor) -> Tensor:
-        """Apply the transpose.
-
-        Parameters
-        ----------
-        y : Tensor, shape (B, angles, detectors)
-            Sinograms.
-
-        Returns
-        -------
-        Tensor, shape (B, H, W), float32
-        """
         rows = len(self.transforms) * self.count
         part = y.new_zeros(len(y), rows, y.shape[2], dtype=torch.float32)
         part[:, self.source] = self._mirror(y.detach().float())
@@ -239,17 +217,6 @@ class SparsePair(nn.Module):
         return self._sum(self.transpose(columns.contiguous()), len(y))
 
     def normal(self, x: Tensor) -> Tensor:
-        """Project images and apply the transpose.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, H, W)
-            Images.
-
-        Returns
-        -------
-        Tensor, shape (B, H, W), float32
-        """
         columns = self.matrix(self._images(x))
         used = len(self.transforms) * self.count
         if len(self.source) < used:  # leave out what no angle of the geometry asks for
@@ -262,13 +229,13 @@ class SparsePair(nn.Module):
         return self._sum(self.transpose(columns), len(x))
 
     def _images(self, x: Tensor) -> Tensor:
-        """The transformed images as columns (pixels, transforms * B)."""
+        """Return the transformed images as columns (pixels, transforms * B)."""
         x = x.detach().float() * self.geometry.pixel
         moved = [torch.rot90(x.flip(-1) if flip else x, k, (-2, -1)) for k, flip in self.transforms]
         return torch.stack(moved).flatten(2).permute(2, 0, 1).flatten(1).contiguous()
 
     def _sum(self, columns: Tensor, batch: int) -> Tensor:
-        """The sum of the images in the columns, each transformed back."""
+        """Return the sum of the images in the columns, each transformed back."""
         images = columns.T.reshape(len(self.transforms), batch, *self.geometry.shape)
         images = images * self.geometry.pixel
         total = None
@@ -280,12 +247,12 @@ class SparsePair(nn.Module):
         return total.contiguous()
 
     def _from_columns(self, columns: Tensor, batch: int) -> Tensor:
-        """(base * detectors, transforms * B) -> (B, transforms * base, detectors)."""
+        """Turn (base * detectors, transforms * B) into (B, transforms * base, detectors)."""
         parts = columns.unflatten(0, (self.count, -1)).unflatten(2, (len(self.transforms), batch))
         return parts.permute(3, 2, 0, 1).flatten(1, 2)
 
     def _mirror(self, y: Tensor) -> Tensor:
-        """The projections with the detector turned about where it runs backwards."""
+        """Return the projections with the detector turned about where it runs backwards."""
         return torch.where(self.mirrored[:, None], y.flip(-1), y) if len(self.transforms) > 1 else y
 
 

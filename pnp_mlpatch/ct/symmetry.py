@@ -82,7 +82,7 @@ class Symmetry:
 
 
 def _candidates(geometry: Geometry) -> list[tuple[int, bool]]:
-    """The transforms that map the image and the detector to themselves."""
+    """Return the transforms that map the image and the detector to themselves."""
     height, width = geometry.shape
     turns = range(4) if height == width else (0, 2)
     flips = (False, True) if geometry.offset == 0 else (False,)
@@ -109,7 +109,7 @@ class _Places:
             self.free.setdefault(round(angle * self.scale) % self.period, []).append(index)
 
     def take(self, angle: float) -> int | None:
-        """The first angle of this value that was not taken, or None."""
+        """Return the first angle of this value that was not taken, or None."""
         key = round(angle * self.scale)
         for near in (key, key - 1, key + 1):
             here = self.free.get(near % self.period)

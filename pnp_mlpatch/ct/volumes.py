@@ -72,7 +72,7 @@ def write_volume(
 
 
 def _checked(chunks: Iterable[Tensor], shape: Shape, path: Path) -> Iterator[np.ndarray]:
-    """The chunks as little-endian float32; raise unless they make up the shape."""
+    """Return the chunks as little-endian float32; raise unless they make up the shape."""
     done = 0
     for chunk in chunks:
         if not isinstance(chunk, Tensor) or chunk.is_complex():

@@ -61,7 +61,7 @@ def _copied(physics: Any) -> Any:
 
 
 def _dtype(physics: Any) -> torch.dtype:
-    """The precision of a physics: that of its first real buffer, float32 as it is made."""
+    """Return the precision of a physics: that of its first real buffer, float32 as it is made."""
     return next((b.dtype for b in physics.buffers() if b.is_floating_point()), torch.float32)
 
 
@@ -127,7 +127,7 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> LinearOperator:
 
 
 def _data_shape(physics: Any, image_shape: tuple[int, ...], who: str) -> tuple[int, ...]:
-    """The shape of the data of one image; raise if the physics does not fit."""
+    """Return the shape of the data of one image; raise if the physics does not fit."""
     device = next((b.device for b in physics.buffers()), torch.device("cpu"))
     try:
         with torch.no_grad():

@@ -94,7 +94,7 @@ def from_odl(operator: Any) -> LinearOperator:
 
 
 def _weight(space: Any, who: str, name: str) -> Tensor:
-    """The weight of the inner product of a space, a number or an array."""
+    """Return the weight of the inner product of a space, a number or an array."""
     weighting = space.weighting
     if not hasattr(weighting, "weight") or weighting.exponent != 2.0:
         raise InputError(

@@ -48,7 +48,7 @@ def read_array(path: str | PathLike[str], *, finite: bool = True) -> Tensor:
 
 
 def _load(path: str | PathLike[str]) -> np.ndarray:
-    """The array of a .npy file, mapped.
+    """Map the array of a .npy file.
 
     A header that claims more than the file holds is refused before memory is taken.
     """

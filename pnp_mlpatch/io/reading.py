@@ -89,7 +89,7 @@ def refuse_bomb(path: str | PathLike[str], size: int, *, stored: int | None = No
 
 
 def brightness(array: np.ndarray, who: str) -> np.ndarray:
-    """The values of a picture as float32: integers of 8 and 16 bit as shares of their range.
+    """Return the values of a picture as float32: integers of 8 and 16 bit as shares of their range.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def brightness(array: np.ndarray, who: str) -> np.ndarray:
 
 
 def weights_of(values: Tensor, who: str) -> Tensor:
-    """A mask, weight or psf as floats: integers are 0 and one other value, which becomes 1.
+    """Return a mask, weight or psf as floats: integers are 0 and one other value, which becomes 1.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def check_zarr(folder: str | PathLike[str]) -> None:
 
 
 def _codecs(value: Any) -> Iterator[str]:
-    """The names of all codecs in zarr's metadata."""
+    """Return the names of all codecs in zarr's metadata."""
     if isinstance(value, dict):
         for key, inside in value.items():
             if key in ("compressor", "filters", "codecs", "index_codecs"):

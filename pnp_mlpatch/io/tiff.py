@@ -137,7 +137,7 @@ def _stacked(
 
 
 def _pixels(file: Any, path: Path) -> np.ndarray:
-    """The numbers of a page as they are stored; raise for types that Pillow converts."""
+    """Read the numbers of a page as they are stored; raise for types that Pillow converts."""
     bits, signed, white = tiff_kind(file) if file.format == "TIFF" else (8, False, False)
     if white or (signed and bits == 8) or bits not in (8, 16, 32, 64):
         raise InputError(
@@ -159,7 +159,7 @@ def _pixels(file: Any, path: Path) -> np.ndarray:
 
 @contextmanager
 def _tiff(path: Path) -> Iterator[Any]:
-    """A TIFF file, open for reading; what Pillow raises becomes a :class:`FileError`."""
+    """Open a TIFF file for reading; what Pillow raises becomes a :class:`FileError`."""
     Image = require("PIL.Image", "Reading TIFF")
     try:
         with Image.open(path) as file:
@@ -214,7 +214,7 @@ def write_pages(
 def _write_directory(
     file: BinaryIO, width: int, height: int, offset: int, last: bool, big: bool
 ) -> None:
-    """The tags of a page of one uncompressed strip of floats."""
+    """Return the tags of a page of one uncompressed strip of floats."""
     tags = {
         256: width,
         257: height,

@@ -39,7 +39,7 @@ _FILTERS = threading.RLock()
 
 
 def as_path(path: Any, who: str) -> Path:
-    """The path of a file; refuse what is none."""
+    """Return the path of a file; refuse what is none."""
     if not isinstance(path, (str, PathLike)):
         raise InputTypeError(f"{who}: expected the path of a file, got {type(path).__name__}.")
     return Path(path)
@@ -89,7 +89,7 @@ def with_fits(path: Path, get: Callable[[Any], Any]) -> Any:
 
 
 def _unpacked(path: Path) -> Path | io.BytesIO:
-    """The file, or its unpacked content: astropy accepts a truncated .gz and has no size limit."""
+    """Return the file, or its unpacked content: astropy accepts a truncated .gz of any size."""
     with path.open("rb") as file:
         head = file.read(4)
     if head[:3] in (b"BZh", b"\xfd7z", b"PK\3") or head[:2] == b"\x1f\x9d":
@@ -119,19 +119,19 @@ def split_source(text: str, path: Path) -> tuple[Path, str | int | None]:
 
 
 def image_numbers(hdus: Any) -> list[int]:
-    """The numbers of the HDUs that hold an image."""
+    """Return the numbers of the HDUs that hold an image."""
     return [k for k, hdu in enumerate(hdus) if hdu.is_image and hdu.shape]
 
 
 def hdu_names(path: Path) -> list[str]:
-    """The names of the HDUs in capitals, "" where there is none; empty for .npy."""
+    """Return the names of the HDUs in capitals, "" where there is none; empty for .npy."""
     if path.suffix.lower() == ".npy":
         return []
     return with_fits(path, lambda hdus: [str(hdu.name).upper() for hdu in hdus])
 
 
 def listed(path: Path) -> str:
-    """The images of a file, for messages."""
+    """Return the images of a file, for messages."""
     return "an array" if path.suffix.lower() == ".npy" else with_fits(path, _listed)
 
 
@@ -141,7 +141,7 @@ def _listed(hdus: Any) -> str:
 
 
 def read_image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, str]:
-    """An image as float64, the cards of its header without structure, and its name for messages."""
+    """Read an image as float64, its cards without structure, and its name for messages."""
     if isinstance(which, str):
         path, which = split_source(which, path)
     if path.suffix.lower() == ".npy":
@@ -166,7 +166,7 @@ def read_image(path: Path, which: str | int | None) -> tuple[np.ndarray, str, st
 
 
 def _find(hdus: Any, which: str | int | None, path: Path) -> tuple[int, str]:
-    """The number of an image, and its name for messages."""
+    """Return the number of an image, and its name for messages."""
     images, names = image_numbers(hdus), [str(hdu.name).upper() for hdu in hdus]
     if which is None:
         if len(images) != 1:
@@ -187,7 +187,7 @@ def _find(hdus: Any, which: str | int | None, path: Path) -> tuple[int, str]:
 
 
 def as_plane(data: np.ndarray, name: str) -> Tensor:
-    """An array as a map (H, W); refuse other shapes."""
+    """Return an array as a map (H, W); refuse other shapes."""
     if data.ndim != 2:
         raise InputError(
             f"{name}: expected an image (H, W), got {data.shape}. "
@@ -200,7 +200,7 @@ def as_plane(data: np.ndarray, name: str) -> Tensor:
 
 
 def cards_of(header: Any, primary: Any = None) -> str:
-    """The cards of a header that do not describe its array, one a line.
+    """Return the cards of a header that do not describe its array, one a line.
 
     Those of the primary HDU are added, and its WCS where the image has none.
     """
@@ -220,5 +220,5 @@ def cards_of(header: Any, primary: Any = None) -> str:
 
 
 def header_of(cards: str) -> Any:
-    """The header of astropy with these cards."""
+    """Return the header of astropy with these cards."""
     return require("astropy.io.fits", "Reading FITS").Header.fromstring(cards, sep="\n")

@@ -28,7 +28,7 @@ Source = str | int | Tensor  # of a map
 def components(
     path: Path, gamma1: str | int | None, gamma2: str | int | None
 ) -> tuple[Tensor, str]:
-    """gamma (2, H, W), and the cards of the header of gamma_1."""
+    """Read gamma (2, H, W), and the cards of the header of gamma_1."""
     for name, value in (("gamma1", gamma1), ("gamma2", gamma2)):
         if isinstance(value, bool) or not (value is None or isinstance(value, (str, int))):
             raise InputTypeError(
@@ -60,7 +60,7 @@ def components(
 
 
 def _default_components(path: Path) -> tuple[str | int, str | None]:
-    """The names of the components where none was given: a pair, or a cube and None."""
+    """Return the names of the components where none was given: a pair, or a cube and None."""
     names = hdu_names(path)
     for pair in PAIRS:
         if set(pair) <= set(names):
@@ -76,14 +76,14 @@ def _default_components(path: Path) -> tuple[str | int, str | None]:
 
 
 def _only_cube(hdus: Any) -> int | None:
-    """The number of the only image of a file, if it has the axes of a cube of two components."""
+    """Return the number of the only image of a file, if it is a cube of two components."""
     images = image_numbers(hdus)
     shape = hdus[images[0]].shape if len(images) == 1 else ()
     return images[0] if len(shape) == 3 and shape[0] == 2 else None
 
 
 def mask_of(mask: Source | None, path: Path, gamma: Tensor) -> Tensor:
-    """The mask as booleans; all True without one."""
+    """Return the mask as booleans; all True without one."""
     shape = tuple(gamma.shape[1:])
     if mask is None:
         return torch.ones(shape, dtype=torch.bool)
@@ -98,7 +98,7 @@ def mask_of(mask: Source | None, path: Path, gamma: Tensor) -> Tensor:
 def noise_of_density(
     n_gal: float | Source, path: Path, gamma: Tensor, inside: Tensor, side: str, shape_noise: float
 ) -> Tensor:
-    """The noise map of a density of galaxies; infinite where there are none."""
+    """Return the noise map of a density of galaxies; infinite where there are none."""
     seen = torch.isfinite(gamma).all(0)
     density = map_of(n_gal, path, tuple(gamma.shape[1:]), "n_gal")
     density = torch.where(inside & (seen | (density > 0)), density, 0.0)
@@ -113,7 +113,7 @@ def noise_of_density(
 
 
 def map_of(value: Any, path: Path, shape: tuple[int, ...], what: str) -> Tensor:
-    """A map (H, W) float64 from a number, a tensor, or the name of an image."""
+    """Return a map (H, W) float64 from a number, a tensor, or the name of an image."""
     number = finite_number(value) or (isinstance(value, str) and _is_number(value))
     if isinstance(value, Tensor) and not value.is_complex():
         values, name = value.detach().cpu().double(), f"read_shear: {what}"

@@ -18,7 +18,7 @@ MAX_ROTATION = 3.0  # degrees between columns and right ascension that flip_ra c
 
 
 def _wcs(cards: str, path: Path) -> Any:
-    """astropy's WCS of the first two axes."""
+    """Make astropy's WCS of the first two axes."""
     wcs = require("astropy.wcs", "Reading the WCS of FITS")
     with astropy_warnings():
         try:
@@ -31,7 +31,7 @@ def _wcs(cards: str, path: Path) -> Any:
 
 
 def pixel_scale(cards: str, path: Path) -> tuple[str | None, Any]:
-    """The side of a pixel with its unit (None where the header does not tell it), and the WCS."""
+    """Return the side of a pixel with its unit (None if the header lacks it), and the WCS."""
     found = _wcs(cards, path)
     units = [str(unit) for unit in found.wcs.cunit]
     if not found.has_celestial and (units[0] != units[1] or units[0] not in RADIANS):

@@ -182,7 +182,7 @@ def _checked_centre(centre: Any) -> tuple[float, float]:
 
 
 def _grid(plane: _Plane, shape: tuple[int, int] | None, pixel: Any, side: float) -> _Grid:
-    """The map of that shape about the centre, or the one that just holds all galaxies."""
+    """Return the map of that shape about the centre, or the one that just holds all galaxies."""
     if shape is None:
         distance = math.degrees(math.acos(max(-1.0, min(1.0, float(plane.cos.min())))))
         if distance > MAX_DISTANCE:
@@ -229,7 +229,7 @@ def _pixels(plane: _Plane, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cards(plane: _Plane, grid: _Grid, side: float) -> str:
-    """The cards of the WCS of a map, one a line."""
+    """Return the cards of the WCS of a map, one a line."""
     header = require("astropy.io.fits", "The header of a map").Header()
     for axis, kind, value, step, reference in (
         (1, "RA---TAN", plane.lon, -side, grid.column),

@@ -182,7 +182,7 @@ def read_catalogue(
 
 
 def _read(table: _Table, wanted: dict[str, str], path: Path) -> dict[str, np.ndarray]:
-    """The wanted columns as float64, by their use."""
+    """Return the wanted columns as float64, by their use."""
     found, any_unit = {}, False
     for name, asked in wanted.items():
         column = _find(table.names, asked, name, path, optional=name == "w" and asked == "w")
@@ -197,7 +197,7 @@ def _read(table: _Table, wanted: dict[str, str], path: Path) -> dict[str, np.nda
 
 
 def _fits_table(hdus: Any, which: str | int | None, wanted: Iterable[str], path: Path) -> _Table:
-    """The table of that name or number, or the first one, with the wanted columns in memory."""
+    """Return the table of that name or number, or the first one with the wanted columns."""
     tables = [k for k, hdu in enumerate(hdus) if hasattr(hdu, "columns")]
     chosen = [
         k for k in tables if which in (None, k) or str(which).upper() == str(hdus[k].name).upper()
@@ -231,7 +231,7 @@ def _text_table(path: Path) -> _Table:
 
 
 def _find(names: list[str], column: str, what: str, path: Path, *, optional: bool) -> str | None:
-    """The column of that name, in any case; None if it is optional and missing."""
+    """Return the column of that name, in any case; None if it is optional and missing."""
     found = [name for name in names if name == column]
     found = found or [name for name in names if name.lower() == column.lower()]
     if len(found) == 1:
@@ -256,7 +256,7 @@ def _find(names: list[str], column: str, what: str, path: Path, *, optional: boo
 
 
 def _values(values: Any, unit: str, what: str, column: str, path: Path) -> np.ndarray:
-    """A column as float64, angles in degrees, NaN where the table has no value."""
+    """Read a column as float64, angles in degrees, NaN where the table has no value."""
     mask = np.ma.getmaskarray(values) if hasattr(values, "mask") else None
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "fiu":
@@ -272,7 +272,7 @@ def _values(values: Any, unit: str, what: str, column: str, path: Path) -> np.nd
 
 
 def _degrees(unit: str, what: str, column: str, path: Path) -> float:
-    """The unit of an angle in degrees."""
+    """Return the unit of an angle in degrees."""
     if unit.lower() in ("deg", "degree", "degrees"):
         return 1.0
     if what == "ra" and unit.lower() in ("h", "hr", "hour", "hours"):

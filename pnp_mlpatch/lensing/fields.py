@@ -125,7 +125,7 @@ def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
 
 
 def _field(root: Tensor, rng: np.random.Generator, shape: tuple[int, ...], shift: float) -> Tensor:
-    """A corner of a periodic field; ``root`` (h, w // 2 + 1) has the deviations of its modes."""
+    """Draw a corner of a periodic field; ``root`` (h, w // 2 + 1) is the std of its modes."""
     height, width = root.shape[0], _width(root)
     white = torch.from_numpy(rng.standard_normal((height, width), dtype=np.float32)).to(root.dtype)
     g = torch.fft.irfft2(root * torch.fft.rfft2(white), (height, width))
@@ -141,7 +141,7 @@ def _width(root: Tensor) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _root(shape: tuple[int, int], pixel: float, spectrum: Spectrum, shift: float) -> Tensor:
-    """The standard deviations of half of the modes of g, on a grid that is wider by ``MARGIN``."""
+    """Return the standard deviations of half of the modes of g, on a grid wider by ``MARGIN``."""
     size = tuple(2 * math.ceil(MARGIN * n / 2) if n > 1 else 2 for n in shape)
     unit = f"{pixel!r} rad"
     correlation = torch.fft.ifft2(power(wavenumbers(size, unit), spectrum, unit)).real

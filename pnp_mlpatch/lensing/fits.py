@@ -267,7 +267,7 @@ def write_convergence(
 def _images_to_write(
     path: Path, kappa: Tensor, shear: ShearMap, more: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The maps of :func:`write_convergence` by the names of their HDUs, checked."""
+    """Return the maps of :func:`write_convergence` by the names of their HDUs, checked."""
     if not isinstance(kappa, Tensor) or not kappa.is_floating_point():
         raise InputTypeError(
             f"{path}: kappa must be a floating tensor (2, H, W), E and B, got "

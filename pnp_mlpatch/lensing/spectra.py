@@ -202,7 +202,7 @@ def power_spectrum(
 
 
 def _window(x: Tensor, mask: Tensor | None, taper: bool) -> Tensor:
-    """The weights (H, W) of a map: the mask, times a Hann window with ``taper``."""
+    """Return the weights (H, W) of a map: the mask, times a Hann window with ``taper``."""
     shape = x.shape[-2:]
     w = torch.ones(shape, dtype=torch.float64, device=x.device)
     if mask is not None:
@@ -221,7 +221,7 @@ def _window(x: Tensor, mask: Tensor | None, taper: bool) -> Tensor:
 
 
 def _binned(ell: Tensor, values: Tensor, edges: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """The means of l and of the values in each bin; NaN in bins without a mode."""
+    """Return the means of l and of the values in each bin; NaN in bins without a mode."""
     limits = torch.tensor(edges, dtype=torch.float64, device=ell.device)
     bins = torch.bucketize(ell.flatten(), limits) - 1
     inside = (bins >= 0) & (bins < len(edges) - 1)
@@ -232,7 +232,7 @@ def _binned(ell: Tensor, values: Tensor, edges: Sequence[float]) -> tuple[Tensor
 
 
 def _less_mean(x: Tensor, w: Tensor) -> Tensor:
-    """w (x - mean), the mean weighted by w."""
+    """Return w (x - mean), the mean weighted by w."""
     return w * (x - (w * x).sum(dim=(-2, -1), keepdim=True) / w.sum())
 
 

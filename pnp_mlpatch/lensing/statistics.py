@@ -156,7 +156,7 @@ def _skewness(x: Tensor) -> float:
 
 
 def _inside(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The map less its mean over the mask, 0 outside; and the mask as booleans."""
+    """Return the map less its mean over the mask, 0 outside; and the mask as booleans."""
     seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.to(x.device) > 0
     if seen.shape != x.shape or not bool(seen.any()):
         raise InputError(

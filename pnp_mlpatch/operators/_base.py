@@ -286,15 +286,15 @@ class LinearOperator(nn.Module, ABC):
         return self._adjoint(self._forward(x))
 
     def _inverse(self, alpha: Tensor) -> Map | None:
-        """The map b -> (A^H A + alpha)^-1 b, where it has a closed form; alpha (B, 1, 1, 1)."""
+        """Return b -> (A^H A + alpha)^-1 b, where it has a closed form; alpha (B, 1, 1, 1)."""
         return None
 
     def _precondition(self, alpha: Tensor) -> Map | None:
-        """A map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""
+        """Return a map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""
         return self._inverse(alpha)
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map | None:
-        """The same for A^H w^2 A + alpha; by default with the mean of w^2 of each image."""
+        """Return the same for A^H w^2 A + alpha; by default with the mean of w^2 of each image."""
         each = weight.ndim > len(self.data_shape)
         mean = weight.square().flatten(1 if each else 0).mean(-1).to(alpha).reshape(-1, 1, 1, 1)
         inner = self._precondition(alpha / mean)
@@ -303,7 +303,7 @@ class LinearOperator(nn.Module, ABC):
     def _solve(
         self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
     ) -> tuple[Tensor, CGInfo]:
-        """The data step by iterations."""
+        """Do the data step by iterations."""
         f, residual, steps = Solve.apply(Aty + alpha * z, alpha, x0, self, tol, max_iter)
         return f, CGInfo(int(steps), residual)
 
@@ -311,7 +311,7 @@ class LinearOperator(nn.Module, ABC):
         return smooth_start(self, q)
 
     def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
-        """Data for the start where none were ``seen``; None: the smooth start of the seen data."""
+        """Return data for the start where none were ``seen``, or None for the smooth start."""
         return None
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
@@ -338,7 +338,7 @@ class LinearOperator(nn.Module, ABC):
     # ---- checks
 
     def _who(self) -> str:
-        """The name in error messages."""
+        """Return the name in error messages."""
         return type(self).__name__
 
     def _check(self, x: Tensor, kind: str, call: str, expected: str | None = None) -> None:

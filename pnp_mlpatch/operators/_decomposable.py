@@ -42,7 +42,7 @@ class DecomposableOperator(LinearOperator):
 
     @abstractmethod
     def _d(self, dtype: torch.dtype) -> Tensor:
-        """The diagonal, in the precision of the real ``dtype``."""
+        """Return the diagonal, in the precision of the real ``dtype``."""
 
     def _squared(self, dtype: torch.dtype) -> Tensor:
         d = self._d(dtype)

@@ -42,14 +42,14 @@ def check_image_shape(who: str, image_shape: Any) -> tuple[int, int, int]:
 
 
 def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str) -> None:
-    """Raise :class:`InputError` or :class:`InputTypeError` unless x is a batch for A.
+    r"""Raise :class:`InputError` or :class:`InputTypeError` unless x is a batch for A.
 
     Parameters
     ----------
     A : LinearOperator
         The operator.
     x : object
-        What should be a tensor (B, C, H, W) or (B, \\*data_shape).
+        What should be a tensor (B, C, H, W) or (B, \*data_shape).
     kind : {"image", "data"}
         Which of the two.
     call : str
@@ -89,7 +89,7 @@ def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str)
 
 
 def _hint(A: LinearOperator, x: Tensor, kind: str, shape: tuple[int, ...]) -> str:
-    """The likely mistake behind a wrong shape, as a sentence; or nothing."""
+    """Return the likely mistake behind a wrong shape, as a sentence; or nothing."""
     got = tuple(x.shape[1:])
     if tuple(x.shape) == shape:
         return " Add the batch axis: x[None]."

@@ -81,7 +81,7 @@ def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
 
 
 def _spectrum(A: LinearOperator, q: Tensor, unit: float) -> Tensor:
-    """tr A^H A / n plus the squared spectrum of the Laplacian, (B, 1, H, W // 2 + 1)."""
+    """Return tr A^H A / n plus the squared spectrum of the Laplacian, (B, 1, H, W // 2 + 1)."""
     signs = random_signs(A, q)
     seen = A(signs / unit).square().flatten(1).sum(1).reshape(-1, 1, 1, 1) / signs[0].numel()
     height, width = A.image_shape[1:]

@@ -187,7 +187,7 @@ class Transmission(LinearOperator):
     def _descend(
         self, f: Tensor, p: Tensor, direction: Tensor, z: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor, bool]:
-        """The largest step of 1, 1/2, 1/4 ... that lowers the objective, of each image."""
+        """Find the largest step of 1, 1/2, 1/4 ... that lowers the objective, of each image."""
         change = self.operator._forward(direction)
 
         def ray(step: Tensor) -> Tensor:

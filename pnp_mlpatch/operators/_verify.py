@@ -1,4 +1,4 @@
-"""Numerical checks of an operator: is it linear, is its adjoint the transpose, what does it see?"""
+"""Numerical checks of an operator: linearity, its adjoint, and what it sees."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def reached(A: LinearOperator) -> Tensor:
 
 
 def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None:
-    r"""Check once each part of A from outside this package: is it linear, is its adjoint right?
+    r"""Check once that each part of A from outside this package is linear, and its adjoint right.
 
     .. math::
 

@@ -184,7 +184,7 @@ class Lensing(LinearOperator):
         return self._inverse_of(self.weight.to(alpha.dtype) ** 2, alpha)
 
     def _inverse_of(self, square: Tensor, alpha: Tensor) -> Map:
-        """The inverse of S^H square S + alpha for squared weights, (H, W) or (B, 1, H, W).
+        """Return the inverse of S^H square S + alpha for squared weights, (H, W) or (B, 1, H, W).
 
         With the unitary U, b of mean 0 and d = square + alpha: f = U^H (U b - c) / d, where the
         constant c, a number for E and one for B, makes the mean of f zero. Constants pass through U
@@ -224,7 +224,7 @@ class Lensing(LinearOperator):
 
 
 def _survey(image_shape: Sequence[int] | None, weight: Tensor | None, padding: int) -> Tensor:
-    """The weights (H, W) of the data, float64; raise :class:`InputError` if they cannot be."""
+    """Return the weights (H, W) of the data, float64; raise :class:`InputError` for bad ones."""
     if (image_shape is None) == (weight is None):
         raise InputError("Lensing: give either image_shape=(2, H, W) or weight=, a tensor (H, W).")
     if weight is None:

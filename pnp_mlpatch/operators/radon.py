@@ -277,7 +277,7 @@ def _geometry(
     detectors: int | None,
     channels: int | None,
 ) -> tuple[Geometry, int]:
-    """The geometry and the number of channels, of what the caller gave."""
+    """Return the geometry and the number of channels, of what the caller gave."""
     if geometry is not None:
         if not isinstance(geometry, (ParallelBeam, FanBeam)):
             raise InputTypeError(
@@ -321,7 +321,7 @@ def _interpolate(q: Tensor, seen: Tensor) -> Tensor:
 
 
 def _mismatch(pair: AstraPair | SparsePair, geometry: Geometry, device: torch.device) -> float:
-    """The mismatch of a pair whose backprojection need not be the transpose."""
+    """Return the mismatch of a pair whose backprojection need not be the transpose."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, *geometry.shape, generator=generator).to(device)
     y = torch.rand(1, len(geometry.theta), sizes(geometry)[0], generator=generator).to(device)

@@ -264,7 +264,7 @@ class Stack(LinearOperator):
         return max(A._norm(iterations, tol) for A in each)
 
     def _images(self) -> int:
-        """The number of images with a weight each; 0 where one serves all, and 0 for one."""
+        """Return the number of images with a weight each; 0 where one serves all, and 0 for one."""
         found = [0]
         for block in self._all():
             if isinstance(block, Stack):

@@ -1,0 +1,1 @@
+"""Whole jobs: a CT volume, a mass map."""

@@ -18,7 +18,7 @@ NOISE_DRAWS = 8  # maps of noise alone, for the rms that it gives to B
 def b_mode_check(
     estimate: Callable[[Tensor], Tensor], g: Tensor, noise: Tensor, *, seed: int, flip_ra: bool
 ) -> dict[str, float]:
-    """The rms of E and B, and of B of noise alone; warn if gamma_2 seems to have the other sign.
+    """Return the rms of E and B, and of B of noise alone; warn if gamma_2 seems flipped.
 
     ``estimate`` takes a shear (1, 2, H, W), such as ``g``, to smoothed maps of E and B (2, H, W).
     """
@@ -37,7 +37,7 @@ def b_mode_check(
 
 
 def _noise_rms(estimate: Callable[[Tensor], Tensor], noise: Tensor, seed: int) -> float:
-    """The rms of B inside the mask, of maps of noise alone."""
+    """Return the rms of B inside the mask, of maps of noise alone."""
     generator, total = torch.Generator().manual_seed(seed), 0.0
     seen = torch.isfinite(noise)
     std = torch.where(seen, noise, 0.0)

@@ -103,7 +103,7 @@ class Journal:
             self._make()
 
     def _load(self) -> dict[int, dict[str, Any]]:
-        """The batches that the journal names; raise unless it is whole and of these settings."""
+        """Return the batches that the journal names; raise if damaged, or of other settings."""
         try:
             before = load_table(self.path)
             settings, found, done = before["settings"], before["found"], before["done"]

@@ -108,7 +108,7 @@ def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
 
 
 def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tensor, list[Row]]:
-    """A plain run of the solver, from the denoised start."""
+    """Run the solver, from the denoised start."""
     levels = start_level(A, slab, describe(D)).tolist()
     starts = zip(backproject(A, slab), levels, strict=True)
     x0 = torch.cat([D(one[None], level) for one, level in starts])
@@ -120,7 +120,7 @@ def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tenso
 
 
 def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor, list[Row]]:
-    """The recipe at the level of each slice; a row is of the run that its slice is from."""
+    """Return the recipe at the level of each slice; a row is of the run that its slice is from."""
     q, T, noise = _problem(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
@@ -157,7 +157,7 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
 
 
 def _problem(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
-    """Data, operator and noise as the solvers take them."""
+    """Return data, operator and noise as the solvers take them."""
     device = A.angles.device
     if slab.counts is None:
         return slab.q[:, None].to(device), A, _noise(slab).to(device)

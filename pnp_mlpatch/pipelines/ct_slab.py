@@ -89,7 +89,7 @@ def _from_integrals(config: VolumeConfig, raw: Tensor) -> Slab:
 
 
 def _from_counts(scan: Scan, config: VolumeConfig, raw: Tensor, start: int, stop: int) -> Slab:
-    """Counts as line integrals with a map of the noise."""
+    """Convert counts to line integrals with a map of the noise."""
     assert scan.flat is not None
     flat = scan.flat[start:stop, None]
     dark = torch.zeros_like(flat) if scan.dark is None else scan.dark[start:stop, None]
@@ -107,7 +107,7 @@ def _from_counts(scan: Scan, config: VolumeConfig, raw: Tensor, start: int, stop
 def _photons(
     config: VolumeConfig, raw: Tensor, flat: Tensor, dark: Tensor, missing: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts, blank and background, shifted by the variance of the electronic noise.
+    """Return counts, blank and background, shifted by the variance of the electronic noise.
 
     The sum c + e^2 has the mean and the variance of Poisson's distribution (Snyder et al. 1993).
     """
@@ -168,7 +168,7 @@ def estimate_noise(q: Tensor) -> Tensor:
 
 
 def _noise_of_slice(q: np.ndarray) -> float:
-    """The noise of one slice (angles, detectors)."""
+    """Estimate the noise of one slice (angles, detectors)."""
     before, here, after = q[:, :-2], q[:, 1:-1], q[:, 2:]
     d = after - 2 * here + before
     finite = np.isfinite(d)

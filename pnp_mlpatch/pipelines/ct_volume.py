@@ -150,7 +150,7 @@ def _reconstruct(
     resume: bool,
     progress: bool | None,
 ) -> VolumeResult:
-    """The volume, by the one run that writes to ``path``."""
+    """Make the volume, by the one run that writes to ``path``."""
     started = time.perf_counter()
     first, last = check_scan(scan, geometry, config)
     D = _grey_denoiser(given)
@@ -230,7 +230,7 @@ def _solve_batches(
 
 
 def _grey_denoiser(D: Denoiser | str | None) -> Denoiser | None:
-    """The denoiser, of one channel; None stays None."""
+    """Return the denoiser, of one channel; None stays None."""
     if D is None:
         return None
     D = as_denoiser(D) if isinstance(D, str) or not callable(D) else D
@@ -246,7 +246,7 @@ def _grey_denoiser(D: Denoiser | str | None) -> Denoiser | None:
 def _settings(
     scan: Scan, geometry: Geometry, D: Denoiser | None, config: VolumeConfig, meta: dict[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same when a run is resumed, and is written beside the volume."""
+    """Return what must be the same when a run is resumed, and is written beside the volume."""
     about = {key: value for key, value in scan.meta.items() if key != "source"}
     return {
         "version": pnp_mlpatch.__version__,
@@ -262,7 +262,7 @@ def _settings(
 def _report(
     scan: Scan, shape: tuple[int, ...], settings: dict[str, Any], units: str, journal: Journal
 ) -> dict[str, Any]:
-    """What is written beside the volume."""
+    """Return what is written beside the volume."""
     rows = journal.rows()
     return {
         **settings,
@@ -275,7 +275,7 @@ def _report(
 
 
 def _middle_fbp(A: Radon, scan: Scan, config: VolumeConfig, middle: int) -> Tensor:
-    """Filtered backprojection (H, W) of a slice, in attenuation."""
+    """Return the filtered backprojection (H, W) of a slice, in attenuation."""
     slab = read_slab(scan, config, middle, middle + 1)
     if not len(slab.q):
         return torch.zeros(A.image_shape[1:])
@@ -283,7 +283,7 @@ def _middle_fbp(A: Radon, scan: Scan, config: VolumeConfig, middle: int) -> Tens
 
 
 def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
-    """The window that is given, or the default."""
+    """Return the window that is given, or the default."""
     if config.window is not None:
         return float(config.window[0]), float(config.window[1])
     if config.mu_water is not None:
@@ -303,7 +303,7 @@ def _in_units(x: Tensor, config: VolumeConfig) -> Tensor:
 
 
 def _on(D: Denoiser, device: str) -> Denoiser:
-    """The denoiser on a device, if it can be moved."""
+    """Return the denoiser on a device, if it can be moved."""
     move = getattr(D, "to", None)
     return D if move is None else move(torch.device(device))
 

@@ -286,7 +286,7 @@ def _sample(
     save_every: float,
     progress: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """The map and its spread, with the border, from where an interrupted run was left."""
+    """Return the map and its spread, with the border, from where an interrupted run was left."""
     config, A = job.config, job.A
     assert config.sigma is not None
     position = _resume(checkpoint, about, job.g.device)
@@ -329,7 +329,7 @@ def _sample(
 def _resume(
     path: str | PathLike[str] | None, about: dict[str, Any], device: torch.device
 ) -> _Position:
-    """The position of an interrupted run, or the start."""
+    """Return the position of an interrupted run, or the start."""
     content = checkpoints.resume(path, about, "map_mass", device)
     if content is None:
         return _Position()

@@ -161,13 +161,13 @@ def anderson(solver: Solver[Any], depth: int = 5) -> Anderson:
 
 
 def empty(z: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The memory and mixing of :class:`AndersonState` before the first point, a ``z``."""
+    """Return the memory and mixing of :class:`AndersonState` before the first point, a ``z``."""
     start = torch.tensor([0.0, torch.inf, 0.0, depth], dtype=torch.float64, device=z.device)
     return z.new_zeros(len(z), 2, depth, *z.shape[1:]), start.repeat(len(z), 1)
 
 
 def mix(z: Tensor, g: Tensor, memory: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The point after ``z``, where ``g`` = g(z), (B, C, H, W), and the memory and mixing then."""
+    """Return the point after ``z``, and the memory and mixing; ``g`` is g(z), (B, C, H, W)."""
     r, depth = g - z, memory.shape[2]
     size = sizes(r)
     count, least, wait, pause = mixing.unbind(1)
@@ -200,7 +200,7 @@ def mix(z: Tensor, g: Tensor, memory: Tensor, mixing: Tensor) -> tuple[Tensor, T
 
 
 def _weights(r: Tensor, residuals: Tensor, held: Tensor, failed: Tensor) -> Tensor:
-    """gamma (B, m) in float64, by least squares over the residuals held; 0 where it failed."""
+    """Return gamma (B, m) in float64, by least squares over the held residuals; 0 if failed."""
     dr = ((r[:, None] - residuals) * held[..., None, None, None]).flatten(2)
     gram = (dr @ dr.transpose(1, 2)).double()
     right = (dr @ r.flatten(1)[..., None]).double()

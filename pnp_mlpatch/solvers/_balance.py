@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.solvers._splitting import DualState
+from pnp_mlpatch.solvers._dual import DualState
 
 
 def check_balance(balance: Any) -> None:

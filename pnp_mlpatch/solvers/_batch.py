@@ -43,7 +43,7 @@ class Batch:
         self._growth = Growth(state.x)
 
     def step(self, denoise: Denoiser, state: State) -> tuple[State, dict[str, float | Tensor]]:
-        """The state after one step, and the residual and measures of the images that moved."""
+        """Take one step; return the state, and residual and measures of the images that moved."""
         images = len(state.x)
         if not torch.equal(self._cut_for, self.resting):
             self._cut(images, state.x.device)
@@ -55,14 +55,14 @@ class Batch:
         return after if self.rows is None else put(state, self.rows, after, images), found
 
     def rest(self, state: State, arrived: Tensor) -> State:
-        """The state with those of the images that moved at rest which have ``arrived``."""
+        """Return the state with those of the images that moved at rest which have ``arrived``."""
         moved = ~self.resting
         self.resting = self.resting.clone()
         self.resting[moved] = arrived.cpu()
         return self._marked(state)
 
     def halt(self, state: State, answers: list[object]) -> State:
-        """The state with those images at rest that the ``answers`` of callbacks stop."""
+        """Return the state with those images at rest that the ``answers`` of callbacks stop."""
         for answer in answers:
             if isinstance(answer, Tensor) and answer.dtype == torch.bool:
                 self.halted = self.halted | (answer.cpu() & ~self.resting)
@@ -82,7 +82,7 @@ class Batch:
 
 
 def take(state: State, rows: Tensor, images: int) -> State:
-    """The images ``rows`` of a state, and of the states in it."""
+    """Return the images ``rows`` of a state, and of the states in it."""
     nested = {
         name: take(value, rows, images)
         for name, value in _values(state).items()
@@ -104,7 +104,7 @@ def put(state: State, rows: Tensor, part: State, images: int) -> State:
 
 
 def _problem_of(problem: Problem, rows: Tensor) -> Problem:
-    """The problem of the images ``rows``."""
+    """Return the problem of the images ``rows``."""
     taken = _rows(problem, rows, len(problem.q))
     if problem.noise_map is not None and problem.noise_map.ndim < problem.q.ndim:
         taken.pop("noise_map", None)  # one map for all
@@ -112,7 +112,7 @@ def _problem_of(problem: Problem, rows: Tensor) -> Problem:
 
 
 def _settings_of(solver: Solver[Any], rows: Tensor, images: int) -> Solver[Any]:
-    """A solver whose settings (B,), and schedules (K, B), are those of the images ``rows``."""
+    """Return a solver with the settings (B,) and schedules (K, B) of the images ``rows``."""
     changes: dict[str, Any] = {}
     for name, value in _values(solver).items():
         if isinstance(value, Tensor) and value.shape[-1:] == (images,):
@@ -123,12 +123,12 @@ def _settings_of(solver: Solver[Any], rows: Tensor, images: int) -> Solver[Any]:
 
 
 def _values(thing: Any) -> dict[str, Any]:
-    """The fields of a dataclass."""
+    """Return the fields of a dataclass."""
     return {f.name: getattr(thing, f.name) for f in fields(thing)}
 
 
 def _rows(thing: Any, rows: Tensor, images: int) -> dict[str, Any]:
-    """The images ``rows`` of the fields of a dataclass that hold one entry for each image."""
+    """Return the images ``rows`` of the fields of a dataclass with one entry an image."""
     return {
         name: value[rows]
         for name, value in _values(thing).items()

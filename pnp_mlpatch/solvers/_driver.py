@@ -97,7 +97,7 @@ def iterate(solver: Solver[S], problem: Problem, D: Denoiser, state: S) -> Itera
 
 
 def start(solver: Solver[Any], problem: Problem, x0: Tensor | None, state: State | None) -> State:
-    """The first state from ``x0``; or the ``state`` to resume from, checked."""
+    """Make the first state from ``x0``; or the ``state`` to resume from, checked."""
     who = type(solver).__name__
     if state is None:
         return solver.init(problem, checked_start(x0, problem, who))
@@ -111,7 +111,7 @@ def start(solver: Solver[Any], problem: Problem, x0: Tensor | None, state: State
 
 
 def checked_start(x0: Tensor | None, problem: Problem, who: str) -> Tensor:
-    """The start; raise unless it is an image of the problem and finite."""
+    """Return the start; raise unless it is an image of the problem and finite."""
     q, shape = problem.q, (problem.q.shape[0], *problem.A.image_shape)
     expected, got = f"{shape} {q.dtype} on {q.device}", type(x0).__name__
     if isinstance(x0, Tensor):

@@ -37,7 +37,21 @@ class FixedPointState(State):
         return found if self.fixed_point is None else found | {"fixed_point": self.fixed_point}
 
 
+@dataclass(frozen=True)
+class EstimateState(FixedPointState):
+    """State of an iteration in the estimate itself.
+
+    Parameters
+    ----------
+    ahead : Tensor, shape (B, C, H, W)
+        Where the next step starts: x, unless points are mixed.
+    """
+
+    ahead: Tensor
+
+
 F = TypeVar("F", bound=FixedPointState)
+E = TypeVar("E", bound=EstimateState)
 
 
 class FixedPoint(Solver[F]):
@@ -135,3 +149,15 @@ class FixedPoint(Solver[F]):
         """Do one iteration."""
         point, state = self.propose(problem, denoise, state)
         return self.settle(problem, denoise, state, point)
+
+
+class EstimateIteration(FixedPoint[E]):
+    """A fixed-point iteration in the estimate itself: z is x, unless points are mixed."""
+
+    def point(self, state: E) -> Tensor:
+        """Return where the next step starts."""
+        return state.ahead
+
+    def settle(self, problem: Problem, denoise: Denoiser, state: E, point: Tensor) -> E:
+        """Let the next step start at ``point``."""
+        return replace(state, iteration=state.iteration + 1, ahead=point)

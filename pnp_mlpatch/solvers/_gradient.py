@@ -65,7 +65,7 @@ class Gradient(Solver[G]):
             schedules.check_schedule(self.sigma, f"{who}: sigma")
 
     def step_size(self, problem: Problem, x0: Tensor) -> Tensor:
-        """tau for each image (B,)."""
+        """Return tau for each image (B,)."""
         if self.tau is not None:
             return x0.new_full((len(x0),), float(self.tau))
         return 1 / curvatures(problem.A, x0, type(self).__name__)

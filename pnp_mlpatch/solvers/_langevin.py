@@ -16,7 +16,6 @@ range of values.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +24,9 @@ from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Solver, State, check_settings
+from pnp_mlpatch.solvers._base import State
 from pnp_mlpatch.solvers._problem import Problem, norms, per_image
 
 
@@ -133,7 +132,7 @@ class ChainState(State):
 
 
 def start(problem: Problem, x0: Tensor) -> ChainState:
-    """The state before the first step of a chain from ``x0`` (B, C, H, W)."""
+    """Return the state before the first step of a chain from ``x0`` (B, C, H, W)."""
     zero, none = torch.zeros_like(x0), x0.new_zeros(len(x0), 0, *x0.shape[1:])
     return ChainState(
         x=x0,
@@ -151,7 +150,7 @@ def start(problem: Problem, x0: Tensor) -> ChainState:
 
 
 def follow(state: ChainState, sample: Tensor, burn_in: int, keep: int) -> ChainState:
-    """The state after ``sample``. At most 2 ``keep`` - 1 samples and 31 batch means are held."""
+    """Return the state after ``sample``, with at most 2 ``keep`` - 1 samples and 31 batch means."""
     x, count, square, kept, thinning = sample, state.count, state.square, state.kept, state.thinning
     batches, batch_size, partial = state.batches, state.batch_size, state.partial
     if state.iteration >= burn_in:
@@ -241,38 +240,3 @@ def step_size(
 ) -> float | Tensor:
     """``delta`` as it broadcasts to the images ``like``, or ``default`` where it is None."""
     return default.to(like) if delta is None else per_image(delta, like, f"{who}: delta")
-
-
-def check_chain(
-    solver: Solver,
-    sigma: schedules.Schedule,
-    delta: float | Tensor | None,
-    burn_in: int,
-    seed: int,
-    box: tuple[float, float] | None,
-    keep: int,
-) -> None:
-    """Raise unless the settings of a sampler are in their ranges."""
-    who = type(solver).__name__
-    check_settings(solver, delta=delta)
-    if delta is not None and not isinstance(delta, Tensor) and not finite_number(delta):
-        raise InputTypeError(f"{who}: delta must be a number or a tensor (B,), got {delta!r}.")
-    schedules.check_schedule(sigma, f"{who}: sigma")
-    for name, value, least in (("burn_in", burn_in, 0), ("seed", seed, 0), ("keep", keep, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{who}: {name} must be an integer >= {least}, got {value!r}.")
-    if isinstance(sigma, Sequence) and len(sigma) > burn_in + 1:
-        raise InputError(
-            f"{who}: the {len(sigma)} levels of sigma must end with the burn-in: "
-            "the samples are of one density. "
-            f"Set burn_in to {len(sigma) - 1} or more, or give fewer levels."
-        )
-    if box is not None and not (
-        isinstance(box, tuple)
-        and len(box) == 2
-        and all(map(finite_number, box))
-        and box[0] < box[1]
-    ):
-        raise InputError(
-            f"{who}: box must be None or (low, high), two numbers with low < high, got {box!r}."
-        )

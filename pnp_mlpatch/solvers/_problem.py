@@ -118,7 +118,7 @@ def _check_data(q: Tensor, A: LinearOperator) -> None:
 
 
 def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
-    """The data with 0 where nothing was measured; raise if others are not finite."""
+    """Return the data with 0 where nothing was measured; raise if others are not finite."""
     if isinstance(noise, Tensor) and noise.ndim > 1 and not noise.is_complex():
         with suppress(RuntimeError):  # a map of another shape, which is refused below
             unseen = torch.isposinf(noise.detach()).to(q.device).expand_as(q)
@@ -137,7 +137,7 @@ def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
 
 
 def _checked_noise(noise: float | Tensor | None) -> float | Tensor | None:
-    """The noise as a float or tensor, finite (but for a map) and > 0."""
+    """Return the noise as a float or tensor, finite (but for a map) and > 0."""
     if noise is None:
         return None
     if not isinstance(noise, Tensor):
@@ -177,7 +177,7 @@ def _one_an_image(noise: Tensor, q: Tensor, A: LinearOperator) -> bool:
 
 
 def _whitened(q: Tensor, A: LinearOperator, noise: Tensor) -> Problem:
-    """The problem with the noise map divided out."""
+    """Return the problem with the noise map divided out."""
     values = noise.detach().double()
     if values.ndim == len(A.data_shape) + 1 and values.shape[0] not in (1, q.shape[0]):
         raise InputError(
@@ -230,7 +230,7 @@ def weight_of(
 
 
 def norms(A: LinearOperator, images: int) -> list[float]:
-    """|A| for each of so many images: one number, unless these have weights of their own."""
+    """Return |A| for each of so many images: one number, unless these have weights of their own."""
     first = A.for_images(torch.tensor([0]))
     if first is A:
         return [A.norm()] * images
@@ -264,7 +264,7 @@ def noise_in_start(problem: Problem, who: str) -> Tensor:
 
 
 def column(value: float | Tensor) -> float | Tensor:
-    """A number as it is, a tensor (B,) as (B, 1, 1, 1)."""
+    """Return a number as it is, a tensor (B,) as (B, 1, 1, 1)."""
     return value.reshape(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
 
 

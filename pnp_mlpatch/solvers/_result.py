@@ -108,7 +108,7 @@ class Result:
         )
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the figure of :meth:`plot`; nothing without matplotlib."""
+        """Return what a notebook shows: the figure of :meth:`plot`; nothing without matplotlib."""
         try:
             return png(self.plot())
         except MissingPackage:
@@ -250,7 +250,7 @@ class Log:
     def _column(
         self, name: str, value: float | Tensor, rows: Tensor | None, images: int
     ) -> Tensor | None:
-        """A measure as a column (B,), in which images at rest keep theirs; None for one number."""
+        """Return a measure as a column (B,), images at rest with their last; None for a number."""
         moved = images if rows is None else len(rows)
         if not isinstance(value, Tensor) or value.shape != (moved,):
             return None
@@ -269,7 +269,7 @@ def _number(value: Any) -> float:
 
 
 def _shown(value: Any) -> str:
-    """A number, or the range of several."""
+    """Return a number, or the range of several."""
     if not isinstance(value, Tensor):
         return f"{value:.4g}"
     low, high = float(value[torch.isfinite(value)].min()), float(value[torch.isfinite(value)].max())

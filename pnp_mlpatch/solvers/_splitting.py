@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-import torch
 from torch import Tensor
 
-from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._base import Solver, State, check_settings
-from pnp_mlpatch.solvers._fixed_point import FixedPointState
 from pnp_mlpatch.solvers._problem import Problem, weight_of
 
 if TYPE_CHECKING:
@@ -35,54 +32,13 @@ class SplittingState(State):
         return super().measures() | {"data_residual": self.data_residual}
 
 
-@dataclass(frozen=True)
-class DualState(SplittingState, FixedPointState):
-    """State of ADMM with n data terms, n = 1 where there is one.
-
-    Parameters
-    ----------
-    x : Tensor, shape (B, C, H, W)
-        The denoised variable v.
-    f, u : Tensor, shape (B, n C, H, W)
-        The data variables and their scaled duals.
-    start : Tensor, shape (B, n C, H, W)
-        Where the next data steps start.
-    moved : Tensor, shape (B,)
-        |v_k - v_{k-1}|.
-    scale : Tensor of shape (B,), or None
-        What sigma is multiplied by where residuals are balanced.
-    """
-
-    f: Tensor
-    u: Tensor
-    start: Tensor
-    moved: Tensor
-    scale: Tensor | None = field(default=None, kw_only=True)
-
-    @property
-    def v(self) -> Tensor:
-        """v, once for each data term: (B, n C, H, W)."""
-        return self.x.repeat(1, self.f.shape[1] // self.x.shape[1], 1, 1)
-
-    def measures(self) -> dict[str, float | Tensor]:
-        """Return the primal and dual residuals of Boyd et al. as well, relative."""
-        v, terms = self.v, self.f.shape[1] // self.x.shape[1]
-        tiny = torch.finfo(v.dtype).tiny
-        size = sizes(self.f).maximum(sizes(v)).clamp_min(tiny)
-        return super().measures() | {
-            "primal": sizes(self.f - v) / size,
-            "dual": terms**0.5 * self.moved / sizes(self.u).clamp_min(tiny),
-        }
-
-
+W = TypeVar("W", bound=State)
 P = TypeVar("P", bound=SplittingState)
 
 
 @dataclass(frozen=True)
-class Splitting(Solver[P]):
-    r"""A solver that alternates a data step and a denoiser.
-
-    .. math:: h(z; \alpha) = (A^H A + \alpha)^{-1} (A^H q + \alpha z)
+class Weighted(Solver[W]):
+    r"""A solver with a level ``sigma`` for the denoiser and a weight ``alpha`` for the data.
 
     Parameters
     ----------
@@ -92,15 +48,11 @@ class Splitting(Solver[P]):
         Level given to the denoiser, in the units of the image: a number, one for each
         iteration (the last is held), one for each image, or both.
     alpha : float, Tensor of shape (B,), or None
-        Weight of the data step. None for :math:`\text{alpha\_scale} (\text{noise} / \sigma_k)^2`.
+        Weight of the data. None for :math:`\text{alpha\_scale} (\text{noise} / \sigma_k)^2`.
     alpha_scale : float or Tensor, shape (B,)
         Factor of that rule: 1 by statistics, more for a stronger denoiser.
     tol : float
         Relative change below which an image has converged.
-    data_iterations : int
-        Iterations of preconditioned CG in a data step that has no closed form.
-    data_tol : float
-        Relative residual at which that ends earlier.
     """
 
     rising: ClassVar[bool] = True
@@ -110,30 +62,46 @@ class Splitting(Solver[P]):
     alpha: float | Tensor | None = None
     alpha_scale: float | Tensor = 1.0
     tol: float = 1e-4
-    data_iterations: int = 2
-    data_tol: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            alpha=self.alpha,
-            alpha_scale=self.alpha_scale,
-            data_iterations=self.data_iterations,
-            data_tol=self.data_tol,
-        )
+        check_settings(self, alpha=self.alpha, alpha_scale=self.alpha_scale)
         if self.sigma is not None or type(self).sigma is not None:  # None only as the default
             schedules.check_schedule(cast(Any, self.sigma), f"{type(self).__name__}: sigma")
 
-    def level(self, state: P) -> schedules.Level:
+    def level(self, state: W) -> schedules.Level:
         """Return the level of the denoiser for the step that follows ``state``."""
         assert self.sigma is not None
         return schedules.level(self.sigma, state.iteration)
 
-    def levels(self, problem: Problem, state: P) -> dict[str, float | Tensor]:
+    def levels(self, problem: Problem, state: W) -> dict[str, float | Tensor]:
         """Return sigma and alpha of the step that follows ``state``."""
         sigma, who = self.level(state), type(self).__name__
         alpha = weight_of(problem, self.alpha, sigma, who, self.alpha_scale)
         return {"sigma": sigma, "alpha": alpha}
+
+
+@dataclass(frozen=True)
+class Splitting(Weighted[P]):
+    r"""A solver that alternates a data step and a denoiser.
+
+    .. math:: h(z; \alpha) = (A^H A + \alpha)^{-1} (A^H q + \alpha z)
+
+    Parameters
+    ----------
+    iterations, sigma, alpha, alpha_scale, tol
+        As for :class:`Weighted`.
+    data_iterations : int
+        Iterations of preconditioned CG in a data step that has no closed form.
+    data_tol : float
+        Relative residual at which that ends earlier.
+    """
+
+    data_iterations: int = 2
+    data_tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(self, data_iterations=self.data_iterations, data_tol=self.data_tol)
 
     def data_step(
         self,

@@ -73,14 +73,14 @@ S = TypeVar("S", bound=State)
 
 
 def state_values(state: State) -> dict[str, Any]:
-    """The fields of a state by name, and its "kind"; a state in a state likewise."""
+    """Return the fields of a state by name, and its "kind"; a state in a state likewise."""
     values = {f.name: getattr(state, f.name) for f in fields(state)}
     nested = {k: state_values(value) for k, value in values.items() if isinstance(value, State)}
     return {"kind": type(state).__name__, **values, **nested}
 
 
 def state_from(values: Mapping[str, Any], kinds: Iterable[type[State]]) -> State | None:
-    """The state of one of the ``kinds`` with such ``values``, None if none has such fields.
+    """Return the state of one of the ``kinds`` with such ``values``, None if none has such fields.
 
     Fields with a default may be missing.
     """

@@ -91,7 +91,7 @@ class Watch:
     def statuses(
         self, residuals: Tensor | None, resting: Tensor, halted: Tensor, stopped: bool, tol: float
     ) -> tuple[str, ...]:
-        """The status of each image, from residuals (K, B) and the masks of those at rest (B,)."""
+        """Return the status of each image, from residuals (K, B) and masks at rest (B,)."""
         left = "stopped" if stopped else "max_iter"
         names = ["converged" if rests else left for rests in resting.tolist()]
         names = ["stopped" if halts else name for name, halts in zip(names, halted, strict=True)]
@@ -108,7 +108,7 @@ class Watch:
 
 
 def worst(statuses: Sequence[str]) -> str:
-    """The status that needs attention most."""
+    """Return the status that needs attention most."""
     return next((name for name in SERIOUS if name in statuses), "converged")
 
 

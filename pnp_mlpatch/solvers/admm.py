@@ -10,12 +10,10 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.solvers._balance import balanced, check_balance
 from pnp_mlpatch.solvers._base import State, register
-from pnp_mlpatch.solvers._fixed_point import FixedPoint
+from pnp_mlpatch.solvers._dual import Dual, DualState
 from pnp_mlpatch.solvers._problem import Problem
-from pnp_mlpatch.solvers._splitting import DualState, Splitting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +26,7 @@ class ADMMState(DualState):
 
 @register("admm")
 @dataclass(frozen=True)
-class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
+class ADMM(Dual[ADMMState]):
     r"""The alternating direction method of multipliers with a denoiser for the proximal map.
 
     From :math:`v_0 = x_0` and :math:`u_0 = 0`, with the estimate v,
@@ -86,7 +84,6 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
     """
 
     state_type: ClassVar[type[State]] = ADMMState
-    warm_up: ClassVar[int] = 1  # x0 + 0 is no v + u with v = D(v + u)
 
     balance: int = 0
 
@@ -102,27 +99,14 @@ class ADMM(Splitting[ADMMState], FixedPoint[ADMMState]):
         return {"sigma": levels["sigma"] * scale, "alpha": levels["alpha"] / scale**2}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
-        zero = x0.new_zeros(len(x0))
-        scale = zero.double() + 1 if self.balance else None
-        return ADMMState(x0, 0, zero, x0, torch.zeros_like(x0), x0, zero, scale=scale)
-
-    def point(self, state: ADMMState) -> Tensor:
-        return state.x + state.u
-
-    def advance(
-        self, problem: Problem, denoise: Denoiser, state: ADMMState
-    ) -> tuple[Tensor, ADMMState]:
-        alpha, extra = self.levels(problem, state)["alpha"], int(state.iteration < 3)
-        f, reached = self.data_step(problem, state.x - state.u, alpha, state.start, extra)
-        start = 1.5 * f - 0.5 * state.f
-        return f + state.u, replace(state, f=f, start=start, data_residual=reached)
+        scale = x0.new_ones(len(x0), dtype=torch.float64) if self.balance else None
+        return replace(super().init(problem, x0), scale=scale)
 
     def settle(
         self, problem: Problem, denoise: Denoiser, state: ADMMState, point: Tensor
     ) -> ADMMState:
-        k, v = state.iteration, denoise(point, self.levels(problem, state)["sigma"])
-        new = replace(state, x=v, iteration=k + 1, u=point - v, moved=sizes(v - state.x))
-        return cast(ADMMState, balanced(new)) if 0 < k < self.balance else new
+        new = super().settle(problem, denoise, state, point)
+        return cast(ADMMState, balanced(new)) if 0 < state.iteration < self.balance else new
 
     def for_mixing(self) -> Self:
         if self.balance:

@@ -6,16 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
-from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.linalg import sizes
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.solvers._base import State, register
-from pnp_mlpatch.solvers._fixed_point import FixedPoint
+from pnp_mlpatch.solvers._dual import Dual, DualState
 from pnp_mlpatch.solvers._problem import Problem
-from pnp_mlpatch.solvers._splitting import DualState, Splitting
 
 
 @runtime_checkable
@@ -50,7 +46,7 @@ class ConsensusState(DualState):
 
 @register("consensus")
 @dataclass(frozen=True)
-class Consensus(Splitting[ConsensusState], FixedPoint[ConsensusState]):
+class Consensus(Dual[ConsensusState]):
     r"""ADMM with a data step for each of several data sets, which agree on one image.
 
     For :math:`q_i = A_i f + n_i` it minimises
@@ -107,48 +103,16 @@ class Consensus(Splitting[ConsensusState], FixedPoint[ConsensusState]):
     """
 
     state_type: ClassVar[type[State]] = ConsensusState
-    warm_up: ClassVar[int] = 1  # as in ADMM
 
-    def init(self, problem: Problem, x0: Tensor) -> ConsensusState:
-        f, zero = x0.repeat(1, len(_terms(problem)), 1, 1), x0.new_zeros(len(x0))
-        return ConsensusState(x0, 0, zero, f, torch.zeros_like(f), f, zero)
-
-    def point(self, state: ConsensusState) -> Tensor:
-        return state.v + state.u
-
-    def advance(
-        self, problem: Problem, denoise: Denoiser, state: ConsensusState
-    ) -> tuple[Tensor, ConsensusState]:
-        terms, extra = _terms(problem), int(state.iteration < 3)
-        n, alpha = len(terms), self.levels(problem, state)["alpha"] / len(terms)
-        points, starts = (state.v - state.u).chunk(n, 1), state.start.chunk(n, 1)
-        done = [
-            self.data_step(term, z, alpha, start, extra)
-            for term, z, start in zip(terms, points, starts, strict=True)
+    def terms(self, problem: Problem) -> list[Problem]:
+        A = problem.A
+        if not isinstance(A, Blocks):
+            return [problem]
+        blocks = [cast(LinearOperator, block) for block in A.blocks]
+        return [
+            replace(problem, q=q, A=block, Aty=block.adjoint(q))
+            for block, q in zip(blocks, A.split(problem.q), strict=True)
         ]
-        f, reached = torch.cat([f for f, _ in done], 1), torch.stack([r for _, r in done]).amax(0)
-        start = 1.5 * f - 0.5 * state.f
-        return f + state.u, replace(state, f=f, start=start, data_residual=reached)
-
-    def settle(
-        self, problem: Problem, denoise: Denoiser, state: ConsensusState, point: Tensor
-    ) -> ConsensusState:
-        mean = torch.stack(point.split(state.x.shape[1], 1)).mean(0)
-        v = denoise(mean, self.levels(problem, state)["sigma"])
-        new = replace(state, x=v, iteration=state.iteration + 1, moved=sizes(v - state.x))
-        return replace(new, u=point - new.v)
-
-
-def _terms(problem: Problem) -> list[Problem]:
-    """The problem of each data set; the problem itself where the operator has no blocks."""
-    A = problem.A
-    if not isinstance(A, Blocks):
-        return [problem]
-    blocks = [cast(LinearOperator, block) for block in A.blocks]
-    return [
-        replace(problem, q=q, A=block, Aty=block.adjoint(q))
-        for block, q in zip(blocks, A.split(problem.q), strict=True)
-    ]
 
 
 __all__ = ["Blocks", "Consensus", "ConsensusState"]

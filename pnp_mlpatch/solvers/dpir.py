@@ -52,7 +52,7 @@ def dpir(
     References
     ----------
     Zhang, Li, Zuo, Zhang, Van Gool and Timofte 2021.
-    """
+    """  # noqa: D401  it is listed with the classes, and names a solver as they do
     return registry.get("hqs")(
         iterations=iterations,
         sigma=sigma,

@@ -93,19 +93,12 @@ class FastADMM(Splitting[FastADMMState]):
         goes_on = change < KEEP * state.change
         weight = torch.where(goes_on, (1 + torch.sqrt(1 + 4 * state.weight**2)) / 2, 1.0)
         push = torch.where(goes_on, (state.weight - 1) / weight, 0.0)
-        return replace(
-            state,
-            x=v,
-            iteration=state.iteration + 1,
-            f=f,
-            u=u,
-            ahead=torch.where(goes_on, v + push * (v - state.x), state.x),
-            dual_ahead=torch.where(goes_on, u + push * (u - state.u), state.u),
-            weight=weight,
-            change=torch.where(goes_on, change, state.change / KEEP),
-            moved=change,
-            data_residual=reached,
-        )
+        ahead = torch.where(goes_on, v + push * (v - state.x), state.x)
+        dual_ahead = torch.where(goes_on, u + push * (u - state.u), state.u)
+        kept = torch.where(goes_on, change, state.change / KEEP)
+        new = replace(state, x=v, iteration=state.iteration + 1, f=f, u=u, data_residual=reached)
+        momentum = {"weight": weight, "change": kept, "moved": change}
+        return replace(new, ahead=ahead, dual_ahead=dual_ahead, **momentum)
 
 
 __all__ = ["FastADMM", "FastADMMState"]

@@ -10,33 +10,30 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._base import State, register
-from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
+from pnp_mlpatch.solvers._fixed_point import EstimateIteration, EstimateState
 from pnp_mlpatch.solvers._problem import Problem, noise_in_start
 from pnp_mlpatch.solvers._splitting import Splitting, SplittingState
 
 
 @dataclass(frozen=True)
-class HQSState(SplittingState, FixedPointState):
+class HQSState(SplittingState, EstimateState):
     """State of HQS: x is the denoised variable.
 
     Parameters
     ----------
-    ahead : Tensor, shape (B, C, H, W)
-        Where the next step starts: x, unless points are mixed.
     f : Tensor, shape (B, C, H, W)
         The data variable.
     noise : Tensor of shape (B,), or None
         Noise in the start, where the schedule is made from it.
     """
 
-    ahead: Tensor
     f: Tensor
     noise: Tensor | None = None
 
 
 @register("hqs")
 @dataclass(frozen=True)
-class HQS(Splitting[HQSState], FixedPoint[HQSState]):
+class HQS(Splitting[HQSState], EstimateIteration[HQSState]):
     r"""Half-quadratic splitting: ADMM without the dual, so the noise level has to fall.
 
     .. math::
@@ -88,10 +85,8 @@ class HQS(Splitting[HQSState], FixedPoint[HQSState]):
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
         who = "HQS (or give sigma and alpha)"
         noise = noise_in_start(problem, who) if self.sigma is None else None
-        return HQSState(x0, 0, x0.new_zeros(len(x0)), ahead=x0, f=x0, noise=noise)
-
-    def point(self, state: HQSState) -> Tensor:
-        return state.ahead
+        exact = x0.new_zeros(len(x0))
+        return HQSState(x0, 0, ahead=x0, data_residual=exact, f=x0, noise=noise)
 
     def advance(
         self, problem: Problem, denoise: Denoiser, state: HQSState
@@ -100,8 +95,3 @@ class HQS(Splitting[HQSState], FixedPoint[HQSState]):
         f, reached = self.data_step(problem, state.ahead, level["alpha"], state.f)
         x = denoise(f, level["sigma"])
         return x, replace(state, x=x, f=f, data_residual=reached)
-
-    def settle(
-        self, problem: Problem, denoise: Denoiser, state: HQSState, point: Tensor
-    ) -> HQSState:
-        return replace(state, iteration=state.iteration + 1, ahead=point)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
-from pnp_mlpatch.solvers._problem import Problem, curvatures, per_image, weight_of
+from pnp_mlpatch.solvers._base import State, register
+from pnp_mlpatch.solvers._problem import Problem, curvatures, per_image
+from pnp_mlpatch.solvers._splitting import Weighted
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PDHGState(State):
 
 @register("pdhg")
 @dataclass(frozen=True)
-class PDHG(Solver[PDHGState]):
+class PDHG(Weighted[PDHGState]):
     r"""The primal-dual hybrid gradient method of Chambolle and Pock.
 
     The data term is dualised, so only A and its adjoint are needed. From :math:`x_0 = x'_0`, the
@@ -74,24 +74,8 @@ class PDHG(Solver[PDHGState]):
     """
 
     state_type: ClassVar[type[State]] = PDHGState
-    rising: ClassVar[bool] = True
 
     iterations: int = 100
-    sigma: schedules.Schedule = 15 / 255
-    alpha: float | Tensor | None = None
-    alpha_scale: float | Tensor = 1.0
-    tol: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_settings(self, alpha=self.alpha, alpha_scale=self.alpha_scale)
-        schedules.check_schedule(self.sigma, "PDHG: sigma")
-
-    def levels(self, problem: Problem, state: PDHGState) -> dict[str, float | Tensor]:
-        sigma = schedules.level(self.sigma, state.iteration)
-        return {
-            "sigma": sigma,
-            "alpha": weight_of(problem, self.alpha, sigma, "PDHG", self.alpha_scale),
-        }
 
     def init(self, problem: Problem, x0: Tensor) -> PDHGState:
         size = 1 / curvatures(problem.A, x0, "PDHG")
@@ -103,13 +87,7 @@ class PDHG(Solver[PDHGState]):
             1 + s * per_image(level["alpha"], problem.q, "PDHG: alpha")
         )
         x = denoise(state.x - problem.A.adjoint(y), level["sigma"])
-        return PDHGState(
-            x=x,
-            iteration=state.iteration + 1,
-            ahead=2 * x - state.x,
-            y=y,
-            step_size=state.step_size,
-        )
+        return replace(state, x=x, iteration=state.iteration + 1, ahead=2 * x - state.x, y=y)
 
 
 __all__ = ["PDHG", "PDHGState"]

@@ -11,19 +11,19 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputTypeError
 from pnp_mlpatch.solvers._base import State, register
-from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
+from pnp_mlpatch.solvers._fixed_point import EstimateIteration, EstimateState
 from pnp_mlpatch.solvers._gradient import Gradient, GradientState
 from pnp_mlpatch.solvers._problem import Problem, column, curvatures
 
 
 @dataclass(frozen=True)
-class PGDState(GradientState, FixedPointState):
+class PGDState(GradientState, EstimateState):
     """State of PGD: ``ahead`` is x, unless points are mixed."""
 
 
 @register("pgd")
 @dataclass(frozen=True)
-class PGD(Gradient[PGDState], FixedPoint[PGDState]):
+class PGD(Gradient[PGDState], EstimateIteration[PGDState]):
     r"""Proximal gradient descent with a denoiser for the proximal map.
 
     .. math:: x_k = D(x_{k-1} - \tau A^H (A x_{k-1} - q), \sigma_k), \qquad \tau < 2 / |A|^2
@@ -88,9 +88,6 @@ class PGD(Gradient[PGDState], FixedPoint[PGDState]):
             return {"sigma": state.tau, "tau": state.tau}
         return super().levels(problem, state)
 
-    def point(self, state: PGDState) -> Tensor:
-        return state.ahead
-
     def advance(
         self, problem: Problem, denoise: Denoiser, state: PGDState
     ) -> tuple[Tensor, PGDState]:
@@ -107,8 +104,3 @@ class PGD(Gradient[PGDState], FixedPoint[PGDState]):
         # A and q are divided by the map already, once more than here
         weight = problem.noise_map / noise**2
         return problem.A.adjoint(weight * (problem.A(z) - problem.q))
-
-    def settle(
-        self, problem: Problem, denoise: Denoiser, state: PGDState, point: Tensor
-    ) -> PGDState:
-        return replace(state, iteration=state.iteration + 1, ahead=point)

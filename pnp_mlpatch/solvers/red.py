@@ -10,30 +10,27 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers._base import State, register
-from pnp_mlpatch.solvers._fixed_point import FixedPoint, FixedPointState
+from pnp_mlpatch.solvers._fixed_point import EstimateIteration, EstimateState
 from pnp_mlpatch.solvers._problem import Problem, column, curvatures, per_image
 from pnp_mlpatch.solvers._splitting import Splitting, SplittingState
 
 
 @dataclass(frozen=True)
-class REDState(SplittingState, FixedPointState):
+class REDState(SplittingState, EstimateState):
     """State of RED: x is the estimate, a data variable.
 
     Parameters
     ----------
-    ahead : Tensor, shape (B, C, H, W)
-        Where the next step starts: x, unless points are mixed.
     norm2 : Tensor, shape (B,)
         |A|^2, 0 where it is not used.
     """
 
-    ahead: Tensor
     norm2: Tensor
 
 
 @register("red")
 @dataclass(frozen=True)
-class RED(Splitting[REDState], FixedPoint[REDState]):
+class RED(Splitting[REDState], EstimateIteration[REDState]):
     r"""Regularisation by denoising: the misfit and what the denoiser removes balance.
 
     .. math::
@@ -92,10 +89,7 @@ class RED(Splitting[REDState], FixedPoint[REDState]):
     def init(self, problem: Problem, x0: Tensor) -> REDState:
         zero = x0.new_zeros(len(x0))
         norm2 = curvatures(problem.A, x0, "RED") if self.form == "gradient" else zero
-        return REDState(x0, 0, zero, ahead=x0, norm2=norm2)
-
-    def point(self, state: REDState) -> Tensor:
-        return state.ahead
+        return REDState(x0, 0, ahead=x0, data_residual=zero, norm2=norm2)
 
     def advance(
         self, problem: Problem, denoise: Denoiser, state: REDState
@@ -109,11 +103,6 @@ class RED(Splitting[REDState], FixedPoint[REDState]):
         gradient = problem.A.normal(z) - problem.Aty + alpha * (z - d)
         x = z - gradient / (column(state.norm2) + alpha)
         return x, replace(state, x=x)
-
-    def settle(
-        self, problem: Problem, denoise: Denoiser, state: REDState, point: Tensor
-    ) -> REDState:
-        return replace(state, iteration=state.iteration + 1, ahead=point)
 
 
 __all__ = ["RED", "REDState"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,25 +10,16 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Solver, State, register
-from pnp_mlpatch.solvers._langevin import (
-    ChainState,
-    check_chain,
-    curvature,
-    drift,
-    follow,
-    start,
-    step_size,
-    white,
-)
+from pnp_mlpatch.solvers._base import register
+from pnp_mlpatch.solvers._chain import Chain
+from pnp_mlpatch.solvers._chebyshev import chebyshev, longest
+from pnp_mlpatch.solvers._langevin import ChainState, curvature, drift, follow, step_size, white
 from pnp_mlpatch.solvers._problem import Problem, column
-
-ETA = 0.05  # the damping of the Chebyshev polynomials
 
 
 @register("skrock")
 @dataclass(frozen=True)
-class SKROCK(Solver[ChainState]):
+class SKROCK(Chain):
     r"""Samples of the posterior by the stochastic orthogonal Runge-Kutta-Chebyshev method.
 
     With G as in :class:`~pnp_mlpatch.solvers.ula.ULA`, white e, and :math:`T_j` the Chebyshev
@@ -90,20 +80,12 @@ class SKROCK(Solver[ChainState]):
     Pereyra, Vargas Mieles and Zygalakis 2020; Abdulle, Almuslimani and Vilmart 2018.
     """
 
-    state_type: ClassVar[type[State]] = ChainState
-
     iterations: int = 200
-    sigma: schedules.Schedule = 10 / 255
-    stages: int = 5
-    delta: float | Tensor | None = None
     burn_in: int = 40
-    seed: int = 0
-    tol: float = 0.0
-    box: tuple[float, float] | None = None
-    keep: int = 32
+    stages: int = 5
 
     def __post_init__(self) -> None:
-        check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
+        super().__post_init__()
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
             raise InputError(
                 f"SKROCK: stages must be an integer >= 2, got {self.stages!r}. "
@@ -113,17 +95,9 @@ class SKROCK(Solver[ChainState]):
     def levels(self, problem: Problem, state: ChainState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "SKROCK")
-        default = torch.minimum(
-            0.8 * longest(self.stages) / L, torch.as_tensor(4 * column(sigma) ** 2).to(L)
-        )
+        bound = torch.as_tensor(4 * column(sigma) ** 2).to(L)
+        default = torch.minimum(0.8 * longest(self.stages) / L, bound)
         return {"sigma": sigma, "delta": step_size(self.delta, default, state.sample, "SKROCK")}
-
-    def residuals(self, old: ChainState, new: ChainState) -> Tensor:
-        largest = super().residuals(old, new)
-        return largest.max().expand_as(largest)
-
-    def init(self, problem: Problem, x0: Tensor) -> ChainState:
-        return start(problem, x0)
 
     def step(self, problem: Problem, denoise: Denoiser, state: ChainState) -> ChainState:
         level, s = self.levels(problem, state), state.sample
@@ -132,54 +106,14 @@ class SKROCK(Solver[ChainState]):
         w_0, noise = T[1], (2 * delta) ** 0.5 * white(self.seed, state.iteration, s)
         mu = w_1 / w_0
         shifted = s + self.stages * w_1 / 2 * noise
-        before, k = (
-            s,
-            s
-            + mu * delta * drift(problem, denoise, shifted, sigma, self.box, "SKROCK")
-            + self.stages * mu * noise,
-        )
+        gradient = drift(problem, denoise, shifted, sigma, self.box, "SKROCK")
+        before, k = s, s + mu * delta * gradient + self.stages * mu * noise
         for j in range(2, self.stages + 1):
             ratio = 2 * T[j - 1] / T[j]
             nu = ratio * w_0
             gradient = drift(problem, denoise, k, sigma, self.box, "SKROCK")
             before, k = k, ratio * w_1 * delta * gradient + nu * k + (1 - nu) * before
         return follow(state, k, self.burn_in, self.keep)
-
-
-def longest(stages: int) -> float:
-    """Return the longest stable step times L.
-
-    Parameters
-    ----------
-    stages : int
-        Number of stages.
-
-    Returns
-    -------
-    float
-    """
-    return (stages - 0.5) ** 2 * (2 - 4 / 3 * ETA) - 1.5
-
-
-def chebyshev(stages: int) -> tuple[list[float], float]:
-    """Return the Chebyshev polynomials that the coefficients are made of.
-
-    Parameters
-    ----------
-    stages : int
-        Number of stages, m.
-
-    Returns
-    -------
-    tuple of list of float, and float
-        T_0, ..., T_m at w_0 = T_1, and w_1 = T_m / T'_m there.
-    """
-    w_0 = 1 + ETA / stages**2
-    T, U = [1.0, w_0], [1.0, 2 * w_0]
-    for _ in range(2, stages + 1):
-        T.append(2 * w_0 * T[-1] - T[-2])
-        U.append(2 * w_0 * U[-1] - U[-2])
-    return T, T[stages] / (stages * U[stages - 1])
 
 
 __all__ = ["SKROCK", "chebyshev", "longest"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,38 +12,10 @@ from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
-from pnp_mlpatch.solvers._problem import Problem, column, weight_of
+from pnp_mlpatch.solvers._chain import check_counts
+from pnp_mlpatch.solvers._gibbs import SplitGibbsState, remaining, white
+from pnp_mlpatch.solvers._problem import Problem, per_image, weight_of
 from pnp_mlpatch.solvers._splitting import data_step
-
-
-@dataclass(frozen=True)
-class SplitGibbsState(State):
-    """State of split Gibbs sampling: x is the mean of the denoised draws since the burn-in.
-
-    Parameters
-    ----------
-    z : Tensor, shape (B, C, H, W)
-        The last denoised draw.
-    square : Tensor, shape (B, C, H, W)
-        Sum of the squared deviations of the draws from x.
-    count : int
-        Number of draws in the mean.
-    data_residual : Tensor, shape (B,)
-        Relative residual that the last data step reached.
-    """
-
-    z: Tensor
-    square: Tensor
-    count: int
-    data_residual: Tensor
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation of the denoised draws (B, C, H, W)."""
-        return (self.square / max(self.count - 1, 1)).sqrt()
-
-    def measures(self) -> dict[str, float | Tensor]:
-        return super().measures() | {"data_residual": self.data_residual}
 
 
 @register("split_gibbs")
@@ -115,10 +87,7 @@ class SplitGibbs(Solver[SplitGibbsState]):
     def __post_init__(self) -> None:
         check_settings(self, data_iterations=self.data_iterations, data_tol=self.data_tol)
         schedules.check_schedule(self.sigma, "SplitGibbs: sigma")
-        for name in ("burn_in", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"SplitGibbs: {name} must be an integer >= 0, got {value!r}.")
+        check_counts("SplitGibbs", burn_in=(self.burn_in, 0), seed=(self.seed, 0))
         if self.seed >= 4096:  # torch takes 32 bits of a seed, of which iterations need 20
             raise InputError(
                 f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}."
@@ -129,88 +98,18 @@ class SplitGibbs(Solver[SplitGibbsState]):
         return {"sigma": sigma, "alpha": weight_of(problem, None, sigma, "SplitGibbs")}
 
     def init(self, problem: Problem, x0: Tensor) -> SplitGibbsState:
-        zero = torch.zeros_like(x0)
-        return SplitGibbsState(
-            x=x0, iteration=0, z=x0, square=zero, count=0, data_residual=x0.new_zeros(len(x0))
-        )
+        return SplitGibbsState(x0, 0, x0, torch.zeros_like(x0), 0, x0.new_zeros(len(x0)))
 
     def step(self, problem: Problem, denoise: Denoiser, state: SplitGibbsState) -> SplitGibbsState:
-        level, noise = self.levels(problem, state), problem.known_noise("SplitGibbs")
-        sigma, images = level["sigma"], len(state.x)
-        if isinstance(sigma, Tensor) and sigma.numel() not in (1, images):
-            raise InputError(
-                f"SplitGibbs: sigma must be a number or a tensor of shape ({images},), "
-                f"got {tuple(sigma.shape)}."
-            )
-        generator = torch.Generator().manual_seed((self.seed << 20) + state.iteration // 2)
-        sign = 1.0 - 2.0 * (state.iteration % 2)
-        e_1, e_2 = (
-            sign * torch.randn(like.shape[1:], generator=generator).to(like).expand_as(like)
-            for like in (problem.q, state.x)
-        )
-        drawn = Problem(
-            problem.q, problem.A, noise, problem.Aty + problem.A.adjoint(_column(noise, e_1) * e_1)
-        )
-        t, reached = data_step(
-            drawn,
-            state.z + column(sigma) * e_2,
-            level["alpha"],
-            state.z,
-            self.data_tol,
-            self.data_iterations,
-        )
-        z = denoise(t, sigma)
-        if state.iteration < self.burn_in:
-            return SplitGibbsState(
-                x=z,
-                iteration=state.iteration + 1,
-                z=z,
-                square=state.square,
-                count=0,
-                data_residual=reached,
-            )
-        count = state.count + 1
-        x = state.x + (z - state.x) / count if state.count else z
-        square = state.square + (z - state.x) * (z - x) if state.count else state.square
-        return SplitGibbsState(
-            x=x,
-            iteration=state.iteration + 1,
-            z=z,
-            square=square,
-            count=count,
-            data_residual=reached,
-        )
-
-
-def remaining(noise: float | Tensor, sigma: float) -> float | Tensor:
-    r"""Return the noise of the data without white noise of deviation sigma.
-
-    .. math:: \sqrt{\max(\text{noise}^2 - \sigma^2, (\sigma / 10)^2)}
-
-    Parameters
-    ----------
-    noise : float or Tensor
-        Standard deviation of the noise: a number, or a map, infinite where nothing was measured.
-        Where it is below sigma, D is told of more noise than there is.
-    sigma : float
-        Deviation that is taken out.
-
-    Returns
-    -------
-    float or Tensor
-    """
-    if isinstance(noise, Tensor):
-        return (noise.square() - sigma**2).clamp_min((sigma / 10) ** 2).sqrt()
-    return max(noise**2 - sigma**2, (sigma / 10) ** 2) ** 0.5
-
-
-def _column(noise: float | Tensor, like: Tensor) -> float | Tensor:
-    """One noise an image (B,) against data (B, ...)."""
-    return (
-        noise.reshape(-1, *[1] * (like.ndim - 1))
-        if isinstance(noise, Tensor) and noise.ndim
-        else noise
-    )
+        level, k = self.levels(problem, state), state.iteration
+        sigma = per_image(level["sigma"], state.z, "SplitGibbs: sigma")
+        white_q, white_z = white((self.seed << 20) + k // 2, (problem.q, state.x))
+        sign = 1.0 - 2.0 * (k % 2)
+        noise = per_image(problem.known_noise("SplitGibbs"), problem.q, "SplitGibbs: noise")
+        drawn = replace(problem, Aty=problem.Aty + problem.A.adjoint(noise * (sign * white_q)))
+        z, ends = state.z + sigma * (sign * white_z), (self.data_tol, self.data_iterations)
+        t, reached = data_step(drawn, z, level["alpha"], state.z, *ends)
+        return state.follow(denoise(t, level["sigma"]), reached, counts=k >= self.burn_in)
 
 
 __all__ = ["SplitGibbs", "SplitGibbsState", "remaining"]

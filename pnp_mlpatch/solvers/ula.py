@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.solvers import _schedules as schedules
-from pnp_mlpatch.solvers._base import Solver, State, register
-from pnp_mlpatch.solvers._langevin import (
-    ChainState,
-    check_chain,
-    curvature,
-    drift,
-    follow,
-    start,
-    step_size,
-    white,
-)
+from pnp_mlpatch.solvers._base import register
+from pnp_mlpatch.solvers._chain import Chain
+from pnp_mlpatch.solvers._langevin import ChainState, curvature, drift, follow, step_size, white
 from pnp_mlpatch.solvers._problem import Problem
 
 
 @register("ula")
 @dataclass(frozen=True)
-class ULA(Solver[ChainState]):
+class ULA(Chain):
     r"""Samples of the posterior by Langevin steps (PnP-ULA).
 
     The denoiser stands for the gradient of the logarithm of the prior. With white :math:`e_k`,
@@ -92,40 +83,16 @@ class ULA(Solver[ChainState]):
     Laumont, De Bortoli, Almansa, Delon, Durmus and Pereyra 2022.
     """
 
-    state_type: ClassVar[type[State]] = ChainState
-
-    iterations: int = 1000
-    sigma: schedules.Schedule = 10 / 255
-    delta: float | Tensor | None = None
-    burn_in: int = 200
-    seed: int = 0
-    tol: float = 0.0
-    box: tuple[float, float] | None = None
-    keep: int = 32
-
-    def __post_init__(self) -> None:
-        check_chain(self, self.sigma, self.delta, self.burn_in, self.seed, self.box, self.keep)
-
     def levels(self, problem: Problem, state: ChainState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
         L = curvature(problem, state, sigma, self.box, "ULA")
         return {"sigma": sigma, "delta": step_size(self.delta, 1 / (3 * L), state.sample, "ULA")}
 
-    def residuals(self, old: ChainState, new: ChainState) -> Tensor:
-        largest = super().residuals(old, new)
-        return largest.max().expand_as(largest)
-
-    def init(self, problem: Problem, x0: Tensor) -> ChainState:
-        return start(problem, x0)
-
     def step(self, problem: Problem, denoise: Denoiser, state: ChainState) -> ChainState:
         level, s = self.levels(problem, state), state.sample
-        delta = level["delta"]
-        s = (
-            s
-            + delta * drift(problem, denoise, s, level["sigma"], self.box, "ULA")
-            + (2 * delta) ** 0.5 * white(self.seed, state.iteration, s)
-        )
+        delta, noise = level["delta"], white(self.seed, state.iteration, s)
+        gradient = drift(problem, denoise, s, level["sigma"], self.box, "ULA")
+        s = s + delta * gradient + (2 * delta) ** 0.5 * noise
         return follow(state, s, self.burn_in, self.keep)
 
 

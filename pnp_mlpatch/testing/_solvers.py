@@ -110,7 +110,7 @@ def _steps(case: _Case) -> Iterator[Check]:
 
 
 def _copies(state: State) -> dict[str, Tensor]:
-    """The finite tensors of a state."""
+    """Return the finite tensors of a state."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
     return {
         name: value.clone()
@@ -134,7 +134,7 @@ def _runs(case: _Case) -> Iterator[Check]:
 
 
 def _batch(case: _Case) -> Iterator[Check]:
-    """The first image alone, for as many steps as both take."""
+    """Check the first image alone, for as many steps as both take."""
     solver, q, A, D, x0 = case.solver, case.q, case.A, case.D, case.x0
     single = solver.run(q[:1], A, D, noise=case.noise, x0=x0[:1], progress=False)
     steps = min(single.state.iteration, case.whole.state.iteration)

@@ -203,7 +203,7 @@ class _Search:
         return run
 
     def sigma(self, choice: Choice) -> Tensor:
-        """The chosen level of each image, (B,)."""
+        """Return the chosen level of each image, (B,)."""
         return torch.stack(self.candidates).gather(0, choice.candidate[None])[0]
 
     def tried(self, choice: Choice) -> dict[str, Tensor]:

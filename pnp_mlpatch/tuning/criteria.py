@@ -226,7 +226,7 @@ class HeldOutCriterion(Criterion):
         return Curve(_padded(misfit, iterations, like), _padded(errors, iterations, like))
 
     def score(self, misfit: Tensor, evidence: Tensor) -> Tensor:
-        """The estimated error of every row."""
+        """Estimate the error of every row."""
         tiny = torch.finfo(torch.float32).tiny
         finite = torch.isfinite(misfit) & torch.isfinite(evidence)
         least = torch.where(finite, evidence, torch.inf).min(0).values
@@ -293,7 +293,7 @@ def choose_criterion(
 
 
 def _padded(rows: list[Tensor], iterations: int, like: Tensor) -> Tensor:
-    """The rows (B,) as (N, B), infinite after the end of a run that diverged."""
+    """Return the rows (B,) as (N, B), infinite after the end of a run that diverged."""
     missing = like.new_full((iterations - len(rows), len(like)), torch.inf)
     return torch.cat([torch.stack(rows).double(), missing]) if rows else missing
 

@@ -175,7 +175,7 @@ def recipe(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Discrepancy:
-    r"""The one recipe for CT in this package.
+    r"""Run the one recipe for CT in this package.
 
     1. A start by total variation of strength 2: at most 150 iterations of ``fast_admm``.
     2. 40 iterations of ``fast_admm`` with the denoiser from there.

@@ -1,4 +1,4 @@
-r"""The noise level of data, from the data: what is rough on the scale of one datum, since images, sinograms and shear are smoother; and noise to try things with."""
+"""The noise level of data, from second differences, and random changes of data for traces."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ from pnp_mlpatch.operators import LinearOperator, reached
 from pnp_mlpatch.solvers import make_problem
 
 FEW, ENOUGH = 30, 200  # differences that must be there, in one direction and in the plane
-PARTS, SPREAD = (
-    4,
-    1.4,
-)  # parts of the plane each way; the standard error of a median of n values that overlap is that over sqrt(n)
+PARTS = 4  # parts of the plane each way
+SPREAD = 1.4  # the standard error of a median of n overlapping values is SPREAD / sqrt(n)
 SURE = 0.05  # what is known so well is compared as it is
 ROUNDS = 5  # of making a probe all 1 or -1, and flat
 
 
 def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
-    r"""The standard deviation of white noise in ``q``, of each image of the batch, (B,), in the units of q.
+    r"""Estimate the standard deviation of white noise in ``q``, for each image of the batch.
 
-        noise = median |d q| / 0.6745
+    .. math:: \hat\sigma = \mathrm{median} |d * q| / 0.6745
 
-    with d the second differences of neighbouring data along the last axis and along the one before it, (1, -2, 1) / sqrt(6), together. Where one
-    of these, their product in the plane / 6, or the quietest quarter of 4 x 4 parts of the plane shows less, that is taken;
-    by two standard errors, if it is not known to 5 %. Only data
-    that were measured count: those that depend on the image (a mask leaves some out), and are not exactly 0, as zero-filled ones are. For data that
-    one operator joins (:class:`~pnp_mlpatch.operators.stack.Stack`), the noise is that of each part: a map (B, m).
+    The kernel d is the second difference :math:`(1, -2, 1) / \sqrt 6`, along the last axis and
+    along the one before it, both together. A smaller estimate replaces this one: from each of the
+    two alone, from their product in the plane / 6, or from the quietest quarter of 4 x 4 parts of
+    the plane. If its standard error exceeds 5 %, it must be smaller by two standard errors. Only
+    measured data count: those that depend on the image, and are not exactly 0. For data that one
+    operator joins (:class:`~pnp_mlpatch.operators.stack.Stack`), the noise is that of each part: a
+    map (B, m).
 
-    The estimate is the noise and, of what is seen, the texture: it is too large where the data are few and rough. On the images of
-    ``benchmarks/auto.py --settle`` it is within 10 % for lensing and blur; for CT at 45 dB and inpainting at 2/255 it may be 4 times too large.
-
-    Raises :class:`InputError` where fewer than 30 differences are there, and what the operator raises for q.
-    Donoho and Johnstone 1994 (the median); Immerkaer 1996 (the stencil in the plane).
+    Rough texture counts as noise, so the estimate is too large where the data are few and rough. On
+    the images of ``benchmarks/auto.py --settle`` it is within 10 % for lensing and blur; for CT at
+    45 dB and inpainting at 2/255 it may be 4 times too large.
 
     Parameters
     ----------
@@ -46,7 +44,16 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
     Returns
     -------
     Tensor, shape (B,)
-        Or a map (B, m) for a stack of data sets.
+        In the units of q, or a map (B, m) for a stack of data sets.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 30 differences, or the operator refuses q.
+
+    References
+    ----------
+    Donoho and Johnstone 1994 (the median); Immerkaer 1996 (the stencil in the plane).
     """
     with torch.no_grad():
         make_problem(q, A, None)
@@ -71,16 +78,17 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
 
 
 def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
-    r"""A random change b of data like ``q`` (B, \*data_shape) by which traces are estimated, tr J = E <b, J b>, of each image by itself.
+    r"""Draw a random change b of data like ``q``, to estimate traces.
 
-        |(F b)(w)| = 1 at every frequency w of the data's axes, F the orthonormal Fourier transform        b_i near 1 or -1
+    .. math:: \mathrm{tr} J = E \langle b, J b \rangle, \quad |(F b)(w)| = 1, \quad
+        b_i \approx \pm 1
 
-    Each draw has the autocorrelation of white noise exactly and all shifts of it are as likely, so that E b b^T = 1. It varies less than random signs
-    where J smooths: <b, J b> is tr J in each draw if J is a convolution (signs: if it is diagonal), and nearly so for what an estimate makes
-    of blurred data. From gaussian noise the two constraints are met in turn, the flat spectrum last. Where not all is ``seen`` (a mask like q) b is 0 elsewhere,
-    and there its mean square is 1. ``generator`` is one of the CPU.
-
-    The estimate of a trace, Hutchinson 1990; constraints in turn, Gerchberg and Saxton 1972.
+    F is the orthonormal Fourier transform over the axes of the data. Each image has its own draw.
+    Its autocorrelation is exactly that of white noise and all shifts are equally likely, so that
+    :math:`E b b^T = 1`. The estimate varies less than with random signs where J smooths: it is
+    exact in each draw if J is a convolution (with signs: if J is diagonal). The draw starts from
+    gaussian noise and meets the two constraints in turn, the flat spectrum last. Where data were
+    not ``seen``, b is 0; on the others its mean square is 1.
 
     Parameters
     ----------
@@ -95,6 +103,10 @@ def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
     -------
     Tensor
         Like ``q``.
+
+    References
+    ----------
+    Hutchinson 1990 (the estimate of a trace); Gerchberg and Saxton 1972 (constraints in turn).
     """
     axes = tuple(range(1, q.ndim))
 
@@ -115,7 +127,11 @@ def probe(q: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
-    """Of one image: what both directions find, unless a stencil, or the quiet parts of the plane, find less than chance explains."""
+    """Estimate the level of one image.
+
+    Both directions together, unless a stencil or the quiet parts of the plane find less than chance
+    explains.
+    """
     shape = (-1, 1, *(q.shape[-2:] if q.ndim > 1 else (1, len(q))))  # planes, or a line
     q, seen = q.reshape(shape), (seen & (q != 0)).reshape(shape)
     d = q.new_tensor([1.0, -2.0, 1.0])
@@ -132,7 +148,8 @@ def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
             stencils.append((F.conv2d(torch.where(seen, q, 0.0), kernel[None, None]).abs(), whole))
     if not stencils:
         raise InputError(
-            f"noise_level: the data of {type(A).__name__} {A.data_shape} have fewer than {FEW} triples of neighbours that were measured. "
+            f"noise_level: the data of {type(A).__name__} {A.data_shape} have fewer than "
+            f"{FEW} triples of neighbours that were measured. "
             "Pass noise=, the standard deviation in the units of q."
         )
     level = _median(torch.cat([values[whole] for values, whole in stencils[:2]]))[0]
@@ -144,13 +161,16 @@ def _level(q: Tensor, seen: Tensor, A: LinearOperator) -> Tensor:
 
 
 def _median(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The deviation of gaussian noise of which ``values`` are the sizes, and its standard error."""
+    """Return the deviation of gaussian noise with the sizes ``values``, and its standard error."""
     level = values.median() / 0.6745
     return level, SPREAD * level / len(values) ** 0.5
 
 
 def _quiet(values: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of the quiet quarter of 4 x 4 parts of the plane: images have smooth parts, spectra an end without signal."""
+    """Return the same from the quiet quarter of 4 x 4 parts of the plane.
+
+    Images have smooth parts, spectra an end without signal.
+    """
     parts = [
         part[mask]
         for row, seen_row in zip(values.chunk(PARTS, -2), whole.chunk(PARTS, -2), strict=True)

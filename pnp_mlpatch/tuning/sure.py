@@ -183,7 +183,7 @@ class ErrorNorm:
         return torch.stack([square_norm(self.weigh(b)) for b in probes]).mean(0)
 
     def standard_error(self, difference: Tensor) -> Tensor:
-        """Standard error of the difference of two estimated errors, times E|B e|^2.
+        """Return the standard error of the difference of two estimated errors, times E|B e|^2.
 
         .. math:: 2 |B^T B A (x - y)|
 
@@ -209,13 +209,13 @@ class ErrorNorm:
         return self.problem.A.data_step(torch.zeros_like(v), c, Aty=v)[0]
 
     def _unit(self, like: Tensor) -> Tensor:
-        """The noise of the whitened problem, one number an image."""
+        """Return the noise of the whitened problem, one number an image."""
         unit = torch.as_tensor(self.problem.known_noise("sure")).to(like).expand(len(like))
         return unit.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def noise_as_map(q: Tensor, A: LinearOperator, noise: float | Tensor) -> Tensor:
-    r"""The noise as a map of the data, shape (1 or B, \*data_shape).
+    r"""Return the noise as a map of the data, shape (1 or B, \*data_shape).
 
     Parameters
     ----------

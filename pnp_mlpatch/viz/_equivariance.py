@@ -176,7 +176,7 @@ def _compare(
 
 
 def _compared(x: Tensor, down: int, right: int, border: int | None) -> tuple[slice, slice]:
-    """The rows and columns of a shifted image that neither the seam nor the border reaches."""
+    """Return rows and columns of a shifted image that neither the seam nor the border reaches."""
     height, width = x.shape[-2:]
     border = min(height, width) // 4 if border is None else border
     if isinstance(border, bool) or not isinstance(border, int) or border < 0:

@@ -49,7 +49,7 @@ def save(figure: Figure, path: str | PathLike[str], *, dpi: int = 150) -> None:
 
 
 def new_figure(width: float, height: float, needed_by: str) -> Figure:
-    """An empty figure, its size in inches; it belongs to no window."""
+    """Make an empty figure, its size in inches; it belongs to no window."""
     require("matplotlib", needed_by)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def new_figure(width: float, height: float, needed_by: str) -> Figure:
 
 
 def as_numpy(x: Tensor) -> Any:
-    """A tensor as an array."""
+    """Convert a tensor to an array."""
     return x.detach().cpu().numpy()
 
 
@@ -83,7 +83,7 @@ def show(axis: Axes, image: Tensor) -> None:
 
 
 def circle(row: float, column: float, radius: float, linewidth: float, **style: Any) -> Any:
-    """A dashed circle."""
+    """Return a dashed circle."""
     from matplotlib.patches import Circle
 
     line = {"fill": False, "edgecolor": "black", "linestyle": "--", "linewidth": linewidth}
@@ -91,7 +91,7 @@ def circle(row: float, column: float, radius: float, linewidth: float, **style: 
 
 
 def square(row: float, column: float, field: int, label: str) -> Any:
-    """The outline of the pixels at most ``field`` rows and columns from (row, column)."""
+    """Return the outline of the pixels at most ``field`` rows and columns from (row, column)."""
     from matplotlib.patches import Rectangle
 
     side = 2 * field + 1

@@ -165,7 +165,7 @@ def _draw_radii(axis: Axes, row: float, column: float, span: float, *, down: boo
 
 
 def _share(g: Tensor, row: int, column: int, radius: float) -> float:
-    """The share of the energy sum g^2 at most ``radius`` pixels from (row, column)."""
+    """Return the share of the energy sum g^2 at most ``radius`` pixels from (row, column)."""
     energy = g.double().square()
     rows, columns = (torch.arange(n, device=g.device) for n in g.shape)
     near = (rows[:, None] - row) ** 2 + (columns[None] - column) ** 2 <= radius**2

@@ -173,7 +173,7 @@ def patches_over(
 
 
 def _relative_weights(D: MLPatch) -> Any:
-    """The weights of the samples over the largest one."""
+    """Return the weights of the samples over the largest one."""
     weights = as_numpy(D.patch_weights())
     return weights / max(float(weights.max()), 1e-30)
 

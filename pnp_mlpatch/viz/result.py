@@ -127,7 +127,7 @@ def _draw_candidates(axis: Axes, candidates: Curves) -> None:
 
 
 def _candidate_errors(result: Result) -> dict[str, list[float]]:
-    """The estimated error of each candidate at every iteration, for the first image.
+    """Return the estimated error of each candidate at every iteration, for the first image.
 
     Candidates without a finite error are left out.
     """
@@ -149,7 +149,7 @@ def _candidate_errors(result: Result) -> dict[str, list[float]]:
 
 
 def _title(result: Result) -> list[str]:
-    """The lines of the title: status, statuses of the images where they differ, chosen settings."""
+    """Return the lines of the title: status, statuses if they differ, chosen settings."""
     lines = [f"{result.status} after {result.state.iteration} iterations, {result.seconds:.3g} s"]
     if len(set(result.statuses)) > 1:
         each = [f"{k} {status}" for k, status in enumerate(result.statuses)]

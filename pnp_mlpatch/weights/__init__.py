@@ -197,7 +197,8 @@ def load(
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is not iterable
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file.") from error
     except (safetensors.SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The plugins keep the contracts of their families; what that means is in ``pnp_mlpatch.testing``."""
+"""The plugins keep the contracts of their families, which are in ``pnp_mlpatch.testing``."""
 
 from __future__ import annotations
 

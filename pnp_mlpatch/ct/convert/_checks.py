@@ -19,7 +19,7 @@ NEAR = 1e-6  # relative to a length of the scan: the same length
 
 
 def entry(values: Mapping[str, Any], name: str, who: str) -> Any:
-    """The entry of a dict; raise :class:`InputError` where it is missing."""
+    """Return the entry of a dict; raise :class:`InputError` where it is missing."""
     try:
         return values[name]
     except KeyError as error:
@@ -35,19 +35,19 @@ def is_count(value: Any) -> bool:
 
 
 def as_count(value: Any, name: str, who: str) -> int:
-    """An integer >= 1; raise :class:`InputError` for anything else."""
+    """Check an integer >= 1; raise :class:`InputError` for anything else."""
     if not is_count(value) or value < 1:
         raise InputError(f"{who}: {name} must be an integer >= 1, got {value!r}.")
     return int(value)
 
 
 def as_plain(value: Any) -> Any:
-    """A number of NumPy as one of Python; anything else as it is, for the geometry to judge."""
+    """Convert a number of NumPy to one of Python; return others as they are."""
     return float(value) if finite_number(value) else value
 
 
 def as_pair(value: Any, name: str, who: str) -> tuple[Any, Any]:
-    """A number twice, or the two values (y, x); raise :class:`InputError` for anything else."""
+    """Return a number twice, or the two values (y, x); raise :class:`InputError` for others."""
     values = value.tolist() if isinstance(value, (np.ndarray, Tensor)) else value
     values = [values, values] if isinstance(values, numbers.Number) else values
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2:

@@ -98,7 +98,7 @@ class RigidScan:
         return NEAR * float(max(lengths))
 
     def _same(self, values: np.ndarray, what: str) -> float:
-        """The mean of values that must be the same for all angles."""
+        """Return the mean of values that must be the same for all angles."""
         if float(np.ptp(values)) > self._near:
             raise InputError(
                 f"{self.who}: expected a circular scan about the centre of the image, but {what} "

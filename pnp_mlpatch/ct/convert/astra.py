@@ -142,7 +142,7 @@ def _rows(geometry: Geometry) -> np.ndarray:
 
 
 def _vectors(projection: Mapping[str, Any], who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of ASTRA's vectors as source or ray, middle of the detector, and element."""
+    """Return the rows of ASTRA's vectors as source or ray, middle of the detector, and element."""
     vectors = as_vector(entry(projection, "Vectors", who), "Vectors", who).numpy()
     if vectors.ndim != 2 or vectors.shape[1] != 6 or not np.isfinite(vectors).all():
         raise InputError(
@@ -152,7 +152,7 @@ def _vectors(projection: Mapping[str, Any], who: str) -> tuple[np.ndarray, np.nd
 
 
 def _window(volume: Mapping[str, Any], who: str) -> tuple[tuple[int, int], float]:
-    """The shape and the pixel of ASTRA's volume."""
+    """Return the shape and the pixel of ASTRA's volume."""
     if "GridSliceCount" in volume:
         raise InputError(
             f"{who}: the volume must be a plane, got one with GridSliceCount. Give "

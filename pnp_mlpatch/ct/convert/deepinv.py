@@ -96,7 +96,7 @@ def from_deepinv(
 
 
 def _fan(width: int, given: Mapping[str, float] | None) -> dict[str, float]:
-    """The parameters of a fan, with deepinv's defaults."""
+    """Return the parameters of a fan, with deepinv's defaults."""
     default = {
         "pixel_spacing": 0.5 / width,
         "source_radius": 57.5,

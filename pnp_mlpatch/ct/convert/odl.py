@@ -79,7 +79,7 @@ def from_odl(geometry: Any, space: Any) -> Geometry:
 
 
 def _plane(geometry: Any, space: Any) -> tuple[tuple[int, int], float, np.ndarray]:
-    """The shape (H, W), the pixel and the middle of the space."""
+    """Return the shape (H, W), the pixel and the middle of the space."""
     needed = ("angles", "det_axis", "det_refpoint", "det_partition")
     if getattr(geometry, "ndim", None) != 2 or not all(hasattr(geometry, name) for name in needed):
         raise InputTypeError(

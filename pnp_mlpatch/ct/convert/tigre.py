@@ -88,7 +88,7 @@ def _voxels(
     sVoxel: float | Sequence[float] | None,
     dVoxel: float | Sequence[float] | None,
 ) -> tuple[tuple[int, int], float]:
-    """The shape of the image and the side of a pixel."""
+    """Return the shape of the image and the side of a pixel."""
     if (sVoxel is None) == (dVoxel is None):
         raise InputTypeError(
             f"{WHO}: give one of sVoxel, the size of the image, and dVoxel, that of a voxel; got "

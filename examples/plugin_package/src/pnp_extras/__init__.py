@@ -1,1 +1,1 @@
-"""Plugins for pnp_mlpatch: the operator ``superres``, the denoiser ``guided``, the solver ``nesterov``; found by their entry points."""
+"""Plugins for pnp_mlpatch: ``superres``, ``guided`` and ``nesterov``: by entry points."""

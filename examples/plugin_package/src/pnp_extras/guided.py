@@ -1,4 +1,4 @@
-"""The guided filter of an image by itself: smooths where the image is flat to within the noise, keeps edges."""
+"""The guided filter of an image by itself: smooths where the image is flat, keeps edges."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from pnp_mlpatch.errors import InputError
 
 
 class Guided:
-    """D(x, sigma) = mean(a) x + mean(b), with a = var(x) / (var(x) + strength sigma^2) and b = (1 - a) mean(x).
+    """The guided filter, D(x, sigma) = mean(a) x + mean(b).
 
-    mean and var are those of the window of (2 ``radius`` + 1)^2 pixels around each pixel, cut off at the border: a x + b is the
-    best affine fit of x in the window, with a penalty on a. D(c x, c sigma) = c D(x, sigma). Every channel by itself.
+        a = var(x) / (var(x) + strength sigma^2)
+        b = (1 - a) mean(x)
+
+    mean and var are those of the window of (2 ``radius`` + 1)^2 pixels around each pixel, cut off
+    at the border: a x + b is the best affine fit of x in the window, with a penalty on a. D(c x, c
+    sigma) = c D(x, sigma). Every channel by itself.
 
     He, Sun, Tang 2013.
     """

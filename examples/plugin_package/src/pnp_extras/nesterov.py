@@ -23,18 +23,20 @@ class NesterovState(State):
 
 @dataclass(frozen=True)
 class Nesterov(Solver):
-    """Proximal gradient descent with Nesterov's momentum, and a denoiser in place of the proximal map.
+    """Proximal gradient descent with Nesterov's momentum; a denoiser is the proximal map.
 
         t_k = (1 + sqrt(1 + 4 t_{k-1}^2)) / 2
         y_k = x_{k-1} + (t_{k-1} - 1) / t_k (x_{k-1} - x_{k-2})
         x_k = D( y_k - tau A^T (A y_k - q), sigma_k )                 tau <= 1 / |A|^2
 
-    started from x_0 = x_{-1} = x0, t_0 = 1. ``tau`` is the step size; ``None`` takes 1 / |A|^2, with the norm from a power
-    iteration. ``sigma`` is the level given to the denoiser: a number, a sequence with one for each iteration, or a tensor (B,)
-    with one for each image; ``None`` takes sqrt(tau) noise.
+    started from x_0 = x_{-1} = x0, t_0 = 1. ``tau`` is the step size; ``None`` takes 1 / |A|^2,
+    with the norm from a power iteration. ``sigma`` is the level given to the denoiser: a number, a
+    sequence with one for each iteration, or a tensor (B,) with one for each image; ``None`` takes
+    sqrt(tau) noise.
 
-    Convergence is proved for proximal maps. With other denoisers momentum may carry the estimate past its best: keep
-    ``iterations`` small, as here, or take ``pgd``, or ``fista``, whose momentum restarts.
+    Convergence is proved for proximal maps. With other denoisers momentum may carry the estimate
+    past its best: keep ``iterations`` small, as here, or take ``pgd``, or ``fista``, whose momentum
+    restarts.
 
     Beck and Teboulle 2009; Kamilov, Mansour, Wohlberg 2017.
     """

@@ -12,12 +12,13 @@ from pnp_mlpatch.operators import LinearOperator
 
 
 class Superres(LinearOperator):
-    """(A x)[i, j] = the mean of x[s i + k, s j + l] over 0 <= k, l < s, for the factor s; each channel alike.
+    """(A x)[i, j] = the mean of x[s i + k, s j + l] over 0 <= k, l < s, for the factor s.
 
-    ``image_shape`` is (C, H, W), with H and W multiples of ``factor``; the data have the shape (C, H / s, W / s).
+    ``image_shape`` is (C, H, W), with H and W multiples of ``factor``; the data have the shape
+    (C, H / s, W / s). Each channel alike.
 
-    The rows of A do not overlap, A A^T = c with c = 1 / s^2, so P = A^T A / c is a projection and the
-    data step is exact:
+    The rows of A do not overlap, A A^T = c with c = 1 / s^2, so P = A^T A / c is a projection and
+    the data step is exact:
 
         (A^T A + alpha)^-1 b = P b / (c + alpha) + (b - P b) / alpha
 
@@ -35,7 +36,8 @@ class Superres(LinearOperator):
         height, width = self.image_shape[1:]
         if height % factor or width % factor:
             raise InputError(
-                f"Superres: the factor must divide the height and the width, got {factor} for {height} x {width} pixels. "
+                f"Superres: the factor must divide the height and the width, got {factor} "
+                f"for {height} x {width} pixels. "
                 f"Crop the image to {height - height % factor} x {width - width % factor}."
             )
         self.factor = factor
