@@ -1,5 +1,5 @@
 """Denoising: mean PSNR and SSIM over sets of images at sigma 15, 25, 50 (of 255): trained weights,
-published DnCNNs, and TV.
+published DnCNNs and FFDNets, and TV.
 
 A SET is a folder of pictures, an .npz with a CT stack "hu" (every 4th slice, -1024 to 1024 HU
 mapped to [0, 1] and cut), or an .npy with a convergence map (one scale for all: (kappa + 0.1) /
@@ -8,9 +8,9 @@ on; the second table compares the two groups. A network of three channels is sco
 and one of one channel beside it on every channel by itself; the third table has the difference.
 
 The noise of image k at level s comes from the seed 1000 s + k, so every run and every denoiser sees
-the same data.
+the same data. Time is processor time, so other programs on the machine hardly count.
 Run: python benchmarks/denoising.py SET ... [--out-of-distribution SET ...] [--weights NAME_OR_PATH
-     ...] [--dncnn FILE.pth ...]
+     ...] [--bfloat16 NAME_OR_PATH ...] [--dncnn FILE.pth ...] [--ffdnet FILE.pth ...]
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnp_mlpatch import as_denoiser, denoisers, per_channel
+from pnp_mlpatch.denoisers import in_precision
 from pnp_mlpatch.metrics import psnr, ssim
 
 LEVELS = (15, 25, 50)
@@ -63,14 +64,14 @@ def measure(
             return None
         D, name = per_channel(D), name + PER_CHANNEL
     row: dict[str, Any] = {"denoiser": name}
-    start = time.perf_counter()
+    start = time.process_time()
     for level in levels:
         beyond = D.info.sigma_range and level / 255 > D.info.sigma_range[1] * (1 + 1e-4)
         row[f"PSNR {level}"], row[f"SSIM {level}"] = (
             ("-", "-") if beyond else scores(D, images, level, name)
         )
     pixels = len(levels) * sum(image.shape[-1] * image.shape[-2] for image in images)
-    return row | {"us per pixel": 1e6 * (time.perf_counter() - start) / pixels}
+    return row | {"CPU us per pixel": 1e6 * (time.process_time() - start) / pixels}
 
 
 def generalisation(rows: list[dict[str, Any]], levels: Sequence[int]) -> list[dict[str, Any]]:
@@ -142,7 +143,13 @@ def main():
         help="names or paths of weights of any kind; all shipped ones if not given",
     )
     parser.add_argument(
+        "--bfloat16", nargs="*", default=[], help="these weights in bfloat16 as well"
+    )
+    parser.add_argument(
         "--dncnn", type=Path, nargs="*", default=[], help="state dicts of published DnCNNs"
+    )
+    parser.add_argument(
+        "--ffdnet", type=Path, nargs="*", default=[], help="state dicts of published FFDNets"
     )
     parser.add_argument(
         "--levels", type=int, nargs="+", default=LEVELS, choices=LEVELS, help="of 255"
@@ -158,7 +165,12 @@ def main():
     candidates = (
         {"TV": as_denoiser(tv)}
         | networks
+        | {
+            f"{label(name)} bfloat16": in_precision(network(name), "bfloat16")
+            for name in args.bfloat16
+        }
         | {path.stem: denoisers.make("dncnn", weights=path) for path in args.dncnn}
+        | {path.stem: denoisers.make("ffdnet", weights=path) for path in args.ffdnet}
     )
     kinds = {name: D.kind for name, D in networks.items()}
     rows = []
