@@ -141,6 +141,15 @@ def test_inpainting(sets, tmp_path):
     assert rows[0]["biharmonic"] == pytest.approx(rows[0]["scikit-image"], abs=0.3)
 
 
+def test_colour_inpainting(sets, tmp_path):
+    rows, summary = run("colour_inpainting", sets / "colour", out=tmp_path / "i.json").values()
+    grey, colour = summary
+    assert grey["mean gain"] == 0 and colour["denoiser"] == "mlpatch-colour"
+    assert colour["least gain"] <= colour["mean gain"]
+    assert all(0.5 < row["|J|"] < 3 for row in summary)
+    assert {"start", "mlpatch-colour"} <= set(rows[0])
+
+
 def test_ship_weights_quick_writes_nothing(sets, tmp_path):
     path = tmp_path / "weights.safetensors"
     trained_in_colour(path)

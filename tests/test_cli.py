@@ -719,6 +719,7 @@ def test_train_then_solve(training, run):
         "name": "mlpatch",
         "weights": "runs/weights.safetensors",
         "tile": None,
+        "precision": "float32",
     }
     assert set(report()["sha256"]) == {"grey.png", "runs/weights.safetensors"}
     assert run(f"solve --simulate colour.png --operator identity --noise 0.05 {solve}")[0] == 0

@@ -88,16 +88,23 @@ def check_solver(solver: Solver, A: LinearOperator, D: Denoiser = shrink) -> lis
     noise = NOISE * float(clean.square().mean().sqrt())
     q = clean + noise * torch.randn(clean.shape, generator=generator)
     problem, kept = make_problem(q, A, noise), q.clone()
-    whole = solver.run(q, A, D, noise=noise, progress=False)
+    who = f"Solver {type(solver).__name__} with {type(A).__name__}"
+    steps = judge(who, _steps(solver, problem, D, A.initial(q)))  # a run needs steps that work
+    calls: list[int] = []
+
+    def counted(x: Tensor, sigma: float | Tensor) -> Tensor:
+        calls.append(len(x))
+        return D(x, sigma)
+
+    whole = solver.run(q, A, counted, noise=noise, progress=False)
     case = _Case(solver, A, D, q, noise, problem, A.initial(q), whole)
-    groups = (_steps(case), _runs(case), _batch(case), _fit(case, kept))
-    return judge(f"Solver {type(solver).__name__} with {type(A).__name__}", chain(*groups))
+    called = Check("the denoiser is called", bool(calls), "A run ended without a call of D.")
+    return steps + judge(who, chain([called], _runs(case), _batch(case), _fit(case, kept)))
 
 
-def _steps(case: _Case) -> Iterator[Check]:
-    solver, problem, D = case.solver, case.problem, case.D
+def _steps(solver: Solver, problem: Problem, D: Denoiser, x0: Tensor) -> Iterator[Check]:
     with torch.no_grad():
-        state = solver.init(problem, case.x0)
+        state = solver.init(problem, x0)
         before = _copies(state)
         one, two = solver.step(problem, D, state), solver.step(problem, D, state)
     yield Check("a step is a function of the state", torch.equal(one.x, two.x))
@@ -105,7 +112,7 @@ def _steps(case: _Case) -> Iterator[Check]:
     yield Check("a step does not change the state", same, "It writes into it; clone it first.")
     counts = state.iteration == 0 and one.iteration == 1
     yield Check("a step counts itself", counts, f"{state.iteration} -> {one.iteration}")
-    finite = one.x.shape == case.x0.shape and bool(torch.isfinite(one.x).all())
+    finite = one.x.shape == x0.shape and bool(torch.isfinite(one.x).all())
     yield Check("the estimate is a finite image", finite, f"{tuple(one.x.shape)}")
 
 
