@@ -43,13 +43,14 @@ class Run:
     seed: int
     gray: bool
     tune: bool
+    anderson: int | None
     output: Path
 
 
 def read_run(args: argparse.Namespace) -> Run:
     """Lay the flags over the configuration file, and check them."""
     values = read_toml(args.config) if args.config else {}
-    known = ["data", "simulate", "noise", "seed", "gray", "tune", "output", *REGISTRIES]
+    known = ["data", "simulate", "noise", "seed", "gray", "tune", "anderson", "output", *REGISTRIES]
     for key in values:
         if key not in known:
             raise InputTypeError(
@@ -69,10 +70,16 @@ def read_run(args: argparse.Namespace) -> Run:
     for text in args.set:
         family, key, value = parse_set(text)
         sections[family][key] = value
+    anderson = values.get("anderson") if args.anderson is None else args.anderson
     if tune and args.checkpoint:
         raise InputError(
             "solve: --tune makes many runs, which --checkpoint cannot go on from. Leave "
             "one of them out."
+        )
+    if tune and anderson is not None:
+        raise InputError(
+            "solve: --tune searches with the plain solver, without --anderson. Leave one of "
+            "them out."
         )
     if tune and (given_levels := [key for key in ("sigma", "alpha") if key in sections["solver"]]):
         raise InputError(
@@ -87,6 +94,7 @@ def read_run(args: argparse.Namespace) -> Run:
         seed=seed,
         gray=gray,
         tune=tune,
+        anderson=anderson,
         output=Path(output),
     )
 

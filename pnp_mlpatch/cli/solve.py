@@ -37,6 +37,7 @@ A configuration file has the same words; flags override it, and paths are relati
   seed = 0
   gray = true
   tune = false
+  anderson = 5                      # accelerate; leave it out for the plain solver
   output = "out.png"
   [operator]
   name = "mask"
@@ -95,6 +96,12 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         default=None,
         help="let the data choose the level of the denoiser: a search of many runs",
+    )
+    sub.add_argument(
+        "--anderson",
+        type=int,
+        metavar="DEPTH",
+        help="accelerate the solver by mixing its last DEPTH points, for example 5",
     )
     sub.add_argument(
         "--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)"
