@@ -54,7 +54,7 @@ def run_solve(args: argparse.Namespace) -> int:
 def _solve(
     args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device
 ) -> int:
-    """Run the solver, and write what came of it."""
+    """Run the solver, and write the result."""
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)

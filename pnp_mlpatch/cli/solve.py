@@ -28,7 +28,7 @@ that takes nine runs.
 
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended,
 PSNR and SSIM, and the history. --checkpoint keeps the state and the history every 5 iterations;
-the same command goes on from it, and --set solver.iterations may be raised. The state of other
+the same command resumes from it, and --set solver.iterations may be raised. The state of other
 data or settings is refused.
 
 A configuration file has the same words; flags override it, and paths are relative to where you are:
@@ -130,7 +130,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--checkpoint",
         metavar="STATE.pt",
-        help="keep the solver's state here, and go on from it if it is there",
+        help="keep the solver's state here, and resume from it if it is there",
     )
     flags_of_a_run(sub)
 

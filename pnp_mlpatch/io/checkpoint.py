@@ -1,4 +1,4 @@
-"""Checkpoints: files that know their own sha256 and what they are the state of.
+"""Checkpoints: files with their own sha256 and a description of the run.
 
 A checkpoint is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip
 archive: the digest of all bytes before it. It is compared before anything is unpickled.
