@@ -409,9 +409,9 @@ def test_solve_lensing(run, fails):
         == 0
     )
     assert np.allclose(np.load("out.npy").shape, x.shape)
-    assert "the channels E and B" in fails(
-        f"solve --simulate colour.png --operator lensing --noise 0.1 {TV}"
-    )
+    refused = fails(f"solve --simulate colour.png --operator lensing --noise 0.1 {TV}")
+    assert "the channels E and B" in refused
+    assert refused.rstrip().endswith("--gray makes one channel of three.")
     assert "do not fit a .png" in fails(
         "solve --simulate grey.png --operator lensing --noise 0.1 --denoiser tv --output out.png"
     )

@@ -211,7 +211,12 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             name == "lensing" and truth.shape[1] == 1
         ):  # the E mode; shear does not see its mean, and there is no B mode
             truth = torch.cat([truth - truth.mean(), torch.zeros_like(truth)], dim=1)
-        A, used = make_operator(run.operator, _sizes(truth))
+        try:
+            A, used = make_operator(run.operator, _sizes(truth))
+        except InputError as error:
+            if truth.shape[1] == 1 or "image_shape" not in str(error):
+                raise
+            raise InputError(f"{error} --gray makes one channel of three.") from error
         if tuple(truth.shape[1:]) != A.image_shape:
             raise InputError(
                 f"{run.source}: the picture has shape {tuple(truth.shape[1:])}, the "
