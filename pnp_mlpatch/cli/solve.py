@@ -98,12 +98,6 @@ def add_parser(commands: Any) -> None:
         help="let the data choose the level of the denoiser: a search of many runs",
     )
     sub.add_argument(
-        "--anderson",
-        type=int,
-        metavar="DEPTH",
-        help="accelerate the solver by mixing its last DEPTH points, for example 5",
-    )
-    sub.add_argument(
         "--seed", type=int, metavar="N", help="seed of the simulated noise (default: 0)"
     )
     sub.add_argument(
@@ -121,6 +115,12 @@ def add_parser(commands: Any) -> None:
 
 def _running(sub: argparse.ArgumentParser) -> None:
     """Add the flags of where and how it runs, and what is written."""
+    sub.add_argument(
+        "--anderson",
+        type=int,
+        metavar="DEPTH",
+        help="accelerate the solver by mixing its last DEPTH points, for example 5",
+    )
     sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
     sub.add_argument(
         "--output",
