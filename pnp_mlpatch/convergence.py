@@ -162,7 +162,7 @@ def _norms(
     seed: int,
     pairs: tuple[tuple[float, float], ...],
 ) -> tuple[list[float], str]:
-    """Return |a I + b J| for each (a, b), and how J was had."""
+    """Return |a I + b J| for each (a, b), and how J was computed."""
     if not callable(D):
         raise InputTypeError(
             f"lipschitz: the denoiser must be callable as D(x, sigma), got {D!r}. Make one of a "

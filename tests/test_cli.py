@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import pnp_mlpatch
-from pnp_mlpatch import cli, operators, solvers, weights
+from pnp_mlpatch import cli, denoisers, operators, solvers, weights
 from pnp_mlpatch.cli import _common as common
 from pnp_mlpatch.cli import _problem as solving
-from pnp_mlpatch.cli import demo
+from pnp_mlpatch.cli import _solve, demo
 from pnp_mlpatch.cli._common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.operators.blur import gaussian_psf
 from pnp_mlpatch.operators.mask import random_mask
@@ -406,9 +409,9 @@ def test_solve_lensing(run, fails):
         == 0
     )
     assert np.allclose(np.load("out.npy").shape, x.shape)
-    assert "the channels E and B" in fails(
-        f"solve --simulate colour.png --operator lensing --noise 0.1 {TV}"
-    )
+    refused = fails(f"solve --simulate colour.png --operator lensing --noise 0.1 {TV}")
+    assert "the channels E and B" in refused
+    assert refused.rstrip().endswith("--gray makes one channel of three.")
     assert "do not fit a .png" in fails(
         "solve --simulate grey.png --operator lensing --noise 0.1 --denoiser tv --output out.png"
     )
@@ -490,7 +493,7 @@ def test_config_file_and_flags(run, fails):
     assert "cannot be read" in fails("solve --config none.toml")
 
 
-@pytest.mark.parametrize("solver", ["admm", "hqs", "pgd"])
+@pytest.mark.parametrize("solver", ["admm", "hqs", "pgd", "admm --anderson 3"])
 def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
     line = (
         "solve --simulate grey.png --operator mask --set operator.keep=0.5 --noise 0.05 "
@@ -509,7 +512,38 @@ def test_checkpoint_goes_on_to_the_same_result(run, fails, solver):
         [*range(1, 10)],
     )  # the rows of both runs
     err = fails(f"{line} --seed 1 --output rest.npy --checkpoint state.pt")
-    assert "the state of another run (seed differ)" in err
+    assert "an interrupted run had other data or settings (seed)" in err
+
+
+def test_a_resumed_state_goes_to_the_device_with_what_it_holds(tmp_path):
+    """The state of an accelerated solver holds that of the solver."""
+    path, about = tmp_path / "state.pt", {"seed": 0}
+    A = operators.make("identity", image_shape=(1, 5, 6))
+    solver = solvers.anderson(solvers.make("admm", iterations=2, sigma=0.1), 3)
+    state = solver.run(A(torch.rand(1, 1, 5, 6)), A, denoisers.make("tv"), noise=0.1).state
+    state.save(path, {**about, "history": {"iteration": [1, 2]}})
+    found, history = _solve.resume(path, solver, about, torch.device("meta"))
+    inner = [getattr(found.inner, f.name) for f in dataclasses.fields(found.inner)]
+    tensors = [value for value in (found.x, found.memory, *inner) if isinstance(value, Tensor)]
+    assert len(tensors) > 6
+    assert {value.device.type for value in tensors} == {"meta"}
+    assert history == {"iteration": [1, 2]}
+    with pytest.raises(InputError, match=r"other data or settings \(seed\)"):
+        _solve.resume(path, solver, {"seed": 1}, torch.device("cpu"))
+
+
+def test_anderson_in_the_shell(run, fails):
+    line = "solve --simulate grey.png --operator identity --noise 0.05 --denoiser tv"
+    assert run(f"{line} --anderson 2 --output a.npy --set solver.sigma=0.05")[0] == 0
+    assert report("a.json")["anderson"] == 2
+    q, kept = torch.from_numpy(np.load("a.npy")), report("a.json")["history"]
+    assert torch.isfinite(q).all()
+    assert "fixed_point" in kept
+    assert "without --anderson" in fails(f"{line} --anderson 2 --tune --output b.npy")
+    assert "an integer from 1 to 50" in fails(f"{line} --anderson 0 --output b.npy")
+    assert "must be a fixed-point iteration" in fails(
+        f"{line} --anderson 2 --solver fista --output b.npy"
+    )
 
 
 def test_checkpoint_is_kept_when_interrupted(here, monkeypatch, capsys):
@@ -539,7 +573,7 @@ def test_damaged_checkpoints_are_refused(run, fails, here):
     assert "not a saved solver state" in fails(line)
     (here / "state.pt").unlink()
     assert run(line)[0] == 0
-    assert "the state of another run (solver differ)" in fails(line + " --solver hqs")
+    assert "an interrupted run had other data or settings (solver)" in fails(line + " --solver hqs")
     content = bytearray((here / "state.pt").read_bytes())
     content[len(content) // 2] ^= 64
     (here / "state.pt").write_bytes(content)
@@ -554,7 +588,7 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
     )
     assert run(line + "0.3")[0] == 0
     assert not list(here.glob("state.pt.*"))
-    assert "the state of another run (operator differ)" in fails(line + "0.8")
+    assert "an interrupted run had other data or settings (operator)" in fails(line + "0.8")
     state = solvers.get("admm").load_state("state.pt")
     state.save("state.pt")
     assert "does not say which problem it is the state of" in fails(line + "0.3")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tracemalloc
 import warnings
 
@@ -19,6 +20,7 @@ from PIL import Image
 from pnp_mlpatch import cli
 from pnp_mlpatch.ct import read_dicom, read_scan, write_volume
 from pnp_mlpatch.ct.counts import line_integrals
+from pnp_mlpatch.ct.geometry import FanBeam, ParallelBeam, as_dict
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, MissingPackage, PnPError
 from pnp_mlpatch.io import tiff as tiff_io
 
@@ -105,6 +107,70 @@ def test_data_exchange(tmp_path):
     assert q.shape == std.shape == (2, A, D)
     assert "counts" in repr(scan)
     assert len(repr(scan)) < 200
+
+
+# ---- the geometry of a scan
+
+
+ANGLES = np.deg2rad(DEGREES).tolist()
+SOURCE = {"source_origin": 10.0, "origin_detector": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, ParallelBeam((D, D), ANGLES, D)),
+        (
+            {"pixel": 0.5, "center": 1.5},
+            ParallelBeam((D, D), ANGLES, D, pixel=0.5, spacing=0.5, offset=0.25),
+        ),
+        (
+            {"spacing": 2.0, "pixel": 1.0, "offset": -0.5, "shape": (3, 4)},
+            ParallelBeam((3, 4), ANGLES, D, pixel=1.0, spacing=2.0, offset=-0.5),
+        ),
+        (
+            {"beam": "fan", "spacing": 2.0, **SOURCE},  # it sees 20 sin(atan(5 / 20)) = 4.85
+            FanBeam((4, 4), ANGLES, D, pixel=1.0, spacing=2.0, **SOURCE),
+        ),
+        (
+            {"beam": "arc", "pixel": 1.0, **SOURCE},
+            FanBeam((4, 4), ANGLES, D, pixel=1.0, spacing=2.0, arc=True, **SOURCE),
+        ),
+    ],
+    ids=["plain", "center", "shape", "fan", "arc"],
+)
+def test_the_geometry_of_a_scan(arguments, expected, tmp_path):
+    scan = read_scan(exchange(tmp_path / "scan.h5"), kind="counts")
+    found, wanted = as_dict(scan.geometry(**arguments)), as_dict(expected)
+    torch.testing.assert_close(found.pop("angles"), wanted.pop("angles"))
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"beam": "cone"}, "beam must be one of parallel, fan, arc, got 'cone'"),
+        ({"beam": "fan"}, "beam='fan' needs source_origin"),
+        ({"source_origin": 10.0}, "a parallel beam has no source"),
+        ({"center": 2.0, "offset": 0.0}, "say the same in two ways"),
+        ({"center": 4.5}, "lies off the detector, whose elements are 0 ... 4; its middle is 2"),
+        ({"pixel": 0.0}, "pixel must be a length > 0, got 0.0"),
+    ],
+    ids=["beam", "no source", "a source", "twice", "off", "pixel"],
+)
+def test_a_geometry_that_a_scan_cannot_have(arguments, words, tmp_path):
+    scan = read_scan(exchange(tmp_path / "scan.h5"), kind="counts")
+    with pytest.raises(InputError, match=f"Scan.geometry: .*{re.escape(words)}"):
+        scan.geometry(**arguments)
+
+
+def test_a_geometry_needs_angles_and_an_axis_that_is_counted_from_0(tmp_path):
+    scan = read_scan(npy(tmp_path / "q.npy", VOLUME))
+    with pytest.raises(InputError, match=r"the scan tells no angles.*7 projections"):
+        scan.geometry()
+    scan = read_scan(npy(tmp_path / "q.npy", VOLUME), angles=ANGLES)
+    with pytest.warns(UserWarning, match="center 2.5 is half an element right.*subtract 0.5"):
+        assert scan.geometry(center=D / 2).offset == -0.5
 
 
 @pytest.mark.parametrize("units", ["degrees", b"deg", None, "rad", "radians", b"Radian"])

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from packages import contributed_plugins, package_with, run_in
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +24,18 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_plugins_of_contributing_keep_their_contracts(tmp_path):
+    """Each block is a file of its family; the last block checks them by name."""
+    plugins, others = contributed_plugins()
+    assert [name.partition("/")[0] for name in plugins] == ["operators", "denoisers", "solvers"]
+    package = package_with(tmp_path, plugins)
+    modules = [f"pnp_mlpatch.{name[:-3].replace('/', '.')}" for name in plugins]
+    imports = "".join(f"from {module} import *\n" for module in modules)
+    out = run_in(package, "-c", "\n".join([imports, *others]))
+    assert out.count("checks passed") == len(plugins)
+    assert out.split()[-1] in ("converged", "max_iter")
 
 
 @pytest.mark.parametrize("module", ["pnp_mlpatch", "pnp_mlpatch.api"])

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
-
-import pnp_mlpatch
+from packages import contributed_plugins, package_with, run_in
 
 TESTS = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -126,42 +120,25 @@ class ProximalPoint(Solver):
 '''
 
 
+NEW = {
+    "operators/motion.py": OPERATOR,
+    "denoisers/box.py": DENOISER,
+    "denoisers/_window.py": HELPER,
+    "solvers/proximal_point.py": SOLVER,
+}
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
-    """A copy of the package with the new files in it."""
-    folder = tmp_path_factory.mktemp("dropped")
-    ignore = shutil.ignore_patterns("__pycache__")
-    copy = shutil.copytree(Path(pnp_mlpatch.__file__).parent, folder / "pnp_mlpatch", ignore=ignore)
-    for name, text in {
-        "operators/motion.py": OPERATOR,
-        "denoisers/box.py": DENOISER,
-        "denoisers/_window.py": HELPER,
-        "solvers/proximal_point.py": SOLVER,
-    }.items():
-        (copy / name).write_text(textwrap.dedent(text).lstrip(), encoding="utf-8")
-    return folder
-
-
-def run(package: Path, *arguments: str | Path) -> str:
-    """The output of Python in the folder of the copy, which must end well."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=package,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """A copy of the package with the new files in it, and those of CONTRIBUTING.md."""
+    return package_with(tmp_path_factory.mktemp("dropped"), NEW | contributed_plugins()[0])
 
 
 def contracts(package: Path, select: str) -> str:
     """The tests of contracts and of the house, untouched, for what ``select`` names."""
     files = (TESTS / "test_contracts.py", TESTS / "test_house.py")
     options = ("-v", "-p", "no:odl_plugins", "-p", "no:cacheprovider", "-k", select)
-    return run(package, "-m", "pytest", *options, *files)
+    return run_in(package, "-m", "pytest", *options, *files)
 
 
 def test_a_third_operator_that_takes_iterations(package):
@@ -177,7 +154,7 @@ def test_a_denoiser_with_a_helper_file_beside_it(package):
     assert "test_denoiser[box] PASSED" in out
     assert "test_plugins_import_no_plugins[denoisers.box] PASSED" in out
     assert "test_denoiser[_window]" not in out
-    listed = run(package, "-c", "from pnp_mlpatch import denoisers; print(denoisers.names())")
+    listed = run_in(package, "-c", "from pnp_mlpatch import denoisers; print(denoisers.names())")
     assert "'box'" in listed
     assert "_window" not in listed
 
@@ -186,3 +163,14 @@ def test_a_solver(package):
     out = contracts(package, "proximal_point and not (lensing or mask or radon or stack)")
     assert "test_solver_with_operator[blur-proximal_point] PASSED" in out
     assert "test_imports_point_down[solvers.proximal_point] PASSED" in out
+
+
+def test_the_plugins_of_contributing(package):
+    plugins, _ = contributed_plugins()
+    names = [Path(name).stem for name in plugins]
+    out = contracts(package, " or ".join(names))
+    operator, denoiser, solver = names
+    assert f"test_operator[{operator}] PASSED" in out
+    assert f"test_denoiser[{denoiser}] PASSED" in out
+    assert f"test_solver_with_operator[{operator}-{solver}] PASSED" in out
+    assert f"test_a_solver_is_a_page[solvers.{solver}] PASSED" in out

@@ -199,7 +199,7 @@ def test_a_start_does_not_take_what_was_not_measured_for_zero():
             assert float((start - ramp)[..., gap].abs().max()) < 0.05, A
 
 
-# ---- results that are none
+# ---- results that cannot be used
 
 
 @pytest.mark.parametrize("x0", ["given", "default"])

@@ -225,10 +225,10 @@ def test_what_may_change_between_runs(config, killed, folder):
 def test_a_checkpoint_of_other_settings(config, killed, settings):
     killed(config, 5)
     words = (
-        r"checkpoint.pt: the checkpoint was made with other settings "
-        rf"\({', '.join(settings)}\). Use another 'out', or resume=False"
+        r"checkpoint.pt: an interrupted run had other data or settings "
+        rf"\({', '.join(settings)}\). Give the same, or use another 'out', or resume=False"
     )
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(InputError, match=words):
         train(changed(config, **settings), progress=False)
 
 

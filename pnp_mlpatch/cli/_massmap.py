@@ -78,7 +78,7 @@ def _map(
     before: dict[str, str],
     device: torch.device,
 ) -> int:
-    """Map, and write what came of it."""
+    """Map, and write the result."""
     from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
 
     digests = {name: sha256(path) for name, path in _files(asked).items()}
@@ -111,7 +111,7 @@ def _map(
     _write(out, result, shear, truth, provenance)
     if args.figure:
         _draw(args.figure, name, result, shear, truth)
-    partial.unlink(missing_ok=True)  # last: until all is written, the same command goes on from it
+    partial.unlink(missing_ok=True)  # last: until all is written, the same command resumes from it
     if not args.quiet:
         _say(out, result, shear)
     return 0

@@ -43,13 +43,14 @@ class Run:
     seed: int
     gray: bool
     tune: bool
+    anderson: int | None
     output: Path
 
 
 def read_run(args: argparse.Namespace) -> Run:
     """Lay the flags over the configuration file, and check them."""
     values = read_toml(args.config) if args.config else {}
-    known = ["data", "simulate", "noise", "seed", "gray", "tune", "output", *REGISTRIES]
+    known = ["data", "simulate", "noise", "seed", "gray", "tune", "anderson", "output", *REGISTRIES]
     for key in values:
         if key not in known:
             raise InputTypeError(
@@ -69,10 +70,16 @@ def read_run(args: argparse.Namespace) -> Run:
     for text in args.set:
         family, key, value = parse_set(text)
         sections[family][key] = value
+    anderson = values.get("anderson") if args.anderson is None else args.anderson
     if tune and args.checkpoint:
         raise InputError(
             "solve: --tune makes many runs, which --checkpoint cannot go on from. Leave "
             "one of them out."
+        )
+    if tune and anderson is not None:
+        raise InputError(
+            "solve: --tune searches with the plain solver, without --anderson. Leave one of "
+            "them out."
         )
     if tune and (given_levels := [key for key in ("sigma", "alpha") if key in sections["solver"]]):
         raise InputError(
@@ -87,6 +94,7 @@ def read_run(args: argparse.Namespace) -> Run:
         seed=seed,
         gray=gray,
         tune=tune,
+        anderson=anderson,
         output=Path(output),
     )
 
@@ -203,7 +211,12 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             name == "lensing" and truth.shape[1] == 1
         ):  # the E mode; shear does not see its mean, and there is no B mode
             truth = torch.cat([truth - truth.mean(), torch.zeros_like(truth)], dim=1)
-        A, used = make_operator(run.operator, _sizes(truth))
+        try:
+            A, used = make_operator(run.operator, _sizes(truth))
+        except InputError as error:
+            if truth.shape[1] == 1 or "image_shape" not in str(error):
+                raise
+            raise InputError(f"{error} --gray makes one channel of three.") from error
         if tuple(truth.shape[1:]) != A.image_shape:
             raise InputError(
                 f"{run.source}: the picture has shape {tuple(truth.shape[1:])}, the "

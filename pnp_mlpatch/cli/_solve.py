@@ -26,7 +26,7 @@ from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
-from pnp_mlpatch.solvers import Result, Solver, State
+from pnp_mlpatch.solvers import Result, Solver, State, anderson
 from pnp_mlpatch.weights import sha256
 
 CHECKPOINT_EVERY = 5
@@ -54,7 +54,7 @@ def run_solve(args: argparse.Namespace) -> int:
 def _solve(
     args: argparse.Namespace, run: Run, checkpoint: Path | None, device: torch.device
 ) -> int:
-    """Run the solver, and write what came of it."""
+    """Run the solver, and write the result."""
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
@@ -63,9 +63,8 @@ def _solve(
     D = fit(D.to(device) if hasattr(D, "to") else D, run.operator["name"], A.image_shape[0])
 
     asked = _asked(run, operator_used, denoiser_used, solver_used)
-    about, state, history = {"asked": _lasting(plain(asked))}, None, {}
-    if checkpoint and checkpoint.exists():
-        state, history = resume(checkpoint, solver, about["asked"], device)
+    about = _lasting(plain(asked))
+    state, history = resume(checkpoint, _accelerated(solver, run), about, device) or (None, {})
     resumed_at = state.iteration if state else None
 
     def save(now: State) -> None:
@@ -81,7 +80,7 @@ def _solve(
         q,
         A,
         D,
-        solver,
+        _accelerated(solver, run),
         tune="auto" if run.tune else None,
         noise=noise,
         x0=x0,
@@ -104,6 +103,11 @@ def _solve(
     return 0
 
 
+def _accelerated(solver: Solver, run: Run) -> Solver:
+    """Return the solver, with Anderson acceleration if that is asked for."""
+    return solver if run.anderson is None else anderson(solver, run.anderson)
+
+
 def _asked(
     run: Run,
     operator_used: dict[str, Any],
@@ -120,6 +124,8 @@ def _asked(
         "denoiser": {"name": run.denoiser["name"], **denoiser_used},
         "solver": {"name": run.solver["name"], **solver_used},
     }
+    if run.anderson is not None:
+        asked["anderson"] = run.anderson
     asked["sha256"] = {file: sha256(file) for file in _files(asked)}
     return asked
 
@@ -187,28 +193,14 @@ def _say(result: Result, report: dict[str, Any]) -> None:
 
 
 def resume(
-    path: Path, solver: Solver, asked: Mapping[str, Any], device: torch.device
-) -> tuple[State, dict[str, list[float]]]:
+    path: Path | None, solver: Solver, asked: Mapping[str, Any], device: torch.device
+) -> tuple[State, dict[str, list[float]]] | None:
     """Return the state and the history that an earlier run of the same problem left at ``path``."""
-    about = checkpoints.load(path, "solver state")[1]
-    if not isinstance(about, dict) or not isinstance(about.get("history"), dict):
-        raise InputError(
-            f"{path}: does not say which problem it is the state of. Remove it, or use "
-            "another --checkpoint."
-        )
-    differ = checkpoints.differing(about.get("asked"), asked)
-    if differ:
-        raise InputError(
-            f"{path}: the state of another run ({', '.join(differ)} differ). Remove it, or "
-            "use another --checkpoint."
-        )
-    state = type(solver).load_state(path)
-    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    state = dataclasses.replace(
-        state,
-        **{key: value.to(device) for key, value in values.items() if isinstance(value, Tensor)},
-    )
-    return state, about["history"]
+    found = checkpoints.resume(path, asked, "solver state", device, free=("history",))
+    if found is None:
+        return None
+    content, about = found
+    return type(solver).state_of(content, str(path)), about.get("history", {})
 
 
 def _lasting(asked: dict[str, Any]) -> dict[str, Any]:

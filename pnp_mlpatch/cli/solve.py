@@ -28,7 +28,7 @@ that takes nine runs.
 
 Results. --output gets the image; beside it, with the ending .json, what was run, how it ended,
 PSNR and SSIM, and the history. --checkpoint keeps the state and the history every 5 iterations;
-the same command goes on from it, and --set solver.iterations may be raised. The state of other
+the same command resumes from it, and --set solver.iterations may be raised. The state of other
 data or settings is refused.
 
 A configuration file has the same words; flags override it, and paths are relative to where you are:
@@ -37,6 +37,7 @@ A configuration file has the same words; flags override it, and paths are relati
   seed = 0
   gray = true
   tune = false
+  anderson = 5                      # accelerate; leave it out for the plain solver
   output = "out.png"
   [operator]
   name = "mask"
@@ -114,6 +115,12 @@ def add_parser(commands: Any) -> None:
 
 def _running(sub: argparse.ArgumentParser) -> None:
     """Add the flags of where and how it runs, and what is written."""
+    sub.add_argument(
+        "--anderson",
+        type=int,
+        metavar="DEPTH",
+        help="accelerate the solver by mixing its last DEPTH points, for example 5",
+    )
     sub.add_argument("--gray", action="store_true", default=None, help="turn colour into luminance")
     sub.add_argument(
         "--output",
@@ -123,7 +130,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--checkpoint",
         metavar="STATE.pt",
-        help="keep the solver's state here, and go on from it if it is there",
+        help="keep the solver's state here, and resume from it if it is there",
     )
     flags_of_a_run(sub)
 

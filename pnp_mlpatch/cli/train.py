@@ -91,7 +91,7 @@ A file:
   out = "runs/grey"                 # gets weights.safetensors, log.csv, log.png and checkpoint.pt
   validation = "pictures/val"       # its PSNR goes to log.csv every validate_every steps
   steps = 20000
-  checkpoint_every = 1000           # the same command goes on from the last checkpoint
+  checkpoint_every = 1000           # the same command resumes from the last one
   [model]                           # settings of the network: pnp-mlpatch info mlpatch
   width = 256
   depth = 3
@@ -109,7 +109,7 @@ Data:
   data = "procedural"               # endless random pictures
   data = "convergence"              # endless log-normal mass maps of weak lensing
 
-Resume. The same command goes on from checkpoint.pt, to bit-identical weights on the same CPU;
+Resume. The same command resumes from checkpoint.pt, to bit-identical weights on the same CPU;
 other settings are refused (data, validation, out, card, device and the two *_every may change).
 --no-resume starts anew.
 

@@ -227,7 +227,7 @@ def _field(value: Tensor | float, counts: Tensor, name: str, who: str) -> Tensor
 
 
 def _look(counts: Tensor, blank: Tensor, dark: Tensor, electronic: float, gain: float) -> None:
-    """Raise or warn where the values, now in photons, are no counts."""
+    """Raise or warn where the values, now in photons, are not counts."""
     brightest = float(torch.nan_to_num(blank - dark, nan=0.0, posinf=0.0, neginf=0.0).max())
     seen = torch.nan_to_num(counts, nan=0.0, posinf=0.0, neginf=0.0)
     if 0 < brightest < FEW:

@@ -95,7 +95,7 @@ def _half_turn(theta: Tensor) -> bool:
 
 
 def weights(geometry: Geometry, used: Tensor | None = None) -> Tensor:
-    """Return what each ray counts for in filtered backprojection.
+    """Return the weight of each ray in filtered backprojection.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class DenoiserInfo:
-    """What is known of a denoiser; None where it is not.
+    """What is known of a denoiser; None where a fact is not known.
 
     Parameters
     ----------

@@ -1,11 +1,12 @@
-"""Checkpoints: files that know their own sha256 and what they are the state of.
+"""Checkpoints: files with their own sha256 and a description of the run.
 
 A checkpoint is what ``torch.save`` writes, with ``pnp_mlpatch <sha256>`` as the comment of the zip
 archive: the digest of all bytes before it. It is compared before anything is unpickled.
 ``torch.load(path, weights_only=True)`` reads the file as well. Tables are JSON files with a sha256.
 
 To resume a run, call :func:`resume` with a description of its settings and data, and :func:`save`
-with the same description as ``about``.
+with the same description as ``about``. A run that keeps a table calls :func:`load_table` and
+:func:`check_same`, and :func:`save_table`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pnp_mlpatch.errors import InputError, WeightsError
 from pnp_mlpatch.io.atomic import atomic_write, out_of_memory
 
 ABOUT = "about"
+ANEW = "remove the file to start anew"
 COMMENT = re.compile(rb"pnp_mlpatch ([0-9a-f]{64})")
 LENGTH = len("pnp_mlpatch ") + 64
 
@@ -105,9 +107,13 @@ def load(
 def resume(
     path: str | PathLike[str] | None,
     about: Mapping[str, Any],
-    what: str,
+    what: str = "checkpoint",
     device: str | torch.device = "cpu",
-) -> dict[str, Any] | None:
+    *,
+    free: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    anew: str = ANEW,
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Read the checkpoint of an interrupted run, if there is one.
 
     Parameters
@@ -117,14 +123,20 @@ def resume(
     about : mapping
         Settings and data of the run that is to go on, in plain JSON values.
     what : str
-        What runs, for the errors.
+        What it should be, for the errors.
     device : str or torch.device
         Where the tensors go.
+    free : collection of str
+        Keys of the descriptions that may differ.
+    defaults : mapping, optional
+        What a key was that the file does not have.
+    anew : str
+        How to start anew, for the errors.
 
     Returns
     -------
-    dict or None
-        The content; None without a path, or if there is no file.
+    tuple of dict, or None
+        The content and its description; None without a path, or if there is no file.
 
     Raises
     ------
@@ -135,13 +147,58 @@ def resume(
     """
     if path is None or not Path(path).exists():
         return None
-    content, before = load(path, f"checkpoint of {what}", device)
-    if differ := differing(before, json.loads(json.dumps(dict(about)))):
-        raise InputError(
-            f"{path}: an interrupted run had other data or settings ({', '.join(differ)}). "
-            "Give the same, or remove the file to start anew."
+    content, before = load(path, what, device)
+    if isinstance(before, Mapping):
+        before = {**(defaults or {}), **before}
+    check_same(path, before, json.loads(json.dumps(dict(about))), free=free, anew=anew)
+    return content, before
+
+
+def check_same(
+    path: str | PathLike[str],
+    before: Any,
+    now: Mapping[str, Any],
+    *,
+    free: Collection[str] = (),
+    anew: str = ANEW,
+    values: bool = False,
+) -> None:
+    """Refuse to resume a run with other settings or data.
+
+    Parameters
+    ----------
+    path : str or path
+        The file that the interrupted run left.
+    before, now : mapping
+        The descriptions of that run and of this one, in plain JSON values.
+    free : collection of str
+        Keys that may differ.
+    anew : str
+        How to start anew, for the errors.
+    values : bool
+        Whether the error gives the values before and now.
+
+    Raises
+    ------
+    InputError
+        If they differ.
+    WeightsError
+        If ``before`` is no description.
+    """
+    if not isinstance(before, Mapping):
+        raise WeightsError(
+            f"{path}: does not say which problem it is the state of. Give another file, or {anew}."
         )
-    return content
+    differ = [key for key in differing(before, now) if key not in free]
+    if differ and values:
+        differ = [
+            f"{key}: {_short(before.get(key))} before, {_short(now.get(key))} now" for key in differ
+        ]
+    if differ:
+        raise InputError(
+            f"{path}: an interrupted run had other data or settings "
+            f"({('; ' if values else ', ').join(differ)}). Give the same, or {anew}."
+        )
 
 
 def read_torch(path: str | PathLike[str]) -> Any:
@@ -268,11 +325,17 @@ def differing(before: Any, now: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else type(error).__name__
 
 
 __all__ = [
+    "check_same",
     "differing",
     "digest",
     "load",

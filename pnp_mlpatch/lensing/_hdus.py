@@ -39,7 +39,7 @@ _FILTERS = threading.RLock()
 
 
 def as_path(path: Any, who: str) -> Path:
-    """Return the path of a file; refuse what is none."""
+    """Return the path of a file; refuse other values."""
     if not isinstance(path, (str, PathLike)):
         raise InputTypeError(f"{who}: expected the path of a file, got {type(path).__name__}.")
     return Path(path)

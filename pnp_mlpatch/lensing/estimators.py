@@ -252,7 +252,7 @@ def _times(x: Tensor, d: Tensor) -> Tensor:
 
 
 def check_maps(x: Tensor, who: str, channels: tuple[int, ...]) -> None:
-    """Refuse what is no finite batch of maps.
+    """Raise unless the maps are a finite batch.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pnp_mlpatch.ct import Scan
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError
-from pnp_mlpatch.io.checkpoint import differing, load_table, save_table
+from pnp_mlpatch.io.checkpoint import check_same, load_table, save_table
 from pnp_mlpatch.pipelines.ct_digest import partial_files, tensor_digest
 
 ROW = ("status", "iterations", "residual", "noise", "sigma", "alpha_scale", "chi2")
@@ -106,28 +106,25 @@ class Journal:
         """Return the batches that the journal names; raise if damaged, or of other settings."""
         try:
             before = load_table(self.path)
-            settings, found, done = before["settings"], before["found"], before["done"]
-            changed = differing(settings, self.settings)
+            settings, found, done = dict(before["settings"]), before["found"], before["done"]
+        except (WeightsError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        check_same(self.path, settings, self.settings, anew=ANEW, values=True)
+        try:
             low, high = found["window"]
             self.found = {"backend": str(found["backend"]), "window": [float(low), float(high)]}
             rows = {int(a): row for a, row in done.items()}
-            for a, b in self.batches if not changed else []:
+            for a, b in self.batches:
                 if a in rows and [set(row) for row in rows[a]["slices"]] != [set(ROW)] * (b - a):
                     raise ValueError("its rows")
-        except (WeightsError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileError(
-                f"{self.path}: the journal of the interrupted run is damaged ({error}); {ANEW}."
-            ) from error
-        if changed:
-            changes = "; ".join(
-                f"{key}: {_short(settings.get(key))} before, {_short(self.settings.get(key))} now"
-                for key in changed
-            )
-            raise InputError(
-                f"{self.path}: an interrupted run had other settings ({changes}). Give the same; "
-                f"or {ANEW}."
-            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(error) from error
         return rows
+
+    def _damaged(self, error: Exception) -> FileError:
+        return FileError(
+            f"{self.path}: the journal of the interrupted run is damaged ({error}); {ANEW}."
+        )
 
     def check_scan(self, scan: Scan) -> None:
         """Check that the scan still holds what the finished batches were made from.
@@ -305,11 +302,6 @@ class Journal:
     def _offset(self, index: int) -> int:
         """Where slice ``index`` begins in the partial file."""
         return HEADER + 4 * index * self.shape[1] * self.shape[2]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 __all__ = ["ROW", "Journal"]

@@ -120,7 +120,7 @@ def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tenso
 
 
 def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor, list[Row]]:
-    """Return the recipe at the level of each slice; a row is of the run that its slice is from."""
+    """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
     q, T, noise = _problem(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)

@@ -179,7 +179,7 @@ def _reconstruct(
     report = _report(scan, shape, settings, units, journal)
     middle = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
     write_volume(path, (journal.batch(a, b) for a, b in batches), shape, meta=report)
-    journal.remove()  # last: until the volume is there, the same call goes on from it
+    journal.remove()  # last: until the volume is there, the same call resumes from it
     return VolumeResult(
         path,
         shape,

@@ -330,9 +330,10 @@ def _resume(
     path: str | PathLike[str] | None, about: dict[str, Any], device: torch.device
 ) -> _Position:
     """Return the position of an interrupted run, or the start."""
-    content = checkpoints.resume(path, about, "map_mass", device)
-    if content is None:
+    found = checkpoints.resume(path, about, "checkpoint of map_mass", device)
+    if found is None:
         return _Position()
+    content, _ = found
     try:
         state = SplitGibbsState(**content["state"])
         return _Position(int(content["pass"]), content["kappa"], state)

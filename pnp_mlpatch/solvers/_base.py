@@ -250,7 +250,28 @@ class Solver(ABC, Generic[S]):
         WeightsError
             If the file is damaged, or the state is of another solver.
         """
-        values, _ = checkpoint.load(path, "solver state")
+        return cls.state_of(checkpoint.load(path, "solver state")[0], path)
+
+    @classmethod
+    def state_of(cls, values: Mapping[str, Any], path: str | PathLike[str]) -> State:
+        """Make a state of this solver from the values that were read from a file.
+
+        Parameters
+        ----------
+        values : mapping
+            The content of the file.
+        path : str or path
+            The file, for the errors.
+
+        Returns
+        -------
+        State
+
+        Raises
+        ------
+        WeightsError
+            If the state is damaged, or of another solver.
+        """
         if "kind" not in values:
             raise WeightsError(f"{path}: not a saved solver state, but another checkpoint.")
         kind = values["kind"]

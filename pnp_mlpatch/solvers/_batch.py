@@ -55,14 +55,14 @@ class Batch:
         return after if self.rows is None else put(state, self.rows, after, images), found
 
     def rest(self, state: State, arrived: Tensor) -> State:
-        """Return the state with those of the images that moved at rest which have ``arrived``."""
+        """Put images that moved and have ``arrived`` at rest, and return the state."""
         moved = ~self.resting
         self.resting = self.resting.clone()
         self.resting[moved] = arrived.cpu()
         return self._marked(state)
 
     def halt(self, state: State, answers: list[object]) -> State:
-        """Return the state with those images at rest that the ``answers`` of callbacks stop."""
+        """Put images that the ``answers`` of callbacks stop at rest, and return the state."""
         for answer in answers:
             if isinstance(answer, Tensor) and answer.dtype == torch.bool:
                 self.halted = self.halted | (answer.cpu() & ~self.resting)

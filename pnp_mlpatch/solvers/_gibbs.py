@@ -61,7 +61,7 @@ def remaining(noise: float | Tensor, sigma: float) -> float | Tensor:
     ----------
     noise : float or Tensor
         Standard deviation of the noise: a number, or a map, infinite where nothing was measured.
-        Where it is below sigma, D is told of more noise than there is.
+        Where it is below sigma, the result exceeds the noise of the data.
     sigma : float
         Deviation that is taken out.
 

@@ -20,7 +20,7 @@ register = registry.register
 
 @dataclass(frozen=True)
 class State:
-    """All that moves in a solver; subclasses add what theirs needs.
+    """All that changes in a run; subclasses add the fields of their solver.
 
     Tensors are batch first, so that images can be taken out of a batch.
 
@@ -51,7 +51,7 @@ class State:
     def save(self, path: str | PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write the state to a file, to resume from.
 
-        ``Solver.load_state`` reads the file, and ``run(..., state=)`` goes on to the same result.
+        ``Solver.load_state`` reads the file, and ``run(..., state=)`` resumes to the same result.
 
         Parameters
         ----------

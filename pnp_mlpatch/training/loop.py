@@ -58,9 +58,10 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
     ------
     FileError
         Without usable images, or if another run writes to the folder.
+    InputError
+        For a checkpoint that belongs to other settings.
     WeightsError
-        For a checkpoint that is damaged or belongs to other settings, and for weights to start from
-        that do not fit.
+        For a checkpoint that is damaged, and for weights to start from that do not fit.
     Diverged
         If the loss is not finite.
 
@@ -306,29 +307,22 @@ def _follow(average: Network, model: Network, decay: float) -> None:
 
 def _restore(path: Path, config: TrainConfig, parts: dict[str, Any]) -> tuple[int, float, float]:
     """Load a checkpoint into the parts; return the steps, loss and seconds so far, or zeros."""
-    if not path.exists():
+    found = checkpoint.resume(
+        path,
+        config.to_dict(),
+        "checkpoint of a training",
+        free=FREE,
+        defaults=config.defaults(),
+        anew="use another 'out', or resume=False",
+    )
+    if found is None:
         return 0, 0.0, 0.0
-    state, about = checkpoint.load(path, "checkpoint of a training")
-    try:
-        saved = {**config.defaults(), **about}
-        progress = int(state["step"]), float(state["loss"]), float(state["seconds"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: not a checkpoint of a training ({error}). "
-            "Remove it, or train with resume=False."
-        ) from error
-    now = json.loads(json.dumps(config.to_dict()))
-    differ = [key for key in now if key not in FREE and saved.get(key) != now[key]]
-    if differ:
-        raise WeightsError(
-            f"{path}: the checkpoint was made with other settings ({', '.join(differ)}). "
-            "Use another 'out', or resume=False."
-        )
+    state, _ = found
     try:
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        return int(state["step"]), float(state["loss"]), float(state["seconds"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(
             f"{path}: the checkpoint does not fit this version of the model ({error})."
         ) from error
-    return progress
