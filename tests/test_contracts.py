@@ -181,3 +181,25 @@ class _Faulty:
 def test_a_faulty_denoiser_is_found(fault, words):
     with pytest.raises(ContractError, match=words):
         check_denoiser(_Faulty(fault))
+
+
+class _NeverDenoises(solvers.get("hqs")):
+    def step(self, problem, denoise, state):
+        return super().step(problem, lambda x, sigma: 0.9 * x, state)
+
+
+class _DoesNotCount(solvers.get("hqs")):
+    def step(self, problem, denoise, state):
+        return replace(super().step(problem, denoise, state), iteration=state.iteration)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (_NeverDenoises, "the denoiser is called"),
+        (_DoesNotCount, "a step counts itself: 0 -> 0"),
+    ],
+)
+def test_a_faulty_solver_is_found(kind, words):
+    with pytest.raises(ContractError, match=words):
+        check_solver(kind(sigma=0.1), operators.get("identity").example())
