@@ -38,7 +38,7 @@ def draw_geometry(geometry: Geometry) -> Figure:
     sources, ends = (points[chosen] for points in rays(geometry))
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
     axis = figure.subplots()
-    grey = {"facecolor": "0.9", "edgecolor": "0.4", "label": "image"}
+    grey: dict[str, Any] = {"facecolor": "0.9", "edgecolor": "0.4", "label": "image"}
     axis.add_patch(Rectangle((-width / 2, -height / 2), width, height, **grey))
     for number, (index, source, end) in enumerate(zip(chosen, sources, ends, strict=True)):
         label = f"angle {index}: {math.degrees(theta[index]):.4g}°"

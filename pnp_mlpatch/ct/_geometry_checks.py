@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def as_radians(angles: Angles, degrees: bool, turn: float, who: str) -> Tensor:
     return theta
 
 
-def _vector(angles: Sequence[float] | Tensor, who: str) -> Tensor:
+def _vector(angles: Any, who: str) -> Tensor:
     """Return a sequence of finite angles as float64."""
     if isinstance(angles, Tensor) and angles.is_complex():
         raise InputTypeError(f"{who}: angles must be real, in radians.")
@@ -154,7 +154,7 @@ def _whole(value: Any) -> bool:
 
 def check_detector(geometry: Geometry) -> None:
     """Raise unless the axis of rotation is projected to the detector."""
-    who, count = type(geometry).__name__, geometry.detectors
+    who, count = type(geometry).__name__, cast(Any, geometry.detectors)
     if not _whole(count) or count < 1:
         raise InputError(f"{who}: detectors must be an integer >= 1, got {count!r}.")
     half = count * float(geometry.spacing or 0) / 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Adapted(Wrapper):
             raise InputError(
                 f"as_denoiser: sigma must be 'input', 'map' or 'ignored', got {sigma!r}."
             )
-        super().__init__(D, "")
+        super().__init__(cast(Denoiser, D), "")
         how = sigma or _sigma_use(D)
         self.settings = {"sigma": how, "array": array}
         self.tell(replace(self.info, sigma="ignored" if how == "ignored" else "input"))

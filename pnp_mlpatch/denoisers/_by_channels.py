@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ class ByChannels(nn.Module):
     @property
     def info(self) -> DenoiserInfo:
         """What holds for all of the networks."""
-        known = [network.info for network in self.networks]  # type: ignore[union-attr]
+        known = [cast(Network, network).info for network in self.networks]
         ranges = [info.sigma_range for info in known if info.sigma_range]
         sizes = {info.trained_size for info in known}
         return DenoiserInfo(

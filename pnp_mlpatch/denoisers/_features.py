@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +167,7 @@ class Stem(nn.ModuleList):
         if self.fold > 1 and is_map(level):
             level = F.avg_pool2d(level, self.fold)
         layers = list(self)
-        h = layers[0](h, level, zero_mean(layers[0].weight) if self.centred else None)
+        h = layers[0](h, level, zero_mean(cast(Tensor, layers[0].weight)) if self.centred else None)
         paired, rest = layers[1 : 1 + 2 * self.pairs], layers[1 + 2 * self.pairs :]
         h = h if paired else self.activation(h)
         for first, second in zip(paired[::2], paired[1::2], strict=True):

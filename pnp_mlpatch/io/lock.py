@@ -57,6 +57,7 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
 
 def _take(place: Path, path: str | PathLike[str]) -> int:
     """Return the descriptor of the lock file, locked."""
+    assert fcntl is not None
     while True:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)

@@ -42,7 +42,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 def _is_row(row: dict[str, Any], columns: Sequence[str]) -> bool:
     """Whether every column has its number; those of the validation may be empty."""
     try:
-        int(row["step"]), float(row["loss"]), float(row["seconds"])
+        _ = int(row["step"]), float(row["loss"]), float(row["seconds"])
         return set(row) == set(columns) and all(
             value == "" or float(value) is not None for value in row.values()
         )

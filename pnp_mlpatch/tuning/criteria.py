@@ -46,7 +46,11 @@ class Criterion(ABC):
     """
 
     runs: int
-    name: str
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """In words, for ``result.tuned``."""
 
     @abstractmethod
     def measure(self, run: Run, iterations: int) -> Curve:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class RigidScan:
         along = (self.centre * e).sum(1)
         offset = self._same(along, "the place of the detector along itself") + self.shift
         offset = 0.0 if abs(offset) <= self._near else offset
-        common = {"pixel": self.pixel, "spacing": width, "offset": offset}
+        common: dict[str, Any] = {"pixel": self.pixel, "spacing": width, "offset": offset}
         if self.source is None:
             self._check_rays(e)
             return ParallelBeam(self.shape, theta, self.detectors, **common)

@@ -64,7 +64,7 @@ def from_astra(projection: Mapping[str, Any], volume: Mapping[str, Any]) -> Geom
     count = as_count(entry(projection, "DetectorCount", who), "DetectorCount", who)
     if kind.endswith("_vec"):
         first, centre, element = _vectors(projection, who)
-        place = {"source": first} if kind == "fanflat_vec" else {"ray": first}
+        place: dict[str, Any] = {"source": first} if kind == "fanflat_vec" else {"ray": first}
         return RigidScan(who, shape, pixel, count, element, centre, **place).geometry()
     angles = as_vector(entry(projection, "ProjectionAngles", who), "ProjectionAngles", who)
     common = {"pixel": pixel, "spacing": as_plain(entry(projection, "DetectorWidth", who))}
