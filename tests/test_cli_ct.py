@@ -158,7 +158,8 @@ def test_mlpatch_is_the_default(run):
         == 0
     )
     made = json.loads(Path("v.json").read_text())
-    assert made["meta"]["denoiser"] == {"name": "mlpatch", "weights": "mlpatch-ct", "tile": 64}
+    used = {"name": "mlpatch", "weights": "mlpatch-ct", "tile": 64, "precision": "float32"}
+    assert made["meta"]["denoiser"] == used
     assert made["settings"] == {"data_iterations": 3}
     assert made["slices"] == [1, 3]
     assert made["window"] == [-1024, 1024]
