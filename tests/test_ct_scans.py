@@ -1361,6 +1361,7 @@ def test_the_shell_says_what_is_missing_even_where_warnings_are_silenced(tmp_pat
     monkeypatch.chdir(tmp_path)
     _broken_off(tmp_path / "a.h5", range(9), flat=True)
     words = ["ct", "a.h5", "--out", "v.npy", "--slices", "1:2", "--fbp", "--quiet"]
+    words += ["--gain", "1"]
 
     def silenced():
         warnings.simplefilter("ignore")

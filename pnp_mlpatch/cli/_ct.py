@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pnp_mlpatch.cli._common import blame, prepare
+from pnp_mlpatch.cli._ct_check import (
+    ask_back,
+    element_width,
+    find_center,
+    given_center,
+    origin_detector,
+    run_check,
+    say_fit,
+)
 from pnp_mlpatch.cli._problem import make, parse_set
 from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.ct.geometry import Geometry, from_dict
@@ -31,6 +40,7 @@ CONFIG = (
     "gain",
     "electronic",
     "likelihood",
+    "preset",
     "batch",
     "backend",
     "memory",
@@ -44,6 +54,7 @@ GEOMETRY = (
     "offset",
     "source_origin",
     "origin_detector",
+    "source_detector",
 )  # flags that --geometry replaces
 
 
@@ -56,8 +67,13 @@ def run_ct(args: argparse.Namespace) -> int:
     table = _table(args)
     scan = _scan(args, table)
     geometry = _geometry(args, scan) if table is None else _from_table(args, scan, table)
+    ask_back(args, scan, geometry)
     config = _config(args, scan, sections["solver"], str(device))
     first, last = check_scan(scan, geometry, config)
+    if args.check:
+        return run_check(scan, geometry, config)
+    if args.out is None:
+        raise InputError("ct: give --out FILE, or --check for a look without a volume.")
     pictures = [Path(path) for path in (args.plot, args.preview) if path is not None]
     check_out(Path(args.out), scan, pictures)
     _check_files(args, scan)
@@ -89,6 +105,7 @@ def run_ct(args: argparse.Namespace) -> int:
         _preview(args, result, D is not None, first + (last - first) // 2)
     if not args.quiet:
         _say(result)
+        say_fit(result, first)
     return 0
 
 
@@ -130,7 +147,10 @@ def _say(result: VolumeResult) -> None:
     shown = "" if change is None else f", last change {change:.2g} at most"
     low, high = result.window
     print(f"{ended}{shown}; window {low:.4g} to {high:.4g} ({result.units})")
-    print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s, {result.path}")
+    print(
+        f"{len(result.status)} slices{before}, {result.seconds:.1f} s, "
+        f"{result.processor_seconds:.1f} processor seconds a slice, {result.path}"
+    )
 
 
 def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -205,17 +225,22 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally "
             f"spaced ones ({scan.shape[1]} projections)."
         )
+    given: dict[str, Any] = {
+        "shape": None if args.shape is None else tuple(args.shape),
+        "pixel": args.pixel,
+        "spacing": element_width(args, scan),
+        "offset": args.offset,
+        "source_origin": args.source_origin,
+        "origin_detector": origin_detector(args),
+    }
+    center, beam = given_center(args.center), args.beam or "parallel"
     try:
-        return scan.geometry(
-            args.beam or "parallel",
-            shape=None if args.shape is None else tuple(args.shape),
-            pixel=args.pixel,
-            spacing=args.spacing,
-            center=args.center,
-            offset=args.offset,
-            source_origin=args.source_origin,
-            origin_detector=args.origin_detector,
-        )
+        geometry = scan.geometry(beam, center=center, **given)
+        if args.center != "auto":
+            return geometry
+        if args.offset is not None:
+            raise InputError("center and offset say the same in two ways; give one.")
+        return scan.geometry(beam, center=find_center(args, scan, geometry), **given)
     except InputError as error:
         raise InputError(_with_flags(str(error))) from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._ct import run_ct
+from pnp_mlpatch.cli._ct_check import parse_center
 from pnp_mlpatch.ct import BEAMS
 
 EPILOG = """\
@@ -76,8 +77,12 @@ def add_parser(commands: Any) -> None:
     sub.add_argument(
         "--out",
         metavar="FILE",
-        required=True,
         help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json',
+    )
+    sub.add_argument(
+        "--check",
+        action="store_true",
+        help="look at the slice in the middle: counts, gain, centre, truncation, chi^2",
     )
     _scan(sub)
     _geometry(sub)
@@ -112,7 +117,10 @@ def _scan(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dark", metavar="VALUE|FILE", help="the dark field, for counts")
     group.add_argument(
-        "--gain", type=float, metavar="G", help="detector units per photon (default: 1)"
+        "--gain",
+        type=float,
+        metavar="G",
+        help="detector units per photon (default: from the flats)",
     )
     group.add_argument(
         "--electronic",
@@ -158,14 +166,19 @@ def _geometry(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--center",
-        type=float,
-        metavar="INDEX",
+        type=parse_center,
+        metavar="INDEX|auto",
         help="detector index of the centre of rotation, may be a fraction (default: middle, (D "
-        "- 1) / 2; tomopy's D / 2 less 0.5)",
+        "- 1) / 2; tomopy's D / 2 less 0.5, or tomopy:VALUE); auto finds it",
     )
     group.add_argument(
         "--offset", type=float, metavar="LENGTH", help="the same as a shift of the detector"
     )
+    _apparatus(group)
+
+
+def _apparatus(group: argparse._ArgumentGroup) -> None:
+    """Add the distances of a fan, and the file of a geometry."""
     group.add_argument(
         "--source-origin",
         type=float,
@@ -174,6 +187,9 @@ def _geometry(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--origin-detector", type=float, metavar="LENGTH", help="from there to the detector"
+    )
+    group.add_argument(
+        "--source-detector", type=float, metavar="LENGTH", help="the sum of both, in its place"
     )
     group.add_argument(
         "--geometry",
@@ -192,6 +208,11 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         help=f"the denoiser (default: {DEFAULTS['denoiser']})",
     )
     group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
+    group.add_argument(
+        "--preset",
+        choices=["fast", "standard", "best"],
+        help="of the recipe: fast takes about a third of the time of standard",
+    )
     group.add_argument(
         "--solver",
         metavar="NAME",

@@ -15,6 +15,8 @@ from pnp_mlpatch.io.images import in_notebooks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pnp_mlpatch.ct.center import Center
+
 
 def draw_geometry(geometry: Geometry) -> Figure:
     """Draw the image, the detector and some rays at three angles, in the unit of ``pixel``.
@@ -72,4 +74,31 @@ def _draw_angle(axis: Any, source: Tensor, end: Tensor, colour: str, label: str)
     axis.annotate("0", first, color=colour, ha="center", va="center", fontsize=9, bbox=box)
 
 
-__all__ = ["draw_geometry"]
+def draw_criterion(found: Center) -> Figure:
+    """Draw the criterion of the rotation axis over the candidates.
+
+    Parameters
+    ----------
+    found : Center
+        The axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    require("matplotlib", "Drawing the criterion")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(found.candidates.numpy(), found.criterion.numpy(), ".-")
+    axis.axvline(found.center, linestyle=":")
+    axis.set(
+        xlabel="detector element of the axis",
+        ylabel=f"{found.method}, relative",
+        title=f"{found.center:.3f} +- {found.error:.2g}",
+    )
+    return in_notebooks(figure)
+
+
+__all__ = ["draw_criterion", "draw_geometry"]

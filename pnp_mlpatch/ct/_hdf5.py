@@ -11,14 +11,16 @@ import numpy as np
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct._hdf5_dataset import find_gaps, hdf5_file, stored_dataset
-from pnp_mlpatch.ct._scan_file import ScanFile, mean_frame
+from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.reading import check_hdf5
 from pnp_mlpatch.io.stored import StoredArray
 
 EXCHANGE = "exchange/data"
 FLATS, DARKS = re.compile(r"white|flat|bright|blank|open_?beam"), re.compile(r"dark")
-Fields = dict[str, np.ndarray]  # "flat" and "dark"
+WIDTHS = ("x_pixel_size", "pixel_size_x", "detector_pixel_size_x", "pixel_size")
+MILLIMETRES = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "micron": 1e-3, "nm": 1e-6}
+Fields = dict[str, Frames]  # "flat" and "dark"
 
 
 def open_hdf5(path: Path, name: str) -> ScanFile:
@@ -62,6 +64,7 @@ def open_hdf5(path: Path, name: str) -> ScanFile:
             kept, fields = _by_image_key(np.asarray(keys[()]).reshape(-1), data, path, meta)
             data = _selected(data, np.flatnonzero(kept))
         theta, degrees = _angles(file, key, h5py, meta, path)
+        _element_width(file, h5py, meta)
         if kept is not None and theta is not None and theta.size == kept.size:
             theta = theta.reshape(-1)[kept]
         layout = "asd" if kept is not None or key == EXCHANGE else "sad"
@@ -123,7 +126,7 @@ def _by_image_key(
         places = np.flatnonzero(keys == value)
         if len(places):
             frames = (data.part(0, int(k), int(k) + 1)[0] for k in places)
-            fields[kind] = mean_frame(frames, path, f"{kind} by image_key")
+            fields[kind] = average(frames, path, f"{kind} by image_key")
             meta |= {kind: f"image_key {value}", f"{kind}_frames": len(places)}
     return keys == 0, fields
 
@@ -164,6 +167,23 @@ def _angles(
         meta |= {"angles": name.strip("/")}
         return np.asarray(stored[()]), not units.strip().lower().startswith("rad")
     return None, True
+
+
+def _element_width(file: Any, h5py: Any, meta: dict[str, Any]) -> None:
+    """Put the width of a detector element into ``meta``, in mm, where the file tells it."""
+    found: list[float] = []
+
+    def visit(name: str, member: Any) -> None:
+        if name.split("/")[-1] not in WIDTHS or not isinstance(member, h5py.Dataset):
+            return
+        units = member.attrs.get("units", "")
+        units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
+        if member.size == 1 and member.dtype.kind in "fiu" and units.strip() in MILLIMETRES:
+            found.append(float(np.asarray(member[()]).reshape(-1)[0]) * MILLIMETRES[units.strip()])
+
+    file.visititems(visit)
+    if found and found[0] > 0:
+        meta["element_mm"] = found[0]
 
 
 def _frame_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
@@ -208,7 +228,7 @@ def _fields(
             used.append(stored.name.strip("/"))
         if used:
             names = ", ".join(used)
-            fields[kind] = mean_frame((one for part in frames for one in part), path, names)
+            fields[kind] = average((one for part in frames for one in part), path, names)
             meta |= {kind: names, f"{kind}_frames": sum(map(len, frames))}
     return fields
 

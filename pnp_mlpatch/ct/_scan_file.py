@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.stored import StoredArray
+
+
+class Frames(NamedTuple):
+    """Frames of one kind, by their statistics.
+
+    Parameters
+    ----------
+    mean : ndarray
+        float64.
+    variance : ndarray, optional
+        Between the frames, after each was scaled to the same mean. None for fewer than two.
+    count : int
+        How many there are.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,8 +47,8 @@ class ScanFile:
         The angles, one for each projection.
     degrees : bool
         The unit of ``theta``: degrees, or else radians.
-    flat, dark : ndarray, optional
-        The means of the open-beam and of the dark frames.
+    flat, dark : Frames, optional
+        The open-beam and the dark frames.
     closed : bool
         Whether the last projection repeats the first and is dropped.
     kept : ndarray of bool, optional
@@ -42,14 +60,17 @@ class ScanFile:
     meta: dict[str, Any]
     theta: np.ndarray | None = None
     degrees: bool = False
-    flat: np.ndarray | None = None
-    dark: np.ndarray | None = None
+    flat: Frames | None = None
+    dark: Frames | None = None
     closed: bool = False
     kept: np.ndarray | None = None
 
 
-def mean_frame(frames: Iterable[np.ndarray], path: Path, what: str) -> np.ndarray:
-    """Average frames of one shape in float64, one at a time in memory.
+def average(frames: Iterable[np.ndarray], path: Path, what: str) -> Frames:
+    """Take the mean and variance of frames of one shape, one at a time in memory.
+
+    The variance is that of frames scaled to one mean, so that a beam that flickers as a whole does
+    not count as noise. Frames of a dark field, whose mean is small, are taken as they are.
 
     Parameters
     ----------
@@ -62,25 +83,33 @@ def mean_frame(frames: Iterable[np.ndarray], path: Path, what: str) -> np.ndarra
 
     Returns
     -------
-    ndarray
-        float64.
+    Frames
 
     Raises
     ------
     InputError
         If there are no frames, or if they do not hold real numbers.
     """
-    total, count = None, 0
+    mean, squares, level, count = None, None, 1.0, 0
     for frame in frames:
         if frame.dtype.kind not in "fiu":
             raise InputError(f"{path}: {what} holds {frame.dtype}, expected real numbers.")
-        total = frame.astype(np.float64) if total is None else total + frame
         count += 1
-    if total is None:
+        if mean is None or squares is None:
+            mean, squares = frame.astype(np.float64), np.zeros(frame.shape)
+            level, plain = float(np.abs(mean).mean()), mean.copy()
+            continue
+        own = float(np.abs(frame).mean())
+        scaled = frame * (level / own if 0.5 * own < level < 2 * own else 1.0)
+        before = scaled - mean
+        mean = mean + before / count
+        squares = squares + before * (scaled - mean)
+        plain = plain + (frame - plain) / count
+    if mean is None or squares is None:
         raise InputError(
             f"{path}: {what} holds no frames. Remove it, or give flat= and dark= yourself."
         )
-    return total / count
+    return Frames(plain, squares / (count - 1) if count > 1 else None, count)
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
@@ -106,4 +135,4 @@ def format_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(shown) + (", ..." if len(runs) > 8 else "")
 
 
-__all__ = ["ScanFile", "format_ranges", "mean_frame"]
+__all__ = ["Frames", "ScanFile", "average", "format_ranges"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pnp_mlpatch.ct._hdf5 import open_hdf5
-from pnp_mlpatch.ct._scan_file import ScanFile, mean_frame
+from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.reading import refuse_special, refuse_zip_bomb
 from pnp_mlpatch.io.stored import StoredArray, along
@@ -195,8 +196,41 @@ def _open_folder(path: Path) -> ScanFile:
             "read by read_dicom."
         )
     files.sort(key=natural_key)
+    _look_at_names(files, path)
     meta = {"format": "TIFF folder", "first": files[0].name, "last": files[-1].name}
     return ScanFile(open_files(files, path), "asd", meta)
+
+
+def _look_at_names(files: list[Path], path: Path) -> None:
+    """Warn of files whose names are unlike the others, and of numbers left out."""
+    frames = [re.sub(r"[0-9]+", "#", file.stem) for file in files]
+    usual = max(set(frames), key=frames.count)
+    strays = [file.name for file, frame in zip(files, frames, strict=True) if frame != usual]
+    last = [
+        re.findall(r"[0-9]+", f.stem)[-1:]
+        for f, frame in zip(files, frames, strict=True)
+        if frame == usual
+    ]
+    numbers = sorted(int(number[0]) for number in last if number)
+    steps = np.diff(numbers)
+    usual_step = int(np.median(steps)) if len(steps) else 1
+    gaps = (
+        [numbers[k] + usual_step for k in np.flatnonzero(steps > usual_step)] if usual_step else []
+    )
+    said = []
+    if strays and len(strays) < len(files) / 2:
+        said.append(
+            f"the names {', '.join(strays[:4])} are unlike the other {len(files) - len(strays)}"
+        )
+    if gaps:
+        said.append(f"the numbers {', '.join(map(str, gaps[:4]))} are left out")
+    if said:
+        warnings.warn(
+            f"{path}: {' and '.join(said)}. Each of the {len(files)} files is taken as one "
+            "projection, in this order; angles that are equally spaced are then wrong. Move what "
+            "is no projection away, and give the angles of those that are there.",
+            stacklevel=6,
+        )
 
 
 def _open_2detect(path: Path) -> ScanFile:
@@ -208,17 +242,18 @@ def _open_2detect(path: Path) -> ScanFile:
             f"got {data.shape}."
         )
     dark, *flats = (
-        mean_frame(iter(read_page(path / name)), path, name)
+        average(iter(read_page(path / name)), path, name)
         for name in ("dark.tif", "flat1.tif", "flat2.tif")
     )
-    if flats[0].shape != flats[1].shape:
+    one, two = (field.mean for field in flats)
+    if one.shape != two.shape:
         raise InputError(
-            f"{path}: flat1.tif and flat2.tif have {flats[0].shape[0]} and {flats[1].shape[0]} "
+            f"{path}: flat1.tif and flat2.tif have {one.shape[0]} and {two.shape[0]} "
             "detectors, expected equally many."
         )
     theta = np.linspace(0, 360, data.shape[0])[:-1]
     meta = {"format": "2DeteCT", "flat": "flat1.tif, flat2.tif", "dark": "dark.tif"}
-    return ScanFile(data, "sad", meta, theta, True, (flats[0] + flats[1]) / 2, dark, closed=True)
+    return ScanFile(data, "sad", meta, theta, True, Frames((one + two) / 2), dark, closed=True)
 
 
 __all__ = ["natural_key", "open_scan_file", "split_name"]

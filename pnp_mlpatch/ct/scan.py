@@ -20,12 +20,14 @@ from pnp_mlpatch.ct._scan_arguments import (
     Field,
     choose_angles,
     choose_layout,
+    mean_field,
     read_field,
     scan_shape,
     to_radians,
 )
 from pnp_mlpatch.ct._scan_file import format_ranges
 from pnp_mlpatch.ct.formats import open_scan_file, split_name
+from pnp_mlpatch.ct.gain import gain_of_flats
 from pnp_mlpatch.ct.geometry import Geometry
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.stored import StoredArray
@@ -56,6 +58,8 @@ class Scan:
         ``slab(start, stop)`` reads slices as an array (slices, angles, detectors).
     sure : bool
         Whether ``kind`` was given rather than guessed.
+    gain : float, optional
+        Detector units per photon, where the flat frames tell it.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class Scan:
     meta: dict[str, Any] = field(repr=False)
     slab: Callable[[int, int], np.ndarray] = field(repr=False)
     sure: bool = field(default=True, repr=False)
+    gain: float | None = field(default=None, repr=False)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read the slices start ... stop - 1; no more than these are kept in memory.
@@ -92,9 +97,8 @@ class Scan:
         """
         for value in (start, stop):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-                raise InputTypeError(
-                    f"{self.path}: start and stop must be integers, got {value!r}."
-                )
+                text = f"start and stop must be integers, got {value!r}."
+                raise InputTypeError(f"{self.path}: {text}")
         if not 0 <= start < stop <= self.shape[0]:
             raise InputError(
                 f"{self.path}: expected 0 <= start < stop <= {self.shape[0]}, the number of "
@@ -148,11 +152,6 @@ class Scan:
         ------
         InputError
             If the scan has no angles, or for values that do not fit each other.
-
-        Examples
-        --------
-        >>> scan = read_scan("scan.h5")  # doctest: +SKIP
-        >>> geometry = scan.geometry("parallel", pixel=0.5, center=255.5)  # doctest: +SKIP
         """
         if self.angles is None:
             raise InputError(
@@ -277,16 +276,19 @@ def read_scan(
     if theta is not None:
         meta["angles"] = meta.get("angles", "computed") if angles is None else "given"
         meta["units"] = "degrees" if in_degrees else "radians"
+    fields = ((flat, "flat"), (dark, "dark"))
+    whites, darks = (read_field(field, slices, detectors, what, path) for field, what in fields)
     return Scan(
         path,
         kind or (COUNTS if counted else INTEGRALS),
         (slices, count, detectors),
         radians,
-        read_field(flat, slices, detectors, "flat", path),
-        read_field(dark, slices, detectors, "dark", path),
+        mean_field(whites, slices, detectors),
+        mean_field(darks, slices, detectors),
         meta,
         _slab_reader(found.data, order, count),
         sure=kind is not None,
+        gain=gain_of_flats(whites, darks),
     )
 
 

@@ -19,6 +19,7 @@ from pnp_mlpatch.denoisers._equivariant import SYMMETRIES, equivariant, turned
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._precision import in_precision
 from pnp_mlpatch.denoisers._relax import averaged, contracted
+from pnp_mlpatch.denoisers._slabs import slabs
 from pnp_mlpatch.denoisers._wrapper import describe, fingerprint
 
 names, get, make, info = registry.names, registry.get, registry.make, registry.info
@@ -48,5 +49,6 @@ __all__ = [
     "rescaled",
     "sample",
     "sigma_column",
+    "slabs",
     "turned",
 ]

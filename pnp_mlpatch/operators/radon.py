@@ -13,6 +13,7 @@ counter-clockwise, and at theta = 0 the rays run up the columns of the image. Fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -40,6 +41,7 @@ from pnp_mlpatch.operators._verify import mismatch
 
 FLOOR = 1.3e-3  # of the preconditioner, relative to its largest eigenvalue: 3e-3 |A|^2
 FULL_COVERAGE = 0.9  # of the directions; below it the preconditioner is the nearest circulant
+REPEATED = 2  # elements beyond the outermost that was seen, which repeat its value
 LEAST_SHARE = 1e-3  # of the rays through a pixel, relative to the most or to the mean
 
 
@@ -316,8 +318,13 @@ def _interpolate(q: Tensor, seen: Tensor) -> Tensor:
     one, other = torch.where(left < 0, right, left), torch.where(right >= count, left, right)
     share = ((place - one) / (other - one).clamp_min(1)).to(q.dtype)
     known = (one < count) & (other >= 0)
+    # beyond the outermost reading values fall to 0, over a quarter of the detector
+    beyond = torch.where((left < 0) | (right >= count), (place - one).abs() - REPEATED, 0)
+    beyond = beyond.clamp(0, count / 4)
+    fall = torch.cos(2 * math.pi * beyond / count).square().to(q.dtype)
     one, other = (torch.where(known, k, torch.zeros_like(k)) for k in (one, other))
-    return torch.where(known, (1 - share) * q.gather(-1, one) + share * q.gather(-1, other), q)
+    filled = (1 - share) * q.gather(-1, one) + share * q.gather(-1, other)
+    return torch.where(known, fall * filled, q)
 
 
 def _mismatch(pair: AstraPair | SparsePair, geometry: Geometry, device: torch.device) -> float:

@@ -14,6 +14,7 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.atomic import check_writable
 from pnp_mlpatch.pipelines.ct_digest import partial_files
 from pnp_mlpatch.solvers import Solver
+from pnp_mlpatch.tuning.discrepancy import PRESETS
 
 WHO = "reconstruct_volume"
 ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
@@ -50,10 +51,20 @@ class VolumeConfig:
         The standard deviation of line integrals. By default
         :func:`~pnp_mlpatch.pipelines.ct_slab.estimate_noise` finds it for each slice. Counts bring
         their own.
-    gain : float
-        Detector units per photon, for counts.
+    gain : float, optional
+        Detector units per photon, for counts. By default from the spread of the flat frames, or of
+        readings beside the object; 1 where neither tells.
     electronic : float
         The standard deviation of the electronic noise of counts, in detector units.
+    outliers : bool
+        Whether saturated readings, zingers and bad detector elements are left out; see
+        :mod:`pnp_mlpatch.ct.outliers`.
+    rings : bool
+        Whether an offset of each detector element is estimated with the image, where elements
+        differ from their neighbours by more than 0.006: errors of their gain, which make rings.
+        Not with the likelihood "poisson".
+    preset : str
+        "fast", "standard" or "best" of :func:`~pnp_mlpatch.tuning.recipe`.
     likelihood : str
         "gaussian", weighted least squares of the line integrals, or "poisson", the likelihood of
         the counts.
@@ -81,8 +92,11 @@ class VolumeConfig:
     window: tuple[float, float] | None = None
     mu_water: float | None = None
     noise: float | None = None
-    gain: float = 1.0
+    gain: float | None = None
     electronic: float = 0.0
+    outliers: bool = True
+    rings: bool = True
+    preset: str = "standard"
     likelihood: str = "gaussian"
     slices: tuple[int, int] | None = None
     batch: int = 8
@@ -96,6 +110,10 @@ class VolumeConfig:
             raise InputError(
                 f"{WHO}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, "
                 f"got {self.likelihood!r}."
+            )
+        if self.preset not in PRESETS:
+            raise InputError(
+                f"{WHO}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}."
             )
         if not isinstance(self.settings, dict):
             raise InputTypeError(
@@ -121,7 +139,7 @@ class VolumeConfig:
                 raise InputError(f"{WHO}: {name} must be an integer >= 1, got {value!r}.")
         for name in ("noise", "mu_water", "memory", "gain"):
             value = getattr(self, name)
-            if (name == "gain" or value is not None) and not (finite_number(value) and value > 0):
+            if value is not None and not (finite_number(value) and value > 0):
                 raise InputError(f"{WHO}: {name} must be a number > 0, got {value!r}.")
         if not finite_number(self.electronic) or self.electronic < 0:
             raise InputError(f"{WHO}: electronic must be a number >= 0, got {self.electronic!r}.")
@@ -235,7 +253,7 @@ def _check_counts(scan: Scan, config: VolumeConfig) -> None:
 
 
 def _check_integrals(scan: Scan, config: VolumeConfig) -> None:
-    defaults = {"gain": 1.0, "electronic": 0.0}
+    defaults = {"gain": None, "electronic": 0.0}
     given = [name for name, default in defaults.items() if getattr(config, name) != default]
     if config.likelihood == "poisson" or given:
         what = "the likelihood 'poisson'" if config.likelihood == "poisson" else given[0]

@@ -19,6 +19,7 @@ from pnp_mlpatch.io.checkpoint import check_same, load_table, save_table
 from pnp_mlpatch.pipelines.ct_digest import partial_files, tensor_digest
 
 ROW = ("status", "iterations", "residual", "noise", "sigma", "alpha_scale", "chi2")
+ROW += ("outliers", "zingers", "bad_elements", "element_spread")
 HEADER = 128  # bytes of the header of a .npy file of three axes
 ANEW = "remove it, or start anew with resume=False (--no-resume)"
 

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, describe
 from pnp_mlpatch.operators import LinearOperator, Transmission
+from pnp_mlpatch.operators._ringless import Ringless
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.pipelines.ct_journal import ROW
 from pnp_mlpatch.pipelines.ct_slab import Slab
 from pnp_mlpatch.solvers import Solver, State, schedules
-from pnp_mlpatch.tuning import recipe
+from pnp_mlpatch.tuning import chi2, recipe
 
 Row = dict[str, Any]  # what is reported of a slice; its keys are ROW
 
 
 def solve_slab(
-    A: Radon, D: Denoiser | None, solver: Solver | None, scale: float, slab: Slab
+    A: Radon, D: Denoiser | None, solver: Solver | str, scale: float, slab: Slab
 ) -> tuple[Tensor, list[Row]]:
     """Reconstruct the slices of a slab.
 
@@ -31,8 +32,8 @@ def solve_slab(
         The projector of one slice.
     D : Denoiser or None
         In attenuation; None stops at filtered backprojection.
-    solver : Solver or None
-        None takes :func:`~pnp_mlpatch.tuning.recipe`.
+    solver : Solver or str
+        A name is the preset of :func:`~pnp_mlpatch.tuning.recipe`.
     scale : float
         The width of the window, in attenuation.
     slab : Slab
@@ -53,14 +54,18 @@ def solve_slab(
     if D is None:
         found = backproject(A, slab)
         ended: list[Row] = [{"status": "fbp", "iterations": 0}] * len(slab.q)
-    elif solver is None:
-        found, ended = _by_recipe(A, D, scale, slab)
+    elif isinstance(solver, str):
+        found, ended = _by_recipe(A, D, scale, slab, solver)
     else:
         found, ended = _by_solver(A, D, solver, slab)
     levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
     places = slab.live.nonzero().flatten().tolist()
-    for place, end, level in zip(places, ended, levels, strict=True):
-        rows[place] = dict.fromkeys(ROW) | end | {"noise": level}
+    rejected = slab.rejected or ({},) * len(slab.q)
+    spread = [None] * len(slab.q) if slab.spread is None else slab.spread.tolist()
+    told = zip(places, ended, levels, rejected, spread, strict=True)
+    for place, end, level, out, rings in told:
+        known = {"noise": level, "element_spread": rings}
+        rows[place] = dict.fromkeys(ROW) | end | known | out
     x[slab.live] = found[:, 0].cpu().to(x.dtype)
     return x, rows
 
@@ -116,10 +121,16 @@ def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tenso
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
     ended = {"status": result.status, "iterations": result.state.iteration}
-    return result.x, [ended | {"residual": value} for value in change.values[-1]]
+    fits = chi2(q, T, result.x, noise).tolist() if slab.counts is None else [None] * len(q)
+    return result.x, [
+        ended | {"residual": value, "chi2": fit}
+        for value, fit in zip(change.values[-1], fits, strict=True)
+    ]
 
 
-def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor, list[Row]]:
+def _by_recipe(
+    A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str
+) -> tuple[Tensor, list[Row]]:
     """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
     q, T, noise = _problem(A, slab)
     known = describe(D).sigma_range
@@ -133,6 +144,7 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
         noise=noise,
         sigma=sigma,
         lowest=0.25 if slab.counts is None else 1.0,
+        preset=preset,
         callbacks=[change],
         progress=False,
     )
@@ -141,7 +153,7 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
         (sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True
     )
     ended = []
-    for k, (level, alpha_scale, chi2) in enumerate(values):
+    for k, (level, alpha_scale, fit) in enumerate(values):
         last = round(-math.log2(alpha_scale))  # the run that gave this slice
         ended.append(
             {
@@ -150,7 +162,7 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
                 "residual": change.values[ends[last] - 1][k],
                 "sigma": level,
                 "alpha_scale": alpha_scale,
-                "chi2": chi2,
+                "chi2": fit,
             }
         )
     return found.x, ended
@@ -159,10 +171,23 @@ def _by_recipe(A: Radon, D: Denoiser, scale: float, slab: Slab) -> tuple[Tensor,
 def _problem(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
     """Return data, operator and noise as the solvers take them."""
     device = A.angles.device
+    if slab.spread is not None and bool((slab.spread > 0).any()):
+        return _ringless(A, slab)
     if slab.counts is None:
         return slab.q[:, None].to(device), A, _noise(slab).to(device)
     T = Transmission(A, *(part[:, None].to(device) for part in slab.counts))
     return T.q, T, 1.0
+
+
+def _ringless(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, Tensor]:
+    """Return data, operator and noise with an unknown offset of each detector element."""
+    assert slab.spread is not None
+    device, q = A.angles.device, slab.q[:, None]
+    noise = slab.noise.reshape(len(q), 1, *(slab.noise.shape[1:] or (1, 1)))
+    weight = noise.reciprocal().expand_as(q).masked_fill(slab.missing[:, None], 0.0)
+    T = Ringless(A, weight.to(device), slab.spread.to(device))
+    measured = (~slab.missing).flatten(1).float().mean(1)  # chi-squared is per measured datum
+    return T.whiten(q.to(device)), T, measured.sqrt().to(device)
 
 
 def _noise(slab: Slab) -> Tensor:

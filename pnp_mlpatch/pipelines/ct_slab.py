@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct import COUNTS, Scan, dead_bins, line_integrals
+from pnp_mlpatch.ct.outliers import bad_elements, bright, zingers
 from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.operators._ringless import element_spread
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
 from pnp_mlpatch.pipelines.ct_digest import tensor_digest
 
+DIFFERENCES = ((0, 2), (0, 4), (2, 2), (2, 0))  # along the angles and along the detector
+LEAST_SPREAD = 0.006  # of line integrals: gain errors of 0.6 %; objects show half of that
 INSIDE = 0.1  # rays above this part of the largest line integrals pass through the object
 
 
@@ -35,6 +41,12 @@ class Slab:
         Counts, blank and background in photons, for the likelihood "poisson".
     digest : str
         The sha256 of what was read.
+    rejected : tuple of dict
+        For each of the B slices "outliers", their number, "zingers", the first 100 of them as
+        (angle, detector), and "bad_elements".
+    spread : Tensor, shape (B,), optional
+        How much the elements differ from their neighbours, beyond their noise; 0 where that is no
+        more than an object may do.
     """
 
     live: Tensor
@@ -43,6 +55,8 @@ class Slab:
     noise: Tensor
     counts: tuple[Tensor, Tensor, Tensor] | None = None
     digest: str = ""
+    rejected: tuple[dict[str, Any], ...] = ()
+    spread: Tensor | None = None
 
 
 def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
@@ -71,6 +85,11 @@ def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
         slab = _from_counts(scan, config, raw, start, stop)
     else:
         slab = _from_integrals(config, raw)
+    if config.rings and len(slab.q) and slab.counts is None:
+        noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
+        noise = noise.expand_as(slab.q).masked_fill(slab.missing, torch.inf)
+        spread = element_spread(slab.q, noise)
+        slab = replace(slab, spread=spread.where(spread > LEAST_SPREAD, 0.0))
     return replace(slab, digest=tensor_digest(raw))
 
 
@@ -85,7 +104,8 @@ def _from_integrals(config: VolumeConfig, raw: Tensor) -> Slab:
         noise = estimate_noise(raw)
     else:
         noise = raw.new_full((len(raw),), config.noise)
-    return Slab(live, raw.masked_fill(missing, 0.0), missing, noise)
+    slab = Slab(live, raw.masked_fill(missing, 0.0), missing, noise)
+    return _reject(slab, torch.zeros_like(missing)) if config.outliers else slab
 
 
 def _from_counts(scan: Scan, config: VolumeConfig, raw: Tensor, start: int, stop: int) -> Slab:
@@ -97,23 +117,52 @@ def _from_counts(scan: Scan, config: VolumeConfig, raw: Tensor, start: int, stop
     if not bool(live.any()):
         return Slab(live, raw[:0], raw[:0] > 0, raw[:0])
     raw, flat, dark = raw[live], flat[live], dark[live]
-    q, std = line_integrals(raw, flat, dark, electronic=config.electronic, gain=config.gain)
-    missing, counts = torch.isinf(std), None
+    gain = 1.0 if config.gain is None else config.gain
+    q, std = line_integrals(raw, flat, dark, electronic=config.electronic, gain=gain)
+    slab = Slab(live, q, torch.isinf(std), std)
+    if config.outliers:
+        dtype = np.dtype(scan.meta.get("dtype", "float32"))
+        top = float(np.iinfo(dtype).max) if dtype.kind in "iu" and dtype.itemsize <= 2 else None
+        slab = _reject(slab, bright(raw, flat, dark, top))
     if config.likelihood == "poisson":
-        counts = _photons(config, raw, flat, dark, missing)
-    return Slab(live, q, missing, std, counts)
+        counts = _photons(config, gain, raw, flat, dark, slab.missing)
+        slab = replace(slab, counts=counts)
+    return slab
+
+
+def _reject(slab: Slab, found: Tensor) -> Slab:
+    """Take outliers as not measured: those ``found`` already, bad elements, and zingers."""
+    noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
+    noise = noise.masked_fill(slab.missing, torch.inf)
+    broken = bad_elements(slab.q, noise, ~slab.missing)
+    seen = ~(slab.missing | found | broken[:, None])
+    single = (found | zingers(slab.q, noise, seen)) & ~slab.missing & ~broken[:, None]
+    missing = ~seen | single
+    whole = missing.flatten(1).all(1)  # nothing would be left: then nothing is an outlier
+    missing = torch.where(whole[:, None, None], slab.missing, missing)
+    rejected = tuple(
+        {
+            "outliers": int((missing[k] & ~slab.missing[k]).sum()),
+            "zingers": single[k].nonzero()[:100].tolist(),
+            "bad_elements": broken[k].nonzero().flatten().tolist(),
+        }
+        for k in range(len(missing))
+    )
+    noise = slab.noise if slab.noise.ndim == 1 else slab.noise.masked_fill(missing, torch.inf)
+    q = slab.q.masked_fill(missing, 0.0)
+    return replace(slab, q=q, missing=missing, noise=noise, rejected=rejected)
 
 
 def _photons(
-    config: VolumeConfig, raw: Tensor, flat: Tensor, dark: Tensor, missing: Tensor
+    config: VolumeConfig, gain: float, raw: Tensor, flat: Tensor, dark: Tensor, missing: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return counts, blank and background, shifted by the variance of the electronic noise.
 
     The sum c + e^2 has the mean and the variance of Poisson's distribution (Snyder et al. 1993).
     """
-    extra = (config.electronic / config.gain) ** 2
-    background = (dark / config.gain + extra).nan_to_num(0.0, 0.0, 0.0)
-    parts = (raw / config.gain + extra, (flat - dark) / config.gain, background)
+    extra = (config.electronic / gain) ** 2
+    background = (dark / gain + extra).nan_to_num(0.0, 0.0, 0.0)
+    parts = (raw / gain + extra, (flat - dark) / gain, background)
     counts, blank, background = (
         part.expand_as(raw).masked_fill(missing, 0.0).clamp_min(0.0) for part in parts
     )
@@ -123,11 +172,13 @@ def _photons(
 def estimate_noise(q: Tensor) -> Tensor:
     r"""Estimate the standard deviation of white noise in line integrals, one for each slice.
 
-    .. math:: \hat\sigma = \frac{\mathrm{median} |d - \mathrm{median}(d)|}{0.6745 \sqrt 6},
-              \qquad d_k = q_{k-1} - 2 q_k + q_{k+1}
+    .. math:: \hat\sigma = \min_d \frac{\mathrm{median} |d - \mathrm{median}(d)|}{0.6745 |d|}
 
-    along the detector, over rays through the object: q > 0.1 of the 99th percentile. Where there
-    is air, counts are many and the noise is less.
+    over rays through the object: their mean over 3 x 5 is > 0.1 of the 99th percentile. Where
+    there is air, counts are many and the noise is less. The differences d are the second and the
+    fourth along the detector, the second along the angles, and the second along both; ``|d|`` is
+    the root of the sum of the squares of their weights. What the object changes adds to each of
+    them, so the least is best.
 
     Parameters
     ----------
@@ -149,8 +200,8 @@ def estimate_noise(q: Tensor) -> Tensor:
     Notes
     -----
     Interpolated or smoothed data seem less noisy than they are. What the object itself changes
-    from one detector to the next counts as noise: a few per cent on fine detectors, more on
-    coarse ones.
+    from one ray to the next counts as noise: nothing for many views, more for few views on coarse
+    detectors.
 
     References
     ----------
@@ -168,20 +219,35 @@ def estimate_noise(q: Tensor) -> Tensor:
 
 
 def _noise_of_slice(q: np.ndarray) -> float:
-    """Estimate the noise of one slice (angles, detectors)."""
-    before, here, after = q[:, :-2], q[:, 1:-1], q[:, 2:]
-    d = after - 2 * here + before
-    finite = np.isfinite(d)
-    if not finite.any():
+    """Return the noise of one slice (angles, detectors)."""
+    known = q[np.isfinite(q)]
+    if not np.isfinite(np.diff(q, 2, axis=1)).any():
         raise InputError(
             f"estimate_noise: no three neighbouring values of {q.shape} are finite. Give the noise."
         )
-    top = float(np.percentile(q[np.isfinite(q)], 99))
-    with np.errstate(invalid="ignore"):
-        inside = finite & (np.minimum(np.minimum(after, here), before) > INSIDE * top)
-    d = d[inside if inside.sum() >= 64 else finite]
-    level = float(np.median(np.abs(d - np.median(d)))) / (0.6745 * math.sqrt(6))
-    return max(level, 1e-4 * abs(top), 1e-12)
+    top = float(np.percentile(known, 99))
+    smooth = require("scipy.ndimage", "Estimating the noise").uniform_filter(
+        np.nan_to_num(q, nan=0.0, posinf=0.0, neginf=0.0), (3, 5), mode="nearest"
+    )  # so that noise does not choose the rays
+    inside = np.where(np.isfinite(q) & (smooth > INSIDE * top), q, np.nan)
+    levels = []
+    for orders in DIFFERENCES:
+        d, power = inside, 1
+        for axis, order in enumerate(orders):
+            d = np.diff(d, order, axis=axis)
+            power *= math.comb(2 * order, order)  # the sum of the squares of the weights
+        d = d[np.isfinite(d)]
+        if len(d) >= 64:
+            levels.append(_spread(d) / math.sqrt(power))
+    if not levels:
+        d = np.diff(q, 2, axis=1)
+        levels = [_spread(d[np.isfinite(d)]) / math.sqrt(6)]
+    return max(min(levels), 1e-4 * abs(top), 1e-12)
+
+
+def _spread(d: np.ndarray) -> float:
+    """Return the standard deviation by the median absolute deviation."""
+    return float(np.median(np.abs(d - np.median(d)))) / 0.6745
 
 
 __all__ = ["Slab", "estimate_noise", "read_slab"]

@@ -10,19 +10,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import pnp_mlpatch
 from pnp_mlpatch.ct import Geometry, Scan, as_dict, hounsfield_range, to_hounsfield, write_volume
+from pnp_mlpatch.ct.truncation import crop
 from pnp_mlpatch.denoisers import Denoiser, as_denoiser, describe, fingerprint, rescaled
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.operators.radon import Radon
+from pnp_mlpatch.pipelines.ct_check import Seen, examine
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig, check_out, check_scan
 from pnp_mlpatch.pipelines.ct_digest import scan_fingerprint
+from pnp_mlpatch.pipelines.ct_fit import check_units, choose_window
 from pnp_mlpatch.pipelines.ct_journal import ROW, Journal
 from pnp_mlpatch.pipelines.ct_recipe import backproject, solve_slab
 from pnp_mlpatch.pipelines.ct_slab import estimate_noise, read_slab
@@ -54,6 +56,12 @@ class VolumeResult:
         How many slices came from an earlier run.
     seconds : float
         The duration of this run.
+    chi2 : list of float or None
+        Chi-squared of each slice: 1 where noise is all that is left of its data.
+    seen : dict
+        What the middle slice showed: gain, centre, truncation.
+    processor_seconds : float
+        Of this run, over all threads, for each slice that it made.
     """
 
     path: Path
@@ -66,6 +74,9 @@ class VolumeResult:
     fbp: Tensor = field(repr=False)
     resumed: int
     seconds: float
+    chi2: list[float | None] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict, repr=False)
+    processor_seconds: float = 0.0
 
 
 def reconstruct_volume(
@@ -151,9 +162,11 @@ def _reconstruct(
     progress: bool | None,
 ) -> VolumeResult:
     """Make the volume, by the one run that writes to ``path``."""
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     first, last = check_scan(scan, geometry, config)
     D = _grey_denoiser(given)
+    seen = examine(scan, geometry, config)
+    config = seen.config
     shape = (last - first, *geometry.shape)
     batches = [(a, min(a + config.batch, last)) for a in range(first, last, config.batch)]
     settings = _settings(scan, geometry, D, config, meta) | {"slices": [first, last]}
@@ -162,19 +175,16 @@ def _reconstruct(
 
     # as before: what "auto" takes depends on the free memory
     backend = journal.found.get("backend", config.backend)
+    data, geometry, margin = seen.room(scan, geometry)
     A = Radon(geometry, backend=backend, memory=config.memory).to(torch.device(config.device))
-    fbp = _middle_fbp(A, scan, config, first + shape[0] // 2)
-    journal.check_scan(scan)
-    window = journal.found.get("window") or _window(config, fbp, scan)
-    journal.begin({"backend": A.backend, "window": list(window)})
+    journal.check_scan(data)
+    fbp, window = _start(A, data, config, seen, margin, first + shape[0] // 2)
+    window = journal.found.get("window") or window
+    journal.begin({"backend": A.backend, "window": list(window), "seen": seen.facts})
     resumed = sum(b - a for a, b in batches if journal.done(a))
-    _solve_batches(A, D, scan, config, journal, progress)
+    _solve_batches(A, D, data, config, journal, progress, margin)
 
-    if scan_fingerprint(scan) != fingerprint:
-        raise FileError(
-            f"{scan.path}: the scan was changed while it was read. Run the same command with "
-            "resume=False (--no-resume)."
-        )
+    _check_unchanged(scan, fingerprint)
     rows, units = journal.rows(), "1 / unit of pixel" if config.mu_water is None else "HU"
     report = _report(scan, shape, settings, units, journal)
     middle = journal.read(shape[0] // 2, shape[0] // 2 + 1)[0]
@@ -191,7 +201,30 @@ def _reconstruct(
         _in_units(fbp, config),
         resumed,
         time.perf_counter() - started,
+        [row["chi2"] for row in rows],
+        seen.facts,
+        (time.process_time() - processor) / max(1, len(rows) - resumed),
     )
+
+
+def _start(
+    A: Radon, scan: Scan, config: VolumeConfig, seen: Seen, margin: int, place: int
+) -> tuple[Tensor, tuple[float, float]]:
+    """Return filtered backprojection of a slice, and the window: that of the whole scan."""
+    fbp, middle = (
+        crop(_middle_fbp(A, scan, config, index), margin) for index in (place, scan.shape[0] // 2)
+    )
+    seen.warn(scan, check_units(middle, config.mu_water))
+    return fbp, choose_window(config, middle, scan)
+
+
+def _check_unchanged(scan: Scan, fingerprint: dict[str, Any]) -> None:
+    """Raise if the scan is not what it was at the start."""
+    if scan_fingerprint(scan) != fingerprint:
+        raise FileError(
+            f"{scan.path}: the scan was changed while it was read. Run the same command with "
+            "resume=False (--no-resume)."
+        )
 
 
 def _solve_batches(
@@ -201,6 +234,7 @@ def _solve_batches(
     config: VolumeConfig,
     journal: Journal,
     progress: bool | None,
+    margin: int,
 ) -> None:
     """Solve the batches that are not finished, one after the other."""
     low, high = journal.found["window"]
@@ -217,7 +251,7 @@ def _solve_batches(
             if journal.done(a):
                 continue
             slab = read_slab(scan, config, a, b)
-            x, rows = solve_slab(A, denoise, solver, scale, slab)
+            x, rows = solve_slab(A, denoise, solver or config.preset, scale, slab)
             if not bool(slab.live.all()):
                 dead = [a + k for k, live in enumerate(slab.live.tolist()) if not live]
                 warnings.warn(
@@ -225,7 +259,7 @@ def _solve_batches(
                     f"{', '.join(map(str, dead))}; they become air.",
                     stacklevel=4,
                 )
-            journal.put(a, _in_units(x, config), rows, slab.digest)
+            journal.put(a, _in_units(crop(x, margin), config), rows, slab.digest)
             bar.update(b - a)
 
 
@@ -280,21 +314,6 @@ def _middle_fbp(A: Radon, scan: Scan, config: VolumeConfig, middle: int) -> Tens
     if not len(slab.q):
         return torch.zeros(A.image_shape[1:])
     return backproject(A, slab)[0, 0].cpu()
-
-
-def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
-    """Return the window that is given, or the default."""
-    if config.window is not None:
-        return float(config.window[0]), float(config.window[1])
-    if config.mu_water is not None:
-        return -1024.0, 1024.0
-    high = 1.2 * float(np.percentile(fbp.numpy(), 99.5))
-    if not high > 0:
-        raise InputError(
-            f"{scan.path}: the slice in the middle shows no attenuation, so it tells no window. "
-            "Give window = (low, high)."
-        )
-    return 0.0, high
 
 
 def _in_units(x: Tensor, config: VolumeConfig) -> Tensor:
