@@ -444,7 +444,7 @@ def test_slabs_denoise_every_plane():
 def test_presets(tmp_path):
     path = exchange(tmp_path / "scan.h5")
     fast, record = solve(path, config=VolumeConfig(preset="fast"))
-    assert record["result"]["iterations"][0] <= 5
+    assert record["result"]["iterations"][0] <= 10
     assert record["preset"] == "fast"
     assert fast > 25
     with pytest.raises(InputError, match="preset must be one of fast, standard, best"):

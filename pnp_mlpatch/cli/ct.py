@@ -211,7 +211,7 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=["fast", "standard", "best"],
-        help="of the recipe: fast takes about a third of the time of standard",
+        help="of the recipe: fast takes about half of the time of standard",
     )
     group.add_argument(
         "--solver",
