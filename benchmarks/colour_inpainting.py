@@ -39,7 +39,12 @@ def candidates(args: Any) -> dict[str, Any]:
 def main():
     parser = arguments(__doc__)
     parser.add_argument("folder", type=Path, help="of colour pictures")
-    parser.add_argument("--weights", nargs="+", default=["mlpatch-colour"], help="names or paths")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=["mlpatch-colour-folded", "mlpatch-colour"],
+        help="names or paths",
+    )
     parser.add_argument("--grey", default="mlpatch-grey", help="weights of one channel")
     parser.add_argument("--ffdnet", type=Path, help="state dict of a published FFDNet in colour")
     parser.add_argument("--pictures", type=int, default=6)

@@ -60,7 +60,7 @@ from pnp_mlpatch.denoisers._precision import in_precision
 from pnp_mlpatch.denoisers._tiles import aligned, tiles
 from pnp_mlpatch.errors import InputError
 
-AUTO = ("mlpatch-grey", "mlpatch-colour")
+AUTO = ("mlpatch-grey", "mlpatch-colour-folded")
 
 
 class MLPatch(PatchNetwork):
@@ -319,11 +319,11 @@ def mlpatch(
     Parameters
     ----------
     weights : str or path
-        "auto": "mlpatch-grey" for images of one channel and "mlpatch-colour" for three, chosen at
-        each call. Else a file of this package's training, or a shipped name: these two for
-        photographs in [0, 1], "mlpatch-ct" for chest CT (-1024 ... 1024 HU mapped to [0, 1]), all
-        for sigma 0 to 60/255; "mlpatch-samples-grey", the member on image samples; "mlpatch-sr" for
-        :meth:`MLPatch.upscale`; "mlpatch-kappa" for weak lensing, sigma 0 to 0.35.
+        "auto": "mlpatch-grey" for images of one channel and "mlpatch-colour-folded" for three, at
+        each call. Else a file of this package's training, or a shipped name: these two and
+        "mlpatch-colour" (all shifts) for photographs in [0, 1], "mlpatch-ct" for chest CT (-1024
+        ... 1024 HU mapped to [0, 1]), all for sigma 0 to 60/255; "mlpatch-samples-grey", on image
+        samples; "mlpatch-sr" to :meth:`~MLPatch.upscale`; "mlpatch-kappa" for mass maps, to 0.35.
     tile : int, optional
         Side of the tiles; by default that of :class:`MLPatch`.
     precision : {"float32", "bfloat16", "auto"}
