@@ -25,10 +25,10 @@ from pnp_mlpatch.ct._scan_arguments import (
     to_radians,
 )
 from pnp_mlpatch.ct._scan_file import format_ranges
+from pnp_mlpatch.ct._slabs import SlabReader
 from pnp_mlpatch.ct.formats import open_scan_file, split_name
 from pnp_mlpatch.ct.geometry import Geometry
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.stored import StoredArray
 
 COUNTS, INTEGRALS = "counts", "line integrals"
 MAX_INTEGRAL = 20  # line integrals of any body are less: exp(-20) is one photon in 5e8
@@ -53,7 +53,8 @@ class Scan:
     meta : dict
         Plain JSON values that say what was found where.
     slab : callable
-        ``slab(start, stop)`` reads slices as an array (slices, angles, detectors).
+        ``slab(start, stop)`` reads slices as an array (slices, angles, detectors). That of
+        :func:`read_scan` opens the file again where it is unpickled.
     sure : bool
         Whether ``kind`` was given rather than guessed.
     """
@@ -240,6 +241,7 @@ def read_scan(
     ``scan.tif``                one sinogram, or pages of one sinogram each        sad
     ``folder``                  TIFF files of one projection each, by name,        asd
                                 numbers in names as numbers
+    ``scan.zarr:NAME``          a zarr array, or one of a group                    sad
     ``sliceNNNNN/modeK``        2DeteCT: sinogram.tif, dark.tif, flat1.tif,        ad
                                 flat2.tif [3]_
     ==========================  =================================================  ======
@@ -285,23 +287,9 @@ def read_scan(
         read_field(flat, slices, detectors, "flat", path),
         read_field(dark, slices, detectors, "dark", path),
         meta,
-        _slab_reader(found.data, order, count),
+        SlabReader(path, name, order, count, found.data),
         sure=kind is not None,
     )
-
-
-def _slab_reader(data: StoredArray, order: str, count: int) -> Callable[[int, int], np.ndarray]:
-    """Read slices as (slices, angles, detectors), the first ``count`` projections of each."""
-
-    def slab(start: int, stop: int) -> np.ndarray:
-        if "s" in order:
-            part, axes = data.part(order.index("s"), start, stop), "sad"
-        else:
-            part, axes = data.part(0, 0, data.shape[0]), "ad"
-        part = part.transpose([order.index(axis) for axis in axes])
-        return part.reshape(-1, *part.shape[-2:])[:, :count]
-
-    return slab
 
 
 def _check_integrals(values: np.ndarray, path: Path, *, sure: bool) -> None:
