@@ -168,7 +168,7 @@ def _member(file: Any, path: Path, name: str) -> np.ndarray:
 
 
 def _open_zarr(path: Path, name: str) -> ScanFile:
-    """A zarr array, or an array of a group."""
+    """Open a zarr array, or an array of a group."""
     check_zarr(path)
     zarr = require("zarr", "Reading a .zarr folder")
     try:

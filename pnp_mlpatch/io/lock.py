@@ -59,7 +59,7 @@ def lock(path: str | PathLike[str], *, wait: float = 0.0) -> Iterator[None]:
 
 
 def _take(place: Path, path: str | PathLike[str], until: float) -> int:
-    """The descriptor of the lock file, locked."""
+    """Return the descriptor of the lock file, locked."""
     while True:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)

@@ -134,7 +134,7 @@ def _write_metadata(store: Path, sizes: list[Shape], slices: int, pixel: float, 
     """Write the zarr.json of the group and of the levels."""
     zarr = require("zarr", "Writing a .zarr folder")
     for found in (store / "zarr.json", *store.glob("*/zarr.json")):
-        found.unlink()
+        found.unlink(missing_ok=True)
     datasets = [
         {
             "path": str(level),

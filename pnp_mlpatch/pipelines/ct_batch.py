@@ -206,7 +206,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def _on(D: Denoiser, device: str) -> Denoiser:
-    """The denoiser on a device, if it can be moved."""
+    """Return the denoiser on a device, if it can be moved."""
     move = getattr(D, "to", None)
     return D if move is None else move(torch.device(device))
 

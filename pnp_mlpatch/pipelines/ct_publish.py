@@ -66,7 +66,7 @@ def publish(path: Path, journal: Journal) -> None:
         parts.remove()
         return
     pixel = float(settings["geometry"]["pixel"])
-    write_levels(parts.folder, _finite(chunks, path), parts.shape, parts.batch, pixel, path.stem)
+    write_levels(parts.folder, _finite(chunks, path), parts.shape, parts.batch, pixel, "volume")
     write_report(path, report)
     _tidy(parts.folder)
     _move(parts.folder, path)
@@ -75,7 +75,7 @@ def publish(path: Path, journal: Journal) -> None:
 
 
 def _finite(chunks: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
-    """The chunks; raise where they are not finite."""
+    """Iterate over the chunks; raise where they are not finite."""
     for number, chunk in enumerate(chunks):
         if not bool(torch.isfinite(chunk).all()):
             raise InputError(

@@ -115,7 +115,7 @@ def begin(
     A = projector(geometry, replace(config, backend=backend, memory=memory))
     fbp = middle_fbp(A, scan, config, first + shape[0] // 2)
     journal.check_scan(scan)
-    low, high = journal.found.get("window") or _window(config, fbp, scan)
+    low, high = journal.found.get("window") or choose_window(config, fbp, scan)
     found = {"backend": A.backend, "window": [low, high], "source": str(scan.path)}
     journal.begin(found)
     job = Job(
@@ -228,7 +228,7 @@ def grey_denoiser(D: Denoiser | str | None) -> Denoiser | None:
 def _settings(
     scan: Scan, geometry: Geometry, D: Denoiser | None, config: VolumeConfig, meta: dict[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same when a run is resumed, and is written beside the volume."""
+    """Return what must be the same when a run is resumed, and is written beside the volume."""
     about = {key: value for key, value in scan.meta.items() if key != "source"}
     return {
         "version": pnp_mlpatch.__version__,
@@ -241,8 +241,23 @@ def _settings(
     }
 
 
-def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
-    """The window that is given, or the default."""
+def choose_window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float]:
+    """Return the window that is given, or the default.
+
+    Parameters
+    ----------
+    config : VolumeConfig
+        The settings.
+    fbp : Tensor, shape (H, W)
+        Filtered backprojection of the slice in the middle, in attenuation.
+    scan : Scan
+        The scan.
+
+    Returns
+    -------
+    tuple of float
+        (low, high), in the units of the volume.
+    """
     if config.window is not None:
         return float(config.window[0]), float(config.window[1])
     if config.mu_water is not None:
@@ -256,4 +271,4 @@ def _window(config: VolumeConfig, fbp: Tensor, scan: Scan) -> tuple[float, float
     return 0.0, high
 
 
-__all__ = ["Run", "begin", "grey_denoiser", "here", "solve", "split"]
+__all__ = ["Run", "begin", "choose_window", "grey_denoiser", "here", "solve", "split"]

@@ -94,8 +94,8 @@ def reconstruct_volume(
         Anything that :func:`~pnp_mlpatch.denoisers.as_denoiser` takes, on grey images of range
         [0, 1]. None stops at filtered backprojection.
     out : str or path
-        The volume: .h5 (dataset "volume"), .npy, .tif or .zarr (OME-Zarr 0.5). A file with the ending .json is written
-        beside it: settings, geometry, ``meta`` and how each slice ended. With the recipe, that
+        The volume: .h5 (dataset "volume"), .npy, .tif or .zarr (OME-Zarr 0.5). A file with the
+        ending .json is written beside it: settings, geometry, ``meta`` and how each slice ended. With the recipe, that
         includes its level ``sigma`` relative to the window, ``alpha_scale`` and ``chi2``.
     config : VolumeConfig, optional
         The settings.
@@ -165,7 +165,7 @@ def reconstruct_volume(
 
 
 def _result(path: Path, run: Run, middle: Tensor, resumed: int, seconds: float) -> VolumeResult:
-    """What is returned of a run that has ended."""
+    """Return what is known of a run that has ended."""
     rows = run.journal.rows()
     return VolumeResult(
         path,
@@ -182,7 +182,7 @@ def _result(path: Path, run: Run, middle: Tensor, resumed: int, seconds: float) 
 
 
 def _slice(run: Run, index: int) -> Tensor:
-    """A slice (H, W) of the volume, from its batch."""
+    """Return a slice (H, W) of the volume, from its batch."""
     number, place = divmod(index, run.journal.parts.batch)
     return run.journal.batch(run.journal.batches[number][0])[place].clone()
 

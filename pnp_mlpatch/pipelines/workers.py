@@ -276,7 +276,7 @@ def results(
 
 
 def _finished(distributed: Any, client: Client, who: str, futures: dict[Any, Any]) -> list[Any]:
-    """The futures that are finished, once there are some."""
+    """Return the futures that are finished, once there are some."""
     alone = time.monotonic()
     while True:
         try:
