@@ -88,7 +88,8 @@ def _merged(path: Path) -> tuple[Journal, int]:
     counts = {shard[1] for shard in found}
     if len(counts) > 1:
         raise InputError(
-            f"{path}: {shard_names(found)} are not of one run. Remove those that do not belong to it."
+            f"{path}: {shard_names(found)} are not of one run. Remove those that do not "
+            "belong to it."
         )
     count = counts.pop()
     if missing := [number for number in range(1, count + 1) if (number, count) not in found]:

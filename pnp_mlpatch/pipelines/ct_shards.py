@@ -66,9 +66,9 @@ def reconstruct_shard(
     resume: bool = True,
     progress: bool | None = None,
 ) -> ShardResult:
-    """Make every N-th batch of a volume, which :func:`~pnp_mlpatch.pipelines.ct_merge.merge_shards` writes in the end.
+    """Make every N-th batch of a volume.
 
-    Shards may run at once, on machines that share a file system.
+    :func:`~pnp_mlpatch.pipelines.ct_merge.merge_shards` writes the volume in the end. Shards may run at once, on machines that share a file system.
 
     Parameters
     ----------

@@ -95,8 +95,9 @@ def reconstruct_volume(
         [0, 1]. None stops at filtered backprojection.
     out : str or path
         The volume: .h5 (dataset "volume"), .npy, .tif or .zarr (OME-Zarr 0.5). A file with the
-        ending .json is written beside it: settings, geometry, ``meta`` and how each slice ended. With the recipe, that
-        includes its level ``sigma`` relative to the window, ``alpha_scale`` and ``chi2``.
+        ending .json is written beside it: settings, geometry, ``meta`` and how each slice ended.
+        With the recipe, that includes its level ``sigma`` relative to the window, ``alpha_scale``
+        and ``chi2``.
     config : VolumeConfig, optional
         The settings.
     meta : mapping, optional
