@@ -68,7 +68,8 @@ def reconstruct_shard(
 ) -> ShardResult:
     """Make every N-th batch of a volume.
 
-    :func:`~pnp_mlpatch.pipelines.ct_merge.merge_shards` writes the volume in the end. Shards may run at once, on machines that share a file system.
+    :func:`~pnp_mlpatch.pipelines.ct_merge.merge_shards` writes the volume in the
+    end. Shards may run at once, on machines that share a file system.
 
     Parameters
     ----------

@@ -318,7 +318,7 @@ def _lost(error: Exception, client: Client) -> bool:
 
 
 def _gone(who: str, client: Client, error: Exception | None) -> str:
-    reason = f" ({str(error) or type(error).__name__})" if error is not None else ""
+    reason = f" ({type(error).__name__})" if error is not None else ""
     return (
         f"{who}: the connection to the scheduler is lost{reason}. What is finished is kept: start "
         "a scheduler and workers, and run the same command again."
