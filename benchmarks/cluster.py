@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from cluster_parts import PARTS, measured
+from cluster_parts import PARTS, draw, measured, projected
 from common import arguments, parse, publish
 
 from pnp_mlpatch.ct.geometry import ParallelBeam
@@ -214,7 +214,9 @@ def trials(args: Any, folder: Path, kind: str) -> list[dict[str, Any]]:
     ended: Counter[str] = Counter()
     for seed in range(args.first, args.first + count):
         try:
-            ended[function(folder, args.size, whole, seconds, seed)] += 1
+            outcome = function(folder, args.size, whole, seconds, seed)
+            print(f"{kind}, seed {seed}: {outcome}", flush=True)
+            ended[outcome] += 1
         except Fault as fault:
             print(f"{kind}, seed {seed}: {fault}", flush=True)
             ended["FAULT"] += 1
@@ -258,6 +260,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--iterations", type=int, default=20, help="of speed")
     parser.add_argument("--image", type=int, default=16384)
+    parser.add_argument("--picture", type=Path, help="draw the speed there")
     args = parse(parser)
     if args.quick:
         args.kills = args.schedulers = 1
@@ -274,6 +277,10 @@ def main() -> None:
                 tables[kind] = PARTS[kind](args, folder)
             else:
                 tables[kind] = {"modes": modes, "speed": speed}[kind](args, folder)
+    if rows := tables.get("speed"):
+        tables["2048 slices, projected"] = projected(rows, args.slices)
+        if args.picture:
+            draw(args.picture, rows, args.slices)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     publish(args, tables, [f"Peak memory of this program {peak:.2f} GiB."])
     if any(row.get("outcome") == "FAULT" for rows in tables.values() for row in rows):

@@ -86,6 +86,35 @@ def _busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
+def projected(rows: list[dict[str, Any]], slices: int) -> list[dict[str, Any]]:
+    """Return the hours of 2048 such slices by N cores, if each keeps the speed that two have."""
+    one, two = rows[0]["seconds"], rows[2]["seconds"]
+    efficiency, start = one / two / 2, rows[2]["start-up"]
+    table = []
+    for count in (1, 2, 4, 16, 64, 256):
+        seconds = 2048 / slices * one / count / (efficiency if count > 1 else 1.0)
+        table.append({"cores": count, "hours": round((seconds + start) / 3600, 3)})
+    return table
+
+
+def draw(path: Path, rows: list[dict[str, Any]], slices: int) -> None:
+    """Draw how much faster workers are, and the projection."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot([1, 2], [1, 2], color="0.7", label="ideal")
+    left.plot([1, 2], [row["times as fast"] for row in rows[1:]], "o-", label="workers, measured")
+    left.set(xlabel="workers", ylabel="times as fast as one process", xticks=[1, 2], ylim=(0, 2.2))
+    left.legend(frameon=False)
+    table = projected(rows, slices)
+    right.loglog([row["cores"] for row in table], [row["hours"] for row in table], "o--")
+    right.set(xlabel="cores", ylabel="hours", title="2048 slices, projected")
+    figure.savefig(path, dpi=110)
+
+
 # ---- huge images
 
 
