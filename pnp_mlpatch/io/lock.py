@@ -60,6 +60,7 @@ def lock(path: str | PathLike[str], *, wait: float = 0.0) -> Iterator[None]:
 
 def _take(place: Path, path: str | PathLike[str], until: float) -> int:
     """Return the descriptor of the lock file, locked."""
+    assert fcntl is not None
     while True:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)

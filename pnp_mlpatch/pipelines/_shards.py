@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pnp_mlpatch.errors import FileError, InputError, WeightsError
-from pnp_mlpatch.io.checkpoint import load_table
+from pnp_mlpatch.errors import FileError, WeightsError
+from pnp_mlpatch.io.checkpoint import check_same, load_table
 from pnp_mlpatch.pipelines.ct_digest import Shard
-from pnp_mlpatch.pipelines.ct_journal import changes
 
 
 def own_lock(path: Path, shard: Shard) -> Path:
@@ -32,15 +31,9 @@ def refuse_other(
     chosen: dict[str, Any],
 ) -> None:
     """Refuse a shard of other settings, or with another projector or window."""
-    both = {key: (found.get(key), chosen.get(key)) for key in ("backend", "window")}
-    said = changes(settings, now) or "; ".join(
-        f"{key}: {a} before, {b} now" for key, (a, b) in both.items() if found and a != b
-    )
-    if said:
-        raise InputError(
-            f"{path}: this shard is of other settings ({said}). Give the same to all shards, or "
-            "remove it."
-        )
+    both = ("backend", "window") if found and chosen else ()
+    before, after = ({f"chosen {key}": one[key] for key in both} for one in (found, chosen))
+    check_same(path, settings | before, now | after, anew="remove this shard", values=True)
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[int, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pnp_mlpatch.ct import Scan
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, WeightsError
-from pnp_mlpatch.io.checkpoint import differing, load_table, save_table
+from pnp_mlpatch.io.checkpoint import check_same, load_table, save_table
 from pnp_mlpatch.pipelines.ct_digest import Shard, partial_files, tensor_digest
 from pnp_mlpatch.pipelines.ct_parts import RUN, Parts
 
@@ -141,27 +141,28 @@ class Journal:
         """
         try:
             before = load_table(self.path)
-            settings, found, done = before["settings"], before["found"], before["done"]
-            changed = differing(settings, self.settings)
+            settings, found, done = dict(before["settings"]), before["found"], before["done"]
+        except (WeightsError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        check_same(self.path, settings, self.settings, anew=ANEW, values=True)
+        try:
             if found or done:
                 low, high = found["window"]
                 found = {**found, "backend": str(found["backend"])}
                 found["window"] = [float(low), float(high)]
             rows = {int(a): row for a, row in done.items()}
-            for a, b in self.batches if not changed else []:
+            for a, b in self.batches:
                 if a in rows and [set(row) for row in rows[a]["slices"]] != [set(ROW)] * (b - a):
                     raise ValueError("its rows")
-        except (WeightsError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileError(
-                f"{self.path}: the journal of the interrupted run is damaged ({error}); {ANEW}."
-            ) from error
-        if changed:
-            raise InputError(
-                f"{self.path}: an interrupted run had other settings "
-                f"({changes(settings, self.settings)}). Give the same; or {ANEW}."
-            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(error) from error
         self.found = found
         return rows
+
+    def _damaged(self, error: Exception) -> FileError:
+        return FileError(
+            f"{self.path}: the journal of the interrupted run is damaged ({error}); {ANEW}."
+        )
 
     def check_scan(self, scan: Scan) -> None:
         """Check that the scan still holds what the finished batches were made from.
@@ -298,27 +299,4 @@ class Journal:
         save_table(self.path, {"settings": self.settings, "found": self.found, "done": done})
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Say in which settings two runs differ.
-
-    Parameters
-    ----------
-    before, now : dict
-        The settings.
-
-    Returns
-    -------
-    str
-    """
-    return "; ".join(
-        f"{key}: {_short(before.get(key))} before, {_short(now.get(key))} now"
-        for key in differing(before, now)
-    )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-__all__ = ["ROW", "SCAN_FILE", "Journal", "Row", "changes"]
+__all__ = ["ROW", "SCAN_FILE", "Journal", "Row"]
