@@ -41,6 +41,10 @@ class FileError(PnPError, OSError):
     """A data or image file that cannot be read or written."""
 
 
+class ClusterError(PnPError, RuntimeError):
+    """Workers or a scheduler that are gone, or do not fit this process."""
+
+
 class ContractError(PnPError, AssertionError):
     """A plugin that breaks the contract of its family; raised by :mod:`pnp_mlpatch.testing`."""
 

@@ -305,3 +305,20 @@ def test_choosing(tmp_path):
     ]
     assert len(keep.read_text().splitlines()) == 2 * 3 * len(totals)  # swept, refined, timed
     assert drawn.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_cluster(tmp_path):
+    """The short forms of its trials are in test_cluster and test_distribute."""
+    only = ("modes", "speed", "denoise", "training")
+    tables = run(
+        "cluster", "--only", *only, "--picture", tmp_path / "p.png", out=tmp_path / "c.json"
+    )
+    assert len({row["sha256"] for row in tables["modes"]}) == 1
+    assert [row["by"] for row in tables["speed"]] == ["one process", "1 workers", "2 workers"]
+    assert [row["equal"] for row in tables["denoise"]] == [
+        "the bits of the whole",
+        "the bits of one process",
+    ]
+    assert float(tables["training"][0]["relative difference of gradients"]) < 1e-5
+    assert (tmp_path / "p.png").stat().st_size > 1000

@@ -21,8 +21,7 @@ from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.checkpoint import save_table
 from pnp_mlpatch.operators.radon import Radon
-from pnp_mlpatch.pipelines import ct_journal, ct_recipe
-from pnp_mlpatch.pipelines import ct_volume as volumes
+from pnp_mlpatch.pipelines import ct_batch, ct_journal, ct_publish, ct_recipe
 from pnp_mlpatch.pipelines.ct_volume import (
     VolumeConfig,
     check_scan,
@@ -147,7 +146,7 @@ def test_the_start_is_denoised_at_the_level_of_its_noise(tmp_path, monkeypatch):
     )
     config = changed(FAST, window=(0.0, 0.04))
     A = Radon(GEOMETRY, cache=False)
-    slab = volumes.read_slab(scan, config, 0, 2)
+    slab = ct_batch.read_slab(scan, config, 0, 2)
     seen = A.initial(slab.q[:, None] - Q[:2, None]).flatten(1).std(1)
     assert (ct_recipe.start_level(A, slab, TV_.info) / 2).tolist() == pytest.approx(
         seen.tolist(), rel=0.2
@@ -356,7 +355,7 @@ def killed(monkeypatch):
     """Run, but as if killed at the batch that begins with a slice."""
 
     def call(scan, out, at: int, config=FAST, **settings) -> None:
-        solve, seen = volumes.read_slab, []
+        solve, seen = ct_batch.read_slab, []
 
         def kill(scan, config, a, b):
             seen.append(a)
@@ -365,7 +364,7 @@ def killed(monkeypatch):
             return solve(scan, config, a, b)
 
         with monkeypatch.context() as patch:
-            patch.setattr(volumes, "read_slab", kill)
+            patch.setattr(ct_batch, "read_slab", kill)
             with pytest.raises(KeyboardInterrupt):
                 run(scan, out, config, **settings)
 
@@ -374,13 +373,13 @@ def killed(monkeypatch):
 
 def batches(monkeypatch) -> list[int]:
     """The first slices of the batches that are solved from now on."""
-    seen, solve = [], volumes.solve_slab
+    seen, solve = [], ct_batch.solve_slab
 
     def follow(A, D, solver, config, slab):
         seen.append(len(slab.live))
         return solve(A, D, solver, config, slab)
 
-    monkeypatch.setattr(volumes, "solve_slab", follow)
+    monkeypatch.setattr(ct_batch, "solve_slab", follow)
     return seen
 
 
@@ -391,9 +390,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(counts, tmp_path, killed, monkey
     out = tmp_path / f"v{ending}"
     killed(counts, out, at)
     assert not out.exists()
-    partial = np.load(tmp_path / f".v{ending}.partial.npy")
-    assert partial.shape == (SLICES, SIZE, SIZE)
-    assert [bool(x.any()) for x in partial] == [k < at for k in range(SLICES)]
+    parts = [tmp_path / f".v{ending}.partial" / f"0/c/{k}/0/0" for k in range(3)]
+    assert [part.exists() for part in parts] == [2 * k < at for k in range(3)]
     seen = batches(monkeypatch)
     result = run(counts, out)
     assert result.resumed == at
@@ -409,7 +407,7 @@ def test_killed_twice_and_while_writing(counts, tmp_path, killed, monkeypatch):
     killed(counts, tmp_path / "v.npy", 4)
     with monkeypatch.context() as patch:
         patch.setattr(
-            volumes, "write_volume", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+            ct_publish, "write_volume", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             run(counts, tmp_path / "v.npy")
@@ -488,29 +486,43 @@ def test_a_damaged_journal_is_refused(counts, tmp_path, killed, text):
     run(counts, tmp_path / "v.npy", resume=False)
 
 
-@pytest.mark.parametrize("harm", ["bytes", "truncated", "missing"])
-def test_a_damaged_partial_is_made_again(counts, tmp_path, killed, harm):
+@pytest.mark.parametrize("harm", ["bytes", "truncated", "missing", "folder"])
+def test_a_damaged_batch_is_made_again(counts, tmp_path, killed, harm):
     run(counts, tmp_path / "whole.npy")
     killed(counts, tmp_path / "v.npy", 4)
-    path = tmp_path / ".v.npy.partial.npy"
+    path = tmp_path / ".v.npy.partial/0/c/0/0/0"
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
     if harm == "missing":
         path.unlink()
+    elif harm == "folder":
+        path.parents[4].rename(tmp_path / "elsewhere")
     else:
-        content = bytearray(path.read_bytes())
-        content[300] ^= 1
         path.write_bytes(content if harm == "bytes" else content[:-9])
     with pytest.warns(
         UserWarning,
-        match=r"partial.npy: the slices 0:2.* are missing or damaged; they are made again",
+        match=r"\.v\.npy\.partial: the slices 0:2.* are missing or damaged; they are made",
     ):
         result = run(counts, tmp_path / "v.npy")
-    assert result.resumed == (2 if harm == "bytes" else 0)
+    assert result.resumed == (0 if harm == "folder" else 2)
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_a_partial_without_journal_is_started_anew(counts, tmp_path):
-    (tmp_path / ".v.npy.partial.npy").write_bytes(b"rest of another run")
+def test_batches_without_journal_are_made_anew(counts, tmp_path):
+    (tmp_path / ".v.npy.partial").mkdir()
+    (tmp_path / ".v.npy.partial/rest").write_bytes(b"of another run")
     assert run(counts, tmp_path / "v.npy").resumed == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan.npy", "v.json", "v.npy"]
+
+
+def test_other_threads_are_another_run(counts, tmp_path, killed):
+    """The last bits depend on them."""
+    killed(counts, tmp_path / "v.npy", 2, changed(FAST, threads=1))
+    with pytest.raises(InputError, match=r"threads: 1 before, 2 now"):
+        run(counts, tmp_path / "v.npy", changed(FAST, threads=2))
+    threads = torch.get_num_threads()
+    assert run(counts, tmp_path / "v.npy", changed(FAST, threads=1)).resumed == 2
+    assert torch.get_num_threads() == threads
 
 
 # ---- refusals
@@ -532,6 +544,7 @@ def test_a_full_disk_is_told_before_the_work(counts, tmp_path, monkeypatch):
         ({"sigma": "small"}, "sigma must be a number > 0"),
         ({"iterations": 0}, "iterations must be an integer"),
         ({"batch": 1.5}, "batch must be an integer"),
+        ({"threads": 0}, "threads must be an integer"),
         ({"window": (1, 0)}, "low < high"),
         ({"window": 3}, "low < high"),
         ({"mu_water": -1}, "mu_water must be a number > 0"),

@@ -21,6 +21,7 @@ from pnp_mlpatch.cli._ct_check import (
     run_check,
     say_fit,
 )
+from pnp_mlpatch.cli._ct_processes import parse_shard, print_estimate, run_shard, run_whole
 from pnp_mlpatch.cli._problem import make, parse_set
 from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.ct.geometry import Geometry, from_dict
@@ -44,6 +45,7 @@ CONFIG = (
     "batch",
     "backend",
     "memory",
+    "threads",
 )  # flags that are settings of the reconstruction
 GEOMETRY = (
     "beam",
@@ -60,8 +62,9 @@ GEOMETRY = (
 
 def run_ct(args: argparse.Namespace) -> int:
     """Reconstruct a volume and write it, with a JSON file that tells how it was made."""
-    from pnp_mlpatch.pipelines.ct_volume import check_out, check_scan, reconstruct_volume
+    from pnp_mlpatch.pipelines.ct_volume import check_out, check_scan
 
+    shard = parse_shard(args)
     device = prepare(args)
     sections = _sections(args)
     table = _table(args)
@@ -91,16 +94,14 @@ def run_ct(args: argparse.Namespace) -> int:
             f"{scan.path}: {scan.kind}, {scan.shape[1]} angles x {scan.shape[2]} detectors; "
             f"{count} slices of {height} x {width}"
         )
-    result = reconstruct_volume(
-        scan,
-        geometry,
-        D,
-        args.out,
-        config,
-        meta={"denoiser": plain(used)},
-        resume=not args.no_resume,
-        progress=False if args.quiet else None,
-    )
+    if args.estimate:
+        print_estimate(args, scan, geometry, D, config)
+        return 0
+    meta = {"denoiser": plain(used)}
+    if shard is not None:
+        run_shard(args, shard, scan, geometry, D, config, meta)
+        return 0
+    result = run_whole(args, scan, geometry, D, config, meta)
     if args.preview:
         _preview(args, result, D is not None, first + (last - first) // 2)
     if not args.quiet:
@@ -147,9 +148,10 @@ def _say(result: VolumeResult) -> None:
     shown = "" if change is None else f", last change {change:.2g} at most"
     low, high = result.window
     print(f"{ended}{shown}; window {low:.4g} to {high:.4g} ({result.units})")
+    spent = result.processor_seconds
+    spent_each = "" if spent is None else f", {spent:.1f} processor seconds a slice"
     print(
-        f"{len(result.status)} slices{before}, {result.seconds:.1f} s, "
-        f"{result.processor_seconds:.1f} processor seconds a slice, {result.path}"
+        f"{len(result.status)} slices{before}, {result.seconds:.1f} s{spent_each}, {result.path}"
     )
 
 

@@ -34,7 +34,8 @@ mlpatch-ct takes the weights that were trained on Hounsfield units.
 Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores
 none), however many slices there are. Beside --out lies a .json that tells how the volume was made.
 A run that was killed goes on with the same command, to the same bytes; other settings are refused.
---no-resume starts anew.
+--no-resume starts anew. The bytes are the same for any number of processes, if --threads is: by
+default all cores for one process, 1 for each of --workers.
 
 Examples. A Data Exchange file, with the centre of rotation at the detector 640.5, in mm:
   pnp-mlpatch ct tooth.h5 --out tooth_volume.h5 --spacing 0.0065 --center 640.5 --batch 4 \\
@@ -52,6 +53,9 @@ ODL, whose axes lie otherwise):
 0.0748 mm):
   pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 \\
       --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
+By four processes, and before that what it will cost:
+  pnp-mlpatch ct tooth.h5 --out tooth.zarr --spacing 0.0065 --center 640.5 --workers 4 --estimate
+  pnp-mlpatch ct tooth.h5 --out tooth.zarr --spacing 0.0065 --center 640.5 --workers 4
 Counts without flats, on a GPU:
   pnp-mlpatch ct counts.npy --layout asd --kind counts --blank 1e4 --angles 180 \\
       --out volume.h5 --device cuda
@@ -77,7 +81,7 @@ def add_parser(commands: Any) -> None:
     sub.add_argument(
         "--out",
         metavar="FILE",
-        help='the volume: .h5 (dataset "volume"), .npy or .tif; beside it a .json',
+        help='the volume: .h5 (dataset "volume"), .npy, .tif or .zarr; beside it a .json',
     )
     sub.add_argument(
         "--check",
@@ -87,6 +91,7 @@ def add_parser(commands: Any) -> None:
     _scan(sub)
     _geometry(sub)
     _reconstruction(sub)
+    _processes(sub)
     _running(sub)
 
 
@@ -261,6 +266,30 @@ def _values(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fbp", action="store_true", help="only filtered backprojection: a fast look"
+    )
+
+
+def _processes(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "processes"."""
+    group = sub.add_argument_group("processes")
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="processes of this machine, started by Dask"
+    )
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the Dask scheduler whose workers are used"
+    )
+    group.add_argument(
+        "--scheduler-file", metavar="FILE", help="the same, by the file that it writes"
+    )
+    group.add_argument(
+        "--shard",
+        metavar="i/N",
+        help="make only the i-th of N shares, for an array job; pnp-mlpatch merge joins them",
+    )
+    group.add_argument(
+        "--estimate",
+        action="store_true",
+        help="solve one slice, print time, memory and disk of the whole, and write nothing",
     )
 
 

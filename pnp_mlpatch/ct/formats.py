@@ -1,4 +1,4 @@
-"""Formats of projections on disk: HDF5, NumPy, TIFF files and folders of them, 2DeteCT."""
+"""Formats of projections on disk: HDF5, NumPy, zarr, TIFF files and folders of them, 2DeteCT."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct._hdf5 import open_hdf5
 from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
-from pnp_mlpatch.io.reading import refuse_special, refuse_zip_bomb
+from pnp_mlpatch.io.reading import check_zarr, refuse_special, refuse_zip_bomb
 from pnp_mlpatch.io.stored import StoredArray, along
 from pnp_mlpatch.io.tiff import open_files, open_pages, read_page
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
 NUMPY = (".npy", ".npz")
 TIFF = (".tif", ".tiff")
+ZARR = (".zarr",)
 
 
 def split_name(path: str | PathLike[str], dataset: str | None) -> tuple[Path, str]:
@@ -49,7 +51,7 @@ def split_name(path: str | PathLike[str], dataset: str | None) -> tuple[Path, st
         raise InputTypeError(f"read_scan: expected the path of a scan, got {type(path).__name__}.")
     text = str(path)
     file, colon, name = text.rpartition(":")
-    if not colon or Path(file).suffix.lower() not in (*HDF5, *NUMPY, *TIFF):
+    if not colon or Path(file).suffix.lower() not in (*HDF5, *NUMPY, *TIFF, *ZARR):
         file, name = text, ""
     given = (dataset or "").strip("/")
     name = name.strip("/")
@@ -104,9 +106,11 @@ def _open(path: Path, name: str) -> ScanFile:
         return open_hdf5(path, name)
     if suffix in NUMPY and path.is_file():
         return _open_numpy(path, name)
+    if suffix in ZARR and path.is_dir():
+        return _open_zarr(path, name)
     if name:
         raise InputError(
-            f"{path}: '{name}' names an array in it, but only HDF5 and .npz files hold arrays "
+            f"{path}: '{name}' names an array in it, but only HDF5, .npz and .zarr hold arrays "
             "with names. Leave it away."
         )
     if path.is_dir():
@@ -115,7 +119,7 @@ def _open(path: Path, name: str) -> ScanFile:
         return ScanFile(open_pages(path), "sad", {"format": "TIFF"})
     hint = " DICOM images are read by read_dicom." if suffix in (".dcm", ".ima") else ""
     raise InputError(
-        f"{path}: unknown ending '{suffix}'. Readable: {', '.join((*HDF5, *NUMPY, *TIFF))}, "
+        f"{path}: unknown ending '{suffix}'. Readable: {', '.join((*HDF5, *NUMPY, *TIFF, *ZARR))}, "
         f"folders of TIFF.{hint}"
     )
 
@@ -159,6 +163,47 @@ def _member(file: Any, path: Path, name: str) -> np.ndarray:
         f"{path}: {problem}. It holds: {', '.join(file.files) or 'no arrays'}. "
         f"Name one: '{path}:NAME'."
     )
+
+
+# ---- zarr
+
+
+def _open_zarr(path: Path, name: str) -> ScanFile:
+    """Open a zarr array, or an array of a group."""
+    check_zarr(path)
+    zarr = require("zarr", "Reading a .zarr folder")
+    try:
+        found = zarr.open(str(path), mode="r")
+        if isinstance(found, zarr.Group):
+            arrays = sorted(key for key, _ in found.arrays())
+            if not name and len(arrays) == 1:
+                name = arrays[0]
+            if not name or not isinstance(found.get(name), zarr.Array):
+                problem = f"no array '{name}'" if name else "several arrays"
+                raise FileError(
+                    f"{path}: {problem}. It holds: {', '.join(arrays) or 'no arrays'}. "
+                    f"Name one: '{path}:NAME'."
+                )
+            found = found[name]
+        elif name:
+            raise InputError(f"{path}: is one array, without a name. Leave '{name}' away.")
+    except PnPError:
+        raise
+    except Exception as error:  # zarr raises a dozen kinds
+        raise FileError(
+            f"{path}: not a readable zarr store ({error or type(error).__name__}). Copy it again."
+        ) from error
+
+    def part(axis: int, start: int, stop: int) -> np.ndarray:
+        try:
+            return np.asarray(found[along(axis, start, stop)])
+        except Exception as error:  # so do its codecs
+            raise FileError(
+                f"{path}: cannot be read ({error or type(error).__name__}). Copy it again."
+            ) from error
+
+    meta = {"format": "zarr", **({"dataset": name} if name else {})}
+    return ScanFile(StoredArray(found.shape, np.dtype(found.dtype), part), "sad", meta)
 
 
 # ---- folders

@@ -26,11 +26,11 @@ from pnp_mlpatch.ct._scan_arguments import (
     to_radians,
 )
 from pnp_mlpatch.ct._scan_file import format_ranges
+from pnp_mlpatch.ct._slabs import SlabReader
 from pnp_mlpatch.ct.formats import open_scan_file, split_name
 from pnp_mlpatch.ct.gain import gain_of_flats
 from pnp_mlpatch.ct.geometry import Geometry
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.stored import StoredArray
 
 COUNTS, INTEGRALS = "counts", "line integrals"
 MAX_INTEGRAL = 20  # line integrals of any body are less: exp(-20) is one photon in 5e8
@@ -55,7 +55,8 @@ class Scan:
     meta : dict
         Plain JSON values that say what was found where.
     slab : callable
-        ``slab(start, stop)`` reads slices as an array (slices, angles, detectors).
+        ``slab(start, stop)`` reads slices as an array (slices, angles, detectors). That of
+        :func:`read_scan` opens the file again where it is unpickled.
     sure : bool
         Whether ``kind`` was given rather than guessed.
     gain : float, optional
@@ -239,6 +240,7 @@ def read_scan(
     ``scan.tif``                one sinogram, or pages of one sinogram each        sad
     ``folder``                  TIFF files of one projection each, by name,        asd
                                 numbers in names as numbers
+    ``scan.zarr:NAME``          a zarr array, or one of a group                    sad
     ``sliceNNNNN/modeK``        2DeteCT: sinogram.tif, dark.tif, flat1.tif,        ad
                                 flat2.tif [3]_
     ==========================  =================================================  ======
@@ -286,24 +288,10 @@ def read_scan(
         mean_field(whites, slices, detectors),
         mean_field(darks, slices, detectors),
         meta,
-        _slab_reader(found.data, order, count),
+        SlabReader(path, name, order, count, found.data),
         sure=kind is not None,
         gain=gain_of_flats(whites, darks),
     )
-
-
-def _slab_reader(data: StoredArray, order: str, count: int) -> Callable[[int, int], np.ndarray]:
-    """Read slices as (slices, angles, detectors), the first ``count`` projections of each."""
-
-    def slab(start: int, stop: int) -> np.ndarray:
-        if "s" in order:
-            part, axes = data.part(order.index("s"), start, stop), "sad"
-        else:
-            part, axes = data.part(0, 0, data.shape[0]), "ad"
-        part = part.transpose([order.index(axis) for axis in axes])
-        return part.reshape(-1, *part.shape[-2:])[:, :count]
-
-    return slab
 
 
 def _check_integrals(values: np.ndarray, path: Path, *, sure: bool) -> None:

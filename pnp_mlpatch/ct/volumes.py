@@ -59,16 +59,44 @@ def write_volume(
         raise InputError(
             f"{path}: shape must be (slices, H, W), integers >= 1, got {tuple(shape)}."
         )
-    try:
-        text = json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(f"{path}: meta must be plain JSON values ({error}).") from error
+    text = _as_json(path, meta)
     size = (shape[0], shape[1], shape[2])
     chunks = _checked((volume,) if isinstance(volume, Tensor) else volume, size, path)
     atomic_write(path, lambda temporary: WRITERS[suffix](temporary, chunks, size))
     if meta is not None:
-        beside = path.with_suffix(".json")
-        atomic_write(beside, lambda temporary: temporary.write_bytes(text.encode()))
+        _write_beside(path, text)
+
+
+def write_report(path: Path, meta: dict[str, Any]) -> None:
+    """Write what is known of a volume beside it, with the ending .json.
+
+    Parameters
+    ----------
+    path : Path
+        The volume.
+    meta : dict
+        Plain JSON values.
+
+    Raises
+    ------
+    InputTypeError
+        For values that JSON cannot hold.
+    FileError
+        If the file cannot be written.
+    """
+    _write_beside(path, _as_json(path, meta))
+
+
+def _as_json(path: Path, meta: dict[str, Any] | None) -> str:
+    try:
+        return json.dumps(meta, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"{path}: meta must be plain JSON values ({error}).") from error
+
+
+def _write_beside(path: Path, text: str) -> None:
+    beside = path.with_suffix(".json")
+    atomic_write(beside, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def _checked(chunks: Iterable[Tensor], shape: Shape, path: Path) -> Iterator[np.ndarray]:
@@ -119,4 +147,4 @@ WRITERS = {
     ".hdf5": _write_hdf5,
 }
 
-__all__ = ["write_volume"]
+__all__ = ["write_report", "write_volume"]

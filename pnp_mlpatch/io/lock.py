@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ except ModuleNotFoundError:  # Windows: no locks
 
 
 @contextmanager
-def lock(path: str | PathLike[str]) -> Iterator[None]:
+def lock(path: str | PathLike[str], *, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of an output, the file ``.NAME.lock`` beside it, for the ``with`` block.
 
     The system releases the lock when the process ends, however it ends. The file of a killed run
@@ -33,6 +34,8 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
     ----------
     path : str or path
         What is written.
+    wait : float
+        Seconds to wait for another run to end.
 
     Raises
     ------
@@ -45,7 +48,7 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
         return
     target = follow(path)
     place = target.with_name(f".{target.name.lstrip('.')}.lock")
-    descriptor = _take(place, path)
+    descriptor = _take(place, path, time.monotonic() + wait)
     try:
         yield
     finally:
@@ -55,7 +58,7 @@ def lock(path: str | PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(place: Path, path: str | PathLike[str]) -> int:
+def _take(place: Path, path: str | PathLike[str], until: float) -> int:
     """Return the descriptor of the lock file, locked."""
     assert fcntl is not None
     while True:
@@ -70,6 +73,10 @@ def _take(place: Path, path: str | PathLike[str]) -> int:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    os.close(descriptor)
+                    continue
                 raise FileError(
                     f"{path}: another run is writing it ({_holder(descriptor)}). Wait for its end, "
                     "or choose another name."

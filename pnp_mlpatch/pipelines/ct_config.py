@@ -11,13 +11,13 @@ from pnp_mlpatch import solvers
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.ct import AXES, COUNTS, INTEGRALS, Geometry, Scan, sizes
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.atomic import check_writable
+from pnp_mlpatch.io.atomic import check_writable, follow
 from pnp_mlpatch.pipelines.ct_digest import partial_files
 from pnp_mlpatch.solvers import Solver
 from pnp_mlpatch.tuning.discrepancy import PRESETS
 
 WHO = "reconstruct_volume"
-ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
+ENDINGS = (".npy", ".tif", ".tiff", ".h5", ".hdf5", ".zarr")
 LIKELIHOODS = ("gaussian", "poisson")
 
 
@@ -78,6 +78,9 @@ class VolumeConfig:
         GiB for the matrices, as in :class:`~pnp_mlpatch.operators.radon.Radon`.
     device : str
         The device of torch.
+    threads : int, optional
+        Threads of torch for a batch. The last bits of the result depend on them. By default those
+        that are set; for workers of a cluster 1.
 
     Raises
     ------
@@ -103,6 +106,7 @@ class VolumeConfig:
     backend: str = "auto"
     memory: float | None = None
     device: str = "cpu"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -133,7 +137,7 @@ class VolumeConfig:
             )
 
     def _check_numbers(self) -> None:
-        for name in ("iterations", "batch"):
+        for name in ("iterations", "batch", "threads"):
             value = getattr(self, name)
             if (name == "batch" or value is not None) and not (_is_integer(value) and value >= 1):
                 raise InputError(f"{WHO}: {name} must be an integer >= 1, got {value!r}.")
@@ -284,7 +288,7 @@ def check_out(path: Path, scan: Scan, more: Sequence[Path] = ()) -> Path:
     Parameters
     ----------
     path : Path
-        The volume; a .json file and two partial files lie beside it.
+        The volume; a .json file, and until the end batches and journal, lie beside it.
     scan : Scan
         The scan, which is not overwritten.
     more : sequence of Path
@@ -304,7 +308,11 @@ def check_out(path: Path, scan: Scan, more: Sequence[Path] = ()) -> Path:
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: unknown ending '{path.suffix}'. Writable: {', '.join(ENDINGS)}.")
-    written = [path, path.with_suffix(".json"), *partial_files(path), *more]
+    store = path.suffix.lower() == ".zarr" and path.is_dir()  # replaced as a whole
+    if store and follow(path) == follow(scan.path):
+        raise InputError(f"{path}: this is the input; choose another name.")
+    journal = partial_files(path)[1]
+    written = [*([] if store else [path]), path.with_suffix(".json"), journal, *more]
     for k, one in enumerate(written):
         check_writable(one, [scan.path, *written[:k]])
     return path

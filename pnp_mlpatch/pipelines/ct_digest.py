@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,32 @@ from torch import Tensor
 
 from pnp_mlpatch.ct import Scan
 
+Shard = tuple[int, int]  # (i, N): the i-th of N shares of the batches, counted from 1
 
-def partial_files(out: Path) -> tuple[Path, Path]:
-    """Return where the partial volume and its journal lie.
+
+def partial_files(out: Path, shard: Shard | None = None) -> tuple[Path, Path]:
+    """Return where the finished batches and their journal lie.
+
+    Parameters
+    ----------
+    out : Path
+        The volume.
+    shard : tuple of int, optional
+        (i, N). The shards of a volume share a folder, and each has a journal.
+
+    Returns
+    -------
+    folder, journal : Path
+    """
+    which = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
+    return (
+        out.with_name(f".{out.name}.partial"),
+        out.with_name(f".{out.name}.partial{which}.json"),
+    )
+
+
+def shard_journals(out: Path) -> dict[Shard, Path]:
+    """Return the journals of the shards of a volume that lie beside it.
 
     Parameters
     ----------
@@ -21,9 +45,16 @@ def partial_files(out: Path) -> tuple[Path, Path]:
 
     Returns
     -------
-    tuple of Path
+    dict
+        From (i, N) to the path, in order.
     """
-    return out.with_name(f".{out.name}.partial.npy"), out.with_name(f".{out.name}.partial.json")
+    pattern = re.compile(re.escape(f".{out.name}.partial-") + r"(\d+)-of-(\d+)\.json")
+    found = {}
+    for path in out.parent.glob(".*.partial-*-of-*.json"):
+        match = pattern.fullmatch(path.name)
+        if match is not None:
+            found[int(match[1]), int(match[2])] = path
+    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
 
 
 def tensor_digest(x: Tensor) -> str:
@@ -67,4 +98,4 @@ def scan_fingerprint(scan: Scan) -> dict[str, Any]:
     }
 
 
-__all__ = ["partial_files", "scan_fingerprint", "tensor_digest"]
+__all__ = ["Shard", "partial_files", "scan_fingerprint", "shard_journals", "tensor_digest"]
