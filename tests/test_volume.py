@@ -359,7 +359,7 @@ def killed(monkeypatch):
 
         def kill(scan, config, a, b):
             seen.append(a)
-            if a == at and len(seen) > 1:
+            if a == at and len(seen) > 2:  # the start reads two slices
                 raise KeyboardInterrupt
             return solve(scan, config, a, b)
 

@@ -150,9 +150,7 @@ def _say(result: VolumeResult) -> None:
     print(f"{ended}{shown}; window {low:.4g} to {high:.4g} ({result.units})")
     spent = result.processor_seconds
     spent_each = "" if spent is None else f", {spent:.1f} processor seconds a slice"
-    print(
-        f"{len(result.status)} slices{before}, {result.seconds:.1f} s{spent_each}, {result.path}"
-    )
+    print(f"{len(result.status)} slices{before}, {result.seconds:.1f} s{spent_each}, {result.path}")
 
 
 def _sections(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
