@@ -554,7 +554,7 @@ REFUSED = {
         lambda p: tiff(p, VOLUME[0]),
         {"dataset": "q"},
         InputError,
-        "'q' names an array in it, but only HDF5 and .npz",
+        "'q' names an array in it, but only HDF5, .npz and .zarr",
     ),
     "words.tif": (
         lambda p: p.write_text("not TIFF"),
@@ -1362,13 +1362,11 @@ def test_the_shell_says_what_is_missing_even_where_warnings_are_silenced(tmp_pat
     _broken_off(tmp_path / "a.h5", range(9), flat=True)
     words = ["ct", "a.h5", "--out", "v.npy", "--slices", "1:2", "--fbp", "--quiet"]
     words += ["--gain", "1"]
-
-    def silenced():
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        return cli.main(words), warnings.filters[0][0]
-
-    with pytest.warns(UserWarning, match="25% of it was never written"):
-        assert silenced() == (0, "ignore")  # the filter of the process is as it was
+        assert cli.main(words) == 0
+        assert warnings.filters[0][0] == "ignore"  # the filter of the process is as it was
+    assert any("25% of it was never written" in str(w.message) for w in caught)
 
 
 def test_what_is_mostly_missing_is_refused(tmp_path):
