@@ -128,6 +128,19 @@ def test_plugins_import_no_plugins(path):
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_folder_imports_from_its_files(path):
+    """Only plugins import from the `__init__` of their family."""
+    here = dotted(path)
+    plugin = here[0] in FAMILIES and len(here) > 1 and not here[1].startswith("_")
+    if path.name in ("__init__.py", "__main__.py") or plugin:
+        return
+    for there in imports(path):
+        assert there != here[:-1] or len(here) == 1, (
+            f"{'.'.join(here)} imports from the __init__ of its own folder"
+        )
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8").splitlines()
     assert len(text) <= FILE_LINES, f"{name_of(path)} has {len(text)} lines"

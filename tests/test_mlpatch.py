@@ -200,24 +200,41 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
     assert (net.at(x, p, 0.5 * net.sigma_max) - (base - residual)).abs().max() < 2e-5
 
 
+def exact(net):
+    """Whether to compute in float64, and the bound: offsets that follow the content amplify the
+    rounding of float32, and so do the many layers of a residual stem.
+    """
+    amplifies = net.deform or net.config.get("residual")
+    return (torch.float64, 1e-12) if amplifies else (torch.float32, 1e-6)
+
+
+def with_tile(net, tile):
+    copy = MLPatch(**net.config, tile=tile).eval().requires_grad_(False)
+    copy.load_state_dict(net.state_dict())
+    return copy.to(next(net.parameters()).dtype)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 1), (64, 64), (65, 63), (80, 71)])
 def test_tiled_equals_untiled_everywhere(net, sigma, shape):
-    x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3))
-    # offsets that follow the content amplify rounding; so do twelve layers of a residual stem
-    bound = 2e-5 if net.deform else 2e-6 if net.config.get("residual") else 1e-6
-
-    def tiled(tile):
-        copy = MLPatch(**net.config, tile=tile).eval()
-        copy.load_state_dict(net.state_dict())
-        with torch.no_grad():
-            return copy(x, sigma)
-
-    whole = tiled(1000)
+    dtype, bound = exact(net)
+    x = torch.rand(2, net.channels, *shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    whole = with_tile(net.to(dtype), 1000)(x, sigma)
     for tile in (7, 16, 64) if x[0, 0].numel() < 5000 else (16, 64):
-        difference = (tiled(tile) - whole).abs().max()
+        difference = (with_tile(net, tile)(x, sigma) - whole).abs().max()
         assert difference < bound * max(1.0, float(whole.abs().max())), (
             tile
         )  # random weights: values beyond [0, 1]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_tiled_equals_untiled_in_float32(name, photo):
+    net = MLPatch.load(weights.locate(name))
+    sigma = 0.4 * net.sigma_max
+    clean = photo[..., :80, :71].expand(1, net.channels, -1, -1)
+    x = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    whole = with_tile(net, 1000)(x, sigma)
+    for tile in (7, 16, 64):
+        assert (with_tile(net, tile)(x, sigma) - whole).abs().max() < 1e-6, tile
 
 
 def test_output_depends_on_the_stated_field_only(net, sigma):
@@ -260,16 +277,27 @@ def test_shifting_the_input_shifts_the_output(net, sigma):
 
 
 def test_adding_a_constant_adds_it_to_the_output(net, sigma):
-    x = torch.rand(1, net.channels, 20, 20, generator=torch.Generator().manual_seed(7))
-    # offsets that follow the content amplify rounding; so do twelve layers of a residual stem
-    bound = 1e-3 if net.deform else 5e-5 if net.config.get("residual") else 2e-5
-    y = net(x, sigma)
+    dtype, bound = exact(net)
+    x = torch.rand(1, net.channels, 20, 20, generator=torch.Generator().manual_seed(7)).to(dtype)
+    y = net.to(dtype)(x, sigma)
     # images about zero: a constant is a signal, which noise makes unlikely; without noise nothing
     # is taken off
     if net.signal:
         assert torch.equal(net(x + 3, 0.0), x + 3)
         return
+    bound = 2e-5 if dtype is torch.float32 else bound
     assert (net(x + 3, sigma) - 3 - y).abs().max() < bound * max(1.0, float(y.abs().max()))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_adding_a_constant_in_float32(name, photo):
+    net = MLPatch.load(weights.locate(name))
+    if net.signal:
+        return
+    sigma = 0.4 * net.sigma_max
+    clean = photo[..., :40, :40].expand(1, net.channels, -1, -1)
+    x = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(7))
+    assert (net(x + 3, sigma) - 3 - net(x, sigma)).abs().max() < 2e-5
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,7 +1,8 @@
 """Kept reconstructions over all operators and solvers: a change of structure must not change a
 result.
 
-``python tests/test_reference.py`` writes them anew, after a change that is meant to change results.
+``python tests/test_reference.py`` adds those that are missing. After a change that is meant to
+change results, delete the file first.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 
 import torch
@@ -125,5 +126,8 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
+        if platform.machine() in ("x86_64", "AMD64"):
+            kinds = ("amx_tile", "avx512_bf16")
+            return any(getattr(torch.cpu, f"_is_{kind}_supported")() for kind in kinds)
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
