@@ -114,6 +114,10 @@ def test_two_workers(folder, two, tmp_path):
     whole(folder, tmp_path / "v.npy")
 
 
+def test_workers_keep_freed_memory(two):
+    assert set(two.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+
+
 def test_a_worker_is_killed(folder, two, tmp_path):
     """Its batch is made by the other, or by the one that is started in its place."""
     journal, ended = tmp_path / ".v.npy.partial.json", threading.Event()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PATIENCE = 300.0  # seconds without any worker until a run ends
 BEAT = 1.0  # seconds between two looks at the scheduler
 CONNECT = 30.0  # seconds until a scheduler counts as gone
+# Dask returns freed memory to the system at once, so that each large array is mapped anew
+KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 # evaluated by the workers; it needs nothing that they may lack
 VERSIONS = "(__import__('pnp_mlpatch').__version__, str(__import__('torch').__version__))"
 
@@ -68,6 +70,7 @@ def connect(
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InputError(f"connect: workers must be an integer >= 1, got {workers!r}.")
         with (
+            require("dask", "Several workers").config.set(KEEP_FREED),
             distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
