@@ -260,7 +260,7 @@ def test_schedules():
 
 
 def test_a_result_in_a_notebook():
-    """One line of text, and the figure as a picture; the figure itself shows itself too."""
+    """One line of text, and a picture with words; the figure shows itself as a picture."""
     A, x = (
         operators.make("identity", image_shape=(1, 16, 16)),
         torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)),
@@ -270,6 +270,9 @@ def test_a_result_in_a_notebook():
         r"Result\(converged after 2 iterations, \S+ s, x \(2, 1, 16, 16\) from \S+ to \S+\)",
         repr(result),
     ), repr(result)
-    start = b"\x89PNG"
-    assert result._repr_png_().startswith(start)
-    assert result.plot()._repr_png_().startswith(start)
+    shown = result._repr_html_()
+    assert 'src="data:image/png;base64,iVBOR' in shown
+    assert "converged" in shown
+    assert "The image no longer changed" in shown
+    assert "<script" not in shown
+    assert result.plot()._repr_png_().startswith(b"\x89PNG")

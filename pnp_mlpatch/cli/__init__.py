@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
     """Parse and run; ``ready`` is called when all is imported and the computation begins."""
     import argparse
+    import shlex
     import warnings
 
     from pnp_mlpatch.cli._common import spoken
@@ -47,6 +48,7 @@ def _run(argv: Sequence[str] | None = None, ready: Callable[[], object] = lambda
         parser = build_parser()
         ready()
         args = parser.parse_args(argv)
+        args.command_line = shlex.join(["pnp-mlpatch", *(sys.argv[1:] if argv is None else argv)])
         warnings.formatwarning = lambda message, *_, **__: (
             f"pnp-mlpatch: warning: {spoken(str(message), args)}\n"
         )

@@ -135,3 +135,12 @@ def flags_of_a_run(
 def no_resume(to: Any, what: str = "an interrupted run") -> None:
     """Add --no-resume to a parser or to a group of it."""
     to.add_argument("--no-resume", action="store_true", help=f"start anew even if there is {what}")
+
+
+def report_flag(to: Any) -> None:
+    """Add --report to a parser or to a group of it."""
+    to.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="tell the run in one HTML file: image, fit, what was chosen and why",
+    )

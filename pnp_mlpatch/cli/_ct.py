@@ -23,12 +23,14 @@ from pnp_mlpatch.cli._ct_check import (
 )
 from pnp_mlpatch.cli._ct_processes import parse_shard, print_estimate, run_shard, run_whole
 from pnp_mlpatch.cli._problem import make, parse_set
+from pnp_mlpatch.cli._report import report_ct
 from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.ct.geometry import Geometry, from_dict
 from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.reading import refuse_special
+from pnp_mlpatch.viz.report import check_report
 from pnp_mlpatch.weights import read_toml
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ def run_ct(args: argparse.Namespace) -> int:
         return run_check(scan, geometry, config)
     if args.out is None:
         raise InputError("ct: give --out FILE, or --check for a look without a volume.")
-    pictures = [Path(path) for path in (args.plot, args.preview) if path is not None]
+    told = [] if args.report is None else [check_report(args.report)]
+    pictures = [Path(path) for path in (args.plot, args.preview) if path is not None] + told
     check_out(Path(args.out), scan, pictures)
     _check_files(args, scan)
 
@@ -104,6 +107,7 @@ def run_ct(args: argparse.Namespace) -> int:
     result = run_whole(args, scan, geometry, D, config, meta)
     if args.preview:
         _preview(args, result, D is not None, first + (last - first) // 2)
+    report_ct(args, result, scan, geometry, D, config)
     if not args.quiet:
         _say(result)
         say_fit(result, first)
@@ -314,12 +318,12 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
     """Raise unless the pictures can be written, and nothing that is read is overwritten."""
     out = Path(args.out)
     results = {out.resolve(): "--out", out.with_suffix(".json").resolve(): "the .json beside --out"}
-    for name in ("plot", "preview"):
+    for name in ("plot", "preview", "report"):
         text = getattr(args, name)
         if text is None:
             continue
         path = Path(text)
-        if path.suffix.lower() != ".png":
+        if name != "report" and path.suffix.lower() != ".png":
             raise InputError(f"--{name} {text}: expected a file ending in .png.")
         results[path.resolve()] = f"--{name}"
     angles = None if args.angles is None or args.angles.isdigit() else args.angles

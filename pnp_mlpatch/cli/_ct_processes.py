@@ -33,6 +33,8 @@ def parse_shard(args: argparse.Namespace) -> tuple[int, int] | None:
         )
     if args.preview:
         raise InputError("--preview shows the volume, which a shard has not. Leave it out.")
+    if args.report:
+        raise InputError("--report tells the volume, which a shard has not. Leave it out.")
     return int(found[1]), int(found[2])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import pnp_mlpatch
 from pnp_mlpatch.cli._common import COLUMNS, prepare
 from pnp_mlpatch.cli._problem import make
+from pnp_mlpatch.cli._report import report_massmap
 from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
@@ -21,6 +22,7 @@ from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.lensing import bin_shear, read_catalogue
 from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source, write_convergence
 from pnp_mlpatch.lensing.statistics import judge
+from pnp_mlpatch.viz.report import check_report
 from pnp_mlpatch.weights import sha256
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def _map(
     _write(out, result, shear, truth, provenance)
     if args.figure:
         _draw(args.figure, name, result, shear, truth)
+    report_massmap(args, result, shear, D, config, truth, provenance)
     partial.unlink(missing_ok=True)  # last: until all is written, the same command resumes from it
     if not args.quiet:
         _say(out, result, shear)
@@ -283,6 +286,7 @@ def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> No
         out.with_suffix(".json"),
         _partial(out),
         *([Path(args.figure)] if args.figure else []),
+        *([check_report(args.report)] if args.report else []),
     ]
     for k, path in enumerate(written):
         check_writable(path, [*reads, *written[:k]])

@@ -21,12 +21,14 @@ from pnp_mlpatch import metrics
 from pnp_mlpatch.api import level_from_noise, reconstruct
 from pnp_mlpatch.cli._common import REGISTRIES, prepare
 from pnp_mlpatch.cli._problem import Run, fit, make, make_problem, read_run
+from pnp_mlpatch.cli._report import report_solve
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.solvers import Result, Solver, State, anderson
+from pnp_mlpatch.viz.report import check_report
 from pnp_mlpatch.weights import sha256
 
 CHECKPOINT_EVERY = 5
@@ -41,12 +43,14 @@ def run_solve(args: argparse.Namespace) -> int:
         raise InputError(
             f"{run.output}: unknown ending '{run.output.suffix}'. Writable: .npy, .png, .tiff."
         )
-    written = [run.output, run.output.with_suffix(".json"), *([checkpoint] if checkpoint else [])]
+    told = [] if args.report is None else [check_report(args.report)]
+    beside = run.output.with_suffix(".json")
+    written = [run.output, beside, *([checkpoint] if checkpoint else []), *told]
     reads = [run.source, *([args.config] if args.config else []), *_files(dataclasses.asdict(run))]
     for k, path in enumerate(written):
         check_writable(path, [*reads, *written[:k]])
     with ExitStack() as locks:
-        for path in written[1:]:
+        for path in written[1 : len(written) - len(told)]:
             locks.enter_context(lock(path))
         return _solve(args, run, checkpoint, device)
 
@@ -98,6 +102,9 @@ def _solve(
         report |= _scores(x0, result.x, truth)
     report["history"] = result.history
     _write(run.output, result, report)
+    if args.report is not None:
+        about = {"q": q, "A": A, "D": D, "noise": noise, "truth": truth, "start": x0}
+        report_solve(args, run, result, asked, about)
     if not args.quiet:
         _say(result, report)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume, report_flag
 from pnp_mlpatch.cli._ct import run_ct
 from pnp_mlpatch.cli._ct_check import parse_center
 from pnp_mlpatch.ct import BEAMS
@@ -316,6 +316,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="draw the slice in the middle beside its filtered backprojection",
     )
+    report_flag(group)
 
 
 __all__ = ["add_parser"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import command, flags_of_a_run, no_resume
+from pnp_mlpatch.cli._common import command, flags_of_a_run, no_resume, report_flag
 from pnp_mlpatch.cli._massmap import run_massmap
 
 EPILOG = """\
@@ -157,6 +157,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
         help="a known convergence: judge the map by it, in the .json",
     )
     group.add_argument("--figure", metavar="FILE.png", help="draw the map beside Kaiser-Squires")
+    report_flag(group)
     flags_of_a_run(group)
     no_resume(group)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run
+from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, report_flag
 from pnp_mlpatch.cli._solve import run_solve
 
 EPILOG = """\
@@ -132,6 +132,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
         metavar="STATE.pt",
         help="keep the solver's state here, and resume from it if it is there",
     )
+    report_flag(sub)
     flags_of_a_run(sub)
 
 

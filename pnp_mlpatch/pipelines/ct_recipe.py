@@ -117,7 +117,7 @@ def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tenso
     levels = start_level(A, slab, describe(D)).tolist()
     starts = zip(backproject(A, slab), levels, strict=True)
     x0 = torch.cat([D(one[None], level) for one, level in starts])
-    q, T, noise = _problem(A, slab)
+    q, T, noise = problem_of(A, slab)
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
     ended = {"status": result.status, "iterations": result.state.iteration}
@@ -132,7 +132,7 @@ def _by_recipe(
     A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str
 ) -> tuple[Tensor, list[Row]]:
     """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
-    q, T, noise = _problem(A, slab)
+    q, T, noise = problem_of(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
     sigma = sigma if known is None else sigma.clamp(*known)
@@ -168,8 +168,23 @@ def _by_recipe(
     return found.x, ended
 
 
-def _problem(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
-    """Return data, operator and noise as the solvers take them."""
+def problem_of(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
+    """Return data, operator and noise as the solvers take them.
+
+    Parameters
+    ----------
+    A : Radon
+        The projector of one slice.
+    slab : Slab
+        The data, B slices of it live.
+
+    Returns
+    -------
+    q : Tensor, shape (B, 1, angles, detectors)
+    T : LinearOperator
+        A itself, or with unknown offsets of the detector elements, or of the counts.
+    noise : float or Tensor
+    """
     device = A.angles.device
     if slab.spread is not None and bool((slab.spread > 0).any()):
         return _ringless(A, slab)
@@ -212,4 +227,4 @@ class _Change:
         self.values.append((moved / size.clamp_min(1e-30)).tolist())
 
 
-__all__ = ["backproject", "solve_slab", "start_level"]
+__all__ = ["backproject", "problem_of", "solve_slab", "start_level"]

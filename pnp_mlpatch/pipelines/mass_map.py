@@ -112,6 +112,8 @@ class MassMap:
         All settings that were used.
     seconds : float
         Computing time.
+    residual : Tensor, shape (2, H, W)
+        Shear of the map less the data, in units of the noise; 0 where nothing was measured.
     """
 
     kappa: Tensor
@@ -120,6 +122,7 @@ class MassMap:
     statistics: dict[str, Any]
     settings: dict[str, Any]
     seconds: float
+    residual: Tensor
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,18 @@ def map_mass(
         job.kaiser_squires, job.g, job.noise, seed=job.config.seed, flip_ra=shear.flip_ra
     )
     statistics["seen"] = float(shear.seen.double().mean())
+    residual, spread = _residual(job, kappa), job.A.cut(spread)[0, 0].cpu()
     seconds = time.perf_counter() - start
-    return MassMap(maps, job.A.cut(spread)[0, 0].cpu(), ks.cpu(), statistics, settings, seconds)
+    return MassMap(maps, spread, ks.cpu(), statistics, settings, seconds, residual)
+
+
+def _residual(job: _Job, kappa: Tensor) -> Tensor:
+    """Return what the shear (2, H, W) of a map, with its border, misses, in units of the noise."""
+    gamma, noise = job.g, job.noise
+    if job.config.passes > 1:
+        gamma = from_reduced(gamma, job.A.cut(kappa))
+        noise = noise * (1 - job.A.cut(kappa)[0, 0]).clamp_min(0.1)
+    return ((job.A(kappa) - gamma) / noise).where(torch.isfinite(noise), 0.0)[0].cpu()
 
 
 def border(seen: Tensor) -> int:

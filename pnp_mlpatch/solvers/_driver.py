@@ -13,8 +13,9 @@ from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers._base import Callback, S, Solver, State
 from pnp_mlpatch.solvers._batch import Batch
+from pnp_mlpatch.solvers._log import Log
 from pnp_mlpatch.solvers._problem import Problem
-from pnp_mlpatch.solvers._result import Log, Result
+from pnp_mlpatch.solvers._result import Result
 from pnp_mlpatch.solvers._stopping import Growth, Watch, mark_outside, worst
 
 

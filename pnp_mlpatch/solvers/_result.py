@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,13 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import MissingPackage, WeightsError
 from pnp_mlpatch.io import checkpoint
-from pnp_mlpatch.io.images import png
 from pnp_mlpatch.solvers._state import State, state_from, state_types, state_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pnp_mlpatch.denoisers import Denoiser
+    from pnp_mlpatch.operators import LinearOperator
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,12 @@ class Result:
             f"{'' if self.tuned is None else ', tuned'})"
         )
 
-    def _repr_png_(self) -> bytes | None:
-        """Return what a notebook shows: the figure of :meth:`plot`; nothing without matplotlib."""
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: a picture, how it ended; nothing without Pillow."""
+        from pnp_mlpatch.viz._of_result import small_form
+
         try:
-            return png(self.plot())
+            return small_form(self)
         except MissingPackage:
             return None
 
@@ -124,6 +126,81 @@ class Result:
         from pnp_mlpatch.viz.result import result_figure
 
         return result_figure(self)
+
+    def report(
+        self,
+        path: str | PathLike[str],
+        *,
+        q: Tensor | None = None,
+        A: LinearOperator | None = None,
+        noise: float | Tensor | None = None,
+        D: Denoiser | None = None,
+        truth: Tensor | None = None,
+        start: Tensor | None = None,
+        title: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        command: str = "",
+        window: tuple[float, float] | None = None,
+    ) -> None:
+        r"""Write one HTML file that tells the result; it needs no network.
+
+        It has the image with a window, a zoom and a slider against the start or the truth, the
+        status in words, what was chosen from the data and why, and curves. What more it has
+        depends on what is given.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, ending in .html.
+        q : Tensor, shape (B, \*A.data_shape), optional
+            The data, and with ``A`` how well the image fits them: chi-squared, the residual, and
+            whether that is white.
+        A : LinearOperator, optional
+            The operator.
+        noise : float or Tensor, optional
+            Standard deviation of the noise; by default the one that the settings were chosen for.
+        D : Denoiser, optional
+            The denoiser, for the card of its weights.
+        truth : Tensor, optional
+            The truth, for PSNR and a map of the error.
+        start : Tensor, optional
+            What the result is compared with; by default ``A.initial(q)``.
+        title : str, optional
+            What was reconstructed.
+        settings : mapping, optional
+            Settings to list; those that are mappings become tables of their own.
+        command : str
+            What repeats the run.
+        window : tuple of float, optional
+            Values that are black and white at first.
+
+        Raises
+        ------
+        InputError
+            If the ending is another, or images have different shapes.
+        FileError
+            If the file cannot be written.
+        MissingPackage
+            Without jinja2, which ``pip install 'pnp-mlpatch[report]'`` brings.
+        """
+        from pnp_mlpatch.viz._of_result import report_of
+        from pnp_mlpatch.viz.report import check_report, write_report
+
+        check_report(path)
+        told = report_of(
+            self,
+            q=q,
+            A=A,
+            noise=noise,
+            D=D,
+            truth=truth,
+            start=start,
+            title=title,
+            settings=settings,
+            command=command,
+            window=window,
+        )
+        write_report(path, told)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the result to one file, whole or not at all.
@@ -196,76 +273,6 @@ _KINDS = {
     "statuses": tuple,
     "per_image": dict,
 }
-
-
-class Log:
-    """The history of a run, a row for each step.
-
-    Parameters
-    ----------
-    history : dict
-        History of the run that this one resumes; rows are added to it, and seconds count on.
-    record : mapping of str to callable
-        Functions of x whose values become columns.
-    """
-
-    def __init__(
-        self,
-        history: dict[str, list[float]] | None,
-        record: Mapping[str, Callable[[Tensor], Any]] | None,
-    ):
-        self.history = {} if history is None else history
-        self.record = record or {}
-        self.start = time.perf_counter() - (self.history.get("seconds") or [0.0])[-1]
-        self._columns: dict[str, list[Tensor]] = {}
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start of the run."""
-        return time.perf_counter() - self.start
-
-    @property
-    def per_image(self) -> dict[str, Tensor]:
-        """The measures of each image, (K, B)."""
-        return {name: torch.stack(values) for name, values in self._columns.items()}
-
-    def add(
-        self,
-        state: State,
-        levels: Mapping[str, float | Tensor],
-        measures: Mapping[str, float | Tensor],
-        rows: Tensor | None,
-    ) -> dict[str, float]:
-        """Add the row of a step to ``state``, which measured the images ``rows`` (None for all)."""
-        row = {"iteration": state.iteration, "residual": 0.0, "seconds": self.seconds}
-        row |= {name: _number(value) for name, value in levels.items()}
-        for name, value in measures.items():
-            column = self._column(name, value, rows, len(state.x))
-            row[name] = _number(value if column is None else column.max())
-        row |= {name: _number(function(state.x)) for name, function in self.record.items()}
-        for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
-        return row
-
-    def _column(
-        self, name: str, value: float | Tensor, rows: Tensor | None, images: int
-    ) -> Tensor | None:
-        """Return a measure as a column (B,), images at rest with their last; None for a number."""
-        moved = images if rows is None else len(rows)
-        if not isinstance(value, Tensor) or value.shape != (moved,):
-            return None
-        columns = self._columns.setdefault(name, [])
-        column = value.detach().double().cpu()
-        if rows is not None:
-            before = columns[-1] if columns else torch.zeros(images, dtype=torch.float64)
-            column = before.index_put((rows.cpu(),), column)
-        columns.append(column)
-        return column
-
-
-def _number(value: Any) -> float:
-    number = float(value.detach().double().mean()) if isinstance(value, Tensor) else float(value)
-    return number if math.isfinite(number) else math.nan
 
 
 def _shown(value: Any) -> str:

@@ -5,9 +5,11 @@ from pnp_mlpatch.viz._figure import save
 from pnp_mlpatch.viz._receptive import influence, receptive_field
 from pnp_mlpatch.viz.denoiser import patch, patches_over
 from pnp_mlpatch.viz.panels import curves, mass_panel, panel, table
+from pnp_mlpatch.viz.report import Report, write_report
 from pnp_mlpatch.viz.result import result_figure
 
 __all__ = [
+    "Report",
     "curves",
     "equivariance",
     "equivariance_error",
@@ -20,4 +22,5 @@ __all__ = [
     "result_figure",
     "save",
     "table",
+    "write_report",
 ]

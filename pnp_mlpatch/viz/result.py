@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from pnp_mlpatch.io.images import in_notebooks
 from pnp_mlpatch.solvers import Result
+from pnp_mlpatch.viz._curves import (
+    candidate_errors,
+    draw_candidates,
+    draw_curves,
+    residual_curves,
+)
 from pnp_mlpatch.viz._figure import for_imshow, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curves = Mapping[str, Sequence[float]]
 LEVELS = ("sigma", "alpha", "tau", "data_residual")
 
 
@@ -48,23 +51,19 @@ def result_figure(result: Result) -> Figure:
     """
     history = result.history
     iterations = history.get("iteration", [])
-    residuals = {"residual": history.get("residual", [])} | {
-        name: values
-        for name, values in history.items()
-        if name.startswith(("primal", "dual", "fixed_point"))
-    }
+    residuals = residual_curves(result)
     levels = {name: history[name] for name in LEVELS if name in history}
     varying = {k: v for k, v in levels.items() if min(v) < max(v) and max(v) > 0}
     named = ("iteration", "seconds", *residuals, *levels)
     others = {name: values for name, values in history.items() if name not in named}
-    title, candidates = _title(result), _candidate_errors(result)
+    title, candidates = _title(result), candidate_errors(result)
     panels = 4 + bool(others) + bool(candidates)
     figure = new_figure(13 + 3.3 * (panels - 4), 3.2 + 0.2 * len(title), "Drawing a result")
     axes = list(figure.subplots(1, panels))
     _draw_image(axes[0], result.x)
     kind = "relative change" if len(residuals) == 1 else "relative residuals"
-    _draw_curves(axes[1], kind, iterations, residuals, log=True)
-    _draw_curves(axes[2], "levels", iterations, varying, log=True, legend=True)
+    draw_curves(axes[1], kind, iterations, residuals, log=True)
+    draw_curves(axes[2], "levels", iterations, varying, log=True, legend=True)
     constant = {name: values for name, values in levels.items() if name not in varying}
     values = "".join(f"\n{name} = {values[-1]:.3g}" for name, values in constant.items())
     axes[2].set_xlabel("iteration" + values)
@@ -72,12 +71,12 @@ def result_figure(result: Result) -> Figure:
         axes[2].set(xticks=[], yticks=[])
     seconds = history.get("seconds", [])
     steps = [b - a for a, b in zip([0.0, *seconds], seconds, strict=False)]
-    _draw_curves(axes[3], "seconds a step", iterations, {"seconds": steps})
+    draw_curves(axes[3], "seconds a step", iterations, {"seconds": steps})
     axes[3].set_ylim(bottom=0)
     if others:
-        _draw_curves(axes[4], "recorded", iterations, others, legend=True)
+        draw_curves(axes[4], "recorded", iterations, others, legend=True)
     if candidates:
-        _draw_candidates(axes[-1], candidates)
+        draw_candidates(axes[-1], candidates)
     figure.suptitle("\n".join(title), fontsize=11)
     return in_notebooks(figure)
 
@@ -90,62 +89,6 @@ def _draw_image(axis: Axes, x: Tensor) -> None:
     of = f", first of {len(x)}" if len(x) > 1 else ""
     label = f"{float(image.min()):.3g} to {float(image.max()):.3g}{of}"
     axis.set(xticks=[], yticks=[], xlabel=label)
-
-
-def _draw_curves(
-    axis: Axes,
-    title: str,
-    iterations: Sequence[float],
-    curves: Curves,
-    *,
-    log: bool = False,
-    legend: bool = False,
-) -> None:
-    """Draw columns of the history against the iteration."""
-    from matplotlib.ticker import MaxNLocator
-
-    for name, values in curves.items():
-        axis.plot(iterations, values, marker=".", label=name)
-    if log and curves and iterations:
-        axis.set_yscale("log", nonpositive="mask")
-    if len(curves) > 1 or (curves and legend):
-        axis.legend(fontsize=8)
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("iteration")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(alpha=0.3)
-
-
-def _draw_candidates(axis: Axes, candidates: Curves) -> None:
-    """Draw the errors of all candidates, iteration by iteration."""
-    for name, values in candidates.items():
-        axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
-    axis.set_title("error expected of new data", fontsize=10)
-    axis.set(xlabel="iteration", yscale="log")
-    axis.legend(fontsize=7)
-    axis.grid(alpha=0.3)
-
-
-def _candidate_errors(result: Result) -> dict[str, list[float]]:
-    """Return the estimated error of each candidate at every iteration, for the first image.
-
-    Candidates without a finite error are left out.
-    """
-    tried: Mapping[str, Any] = {} if result.tuned is None else result.tuned.tried
-    columns = ("score", "sigma", "iteration")
-    if not set(columns) <= tried.keys():
-        return {}
-    score, sigma = (tried[name][:, 0].tolist() for name in columns[:2])
-    iterations = tried["iteration"].tolist()
-    starts = [k for k, iteration in enumerate(iterations) if iteration == 1]
-    found = {}
-    for start, end in zip(starts, [*starts[1:], len(score)], strict=True):
-        values = [value if math.isfinite(value) else math.nan for value in score[start:end]]
-        first, last = sigma[start], sigma[end - 1]
-        level = f"{first:.3g}" if first == last else f"{first:.3g} to {last:.3g}"
-        if any(math.isfinite(value) for value in values):
-            found[f"sigma {level}"] = values
-    return found
 
 
 def _title(result: Result) -> list[str]:
