@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     import argparse
 
     import pnp_mlpatch
-    from pnp_mlpatch.cli import ct, demo, massmap, merge, show, solve, train
+    from pnp_mlpatch.cli import app, ct, demo, massmap, merge, show, solve, train
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"pnp-mlpatch {pnp_mlpatch.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (show, solve, ct, merge, massmap, train, demo):
+    for module in (show, solve, ct, merge, massmap, train, demo, app):
         module.add_parser(commands)
     return parser
 

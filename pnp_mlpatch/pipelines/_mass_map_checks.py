@@ -12,6 +12,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.lensing import ShearMap, arcmin
 
+BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
 NOISE_DRAWS = 8  # maps of noise alone, for the rms that it gives to B
 
 
@@ -77,3 +78,24 @@ def check_scales(shear: ShearMap, level: float) -> None:
             "Take smaller pixels, or the smoothed map.",
             stacklevel=4,
         )
+
+
+def border(seen: Tensor) -> int:
+    """Return the padding that gives a mask an unseen border of an eighth of its longer side.
+
+    Parameters
+    ----------
+    seen : Tensor, shape (H, W)
+        True where something was measured.
+
+    Returns
+    -------
+    int
+        Pixels to add on every side.
+    """
+    rows, columns = (seen.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    height, width = seen.shape
+    free = min(
+        int(rows[0]), height - 1 - int(rows[-1]), int(columns[0]), width - 1 - int(columns[-1])
+    )
+    return max(0, math.ceil(max(height, width) * BORDER_FRACTION) - free)

@@ -137,22 +137,7 @@ def _choices(
 ) -> list[Row]:
     """Return every setting that the data decided, and why."""
     ended, facts = record["result"], seen.facts
-    low, high = record["window"]
-    rows: list[Row] = []
-    if config.window is None:
-        why = (
-            "0 to 1.2 times the 99.5th percentile of filtered backprojection of the slice in the "
-            "middle of the scan"
-            if config.mu_water is None
-            else "the range of Hounsfield units of soft tissue, lung and most bone"
-        )
-        rows.append(("window", f"{low:.4g} to {high:.4g}", why))
-    if scan.kind == COUNTS:
-        rows.append(("gain", f"{facts['gain']:.4g}", f"from: {facts['gain from']}"))
-        rows.append(("noise", "a map", "from the counts, the gain and the electronic noise"))
-    elif config.noise is None:
-        why = "the least of four estimates from differences of rays through the object"
-        rows.append(("noise", _range(ended["noise"]), f"{why}, for each slice"))
+    rows = _of_the_data(record, config, scan, facts)
     if D is not None and any(level is not None for level in ended["sigma"]):
         rows += _recipe(record, config)
     rows += _centre(facts)
@@ -182,6 +167,29 @@ def _choices(
             ("given" if config.backend != "auto" else "what is fastest here and fits the memory"),
         )
     )
+    return rows
+
+
+def _of_the_data(
+    record: dict[str, Any], config: VolumeConfig, scan: Scan, facts: Mapping[str, Any]
+) -> list[Row]:
+    """Return the window, and what is known of the noise."""
+    low, high = record["window"]
+    rows: list[Row] = []
+    if config.window is None:
+        why = (
+            "0 to 1.2 times the 99.5th percentile of filtered backprojection of the slice in the "
+            "middle of the scan"
+            if config.mu_water is None
+            else "the range of Hounsfield units of soft tissue, lung and most bone"
+        )
+        rows.append(("window", f"{low:.4g} to {high:.4g}", why))
+    if scan.kind == COUNTS:
+        rows.append(("gain", f"{facts['gain']:.4g}", f"from: {facts['gain from']}"))
+        rows.append(("noise", "a map", "from the counts, the gain and the electronic noise"))
+    elif config.noise is None:
+        why = "the least of four estimates from differences of rays through the object"
+        rows.append(("noise", _range(record["result"]["noise"]), f"{why}, for each slice"))
     return rows
 
 

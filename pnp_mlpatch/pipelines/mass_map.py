@@ -27,12 +27,11 @@ from pnp_mlpatch.lensing import (
 )
 from pnp_mlpatch.lensing.estimators import weights
 from pnp_mlpatch.operators.lensing import Lensing
-from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, check_scales
+from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, border, check_scales
 from pnp_mlpatch.solvers import State
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
 
 SIGMA_SCALE = 0.75  # sigma over the noise of the data, from benchmarks/massmap.py --choose
-BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
 SAVE_EVERY = 5.0  # seconds between two checkpoints
 
 
@@ -238,27 +237,6 @@ def _residual(job: _Job, kappa: Tensor) -> Tensor:
         gamma = from_reduced(gamma, job.A.cut(kappa))
         noise = noise * (1 - job.A.cut(kappa)[0, 0]).clamp_min(0.1)
     return ((job.A(kappa) - gamma) / noise).where(torch.isfinite(noise), 0.0)[0].cpu()
-
-
-def border(seen: Tensor) -> int:
-    """Return the padding that gives a mask an unseen border of an eighth of its longer side.
-
-    Parameters
-    ----------
-    seen : Tensor, shape (H, W)
-        True where something was measured.
-
-    Returns
-    -------
-    int
-        Pixels to add on every side.
-    """
-    rows, columns = (seen.any(dim=axis).nonzero().flatten() for axis in (1, 0))
-    height, width = seen.shape
-    free = min(
-        int(rows[0]), height - 1 - int(rows[-1]), int(columns[0]), width - 1 - int(columns[-1])
-    )
-    return max(0, math.ceil(max(height, width) * BORDER_FRACTION) - free)
 
 
 def _prepare(shear: ShearMap, D: Denoiser, config: MassMapConfig, device: torch.device) -> _Job:

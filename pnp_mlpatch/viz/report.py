@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import pnp_mlpatch
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.atomic import atomic_write
@@ -167,7 +167,7 @@ def render(report: Report) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files(pnp_mlpatch).joinpath("viz", "page", name).read_text(encoding="utf-8")
+    return resources.files("pnp_mlpatch.viz").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
@@ -261,7 +261,7 @@ def _versions() -> list[tuple[str, str]]:
     import numpy as np
 
     return [
-        ("pnp_mlpatch", pnp_mlpatch.__version__),
+        ("pnp_mlpatch", sys.modules["pnp_mlpatch"].__version__),  # it holds this module
         ("torch", torch.__version__),
         ("numpy", np.__version__),
         ("Python", platform.python_version()),
