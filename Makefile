@@ -7,7 +7,7 @@ STAMP   = $(VENV)/.installed
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist worksteal
 WORKERS ?= 2
 
-.PHONY: demo test test-all coverage lint style clean
+.PHONY: demo test test-all test-web coverage lint style clean
 
 demo: $(STAMP)
 	$(BIN)/pnp-mlpatch demo --out demo
@@ -22,6 +22,11 @@ test-all: style
 # every test, and how much of the package they run
 coverage: style
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+# reports and the app in a browser; skipped without Chromium (on Debian: apt-get install chromium)
+test-web: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[web]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/web
 
 style: $(STAMP)
 	$(BIN)/ruff check .

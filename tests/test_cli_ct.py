@@ -147,6 +147,45 @@ def test_a_data_exchange_file(run):
     assert Path("w.h5").read_bytes() == Path("v.h5").read_bytes()
 
 
+def test_a_report_tells_the_reason_of_every_choice(run):
+    """The recipe on counts; then line integrals by a solver, with what was given."""
+    recipe = "--denoiser tv --set denoiser.iterations=5 --preset fast --batch 5 --threads 1"
+    assert run("scan.h5 --out v.h5 --spacing 1.5 --report r.html", recipe)[0] == 0
+    told = Path("r.html").read_text(encoding="utf-8")
+    record = json.loads(Path("v.json").read_text())
+    chosen = told.split("What was chosen, and why")[1].split("Pictures of the run")[0]
+    for name in (
+        *("window", "gain", "noise", "preset", "iterations at most", "sigma", "scale of alpha"),
+        *("rotation axis", "truncation", "outliers", "offsets of elements", "pixel", "projector"),
+    ):
+        row = chosen.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
+        assert len(row.split('<td class="remark">')[1]) > 10, name
+    assert "99.5th percentile" in chosen
+    assert f"{record['result']['chi2'][2]:.3f} per datum" in told
+    assert "scan.h5, slice 2 of 0 to 4" in told
+    assert "Whiteness" in told
+    assert "pnp-mlpatch ct scan.h5 --out v.h5 --spacing 1.5 --report r.html" in told
+    assert Path("r.html").stat().st_size < 3e6
+    line = "q.npy --layout sad --angles 30 --out w.npy --spacing 1.5 --mu-water 0.02 --noise 0.05"
+    assert run(f"{line} --slices 1:2 --report w.html")[0] == 0
+    told = Path("w.html").read_text(encoding="utf-8")
+    for words in ("soft tissue", "w.npy, HU", "slice 1 of 1 to 1"):
+        assert words in told
+    assert "scale of alpha" not in told
+    assert run(f"{line} --slices 1:2 --fbp --report f.html", "")[0] == 0
+    assert "Filtered backprojection alone" in Path("f.html").read_text(encoding="utf-8")
+
+
+def test_a_report_of_a_truncated_object_has_no_residual(run):
+    np.save("cut.npy", np.load("q.npy")[..., 12:-12])
+    line = "cut.npy --layout sad --angles 30 --out c.npy --spacing 1.5 --slices 0:1"
+    assert run(f"{line} --report c.html")[0] == 0
+    told = Path("c.html").read_text(encoding="utf-8")
+    assert "The object goes on beyond the detector" in told
+    assert "the margin was cut off" in told
+    assert "Whiteness" not in told
+
+
 def test_mlpatch_is_the_default(run):
     line = "scan.h5 --out v.npy --spacing 1.5 --slices 1:3 --mu-water 0.02"
     assert (
@@ -423,6 +462,8 @@ def test_dead_bins_and_nan(run):
         ("scan.h5 --out none/v.npy", "there is no folder none"),
         ("scan.h5 --out scan.h5", "this is the input"),
         ("scan.h5 --out v.npy --preview p.gif", "ending in .png"),
+        ("scan.h5 --out v.npy --report p.png", "must end in .html"),
+        ("scan.h5 --out v.npy --report r.html --shard 1/2", "which a shard has not"),
         ("scan.h5 --out v.npy --plot none/p.png", "there is no folder none"),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +196,30 @@ QUICK = "--iterations 6 --quiet --threads 1"
 
 def run(line):
     return main(["massmap", *line.split()])
+
+
+def test_a_report_of_a_map(shear_file):
+    assert run(f"shear.fits --out k.fits --truth truth.npy --report k.html {QUICK}") == 0
+    told = Path("k.html").read_text(encoding="utf-8")
+    settings = json.loads(Path("k.json").read_text())["settings"]
+    chosen = told.split("What was chosen, and why")[1].split("Pictures of the run")[0]
+    for words in ("0.75 of the noise", "border of an eighth", "mlpatch-kappa", "variances"):
+        assert words in chosen
+    assert f"{settings['sigma']:.3g}" in chosen
+    assert "Kaiser-Squires, " in told
+    assert "Error, result less truth" in told
+    found = float(told.split('<th scope="row">chi^2</th><td class="value">')[1].split(" ")[0])
+    assert found == pytest.approx(1, abs=0.1)
+    assert "White: neighbours" in told
+
+
+def test_the_residual_is_that_of_the_map(D):
+    """Of the truth it is the noise; where nothing was measured it is 0."""
+    _, shear = sky(slice(150, 198), slice(140, 204))
+    found = map_mass(shear, D, MassMapConfig(iterations=3, burn_in=1, passes=2), progress=False)
+    assert found.residual.shape == shear.gamma.shape
+    assert bool((found.residual[:, ~shear.seen] == 0).all())
+    assert float(found.residual[:, shear.seen].square().mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_fits_to_fits(shear_file, tmp_path, D, capsys):
