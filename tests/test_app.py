@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -84,6 +85,9 @@ def test_only_some_operators_take_a_picture_as_data():
         task.solve(lambda state: None)
 
 
-def test_the_command(capsys):
+def test_the_command(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "panel", None)
+    assert cli.main(["app", "--no-browser"]) == 2
+    assert "needs the package 'panel'" in capsys.readouterr().err
     assert cli.main(["app", "--port", "0"]) == 2
     assert "--port must be from 1 to 65535" in capsys.readouterr().err

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import re
+import subprocess
 import sys
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from pnp_mlpatch.solvers._stopping import SERIOUS
 from pnp_mlpatch.tuning import chi2
 from pnp_mlpatch.viz import Report, write_report
 from pnp_mlpatch.viz._fit import Fit, fit
-from pnp_mlpatch.viz._of_result import chosen
+from pnp_mlpatch.viz._of_result import chosen, fit_plots
 from pnp_mlpatch.viz._packed import default_window, pack, shrink, through
 from pnp_mlpatch.viz._words import STATUS, say_chi2, say_whiteness
 from pnp_mlpatch.viz.report import render
@@ -209,7 +211,7 @@ def test_errors_are_said_and_leave_no_file(run, tmp_path, monkeypatch):
 
 
 def decoded(png: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int)
 
 
 def test_packed_values_come_back():
@@ -228,6 +230,14 @@ def test_packed_values_come_back():
     np.testing.assert_array_equal(turned, pixels[::-1])
 
 
+def test_a_report_is_small_even_of_noise():
+    """Noise cannot be compressed: two images of 720 x 720 pixels, and a residual."""
+    x, y, r = (noise(720, 720, seed=k) for k in range(3))
+    plots = fit_plots(Fit(r, torch.ones(720, 720, dtype=torch.bool), 1.0))
+    text = render(Report("x", {"a": x, "b": y}, truth=x + y, plots=plots))
+    assert len(text.encode()) < 3e6
+
+
 def test_large_images_are_means_of_blocks():
     x = torch.arange(1600.0).repeat(1000, 1)[None]
     small, factor = shrink(x)
@@ -241,6 +251,7 @@ def test_the_picture_through_a_window():
     x = torch.tensor([[0.0, 0.5, 1.0, 2.0, torch.nan]])[None]
     shown = decoded(through(x, (0.0, 1.0), "gray", False))
     assert shown[0, :, 0].tolist() == [0, 128, 255, 255, 190]
+    assert bool((shown == shown[..., :1]).all())
     error = decoded(through(x - 1, (-1.0, 1.0), "RdBu_r", False))
     assert error[0, 0, 2] > error[0, 0, 0]  # too low is blue
     assert error[0, 3, 0] > error[0, 3, 2]  # too high is red
@@ -308,3 +319,11 @@ def test_the_policy_names_the_script_and_the_style(run):
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in text
     assert "style=" not in text
+
+
+def test_the_wheel_has_the_page(tmp_path):
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"pnp_mlpatch/viz/page/report.{end}" for end in ("html.jinja", "css", "js")} <= {*names}

@@ -9,12 +9,14 @@ from typing import Any
 from pnp_mlpatch import denoisers, operators, solvers
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.cli._app_task import MOST_BYTES, PICTURES, SETTINGS, Task
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.atomic import out_of_memory
 from pnp_mlpatch.solvers import State
 from pnp_mlpatch.viz._of_result import report_of
 from pnp_mlpatch.viz.report import render
 
 POLL = 300  # milliseconds between two looks at a run
+RED = "#b3261e"
 STYLE = "font-family:system-ui,sans-serif"
 WELCOME = "Choose a picture, how it was taken, and a denoiser; then press Run."
 
@@ -100,6 +102,8 @@ class Form:
         fields = ("picture", "size", "operator", "setting", "noise", "denoiser", "solver")
         fields += ("sigma", "iterations")
         values = {field: getattr(self, field).value for field in fields}
+        if empty := [field for field, value in values.items() if value is None]:
+            raise InputError(f"Fill in: {', '.join(empty)}.")
         return Task(**values, name=name, content=content, measured=self._is_data())
 
     def _is_data(self) -> bool:
@@ -117,13 +121,21 @@ class Form:
         self.setting.param.update(start=low, end=high)
 
     def _show_code(self, *_: Any) -> None:
-        text = html.escape(self.task().code())
+        try:
+            text = html.escape(self.task().code())
+        except InputError as error:
+            self.message.object = _said(str(error), RED)
+            return
         shown = f'<pre id="code" style="white-space:pre-wrap">{text}</pre>'
         self.code.object = shown if self.show.value else ""
 
     def _start(self, *_: Any) -> None:
-        task = self.task()
         self._show_code()
+        try:
+            task = self.task()
+        except InputError as error:
+            self.message.object = _said(str(error), RED)
+            return
         self.job = Job(task)
         self.run.disabled, self.stop.disabled = True, False
         self.progress.param.update(value=0, max=task.iterations)
@@ -145,7 +157,7 @@ class Form:
         self.job = None
         self.run.disabled, self.stop.disabled = False, True
         if job.error is not None:
-            self.message.object = _said(job.error, "#b3261e")
+            self.message.object = _said(job.error, RED)
         else:
             self.message.object = _said(f"Finished after {job.iteration} iterations.")
             self.page.object = _framed(job.page or "")

@@ -16,8 +16,10 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.viz._figure import as_numpy
 
-MOST_PIXELS = 768  # of a side: a larger image is shown as the mean of blocks
+MOST_PIXELS = 720  # of a side: a larger image is shown as the mean of blocks
+MOST_STILL = 512  # the same for pictures that have no window
 STEPS = 4095
+UNKNOWN = 255  # the place of grey in a palette; those before it are colours
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Packed:
     colour: bool
 
 
-def shrink(image: Tensor) -> tuple[Tensor, int]:
-    """Return an image (C, H, W) of at most 768 pixels a side, and the side of its blocks."""
-    factor = -(-max(image.shape[-2:]) // MOST_PIXELS)
+def shrink(image: Tensor, most: int = MOST_PIXELS) -> tuple[Tensor, int]:
+    """Return an image (C, H, W) of at most so many pixels a side, and the side of its blocks."""
+    factor = -(-max(image.shape[-2:]) // most)
     if factor == 1:
         return image, 1
     known = torch.isfinite(image)
@@ -96,16 +98,16 @@ def pack(caption: str, image: Tensor, upwards: bool) -> Packed:
 
 def through(image: Tensor, window: tuple[float, float], colours: str, upwards: bool) -> str:
     """Return an image (C, H, W) through a window as the data of a PNG in base64, unknown grey."""
-    x, _ = shrink(image)
+    x, _ = shrink(image, MOST_STILL)
     x = x.flip(-2) if upwards else x
     if x.shape[0] == 3:
         x = x.clamp(0, 1)
         return _png(as_numpy((x.nan_to_num(0.0) * 255).round().byte().permute(1, 2, 0)))
     low, high = window
-    part = as_numpy(((x[0].double() - low) / (high - low)).clamp(0, 1).mul(255).round())
-    pixels = palette(colours)[np.nan_to_num(part).astype(np.uint8)]
-    pixels[np.isnan(part)] = 190
-    return _png(pixels)
+    part = as_numpy(((x[0].double() - low) / (high - low)).clamp(0, 1))
+    places = np.where(np.isnan(part), UNKNOWN, np.rint(np.nan_to_num(part) * (UNKNOWN - 1)))
+    table = palette(colours)[np.rint(np.linspace(0, 255, UNKNOWN)).astype(int)]
+    return _png(places.astype(np.uint8), [*table.flatten().tolist(), *[190] * 3])
 
 
 def palette(colours: str) -> Any:
@@ -129,7 +131,11 @@ def default_window(images: list[Tensor]) -> tuple[float, float]:
     return (low - margin, high + margin) if high > low else (low - 0.5, low + 0.5)
 
 
-def _png(pixels: Any) -> str:
+def _png(pixels: Any, colours: list[int] | None = None) -> str:
+    """Return pixels, or places in a table of colours, as the data of a PNG in base64."""
     Image, out = require("PIL.Image", "A report"), io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG", optimize=True)
+    picture = Image.fromarray(pixels)
+    if colours is not None:
+        picture.putpalette(colours)
+    picture.save(out, format="PNG", optimize=True)
     return b64encode(out.getvalue()).decode()
