@@ -70,6 +70,7 @@ def connect(
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InputError(f"connect: workers must be an integer >= 1, got {workers!r}.")
         with (
+            _silent(),
             require("dask", "Several workers").config.set(KEEP_FREED),
             distributed.LocalCluster(
                 n_workers=workers,
@@ -88,18 +89,36 @@ def connect(
             "writes it."
         )
     given = {"address": scheduler} if scheduler else {"scheduler_file": str(scheduler_file)}
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with _silent():
+        try:
+            client = distributed.Client(**given, timeout=CONNECT)
+        except (OSError, ValueError, TypeError) as error:
+            raise ClusterError(
+                f"{scheduler or scheduler_file}: no scheduler answers there "
+                f"({str(error) or type(error).__name__}). Start one by 'dask scheduler'."
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close(timeout=5)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Dask's log from the shell: a lost scheduler is reported by an error of this package.
+
+    Each logger of Dask has a level of its own.
+    """
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in known]
+    levels = [logger.level for logger in loggers]
     try:
-        client = distributed.Client(**given, timeout=CONNECT)
-    except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(
-            f"{scheduler or scheduler_file}: no scheduler answers there "
-            f"({str(error) or type(error).__name__}). Start one by 'dask scheduler'."
-        ) from error
-    try:
-        yield client
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
     finally:
-        client.close(timeout=5)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def check_workers(client: Client, who: str) -> int:
