@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 PATIENCE = 300.0  # seconds without any worker until a run ends
 BEAT = 1.0  # seconds between two looks at the scheduler
 CONNECT = 30.0  # seconds until a scheduler counts as gone
-# Dask returns freed memory to the system at once, so that each large array is mapped anew
-KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+LEAN = {  # keep freed memory, which would be mapped anew; no statistical profiler
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+}
 # evaluated by the workers; it needs nothing that they may lack
 VERSIONS = "(__import__('pnp_mlpatch').__version__, str(__import__('torch').__version__))"
 
@@ -71,7 +74,7 @@ def connect(
             raise InputError(f"connect: workers must be an integer >= 1, got {workers!r}.")
         with (
             _silent(),
-            require("dask", "Several workers").config.set(KEEP_FREED),
+            require("dask", "Several workers").config.set(LEAN),
             distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -105,19 +108,15 @@ def connect(
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep Dask's log from the shell: a lost scheduler is reported by an error of this package.
-
-    Each logger of Dask has a level of its own.
-    """
+    """Keep the loggers of Dask, each of which has a level, from the shell: errors say it."""
     known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
-    loggers = [logging.getLogger(name) for name in known]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in map(logging.getLogger, known)}
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.CRITICAL + 1)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
