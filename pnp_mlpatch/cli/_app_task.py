@@ -129,7 +129,7 @@ class Task:
         if self.noise and not self.measured:
             q = q + self.noise * torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
         D = denoisers.make(self.denoiser)
-        level = {"sigma": self.sigma} if self.sigma else {}
+        level: dict[str, Any] = {"sigma": self.sigma} if self.sigma else {}
         truth = None if self.measured else x
         result = reconstruct(
             q,

@@ -18,7 +18,7 @@ from pnp_mlpatch.viz._figure import as_numpy
 
 MOST_PIXELS = 720  # of a side: a larger image is shown as the mean of blocks
 MOST_STILL = 512  # the same for pictures that have no window
-STEPS = 4095
+STEPS = 4094
 UNKNOWN = 255  # the place of grey in a palette; those before it are colours
 
 
@@ -31,9 +31,9 @@ class Packed:
     caption : str
         What it is.
     png : str
-        The data of a PNG in base64. Of values v in [low, high] red and green hold the high and
-        the low bits of round(4095 (v - low) / (high - low)), 16 red + green / 16; blue is 0 where
-        v is not known. A picture in colour is one.
+        The data of a PNG in base64. Of values v in [low, high] it is grey and has twice the rows:
+        code / 16 above code % 16, with code = 1 + round(4094 (v - low) / (high - low)), and 0
+        where v is not known. A picture in colour is one.
     width, height : int
         Pixels.
     low, high : float
@@ -90,9 +90,9 @@ def pack(caption: str, image: Tensor, upwards: bool) -> Packed:
     low = float(values[known].min()) if known.any() else 0.0
     high = float(values[known].max()) if known.any() else 1.0
     high = high if high > low else low + 1.0
-    code = np.where(known, np.rint((np.where(known, values, low) - low) / (high - low) * STEPS), 0)
-    code = code.astype(np.uint16)
-    pixels = np.stack([code >> 4, (code & 15) << 4, known * 255], axis=-1).astype(np.uint8)
+    code = 1 + np.rint((np.where(known, values, low) - low) / (high - low) * STEPS)
+    code = np.where(known, code, 0).astype(np.uint16)
+    pixels = np.concatenate([code >> 4, code & 15]).astype(np.uint8)
     return Packed(caption, _png(pixels), width, height, low, high, False)
 
 

@@ -167,7 +167,8 @@ def render(report: Report) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files("pnp_mlpatch.viz").joinpath("page", name).read_text(encoding="utf-8")
+    page = resources.files("pnp_mlpatch.viz") / "page"
+    return (page / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -8,26 +8,24 @@
   let shown = { low: number(stage.dataset.low), high: number(stage.dataset.high) };
   let images = [], span = shown, other = 1;
 
-  // 12 bits of a value are in red and green; blue is 0 where it is not known
+  // a grey picture holds 12 bits of a value, the high ones above the low ones; 0 is not known
   function decode(source) {
-    const width = source.naturalWidth, height = source.naturalHeight;
+    const width = source.naturalWidth, rows = source.naturalHeight;
     const canvas = document.createElement("canvas");
     canvas.width = width;
-    canvas.height = height;
+    canvas.height = rows;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(source, 0, 0);
-    const pixels = context.getImageData(0, 0, width, height);
-    const image = { width, height, pixels, values: null, caption: source.dataset.caption };
-    if (source.dataset.colour) return image;
-    const low = number(source.dataset.low), high = number(source.dataset.high);
-    image.values = new Float32Array(width * height);
-    for (let k = 0; k < image.values.length; k++) {
-      const code = pixels.data[4 * k] * 16 + pixels.data[4 * k + 1] / 16;
-      image.values[k] = pixels.data[4 * k + 2] ? low + (high - low) * code / 4095 : NaN;
+    const pixels = context.getImageData(0, 0, width, rows), data = pixels.data;
+    const caption = source.dataset.caption;
+    if (source.dataset.colour) return { width, height: rows, pixels, values: null, caption };
+    const height = rows / 2, low = number(source.dataset.low), high = number(source.dataset.high);
+    const values = new Float32Array(width * height);
+    for (let k = 0; k < values.length; k++) {
+      const code = data[4 * k] * 16 + data[4 * (k + values.length)];
+      values[k] = code ? low + (high - low) * (code - 1) / 4094 : NaN;
     }
-    image.low = low;
-    image.high = high;
-    return image;
+    return { width, height, values, caption, low, high };
   }
 
   function draw(canvas, image) {
