@@ -13,12 +13,12 @@ from pnp_mlpatch.ct import FanBeam, line_integrals, simulate_counts, to_attenuat
 from pnp_mlpatch.ct.units import MU_WATER, hounsfield_range
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon, simulate
-from pnp_mlpatch.solvers import schedules
+from pnp_mlpatch.solvers import make_problem, schedules
 from pnp_mlpatch.viz import panel, table
 from pnp_mlpatch.viz.example import options
 
 quick, out = options(__doc__)
-size, views, steps = (96, 90, 4) if quick else (192, 240, 15)
+size, views, steps = (96, 90, 4) if quick else (192, 240, 30)
 
 # %%
 # The scan
@@ -53,7 +53,8 @@ result = reconstruct(q, A, D, "fast_admm", noise=noise, sigma=level, iterations=
 
 # %%
 truth = ((hounsfield + 1024) / 2048).clamp(0, 1)
-images = {"filtered backprojection": A.fbp(q.nan_to_num(0.0)), "MLPatch": result.x}
+problem = make_problem(q, A, noise)  # its start fills the gap of the detector
+images = {"filtered backprojection": problem.A.initial(problem.q), "MLPatch": result.x}
 images = {name: (to_hounsfield(x, water) + 1024) / 2048 for name, x in images.items()}
 print(table([{"method": n, "PSNR (dB)": float(psnr(x, truth))} for n, x in images.items()]))
 panel(out / "ct_counts.png", images | {"truth": truth}, truth=truth, window=(0, 0.75))

@@ -219,7 +219,7 @@ def mass_panel(
     if window is None:
         shown = next(iter(centred.values()))[seen]
         window = (-0.03, max(0.05, float(shown.quantile(0.998))))
-    columns = min(3, len(maps))
+    columns = 2 if len(maps) == 4 else min(3, len(maps))
     rows = -(-len(maps) // columns)
     height = 3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0)
     figure = new_figure(3.3 * columns + 0.6, height, "Drawing a mass map")
