@@ -15,7 +15,7 @@ from pnp_mlpatch.viz import panel, table
 from pnp_mlpatch.viz.example import options
 
 quick, out = options(__doc__)
-size, steps, burn_in = (48, 12, 4) if quick else (96, 60, 20)
+size, steps, burn_in = (48, 12, 4) if quick else (64, 40, 10)
 
 # %%
 # Data

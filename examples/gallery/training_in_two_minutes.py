@@ -32,7 +32,7 @@ with tempfile.TemporaryDirectory() as folder:
         size=64,
         crop=32,
         batch=8,
-        steps=20 if quick else 1200,
+        steps=20 if quick else 800,
         lr=2e-3,
         warmup=10,
         ema=0.9 if quick else 0.99,
