@@ -70,6 +70,21 @@ def test_chi2_of_the_truth_is_one(name):
     assert float((found - 1).abs().max()) < 4 * math.sqrt(2 / int(seen[0].sum()))
 
 
+def test_chi2_counts_what_the_operator_sees():
+    """The gaps of a mask are data without noise; rays beside the image are noise alone."""
+    A = OPERATORS["mask"]()
+    x = torch.rand(3, *A.image_shape, generator=torch.Generator().manual_seed(0))
+    seen = A(torch.ones_like(x)) != 0
+    found = chi2(torch.where(seen, noisy(A, x, 0.1), 0), A, x, 0.1)
+    assert float((found - 1).abs().max()) < 4 * math.sqrt(2 / int(seen[0].sum()))
+    R = Radon(ParallelBeam((SIZE, SIZE), 20, detectors=4 * SIZE), cache=False)
+    x = torch.rand(3, *R.image_shape, generator=torch.Generator().manual_seed(0))
+    found = chi2(noisy(R, x, 0.1), R, x, 0.1)
+    m = int((R(torch.ones(1, *R.image_shape)) > 0).sum())
+    assert m < R(x)[0].numel() / 2
+    assert float((found - 1).abs().max()) < 4 * math.sqrt(2 / m)
+
+
 def test_chi2_takes_numbers_images_and_maps(truth):
     A = Identity((1, SIZE, SIZE))
     q = noisy(A, truth, 0.1)

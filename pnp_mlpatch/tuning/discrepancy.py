@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.denoisers import _base as denoisers
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.operators import LinearOperator, reached
 from pnp_mlpatch.solvers import Callback, Problem, Result, Solver, make_problem, schedules
 from pnp_mlpatch.solvers import _base as solvers
 
@@ -262,19 +262,12 @@ def _check(solver: Solver, lowest: float, iterations: int) -> None:
 
 
 def _chi2(problem: Problem, x: Tensor) -> Tensor:
-    """Chi-squared of the whitened problem; what was not measured is 0 on both sides."""
+    """Chi-squared of the whitened problem, over the data that depend on the image."""
     with torch.no_grad():
-        r = (problem.A(x) - problem.q).flatten(1)
+        seen = reached(problem.A).expand_as(problem.q)
+        r = torch.where(seen, problem.A(x) - problem.q, 0).flatten(1)
         noise = torch.as_tensor(problem.known_noise("chi2"), dtype=r.dtype, device=r.device)
-        return r.square().sum(1) / (_measured(problem) * noise**2)
-
-
-def _measured(problem: Problem) -> Tensor:
-    """How many data of each image were measured, (B,)."""
-    q, noise = problem.q, problem.noise_map
-    if noise is None:
-        return torch.full((len(q),), q[0].numel(), device=q.device)
-    return (noise > 0).expand_as(q).flatten(1).sum(1)
+        return r.square().sum(1) / (seen.flatten(1).sum(1) * noise**2)
 
 
 __all__ = ["PRESETS", "Discrepancy", "chi2", "discrepancy", "recipe"]
