@@ -14,12 +14,16 @@ import numpy as np
 from pnp_mlpatch.cli._common import blame, prepare
 from pnp_mlpatch.cli._ct_check import (
     ask_back,
-    element_width,
     find_center,
     given_center,
-    origin_detector,
     run_check,
     say_fit,
+)
+from pnp_mlpatch.cli._ct_lengths import (
+    element_width,
+    origin_detector,
+    take_apparatus,
+    unit_of_lengths,
 )
 from pnp_mlpatch.cli._ct_processes import parse_shard, print_estimate, run_shard, run_whole
 from pnp_mlpatch.cli._problem import make, parse_set
@@ -123,6 +127,7 @@ def _config(
         given["window"] = tuple(args.window)
     if args.slices is not None:
         given["slices"] = _slices(args.slices, scan)
+    given["unit"] = unit_of_lengths(args, scan)
     with blame("ct"):
         return VolumeConfig(**given, solver=args.solver, settings=settings, device=device)
 
@@ -190,6 +195,7 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
         turn = math.pi if parallel else 2 * math.pi
         angles, degrees = np.arange(int(angles)) * (turn / int(angles)), False
     fields = {name: _number_or_path(getattr(args, name)) for name in ("blank", "dark")}
+    fields["after"] = _number_or_path(args.blank_after)
     if args.kind == INTEGRALS.replace(" ", "-") and any(
         value is not None for value in fields.values()
     ):
@@ -205,6 +211,7 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
         angles=angles,
         degrees=degrees,
         flat=fields["blank"],
+        flat_after=fields["after"],
         dark=fields["dark"],
     )
 
@@ -225,6 +232,7 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally "
             f"spaced ones ({scan.shape[1]} projections)."
         )
+    take_apparatus(args, scan)
     given: dict[str, Any] = {
         "shape": None if args.shape is None else tuple(args.shape),
         "pixel": args.pixel,
@@ -323,7 +331,15 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
             raise InputError(f"--{name} {text}: expected a file ending in .png.")
         results[path.resolve()] = f"--{name}"
     angles = None if args.angles is None or args.angles.isdigit() else args.angles
-    for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):
+    for text in (
+        str(scan.path),
+        args.geometry,
+        angles,
+        args.blank,
+        args.blank_after,
+        args.dark,
+        args.weights,
+    ):
         if text is not None and Path(text).resolve() in results:
             raise InputError(
                 f"{results[Path(text).resolve()]} would overwrite {text}, which is read. "

@@ -98,64 +98,6 @@ def find_center(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> flo
     return found.center
 
 
-def element_width(args: argparse.Namespace, scan: Scan) -> float | None:
-    """Return the width of a detector element: given, or that of the file.
-
-    Parameters
-    ----------
-    args : Namespace
-        With ``spacing``, ``pixel`` and ``quiet``.
-    scan : Scan
-        The scan.
-
-    Returns
-    -------
-    float or None
-        None where neither tells it.
-    """
-    known = scan.meta.get("element_mm")
-    if known is None:
-        return args.spacing
-    if args.spacing is None and args.pixel is None:
-        if not args.quiet:
-            print(f"{scan.path}: an element is {known:g} mm wide, by the file; lengths are in mm")
-        return known
-    if args.spacing is not None and not 0.9 < args.spacing / known < 1.1:
-        warnings.warn(
-            f"{scan.path}: --spacing is {args.spacing:g}, but by the file an element is {known:g} "
-            "mm wide. Other lengths, and --mu-water, must be in the unit of --spacing.",
-            stacklevel=2,
-        )
-    return args.spacing
-
-
-def origin_detector(args: argparse.Namespace) -> float | None:
-    """Return the distance from the axis to the detector.
-
-    Parameters
-    ----------
-    args : Namespace
-        With ``source_origin``, ``origin_detector`` and ``source_detector``.
-
-    Returns
-    -------
-    float or None
-
-    Raises
-    ------
-    InputError
-        For --source-detector with --origin-detector, or without --source-origin.
-    """
-    if args.source_detector is None:
-        return args.origin_detector
-    if args.origin_detector is not None or args.source_origin is None:
-        raise InputError(
-            "--source-detector is --source-origin plus --origin-detector: give --source-origin "
-            "and one of the other two."
-        )
-    return args.source_detector - args.source_origin
-
-
 def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
     """Refuse flags without which the numbers mean nothing, and say what will be replaced.
 
@@ -285,10 +227,8 @@ def say_fit(result: VolumeResult, first: int) -> None:
 
 __all__ = [
     "ask_back",
-    "element_width",
     "find_center",
     "given_center",
-    "origin_detector",
     "parse_center",
     "run_check",
     "say_fit",
