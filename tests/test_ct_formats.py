@@ -1,5 +1,5 @@
-"""Scans as laboratories keep them: arrays, folders with flats, NXtomo, Nikon, HTC, and volumes whose
-files say how large a voxel is.
+"""Scans as laboratories keep them: arrays, folders with flats, NXtomo, Nikon, HTC, and volumes
+whose files say how large a voxel is.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ def test_a_volume_of_an_array(tmp_path):
 
 
 def test_arrays_that_are_none(tmp_path):
-    with pytest.raises(InputTypeError, match="numpy or torch, got list"):
+    with pytest.raises(InputTypeError, match=r"numpy or torch, got list"):
         read_scan([[1.0, 2.0]])
     with pytest.raises(InputTypeError, match=r"got torch.bfloat16. Call .float\(\)"):
         read_scan(torch.zeros(3, 4, dtype=torch.bfloat16))
     with pytest.raises(InputError, match=r"the array: expected 2 axes .* got \(2, 2, 2, 2\)"):
         read_scan(np.zeros((2, 2, 2, 2)))
-    with pytest.raises(InputError, match="the array: expected real numbers, got complex64"):
+    with pytest.raises(InputError, match=r"the array: expected real numbers, got complex64"):
         read_scan(np.zeros((2, 2), np.complex64))
-    with pytest.raises(InputError, match="an array has no dataset 'q'"):
+    with pytest.raises(InputError, match=r"an array has no dataset 'q'"):
         read_scan(np.zeros((2, 2)), dataset="q")
 
 
@@ -96,7 +96,9 @@ def test_the_open_beam_is_interpolated_in_time():
     saturated = np.where(np.arange(D) == 2, 65535, 700).astype(np.uint16) * np.ones((A, 1), "u2")
     scan = read_scan(saturated, flat=np.full(D, first), flat_after=np.full(D, last))
     assert (scan.read(0, 1)[0, :, 2] == 65535).all()
-    with pytest.raises(InputError, match="flat_after= is the open beam after the scan. Give flat="):
+    with pytest.raises(
+        InputError, match=r"flat_after= is the open beam after the scan. Give flat="
+    ):
         read_scan(counts, flat_after=900.0)
 
 
@@ -147,13 +149,15 @@ def test_names_that_look_like_flats(tmp_path):
 def test_folders_that_are_refused(tmp_path):
     tiff(tmp_path / "a" / "1.tif", page(1))
     tiff(tmp_path / "b" / "1.tif", page(1))
-    with pytest.raises(FileError, match="no TIFF files in this folder. Its folders: a, b; DICOM"):
+    with pytest.raises(FileError, match=r"no TIFF files in this folder. Its folders: a, b; DICOM"):
         read_scan(tmp_path)
     tiff(tmp_path / "flats" / "1.tif", page(1))
-    with pytest.raises(InputError, match="several folders may hold the projections: a, b.*--blank"):
+    with pytest.raises(
+        InputError, match=r"several folders may hold the projections: a, b.*--blank"
+    ):
         read_scan(tmp_path)
     (tmp_path / "scan_geom_corrected.geom").touch()
-    with pytest.raises(InputError, match="walnut collection .*a cone beam .*ASTRA, TIGRE or CIL"):
+    with pytest.raises(InputError, match=r"walnut collection .*a cone beam .*ASTRA, TIGRE or CIL"):
         read_scan(tmp_path)
 
 
@@ -185,7 +189,7 @@ def test_nxtomo_without_a_name(tmp_path):
     assert np.allclose(seen, ((COUNTS[:4] - 50.0) / beam).transpose(1, 0, 2), atol=1e-6)
     with h5py.File(tmp_path / "scan.nxs", "a") as file:
         file.copy("entry0000", "entry0001")
-    with pytest.raises(InputError, match="several scans with an image_key: .*Name one"):
+    with pytest.raises(InputError, match=r"several scans with an image_key: .*Name one"):
         read_scan(tmp_path / "scan.nxs")
     named = read_scan(tmp_path / "scan.nxs:entry0001/instrument/detector/data")
     assert named.shape == (S, 4, D)
@@ -290,10 +294,12 @@ def test_htc(tmp_path):
     with pytest.raises(InputError, match=r"CtDataFull.parameters lacks angles"):
         read_scan(tmp_path / "b.mat")
     savemat(tmp_path / "c.mat", {"m": sinogram})
-    with pytest.raises(InputError, match="expected a structure with sinogram .* got m. Load it by"):
+    with pytest.raises(
+        InputError, match=r"expected a structure with sinogram .* got m. Load it by"
+    ):
         read_scan(tmp_path / "c.mat")
     (tmp_path / "d.mat").write_bytes(b"nothing")
-    with pytest.raises(FileError, match="cannot be read as a .mat file"):
+    with pytest.raises(FileError, match=r"cannot be read as a .mat file"):
         read_scan(tmp_path / "d.mat")
 
 

@@ -51,8 +51,9 @@ def voxels_of(settings: dict[str, Any]) -> Voxels:
     """
     geometry, known = from_dict(settings["geometry"]), settings["scan"]
     width = geometry.width if isinstance(geometry, FanBeam) else sizes(geometry)[1]
-    ratio = known.get("element_height_mm", 1.0) / known.get("element_mm", 1.0)
-    height = width * (ratio if "element_mm" in known else 1.0)
+    height = width
+    if {"element_mm", "element_height_mm"} <= set(known):
+        height = width * known["element_height_mm"] / known["element_mm"]
     size = (float(height), float(geometry.pixel), float(geometry.pixel))
     return Voxels(size, settings.get("unit") or "", units_of(settings))
 
