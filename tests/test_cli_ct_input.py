@@ -125,10 +125,10 @@ def test_a_simulation_of_a_dicom_series(run, here):
         return np.load("x.npy")
 
     expected = ((hu + 1024) / 2048).clip(0, 1)
-    assert np.abs(solved("--simulate", "series", "--slice", "0") - expected[0]).max() < 1e-3
-    assert np.abs(solved("--simulate", "series") - expected[1]).max() < 1e-3  # the middle one
-    assert np.abs(solved("--simulate", "series", "--slice", "2") - 1).max() < 1e-3
-    assert np.abs(solved("--simulate", "series/IM1") - expected[0]).max() < 1e-3
+    assert np.abs(solved("--simulate", "series", "--slice", "0") - expected[0]).mean() < 0.01
+    assert np.abs(solved("--simulate", "series") - expected[1]).mean() < 0.01  # the middle one
+    assert np.abs(solved("--simulate", "series", "--slice", "2") - 1).mean() < 0.01
+    assert np.abs(solved("--simulate", "series/IM1") - expected[0]).mean() < 0.01
     assert json.loads(Path("x.json").read_text())["simulate"] == "series/IM1"
     radon = "--operator radon --set operator.angles=20 --noise 0.3 --denoiser tv --output r.npy"
     status, out, _ = run("solve", "--simulate", "series", "--slice", "0", *radon.split())
@@ -275,3 +275,123 @@ def test_flats_before_and_after(ct, here):
     assert ct(f"{common} --out w.npy --blank {1.15 * BLANK + DARK}")[0] == 0
     assert np.abs(np.load("v.npy") - np.load("w.npy")).max() < 1e-6
     assert "Give --blank too" in ct(f"{common} --out x.npy --blank-after 5000")[1]
+
+
+# ---- bad input
+
+
+def counted(angles: slice = slice(None)) -> np.ndarray:
+    """Counts of the half turn at some angles."""
+    q = Radon(HALF, cache=False)(TRUTH[:, None])[:, 0, angles]
+    return simulate_counts(q, BLANK + DARK, DARK, seed=1).numpy().astype(np.uint16)
+
+
+@pytest.mark.parametrize("width", [40, 0])
+def test_flats_of_another_size(width, ct, here):
+    flats = np.full((3, 2, width) if width else (3, 4, SIZE), BLANK, np.uint16)
+    exchange("a.h5", data_white=flats)
+    status, said = ct("a.h5 --out v.npy --spacing 2")
+    assert status == 2
+    assert "but the projections have 2 slices x 48 detectors" in said
+
+
+def test_flats_that_are_dark(ct, here):
+    exchange("a.h5", data_white=np.full((3, 2, SIZE), DARK, np.uint16))
+    status, said = ct("a.h5 --out v.npy --spacing 2")
+    assert status == 2
+    assert "Are they swapped, or was the shutter closed? Give --blank and --dark." in said
+    exchange("b.h5", data_white=np.zeros((3, 2, SIZE), np.uint16), data_dark=None)
+    status, said = ct("b.h5 --out v.npy --spacing 2")
+    assert status == 2
+    assert "the flat field has 0 and the dark field 0 in the median element" in said
+
+
+def test_half_a_turn_given_as_a_whole_one(ct, here):
+    exchange("a.h5", theta=np.arange(ANGLES) * 360 / ANGLES)
+    with pytest.warns(UserWarning, match=r"do the angles cover half a turn .*\(--angles\)\?$"):
+        ct("a.h5 --out v.npy --spacing 2")
+
+
+def test_angles_that_stop_early(ct, here):
+    theta = np.rad2deg(HALF.theta.numpy()).copy()
+    theta[30:] = 0
+    exchange("a.h5", theta=theta)
+    status, said = ct("a.h5 --out v.npy --spacing 2")
+    assert status == 2
+    assert "the last 10 of the 40 angles are 0" in said
+    assert "--angles" in said
+    theta[30:] = np.nan
+    exchange("b.h5", theta=theta)
+    assert "got 10 that are not finite, from number 30 on" in ct("b.h5 --out v.npy")[1]
+    exchange("c.h5", theta=theta[:30])
+    assert "30 angles for 40 projections" in ct("c.h5 --out v.npy")[1]
+    exchange("d.h5", counts=counted(slice(26)), theta=theta[:26])
+    with pytest.warns(UserWarning, match="the angles cover 117 of the 180 degrees"):
+        assert ct("d.h5 --out v.npy --spacing 2")[0] == 0
+
+
+def test_one_view(ct, here):
+    exchange("a.h5", counts=counted(slice(1)), theta=np.zeros(1))
+    for line in ("a.h5 --out v.npy --spacing 2", "a.h5 --check"):
+        status, said = ct(line)
+        assert status == 2
+        assert "one view" in said
+        assert "--layout" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--spacing 2 --center 60", "--center 60 lies off the detector, whose elements are 0 ..."),
+        ("--spacing -2", "--spacing must be a length > 0, got -2"),
+        ("--spacing 2 --pixel -1", "--pixel must be a length > 0, got -1"),
+        ("--spacing 2 --pixel 0.002", "Are --pixel and --spacing in one unit?"),
+        ("--spacing 0.002 --pixel 2", "an image of 1 x 1 pixels of 2. Are --pixel and --spacing"),
+        ("--spacing 2 --shape 100000 100000", "is larger than any detector"),
+        (
+            "--beam fan --source-origin 0.5 --source-detector 1 --spacing 4",
+            "lies within the image, .* Check the units: --source-origin and --pixel",
+        ),
+    ],
+)
+def test_lengths_that_cannot_be(flags, said, ct, here):
+    import re
+
+    exchange("a.h5")
+    status, text = ct(f"a.h5 --out v.npy {flags}")
+    assert status == 2
+    assert re.search(said.replace("?", "[?]"), text)
+    assert not Path("v.npy").exists()
+
+
+def test_slices_without_object(ct, here):
+    counts = counted()
+    counts[1] = np.random.default_rng(2).poisson(BLANK + DARK, counts[1].shape)
+    exchange("a.h5", counts=counts)
+    with pytest.warns(UserWarning, match=r"slice 1, in the middle, shows no object.*\(--window\)"):
+        ct("a.h5 --out v.npy --spacing 2")
+    status, said = ct("a.h5 --check --spacing 2")
+    assert status == 1
+    assert "shows no object" in said
+    exchange("b.h5", counts=counts[::-1].copy())
+    assert "no object" not in ct("b.h5 --check --spacing 2")[1]
+
+
+def test_the_shell_speaks_of_its_flags(ct, here):
+    exchange("a.h5")
+    for flags, said in (
+        ("--noise 1", "so --noise must not be given. Set --gain, the detector units"),
+        ("--window 1 0", "--window must be (low, high)"),
+        ("--iterations 0", "--iterations must be an integer >= 1"),
+        ("--shape 0 4", "--shape must be (H, W)"),
+        ("--source-origin 4", "is for --beam fan and --beam arc"),
+        ("--set solver.step=3", "the solver 'admm'"),
+    ):
+        text = ct(f"a.h5 --out v.npy {flags}")[1]
+        assert said in text
+        assert "reconstruct_volume" not in text
+    exchange("c.h5", data_white=None)
+    assert (
+        "Give --blank I0, its counts, where the scan is read; or --kind line-integrals"
+        in (ct("c.h5 --out v.npy")[1])
+    )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp_mlpatch.ct.geometry import Geometry
+import torch
+
+from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam
 from pnp_mlpatch.ct.scan import COUNTS, Scan
 from pnp_mlpatch.errors import InputError
 
 if TYPE_CHECKING:
     from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, VolumeResult
 
+TINY = 8  # pixels: an image of fewer, of a detector of many elements, is a wrong unit
+MISSING = math.radians(8)  # of directions that a scan may leave out
 ABSURD = 4e9  # voxels of a slice and all its neighbours in memory: more is a wrong unit
 
 
@@ -113,7 +118,7 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
     Raises
     ------
     InputError
-        For --mu-water without a length, and for slices of absurd size.
+        For --mu-water without a length, for one view, and for slices of absurd size.
     """
     lengths = args.pixel, args.spacing, args.geometry, scan.meta.get("element_mm")
     if args.mu_water is not None and lengths == (None,) * 4:
@@ -121,7 +126,19 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
             f"--mu-water {args.mu_water:g} is attenuation per length, and no length was given. "
             "Give --spacing or --pixel in that unit (0.0193 is 1 / mm)."
         )
+    if scan.shape[1] == 1:
+        raise InputError(
+            f"{scan.path}: one view of {scan.shape[0]} slices x {scan.shape[2]} detectors tells no "
+            "image. Is it the right dataset (--dataset), and are its axes in the right order "
+            "(--layout)?"
+        )
+    warn_of_coverage(scan, geometry)
     height, width = geometry.shape
+    if args.shape is None and max(height, width) < TINY <= scan.shape[2] // 4:
+        raise InputError(
+            f"{scan.path}: {scan.shape[2]} detectors make an image of {height} x {width} pixels of "
+            f"{geometry.pixel:g}. Are --pixel and --spacing in one unit? Or give --shape."
+        )
     if height * width * 16 > ABSURD:
         raise InputError(
             f"{scan.path}: a slice of {height} x {width} pixels of {geometry.pixel:g} is larger "
@@ -129,6 +146,29 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
         )
     if args.out is not None and not args.quiet and Path(args.out).exists():
         warnings.warn(f"{args.out}: exists, and will be replaced at the end.", stacklevel=2)
+
+
+def warn_of_coverage(scan: Scan, geometry: Geometry) -> None:
+    """Warn where the angles leave out directions.
+
+    Parameters
+    ----------
+    scan : Scan
+        For messages.
+    geometry : ParallelBeam or FanBeam
+        Its geometry.
+    """
+    turn = math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi
+    theta = torch.remainder(geometry.theta, turn).sort().values
+    gaps = torch.cat([theta.diff(), theta[:1] + turn - theta[-1:]])
+    covered = turn - float(gaps.max()) + float(gaps.median())
+    if covered < math.pi - MISSING:
+        warnings.warn(
+            f"{scan.path}: the angles cover {math.degrees(covered):.0f} of the 180 degrees that are "
+            "needed at least, so edges along the others are smeared or missing. Did the scan break "
+            "off? If not, take the recipe: filtered backprojection and few iterations show least.",
+            stacklevel=3,
+        )
 
 
 def run_check(scan: Scan, geometry: Geometry, config: VolumeConfig) -> int:
@@ -232,4 +272,5 @@ __all__ = [
     "parse_center",
     "run_check",
     "say_fit",
+    "warn_of_coverage",
 ]

@@ -20,6 +20,7 @@ from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.reading import refuse_special
 
 AXES = {"a": "angles", "s": "slices", "d": "detectors"}
+FILLED = 3  # zeros at the end of the angles: as many are numbers that were never written
 Field = Tensor | np.ndarray | float | str | PathLike[str]
 Angles = Tensor | np.ndarray | Sequence[float] | str | PathLike[str]
 
@@ -178,7 +179,13 @@ def _flat_angles(array: np.ndarray, path: Path) -> np.ndarray:
     """Angles as a vector of float64."""
     if array.dtype.kind not in "fiu":
         raise InputTypeError(f"{path}: angles must be real numbers, got {array.dtype}.")
-    if array.ndim == 0 or array.size != max(array.shape) or not np.isfinite(array).all():
+    lost = np.flatnonzero(~np.isfinite(array.reshape(-1)))
+    if len(lost) and array.size == max(array.shape):
+        raise InputError(
+            f"{path}: angles must be one finite number for each projection, got {len(lost)} that "
+            f"are not finite, from number {lost[0]} on. Did the scan break off? Give angles=."
+        )
+    if array.ndim == 0 or array.size != max(array.shape):
         raise InputError(
             f"{path}: angles must be one finite number for each projection, got an array "
             f"{array.shape}."
@@ -214,6 +221,12 @@ def to_radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tens
         raise InputError(
             f"{path}: {len(theta)} angles for {count} projections; there must be one for each. "
             "Drop those without projection."
+        )
+    end = count - int(np.flatnonzero(theta)[-1]) - 1 if theta.any() else count
+    if FILLED <= end < count:
+        raise InputError(
+            f"{path}: the last {end} of the {count} angles are 0, as where a scan broke off. Give "
+            "angles= of all projections; those that were not measured get no weight."
         )
     span, reach = float(np.ptp(theta)), float(np.abs(theta).max())
     if degrees and len(theta) > 4 and span <= 2 * math.pi + 1e-6:
