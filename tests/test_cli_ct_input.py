@@ -125,10 +125,10 @@ def test_a_simulation_of_a_dicom_series(run, here):
         return np.load("x.npy")
 
     expected = ((hu + 1024) / 2048).clip(0, 1)
-    assert np.abs(solved("--simulate", "series", "--slice", "0") - expected[0]).mean() < 0.01
-    assert np.abs(solved("--simulate", "series") - expected[1]).mean() < 0.01  # the middle one
-    assert np.abs(solved("--simulate", "series", "--slice", "2") - 1).mean() < 0.01
-    assert np.abs(solved("--simulate", "series/IM1") - expected[0]).mean() < 0.01
+    assert np.abs(solved("--simulate", "series", "--slice", "0") - expected[0]).mean() < 0.02
+    assert np.abs(solved("--simulate", "series") - expected[1]).mean() < 0.02  # the middle one
+    assert np.abs(solved("--simulate", "series", "--slice", "2") - 1).mean() < 0.02
+    assert np.abs(solved("--simulate", "series/IM1") - expected[0]).mean() < 0.02
     assert json.loads(Path("x.json").read_text())["simulate"] == "series/IM1"
     radon = "--operator radon --set operator.angles=20 --noise 0.3 --denoiser tv --output r.npy"
     status, out, _ = run("solve", "--simulate", "series", "--slice", "0", *radon.split())
@@ -296,7 +296,11 @@ def test_flats_of_another_size(width, ct, here):
 
 
 def test_flats_that_are_dark(ct, here):
-    exchange("a.h5", data_white=np.full((3, 2, SIZE), DARK, np.uint16))
+    exchange("a.h5", data_white=np.full((3, 2, SIZE), DARK + 1, np.uint16))
+    status, said = ct("a.h5 --out v.npy --spacing 2")
+    assert status == 2
+    assert "times the open beam in the median" in said
+    exchange("a.h5", data_white=np.full((3, 2, SIZE), DARK - 2, np.uint16))
     status, said = ct("a.h5 --out v.npy --spacing 2")
     assert status == 2
     assert "Are they swapped, or was the shutter closed? Give --blank and --dark." in said

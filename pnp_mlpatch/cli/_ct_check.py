@@ -164,9 +164,9 @@ def warn_of_coverage(scan: Scan, geometry: Geometry) -> None:
     covered = turn - float(gaps.max()) + float(gaps.median())
     if covered < math.pi - MISSING:
         warnings.warn(
-            f"{scan.path}: the angles cover {math.degrees(covered):.0f} of the 180 degrees that are "
-            "needed at least, so edges along the others are smeared or missing. Did the scan break "
-            "off? If not, take the recipe: filtered backprojection and few iterations show least.",
+            f"{scan.path}: the angles cover {math.degrees(covered):.0f} of the 180 degrees that "
+            "are needed at least, so edges along the others are smeared or missing. Did the scan "
+            "break off? If not, take the recipe: filtered backprojection shows least.",
             stacklevel=3,
         )
 

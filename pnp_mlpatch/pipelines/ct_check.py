@@ -26,6 +26,7 @@ from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
 OFF_CENTER = 0.3  # elements: a centre that is off by more is warned of
 FALSE_BEAM = 0.004  # what opposite rays differ by, relative to their squares, beyond their noise
 SMOOTHED = 0.28  # of the variance of noise is left when opposite rays are compared
+BRIGHTER = 1.5  # times the flat field: no object lets through so much
 NOTHING = 1.2  # chi^2 of an empty image, up to which a slice shows nothing
 COARSE = 1.5  # elements in a pixel: more are warned of
 BEYOND = (
@@ -162,6 +163,16 @@ def _check_fields(scan: Scan) -> None:
             f"{scan.path}: the flat field has {flat:.4g} and the dark field {dark:.4g} in the "
             "median element, so nothing was measured between them. Are they swapped, or was the "
             "shutter closed? Give flat= and dark=."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raw = scan.read(scan.shape[0] // 2, scan.shape[0] // 2 + 1)
+    passed = (float(raw.nanmedian()) - dark) / (flat - dark)
+    if passed > BRIGHTER:
+        raise InputError(
+            f"{scan.path}: the readings are {passed:.3g} times the open beam in the median, and an "
+            "object can but weaken it. Was the shutter closed for the flats, or have they another "
+            "exposure? Give flat=."
         )
 
 
