@@ -127,11 +127,13 @@ def pooled(one: Frames, two: Frames) -> Frames:
     -------
     Frames
     """
-    known = [(part.variance, part.count - 1) for part in (one, two) if part.variance is not None]
-    freedom = sum(n for _, n in known)
-    variance = sum(v * n for v, n in known) / freedom if known else None
     mean = (one.count * one.mean + two.count * two.mean) / (one.count + two.count)
-    return Frames(mean, variance, freedom + 1)
+    known = [part for part in (one, two) if part.variance is not None]
+    freedom = sum(part.count - 1 for part in known)
+    if not known:
+        return Frames(mean)
+    squares = [np.multiply(part.count - 1, part.variance) for part in known]
+    return Frames(mean, np.sum(squares, axis=0) / freedom, freedom + 1)
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
