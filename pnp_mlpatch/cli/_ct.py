@@ -59,7 +59,7 @@ def run_ct(args: argparse.Namespace) -> int:
     scan, geometry, config, sections = open_job(args)
     first, last = check_scan(scan, geometry, config)
     if args.check:
-        return run_check(scan, geometry, config)
+        return run_check(args, scan, geometry, config)
     if args.out is None:
         raise InputError("ct: give --out FILE, or --check for a look without a volume.")
     pictures = [Path(path) for path in (args.plot, args.preview) if path is not None]

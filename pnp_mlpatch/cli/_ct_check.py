@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pnp_mlpatch.cli._common import spoken
 from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam
 from pnp_mlpatch.ct.scan import COUNTS, Scan
 from pnp_mlpatch.errors import InputError
@@ -171,11 +172,15 @@ def warn_of_coverage(scan: Scan, geometry: Geometry) -> None:
         )
 
 
-def run_check(scan: Scan, geometry: Geometry, config: VolumeConfig) -> int:
+def run_check(
+    args: argparse.Namespace, scan: Scan, geometry: Geometry, config: VolumeConfig
+) -> int:
     """Print what the middle slice shows, without reconstructing the volume.
 
     Parameters
     ----------
+    args : Namespace
+        The flags, for the words of messages.
     scan : Scan
         The scan.
     geometry : ParallelBeam or FanBeam
@@ -226,7 +231,7 @@ def run_check(scan: Scan, geometry: Geometry, config: VolumeConfig) -> int:
     for name, value in rows:
         print(f"  {name:<15} {value}")
     for text in faults:
-        print(f"  ! {text}.")
+        print(f"  ! {spoken(text, args)}{'' if text.endswith('?') else '.'}")
     return 1 if faults else 0
 
 

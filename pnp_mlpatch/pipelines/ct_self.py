@@ -28,10 +28,10 @@ from torch import Tensor
 from pnp_mlpatch import denoisers
 from pnp_mlpatch.ct import Geometry, Scan, hounsfield_range
 from pnp_mlpatch.denoisers import rescaled
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import Diverged, InputError
 from pnp_mlpatch.pipelines.ct_batch import in_units, projector
 from pnp_mlpatch.pipelines.ct_check import examine
-from pnp_mlpatch.pipelines.ct_config import VolumeConfig
+from pnp_mlpatch.pipelines.ct_config import VolumeConfig, check_scan
 from pnp_mlpatch.pipelines.ct_fit import choose_window
 from pnp_mlpatch.pipelines.ct_recipe import backproject, solve_slab
 from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
@@ -41,6 +41,7 @@ WHO = "self_train"
 HELD = 6  # one view of so many is held out
 LEAST_VIEWS = 36
 SLICES, JUDGED = 8, 2  # slices to train on, and to judge the weights by
+BAD = 1e9  # the error of weights with which the solver diverges
 TOP = 60 / 255  # of the noise that networks know
 
 
@@ -130,12 +131,14 @@ def self_train(
     Hendriksen, Pelt, Batenburg, Noise2Inverse, IEEE Trans. Comput. Imaging 2020.
     """
     config = config or VolumeConfig()
+    check_scan(scan, geometry, config)
     if scan.shape[1] < LEAST_VIEWS:
         raise InputError(
             f"{scan.path}: {WHO} splits the views into halves and a part that judges, and needs "
             f"at least {LEAST_VIEWS}; the scan has {scan.shape[1]}. Take shipped weights."
         )
     seen = examine(scan, geometry, config)
+    seen.warn(scan, [])
     config = seen.config
     data, geometry, _ = seen.room(scan, geometry)
     slab = _some_slices(data, config)
@@ -287,7 +290,10 @@ def _judge(
     noise = wanted.noise.reshape(len(wanted.q), *(wanted.noise.shape[1:] or (1, 1)))
 
     def judge(D: denoisers.Denoiser) -> Tensor:
-        x, _ = solve_slab(A, rescaled(D, scale, offset), "fast", scale, shown)
+        try:
+            x, _ = solve_slab(A, rescaled(D, scale, offset), "fast", scale, shown)
+        except Diverged:
+            return torch.full(wanted.q.shape[:2], BAD)
         error = ((ahead(x[:, None])[:, 0] - wanted.q) / noise).masked_fill(wanted.missing, 0.0)
         return error.square().sum(2) / (~wanted.missing).sum(2).clamp_min(1)
 
