@@ -34,6 +34,9 @@ recipe by a solver with the settings that you give; --sigma (relative to the win
 smoother. A faster, rougher look: --iterations 10. For chest CT --mu-water 0.0193 --weights
 mlpatch-ct takes the weights that were trained on Hounsfield units.
 
+Not in the package: beam hardening, phase retrieval, cone beams. Correct the projections first, for
+example by tomopy or CIL.
+
 Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores
 none), however many slices there are. Beside --out lies a .json that tells how the volume was made.
 A run that was killed goes on with the same command, to the same bytes; other settings are refused.

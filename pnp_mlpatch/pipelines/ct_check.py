@@ -24,6 +24,7 @@ from pnp_mlpatch.pipelines.ct_config import VolumeConfig
 from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
 
 OFF_CENTER = 0.3  # elements: a centre that is off by more is warned of
+FAR = 10  # elements: so far off the angles may be wrong instead
 FALSE_BEAM = 0.004  # what opposite rays differ by, relative to their squares, beyond their noise
 SMOOTHED = 0.28  # of the variance of noise is left when opposite rays are compared
 BRIGHTER = 1.5  # times the flat field: no object lets through so much
@@ -271,11 +272,12 @@ def _compare_center(
         )
         return
     off = found.center - used
+    far = ". If it cannot be so far off, the angles are wrong" if abs(off) > FAR else ""
     if found.error < OFF_CENTER and abs(off) > max(OFF_CENTER, 4 * found.error):
         faults.append(
             f"the rotation axis is taken at element {used:.2f}, but the views fit each other at "
             f"{found.center:.2f} ({found.method}, standard error {found.error:.2g}). Give center= "
-            f"(--center {found.center:.2f}, or --center auto)"
+            f"(--center {found.center:.2f}, or --center auto){far}"
         )
 
 
