@@ -303,7 +303,7 @@ def test_flats_that_are_dark(ct, here):
     exchange("a.h5", data_white=np.full((3, 2, SIZE), DARK - 2, np.uint16))
     status, said = ct("a.h5 --out v.npy --spacing 2")
     assert status == 2
-    assert "Are they swapped, or was the shutter closed? Give --blank and --dark." in said
+    assert "Are they swapped? Or was the shutter closed? Give --blank and --dark." in said
     exchange("b.h5", data_white=np.zeros((3, 2, SIZE), np.uint16), data_dark=None)
     status, said = ct("b.h5 --out v.npy --spacing 2")
     assert status == 2

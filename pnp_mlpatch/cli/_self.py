@@ -8,20 +8,19 @@ import time
 from pathlib import Path
 
 from pnp_mlpatch.cli._ct import open_job
+from pnp_mlpatch.cli.ct import add_parser
 from pnp_mlpatch.errors import InputError
 
 VOID = ("config", "data", "validation", "task", "precision", "set")  # flags without a meaning here
 
 
-def run_self(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run_self(args: argparse.Namespace) -> int:
     """Fine-tune weights on the scan of --self; say whether they are kept.
 
     Parameters
     ----------
     args : Namespace
         The flags of ``train``.
-    parser : argparse.ArgumentParser
-        That of the whole command, which reads --ct.
 
     Returns
     -------
@@ -38,6 +37,8 @@ def run_self(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
     if args.out is None:
         raise InputError("train --self: give --out FOLDER for the new weights.")
+    parser = argparse.ArgumentParser("pnp-mlpatch train --self SCAN --ct")
+    add_parser(parser.add_subparsers())
     flags = parser.parse_args(["ct", args.scan, *shlex.split(args.ct or ""), "--quiet"])
     scan, geometry, config, sections = open_job(flags)
     start = args.init or sections["denoiser"].get("weights")

@@ -44,11 +44,10 @@ def run_train(args: argparse.Namespace) -> int:
     from pnp_mlpatch.training import TrainConfig, train
 
     if args.scan is not None:
-        from pnp_mlpatch.cli import build_parser
         from pnp_mlpatch.cli._self import run_self
 
         prepare(args)
-        return run_self(args, build_parser())
+        return run_self(args)
     if args.ct is not None:
         raise InputError("--ct holds the flags of ct for --self; give --self SCAN with it.")
     values = read_toml(args.config) if args.config else {}

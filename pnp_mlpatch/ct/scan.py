@@ -16,14 +16,12 @@ from torch import Tensor
 from pnp_mlpatch.ct._detector import detector_geometry
 from pnp_mlpatch.ct._scan_arguments import (
     Angles,
-    Field,
     choose_angles,
     choose_layout,
-    mean_field,
-    read_field,
     scan_shape,
     to_radians,
 )
+from pnp_mlpatch.ct._scan_fields import Field, mean_field, read_field
 from pnp_mlpatch.ct._scan_file import Frames, ScanFile, pooled
 from pnp_mlpatch.ct._scan_values import COUNTS, INTEGRALS, check_integrals, drop_dead_projections
 from pnp_mlpatch.ct._slabs import HeldSlabs, SlabReader, SteadyBeam

@@ -162,8 +162,8 @@ def _check_fields(scan: Scan) -> None:
     if flat <= dark:
         raise InputError(
             f"{scan.path}: the flat field has {flat:.4g} and the dark field {dark:.4g} in the "
-            "median element, so nothing was measured between them. Are they swapped, or was the "
-            "shutter closed? Give flat= and dark=."
+            "median element, so nothing was measured between them. Are they swapped? "
+            "Or was the shutter closed? Give flat= and dark=."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

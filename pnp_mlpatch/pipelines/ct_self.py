@@ -157,20 +157,20 @@ def self_train(
     judge = _judge(geometry, config, _judged(slab), window, number[held], rest)
     old = denoisers.registry.make(denoiser, weights=weights)
     first, second = judge(old), judge(denoisers.registry.make(denoiser, weights=str(new)))
+    return _verdict(new, first, second, level, window)
+
+
+def _verdict(
+    new: Path, first: Tensor, second: Tensor, level: float, window: tuple[float, float]
+) -> SelfTrained:
+    """Compare the errors with old and new weights, view by view; remove weights that are worse."""
     gain = (first - second).flatten()
     error = float(gain.std() / len(gain) ** 0.5)
     kept = float(gain.mean()) > error
     if not kept:
         new.unlink()
-    return SelfTrained(
-        kept,
-        new if kept else None,
-        float(first.mean()),
-        float(second.mean()),
-        error,
-        level,
-        window,
-    )
+    before, after = float(first.mean()), float(second.mean())
+    return SelfTrained(kept, new if kept else None, before, after, error, level, window)
 
 
 def _some_slices(scan: Scan, config: VolumeConfig) -> Slab:
