@@ -586,12 +586,13 @@ REFUSED = {
         FileError,
         "no TIFF files in this folder. Its folders: none",
     ),
-    "a.mat": (lambda p: p.touch(), {}, InputError, "unknown ending '.mat'. Readable: .h5, .hdf5"),
+    "a.xyz": (lambda p: p.touch(), {}, InputError, "unknown ending '.xyz'. Readable: .h5, .hdf5"),
     "a.dcm": (
         lambda p: p.touch(),
         {},
         InputError,
-        "unknown ending '.dcm'.*DICOM images are read by read_dicom",
+        "DICOM holds slices, .*not projections. To simulate a scan of one: pnp-mlpatch solve "
+        "--simulate PATH --operator radon, or read_dicom",
     ),
     "letters.npy": (
         lambda p: npy(p, VOLUME),
@@ -701,8 +702,9 @@ def test_refused(name, tmp_path):
 
 
 def test_not_a_path():
-    with pytest.raises(InputTypeError, match="read_scan: expected the path of a scan, got ndarray"):
-        read_scan(VOLUME)
+    words = "read_scan: expected the path of a scan, or an array of numpy or torch, got list"
+    with pytest.raises(InputTypeError, match=words):
+        read_scan(VOLUME.tolist())
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, S + 1), (2, 2), (3, 1), (S, S + 1)])

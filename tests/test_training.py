@@ -362,7 +362,10 @@ def test_a_loss_that_is_not_finite(config):
         ({"factor": 1}, r"train: factor must be > 1 and at most size \(16\), got 1"),
         ({"factor": 17}, "train: factor must be > 1 and at most size"),
         ({"queries": 0}, "train: queries must be an integer >= 1, got 0"),
-        ({"task": "upsacle"}, "train: task must be 'denoise' or 'upscale', got 'upsacle'"),
+        (
+            {"task": "upsacle"},
+            "train: task must be 'denoise' or 'upscale' or 'pairs', got 'upsacle'",
+        ),
         (
             {"precision": "half"},
             "train: precision must be 'float32' or 'bfloat16' or 'float16', got 'half'",

@@ -60,7 +60,12 @@ def prepare(args: argparse.Namespace) -> torch.device:
     return device
 
 
-SPOKEN = {"flat": "blank", "centre": "center"}  # arguments that a flag calls otherwise
+SPOKEN = {
+    "flat": "blank",
+    "flat_after": "blank_after",
+    "centre": "center",
+}  # arguments that a flag calls otherwise
+FUNCTIONS = ("reconstruct_volume", "read_scan", r"Scan\.geometry", "ParallelBeam", "FanBeam")
 SOLVER = ("sigma", "alpha", "tol", "iterations")
 COLUMNS = ("ra", "dec", "e1", "e2", "w")  # of a catalogue
 
@@ -83,6 +88,7 @@ def spoken(text: str, args: argparse.Namespace) -> str:
             return dashed if "tune" in known else found[0]
         if name == "weights" and name not in known and "denoiser" in known:
             return f"--set denoiser.weights={value.strip(chr(39)) or 'NAME'}"
+        value = value.strip("'").replace(" ", "-") if name == "kind" else value
         if name in known:
             if value == "False":
                 return f"--no-{name.replace('_', '-')}"
@@ -100,7 +106,17 @@ def spoken(text: str, args: argparse.Namespace) -> str:
         flag,
         " ".join(text.split()),
     )
-    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", said)  # where a message names both
+    said = re.sub(r"(--[\w-]+(?: \w+)?) \(\1\)", r"\1", said)  # where a message names both
+    return _as_flags(re.sub(rf"^(?:{'|'.join(FUNCTIONS)}): ", "", said), known)
+
+
+def _as_flags(text: str, known: dict[str, Any]) -> str:
+    """Turn "noise must be" into "--noise must be", where the command has such a flag."""
+
+    def subject(found: re.Match[str]) -> str:
+        return f"--{found[0].replace('_', '-')}" if found[0] in known else found[0]
+
+    return re.sub(r"(?<![^ ])[a-z]\w*(?= must (?:be|name) )", subject, text)
 
 
 def plain_text(doc: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from pathlib import Path
@@ -14,24 +13,27 @@ import numpy as np
 from pnp_mlpatch.cli._common import blame, prepare
 from pnp_mlpatch.cli._ct_check import (
     ask_back,
-    element_width,
     find_center,
     given_center,
-    origin_detector,
     run_check,
     say_fit,
 )
+from pnp_mlpatch.cli._ct_lengths import (
+    element_width,
+    origin_detector,
+    take_apparatus,
+    unit_of_lengths,
+)
 from pnp_mlpatch.cli._ct_processes import parse_shard, print_estimate, run_shard, run_whole
+from pnp_mlpatch.cli._ct_table import GEOMETRY, from_table, read_table
 from pnp_mlpatch.cli._problem import make, parse_set
 from pnp_mlpatch.cli._report import report_ct
 from pnp_mlpatch.cli._solve import plain
-from pnp_mlpatch.ct.geometry import Geometry, from_dict
+from pnp_mlpatch.ct.geometry import Geometry
 from pnp_mlpatch.ct.scan import INTEGRALS, Scan, read_scan
-from pnp_mlpatch.errors import FileError, InputError
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.atomic import atomic_write
-from pnp_mlpatch.io.reading import refuse_special
 from pnp_mlpatch.viz.report import check_report
-from pnp_mlpatch.weights import read_toml
 
 if TYPE_CHECKING:
     from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, VolumeResult
@@ -49,17 +51,6 @@ CONFIG = (
     "memory",
     "threads",
 )  # flags that are settings of the reconstruction
-GEOMETRY = (
-    "beam",
-    "shape",
-    "pixel",
-    "spacing",
-    "center",
-    "offset",
-    "source_origin",
-    "origin_detector",
-    "source_detector",
-)  # flags that --geometry replaces
 
 
 def run_ct(args: argparse.Namespace) -> int:
@@ -67,16 +58,10 @@ def run_ct(args: argparse.Namespace) -> int:
     from pnp_mlpatch.pipelines.ct_volume import check_out, check_scan
 
     shard = parse_shard(args)
-    device = prepare(args)
-    sections = _sections(args)
-    table = _table(args)
-    scan = _scan(args, table)
-    geometry = _geometry(args, scan) if table is None else _from_table(args, scan, table)
-    ask_back(args, scan, geometry)
-    config = _config(args, scan, sections["solver"], str(device))
+    scan, geometry, config, sections = open_job(args)
     first, last = check_scan(scan, geometry, config)
     if args.check:
-        return run_check(scan, geometry, config)
+        return run_check(args, scan, geometry, config)
     if args.out is None:
         raise InputError("ct: give --out FILE, or --check for a look without a volume.")
     told = [] if args.report is None else [check_report(args.report)]
@@ -114,6 +99,33 @@ def run_ct(args: argparse.Namespace) -> int:
     return 0
 
 
+def open_job(
+    args: argparse.Namespace,
+) -> tuple[Scan, Geometry, VolumeConfig, dict[str, dict[str, Any]]]:
+    """Open what the flags of ``ct`` ask for.
+
+    Parameters
+    ----------
+    args : Namespace
+        The flags.
+
+    Returns
+    -------
+    scan : Scan
+    geometry : ParallelBeam or FanBeam
+    config : VolumeConfig
+    sections : dict
+        The settings of the denoiser and of the solver.
+    """
+    device = prepare(args)
+    sections = _sections(args)
+    table = read_table(args)
+    scan = _scan(args, table)
+    geometry = _geometry(args, scan) if table is None else from_table(args, scan, table)
+    ask_back(args, scan, geometry)
+    return scan, geometry, _config(args, scan, sections["solver"], str(device)), sections
+
+
 def _config(
     args: argparse.Namespace, scan: Scan, settings: dict[str, Any], device: str
 ) -> VolumeConfig:
@@ -127,6 +139,7 @@ def _config(
         given["window"] = tuple(args.window)
     if args.slices is not None:
         given["slices"] = _slices(args.slices, scan)
+    given["unit"] = unit_of_lengths(args, scan)
     with blame("ct"):
         return VolumeConfig(**given, solver=args.solver, settings=settings, device=device)
 
@@ -194,6 +207,7 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
         turn = math.pi if parallel else 2 * math.pi
         angles, degrees = np.arange(int(angles)) * (turn / int(angles)), False
     fields = {name: _number_or_path(getattr(args, name)) for name in ("blank", "dark")}
+    fields["after"] = _number_or_path(args.blank_after)
     if args.kind == INTEGRALS.replace(" ", "-") and any(
         value is not None for value in fields.values()
     ):
@@ -209,6 +223,7 @@ def _scan(args: argparse.Namespace, table: dict[str, Any] | None) -> Scan:
         angles=angles,
         degrees=degrees,
         flat=fields["blank"],
+        flat_after=fields["after"],
         dark=fields["dark"],
     )
 
@@ -229,6 +244,7 @@ def _geometry(args: argparse.Namespace, scan: Scan) -> Geometry:
             f"{scan.path}: the scan tells no angles. Give --angles FILE, or --angles N for equally "
             f"spaced ones ({scan.shape[1]} projections)."
         )
+    take_apparatus(args, scan)
     given: dict[str, Any] = {
         "shape": None if args.shape is None else tuple(args.shape),
         "pixel": args.pixel,
@@ -258,55 +274,6 @@ def _with_flags(text: str) -> str:
     return text
 
 
-def _table(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Return what the file of --geometry holds; the file beside an earlier volume will do."""
-    if args.geometry is None:
-        return None
-    void = [f"--{name.replace('_', '-')}" for name in GEOMETRY if getattr(args, name) is not None]
-    if void:
-        raise InputError(
-            f"--geometry {args.geometry} tells the whole geometry; leave out "
-            f"{', '.join(void)}, or change the file."
-        )
-    path = Path(args.geometry)
-    refuse_special(path)
-    try:
-        values = (
-            read_toml(path)
-            if path.suffix.lower() == ".toml"
-            else json.loads(path.read_text(encoding="utf-8"))
-        )
-    except (OSError, ValueError) as error:
-        raise (
-            error
-            if isinstance(error, FileError)
-            else FileError(f"{path}: cannot be read as JSON ({error}). Give .json or .toml.")
-        ) from error
-    if isinstance(values, dict) and isinstance(values.get("geometry"), dict):
-        values = values["geometry"]
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{path}: expected a table of the values of a geometry, got {type(values).__name__}."
-        )
-    if args.angles is not None and "angles" in values:
-        raise InputError(
-            f"--geometry {path} has the angles; leave out --angles, or take them out of the file."
-        )
-    return values
-
-
-def _from_table(args: argparse.Namespace, scan: Scan, table: dict[str, Any]) -> Geometry:
-    """Make the geometry of the file; the scan gives the angles and detectors that it lacks."""
-    if "angles" not in table and scan.angles is None:
-        raise InputError(
-            f"{args.geometry}: neither it nor the scan tells the angles. Give --angles "
-            "FILE or --angles N."
-        )
-    angles = {} if "angles" in table or scan.angles is None else {"angles": scan.angles.tolist()}
-    with blame(args.geometry):
-        return from_dict({**table, **angles, "detectors": table.get("detectors", scan.shape[2])})
-
-
 def _slices(text: str, scan: Scan) -> tuple[int, int]:
     start, colon, stop = text.partition(":")
     if not colon or not all(part.isdigit() or part == "" for part in (start, stop)):
@@ -327,7 +294,15 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
             raise InputError(f"--{name} {text}: expected a file ending in .png.")
         results[path.resolve()] = f"--{name}"
     angles = None if args.angles is None or args.angles.isdigit() else args.angles
-    for text in (str(scan.path), args.geometry, angles, args.blank, args.dark, args.weights):
+    for text in (
+        str(scan.path),
+        args.geometry,
+        angles,
+        args.blank,
+        args.blank_after,
+        args.dark,
+        args.weights,
+    ):
         if text is not None and Path(text).resolve() in results:
             raise InputError(
                 f"{results[Path(text).resolve()]} would overwrite {text}, which is read. "
@@ -335,4 +310,4 @@ def _check_files(args: argparse.Namespace, scan: Scan) -> None:
             )
 
 
-__all__ = ["run_ct"]
+__all__ = ["open_job", "run_ct"]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp_mlpatch.ct.geometry import Geometry
+import torch
+
+from pnp_mlpatch.cli._common import spoken
+from pnp_mlpatch.ct.geometry import Geometry, ParallelBeam
 from pnp_mlpatch.ct.scan import COUNTS, Scan
 from pnp_mlpatch.errors import InputError
 
 if TYPE_CHECKING:
     from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, VolumeResult
 
+TINY = 8  # pixels: an image of fewer, of a detector of many elements, is a wrong unit
+MISSING = math.radians(8)  # of directions that a scan may leave out
 ABSURD = 4e9  # voxels of a slice and all its neighbours in memory: more is a wrong unit
 
 
@@ -98,64 +104,6 @@ def find_center(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> flo
     return found.center
 
 
-def element_width(args: argparse.Namespace, scan: Scan) -> float | None:
-    """Return the width of a detector element: given, or that of the file.
-
-    Parameters
-    ----------
-    args : Namespace
-        With ``spacing``, ``pixel`` and ``quiet``.
-    scan : Scan
-        The scan.
-
-    Returns
-    -------
-    float or None
-        None where neither tells it.
-    """
-    known = scan.meta.get("element_mm")
-    if known is None:
-        return args.spacing
-    if args.spacing is None and args.pixel is None:
-        if not args.quiet:
-            print(f"{scan.path}: an element is {known:g} mm wide, by the file; lengths are in mm")
-        return known
-    if args.spacing is not None and not 0.9 < args.spacing / known < 1.1:
-        warnings.warn(
-            f"{scan.path}: --spacing is {args.spacing:g}, but by the file an element is {known:g} "
-            "mm wide. Other lengths, and --mu-water, must be in the unit of --spacing.",
-            stacklevel=2,
-        )
-    return args.spacing
-
-
-def origin_detector(args: argparse.Namespace) -> float | None:
-    """Return the distance from the axis to the detector.
-
-    Parameters
-    ----------
-    args : Namespace
-        With ``source_origin``, ``origin_detector`` and ``source_detector``.
-
-    Returns
-    -------
-    float or None
-
-    Raises
-    ------
-    InputError
-        For --source-detector with --origin-detector, or without --source-origin.
-    """
-    if args.source_detector is None:
-        return args.origin_detector
-    if args.origin_detector is not None or args.source_origin is None:
-        raise InputError(
-            "--source-detector is --source-origin plus --origin-detector: give --source-origin "
-            "and one of the other two."
-        )
-    return args.source_detector - args.source_origin
-
-
 def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
     """Refuse flags without which the numbers mean nothing, and say what will be replaced.
 
@@ -171,7 +119,7 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
     Raises
     ------
     InputError
-        For --mu-water without a length, and for slices of absurd size.
+        For --mu-water without a length, for one view, and for slices of absurd size.
     """
     lengths = args.pixel, args.spacing, args.geometry, scan.meta.get("element_mm")
     if args.mu_water is not None and lengths == (None,) * 4:
@@ -179,7 +127,19 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
             f"--mu-water {args.mu_water:g} is attenuation per length, and no length was given. "
             "Give --spacing or --pixel in that unit (0.0193 is 1 / mm)."
         )
+    if scan.shape[1] == 1:
+        raise InputError(
+            f"{scan.path}: one view of {scan.shape[0]} slices x {scan.shape[2]} detectors tells no "
+            "image. Is it the right dataset (--dataset), and are its axes in the right order "
+            "(--layout)?"
+        )
+    warn_of_coverage(scan, geometry)
     height, width = geometry.shape
+    if args.shape is None and max(height, width) < TINY <= scan.shape[2] // 4:
+        raise InputError(
+            f"{scan.path}: {scan.shape[2]} detectors make an image of {height} x {width} pixels of "
+            f"{geometry.pixel:g}. Are --pixel and --spacing in one unit? Or give --shape."
+        )
     if height * width * 16 > ABSURD:
         raise InputError(
             f"{scan.path}: a slice of {height} x {width} pixels of {geometry.pixel:g} is larger "
@@ -189,11 +149,38 @@ def ask_back(args: argparse.Namespace, scan: Scan, geometry: Geometry) -> None:
         warnings.warn(f"{args.out}: exists, and will be replaced at the end.", stacklevel=2)
 
 
-def run_check(scan: Scan, geometry: Geometry, config: VolumeConfig) -> int:
+def warn_of_coverage(scan: Scan, geometry: Geometry) -> None:
+    """Warn where the angles leave out directions.
+
+    Parameters
+    ----------
+    scan : Scan
+        For messages.
+    geometry : ParallelBeam or FanBeam
+        Its geometry.
+    """
+    turn = math.pi if isinstance(geometry, ParallelBeam) else 2 * math.pi
+    theta = torch.remainder(geometry.theta, turn).sort().values
+    gaps = torch.cat([theta.diff(), theta[:1] + turn - theta[-1:]])
+    covered = turn - float(gaps.max()) + float(gaps.median())
+    if covered < math.pi - MISSING:
+        warnings.warn(
+            f"{scan.path}: the angles cover {math.degrees(covered):.0f} of the 180 degrees that "
+            "are needed at least, so edges along the others are smeared or missing. Did the scan "
+            "break off? If not, take the recipe: filtered backprojection shows least.",
+            stacklevel=3,
+        )
+
+
+def run_check(
+    args: argparse.Namespace, scan: Scan, geometry: Geometry, config: VolumeConfig
+) -> int:
     """Print what the middle slice shows, without reconstructing the volume.
 
     Parameters
     ----------
+    args : Namespace
+        The flags, for the words of messages.
     scan : Scan
         The scan.
     geometry : ParallelBeam or FanBeam
@@ -244,7 +231,7 @@ def run_check(scan: Scan, geometry: Geometry, config: VolumeConfig) -> int:
     for name, value in rows:
         print(f"  {name:<15} {value}")
     for text in faults:
-        print(f"  ! {text}.")
+        print(f"  ! {spoken(text, args)}{'' if text.endswith('?') else '.'}")
     return 1 if faults else 0
 
 
@@ -285,11 +272,10 @@ def say_fit(result: VolumeResult, first: int) -> None:
 
 __all__ = [
     "ask_back",
-    "element_width",
     "find_center",
     "given_center",
-    "origin_detector",
     "parse_center",
     "run_check",
     "say_fit",
+    "warn_of_coverage",
 ]

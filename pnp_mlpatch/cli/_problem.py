@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.cli._common import DEFAULTS, REGISTRIES, blame
+from pnp_mlpatch.cli._pictures import read_measured, read_picture
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.arrays import read_array
@@ -45,12 +46,14 @@ class Run:
     tune: bool
     anderson: int | None
     output: Path
+    slice: int | None = None
 
 
 def read_run(args: argparse.Namespace) -> Run:
     """Lay the flags over the configuration file, and check them."""
     values = read_toml(args.config) if args.config else {}
-    known = ["data", "simulate", "noise", "seed", "gray", "tune", "anderson", "output", *REGISTRIES]
+    known = ["data", "simulate", "slice", "noise", "seed", "gray", "tune", "anderson", "output"]
+    known += REGISTRIES
     for key in values:
         if key not in known:
             raise InputTypeError(
@@ -96,7 +99,16 @@ def read_run(args: argparse.Namespace) -> Run:
         tune=tune,
         anderson=anderson,
         output=Path(output),
+        slice=_slice(args, values),
     )
+
+
+def _slice(args: argparse.Namespace, values: dict[str, Any]) -> int | None:
+    """Return the slice of a DICOM series that is asked for."""
+    index = values.get("slice") if args.slice is None else args.slice
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
+        raise InputError(f"solve: slice must be an integer >= 0, counted from 0, got {index!r}.")
+    return index
 
 
 def _source(args: argparse.Namespace, values: dict[str, Any]) -> tuple[tuple[str, str], str]:
@@ -206,7 +218,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
     """
     name = run.operator["name"]
     if run.simulate:
-        truth = read_image(run.source, gray=run.gray)
+        truth = read_picture(run.source, gray=run.gray, index=run.slice)
         if (
             name == "lensing" and truth.shape[1] == 1
         ):  # the E mode; shear does not see its mean, and there is no B mode
@@ -231,13 +243,13 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             q = q + run.noise * torch.randn(q.shape, generator=generator)
         return A, used, q, truth
     if _image_shaped(operators.get(name)):
-        q = read_image(run.source, gray=run.gray)
+        q = read_picture(run.source, gray=run.gray, index=run.slice)
         A, used = make_operator(run.operator, _sizes(q))
     else:
         q = (
-            _measured(run.source)
+            read_measured(run.source)
             if run.source.suffix.lower() == ".npy"
-            else read_image(run.source, gray=run.gray)[0]
+            else read_picture(run.source, gray=run.gray, index=run.slice)[0]
         )
         A, used = make_operator(run.operator, {"channels": q.shape[0]} if q.ndim == 3 else {})
         while q.ndim < len(A.data_shape) + 1:
@@ -250,20 +262,6 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             f"Set the shapes of the operator (pnp-mlpatch info {name}), or transpose the data."
         )
     return A, used, q, None
-
-
-def _measured(path: Path) -> Tensor:
-    """Read data from a .npy file, in float32.
-
-    Integers are refused: they are counts or pixels, which no operator has as data.
-    """
-    q = read_array(path)
-    if not q.is_floating_point():
-        raise InputError(
-            f"{path}: expected data in floats, got {q.dtype}. Counts become line integrals "
-            "by pnp-mlpatch ct."
-        )
-    return q.float()
 
 
 def make_operator(

@@ -131,6 +131,8 @@ def _asked(
         "denoiser": {"name": run.denoiser["name"], **denoiser_used},
         "solver": {"name": run.solver["name"], **solver_used},
     }
+    if run.slice is not None:
+        asked["slice"] = run.slice
     if run.anderson is not None:
         asked["anderson"] = run.anderson
     asked["sha256"] = {file: sha256(file) for file in _files(asked)}

@@ -9,11 +9,14 @@ from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume
 from pnp_mlpatch.cli._ct import run_ct
 from pnp_mlpatch.cli._ct_check import parse_center
 from pnp_mlpatch.ct import BEAMS
+from pnp_mlpatch.io.voxels import LENGTHS
 
 EPILOG = """\
 Scan. .h5 in the Data Exchange format (counts, flats, darks and angles in one file); NXtomo;
 FILE:NAME for one dataset of an HDF5 or .npz file; .npy; .tif; a folder of projections, one TIFF
-each; a folder sliceNNNNN/modeK of 2DeteCT. --layout names the axes of an array: s slices, a
+each, with flats and darks among them, or in folders whose names say so; a folder of 2DeteCT,
+sliceNNNNN/modeK; Nikon .xtekct (the middle slice); .mat of HTC 2022. DICOM slices are images: see
+pnp-mlpatch solve --simulate. --layout names the axes of an array: s slices, a
 angles, d detectors, for example asd. Counts need the open beam, from the file or from --blank; NaN,
 dead bins (flat <= dark) and slices without data have no weight and do no harm.
 
@@ -30,6 +33,9 @@ residual exceeds the noise. --solver, --sigma, --iterations and --set solver.KEY
 recipe by a solver with the settings that you give; --sigma (relative to the window): larger is
 smoother. A faster, rougher look: --iterations 10. For chest CT --mu-water 0.0193 --weights
 mlpatch-ct takes the weights that were trained on Hounsfield units.
+
+Not in the package: beam hardening, phase retrieval, cone beams. Correct the projections first, for
+example by tomopy or CIL.
 
 Memory is that of --batch slices and of the projector (--memory GiB; --backend astra_cpu stores
 none), however many slices there are. Beside --out lies a .json that tells how the volume was made.
@@ -49,10 +55,8 @@ ODL, whose axes lie otherwise):
       savetxt('angles.txt', (arange(1000) + 0.5) * pi / 1000 - pi / 2)"
   pnp-mlpatch ct ground_truth_observation.hdf5:data --out lodopab.h5 --angles angles.txt \\
       --shape 362 362 --pixel 7.1823e-4 --spacing 7.1676e-4 --window 0 1
-2DeteCT, a fan beam (source to axis 431.020 mm, source to detector 529.000 mm, 1912 detectors of
-0.0748 mm):
-  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --beam fan --source-origin 431.02 \\
-      --origin-detector 97.98 --spacing 0.0748 --shape 1024 1024 --pixel 0.1
+2DeteCT, a fan beam whose distances are known:
+  pnp-mlpatch ct slice00001/mode2 --out slice1.tif --shape 1024 1024 --pixel 0.1
 By four processes, and before that what it will cost:
   pnp-mlpatch ct tooth.h5 --out tooth.zarr --spacing 0.0065 --center 640.5 --workers 4 --estimate
   pnp-mlpatch ct tooth.h5 --out tooth.zarr --spacing 0.0065 --center 640.5 --workers 4
@@ -120,6 +124,11 @@ def _scan(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--blank", metavar="I0|FILE", help="the open beam, for counts: a number or a file"
     )
+    group.add_argument(
+        "--blank-after",
+        metavar="I0|FILE",
+        help="the open beam after the scan, where --blank is that before it: it is interpolated",
+    )
     group.add_argument("--dark", metavar="VALUE|FILE", help="the dark field, for counts")
     group.add_argument(
         "--gain",
@@ -167,7 +176,7 @@ def _geometry(sub: argparse.ArgumentParser) -> None:
         "--spacing",
         type=float,
         metavar="LENGTH",
-        help="width of a detector element (default: a pixel, magnified)",
+        help="width of a detector element (default: that of the file, or a pixel, magnified)",
     )
     group.add_argument(
         "--center",
@@ -195,6 +204,9 @@ def _apparatus(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--source-detector", type=float, metavar="LENGTH", help="the sum of both, in its place"
+    )
+    group.add_argument(
+        "--unit", choices=list(LENGTHS), help="of all lengths; it is written into the volume"
     )
     group.add_argument(
         "--geometry",

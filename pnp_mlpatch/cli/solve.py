@@ -14,7 +14,8 @@ Data. --simulate takes IMAGE as the truth f, and makes q = A f + n with n of sta
 the image. Images are (H, W), (H, W, 3) or (C, H, W); 8- and 16-bit pictures, also as .npy, are
 scaled to [0, 1]. Sizes that the operator asks for (image_shape, channels) are taken from the
 picture; for data of another shape, such as sinograms, give them:
---set 'operator.image_shape=[1,512,512]'.
+--set 'operator.image_shape=[1,512,512]'. IMAGE may also be a DICOM file, or a folder of DICOM
+slices in any order, of which --slice takes one: -1024 to 1024 HU become 0 to 1.
 
 Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator
 that is an array (mask, psf, weight, angles) is given by the path of a .npy file or of a picture; a
@@ -55,6 +56,8 @@ Examples:
       --set 'operator.image_shape=[1,512,512]' --set operator.angles=60 --output slice.tiff
   pnp-mlpatch solve --simulate photo.png --gray --operator mask --set operator.keep=0.3 \\
       --noise 0.02 --tune --output chosen.png
+  pnp-mlpatch solve --simulate dicom_folder --slice 40 --operator radon --set operator.angles=60 \\
+      --noise 0.5 --denoiser mlpatch --set denoiser.weights=mlpatch-ct --output slice.npy
   pnp-mlpatch solve --config run.toml --solver hqs --checkpoint state.pt --output out.npy
 """
 
@@ -75,7 +78,12 @@ def add_parser(commands: Any) -> None:
         EPILOG,
     )
     sub.add_argument(
-        "--simulate", metavar="IMAGE", help="take this picture as the truth, and simulate its data"
+        "--simulate",
+        metavar="IMAGE",
+        help="take this picture, or slice of a DICOM folder, as the truth, and simulate its data",
+    )
+    sub.add_argument(
+        "--slice", type=int, metavar="N", help="of a DICOM series, from 0 (default: the middle one)"
     )
     sub.add_argument(
         "--data", metavar="FILE", help="data: .npy, or a picture for data of the image's shape"

@@ -43,6 +43,13 @@ def run_train(args: argparse.Namespace) -> int:
     """
     from pnp_mlpatch.training import TrainConfig, train
 
+    if args.scan is not None:
+        from pnp_mlpatch.cli._self import run_self
+
+        prepare(args)
+        return run_self(args)
+    if args.ct is not None:
+        raise InputError("--ct holds the flags of ct for --self; give --self SCAN with it.")
     values = read_toml(args.config) if args.config else {}
     for key in FLAGS:
         given = getattr(args, key)
@@ -113,6 +120,13 @@ Resume. The same command resumes from checkpoint.pt, to bit-identical weights on
 other settings are refused (data, validation, out, card, device and the two *_every may change).
 --no-resume starts anew.
 
+A scan of your own, without truth (Noise2Inverse): two halves of its views teach the network, from
+--init (by default mlpatch-grey, or mlpatch-ct for Hounsfield units), in 300 steps; views that took
+no part decide whether the new weights are kept:
+  pnp-mlpatch train --self scan.h5 --ct "--spacing 0.0065 --center auto" --out own
+  pnp-mlpatch ct scan.h5 --spacing 0.0065 --center auto --out volume.h5 \\
+      --weights own/weights.safetensors
+
 Several processes or GPUs share each batch; the result is that of one, to rounding:
   torchrun --standalone --nproc-per-node 4 -m pnp_mlpatch.cli train --config grey.toml --device cuda
 
@@ -157,6 +171,13 @@ def add_parser(commands: Any) -> None:
         metavar="SOURCE",
         help="training images: folder, stack or procedural; may be given many times",
     )
+    sub.add_argument(
+        "--self",
+        dest="scan",
+        metavar="SCAN",
+        help="fine-tune on this CT scan without truth; kept only if held-out views prefer it",
+    )
+    sub.add_argument("--ct", metavar="FLAGS", help="for --self: the flags of ct, in quotes")
     sub.add_argument("--out", metavar="FOLDER", help="where weights, log and checkpoint go")
     sub.add_argument("--denoiser", metavar="NAME", help="what to train (default: mlpatch)")
     sub.add_argument(
@@ -172,7 +193,7 @@ def add_parser(commands: Any) -> None:
 def _running(sub: argparse.ArgumentParser) -> None:
     """Add the flags of how it trains."""
     sub.add_argument(
-        "--task", choices=["denoise", "upscale"], help="what to learn (default: denoise)"
+        "--task", choices=["denoise", "upscale", "pairs"], help="what to learn (default: denoise)"
     )
     sub.add_argument("--steps", type=int, metavar="N", help="number of steps")
     sub.add_argument(

@@ -21,6 +21,7 @@ from pnp_mlpatch.ct.geometry import (
 from pnp_mlpatch.ct.scan import COUNTS, INTEGRALS, Scan, read_scan
 from pnp_mlpatch.ct.units import MU_WATER, hounsfield_range, to_attenuation, to_hounsfield
 from pnp_mlpatch.ct.volumes import write_volume
+from pnp_mlpatch.io.voxels import Voxels
 
 __all__ = [
     "AXES",
@@ -32,6 +33,7 @@ __all__ = [
     "Geometry",
     "ParallelBeam",
     "Scan",
+    "Voxels",
     "as_dict",
     "coordinates",
     "dead_bins",

@@ -80,7 +80,8 @@ def _source(beam: str, lengths: dict[str, float | None]) -> dict[str, float]:
         if beam == "parallel":
             if value is not None:
                 raise InputError(
-                    f"{WHO}: {flag} is for beam='fan' and 'arc'; a parallel beam has no source."
+                    f"{WHO}: {flag} is for beam='fan' and beam='arc'; a parallel beam has no "
+                    "source."
                 )
             continue
         if value is None:

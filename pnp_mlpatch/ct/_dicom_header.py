@@ -58,6 +58,33 @@ class DicomSlice:
     meta: dict[str, Any]
 
 
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file, or one of the first files of a folder, is DICOM.
+
+    Parameters
+    ----------
+    path : Path
+        A file or a folder that exists.
+
+    Returns
+    -------
+    bool
+        By the ending .dcm or .ima, or the mark DICM at byte 128.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        return any(is_dicom(file) for file in files[:3])
+    if path.suffix.lower() in (".dcm", ".ima"):
+        return True
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def read_header(path: Path, pydicom: Any) -> DicomSlice:
     """Read the header of one image.
 
@@ -183,4 +210,4 @@ def _meta(header: Any) -> dict[str, Any]:
     return meta | {name: str(header.get(name)) for name in texts if header.get(name)}
 
 
-__all__ = ["DicomSlice", "read_header"]
+__all__ = ["DicomSlice", "is_dicom", "read_header"]

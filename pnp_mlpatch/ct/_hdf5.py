@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.ct._folders import AFTER
 from pnp_mlpatch.ct._hdf5_dataset import find_gaps, hdf5_file, stored_dataset
+from pnp_mlpatch.ct._hdf5_lengths import element_size, text_of
 from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.reading import check_hdf5
@@ -18,9 +20,7 @@ from pnp_mlpatch.io.stored import StoredArray
 
 EXCHANGE = "exchange/data"
 FLATS, DARKS = re.compile(r"white|flat|bright|blank|open_?beam"), re.compile(r"dark")
-WIDTHS = ("x_pixel_size", "pixel_size_x", "detector_pixel_size_x", "pixel_size")
-MILLIMETRES = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "micron": 1e-3, "nm": 1e-6}
-Fields = dict[str, Frames]  # "flat" and "dark"
+Fields = dict[str, Frames]  # "flat", "dark", and "later": flats after the scan
 
 
 def open_hdf5(path: Path, name: str) -> ScanFile:
@@ -45,11 +45,11 @@ def open_hdf5(path: Path, name: str) -> ScanFile:
         If no frame of an NXtomo file is a projection.
     """
     h5py = require("h5py", "Reading an HDF5 file")
-    key = name or EXCHANGE
-    beside = [] if name else [f"exchange/{part}" for part in ("data_white", "data_dark", "theta")]
     with hdf5_file(path) as file:
-        for part in (key, *beside):
+        beside = [f"exchange/{part}" for part in ("data_white", "data_dark", "theta")]
+        for part in (name,) if name else (EXCHANGE, *beside):
             check_hdf5(file, part, path, allow_gaps=True)
+        key = name or (EXCHANGE if EXCHANGE in file else _nxtomo(file, path, h5py))
         dataset = file.get(key)
         if not isinstance(dataset, h5py.Dataset):
             raise _no_dataset(path, name, file, h5py)
@@ -64,16 +64,15 @@ def open_hdf5(path: Path, name: str) -> ScanFile:
             kept, fields = _by_image_key(np.asarray(keys[()]).reshape(-1), data, path, meta)
             data = _selected(data, np.flatnonzero(kept))
         theta, degrees = _angles(file, key, h5py, meta, path)
-        _element_width(file, h5py, meta)
+        meta |= element_size(file)
         if kept is not None and theta is not None and theta.size == kept.size:
             theta = theta.reshape(-1)[kept]
         layout = "asd" if kept is not None or key == EXCHANGE else "sad"
         sides = _frame_shape(data.shape, layout)
         others = [name for name in sorted(dataset.parent) if name != key.split("/")[-1]]
         fields = _fields(dataset.parent, others, sides, h5py, meta, path) | fields
-    return ScanFile(
-        data, layout, meta, theta, degrees, fields.get("flat"), fields.get("dark"), kept=kept
-    )
+    flat, dark, later = (fields.get(kind) for kind in ("flat", "dark", "later"))
+    return ScanFile(data, layout, meta, theta, degrees, flat, dark, kept=kept, later=later)
 
 
 def _no_dataset(path: Path, name: str, file: Any, h5py: Any) -> FileError:
@@ -94,6 +93,26 @@ def _no_dataset(path: Path, name: str, file: Any, h5py: Any) -> FileError:
 
 
 # ---- NXtomo
+
+
+def _nxtomo(file: Any, path: Path, h5py: Any) -> str:
+    """Return the one dataset of frames that an image_key tells apart, or else /exchange/data."""
+    found: list[str] = []
+
+    def visit(name: str, member: Any) -> None:
+        frames = isinstance(member, h5py.Dataset) and member.ndim == 3
+        if frames and name.split("/")[-1] == "data" and _image_key(file, member, h5py) is not None:
+            found.append(name)
+
+    file.visititems(visit)
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: several scans with an image_key: {', '.join(found)}. Name one: "
+            f"'{path}:{found[0]}'."
+        )
+    if found:
+        check_hdf5(file, found[0], path, allow_gaps=True)
+    return found[0] if found else EXCHANGE
 
 
 def _image_key(file: Any, data: Any, h5py: Any) -> Any | None:
@@ -122,11 +141,15 @@ def _by_image_key(
             f"{path}: image_key holds {np.unique(keys).tolist()[:8]}; no frame is a projection (0)."
         )
     fields = {}
-    for kind, value in (("flat", 1), ("dark", 2)):
-        places = np.flatnonzero(keys == value)
+    whites, shown = np.flatnonzero(keys == 1), np.flatnonzero(keys == 0)
+    early, late = whites[whites < shown[0]], whites[whites > shown[-1]]
+    if not len(early) or not len(late) or len(early) + len(late) < len(whites):
+        early, late = whites, whites[:0]
+    for kind, places in (("flat", early), ("later", late), ("dark", np.flatnonzero(keys == 2))):
         if len(places):
             frames = (data.part(0, int(k), int(k) + 1)[0] for k in places)
             fields[kind] = average(frames, path, f"{kind} by image_key")
+            value = 2 if kind == "dark" else 1
             meta |= {kind: f"image_key {value}", f"{kind}_frames": len(places)}
     return keys == 0, fields
 
@@ -161,29 +184,10 @@ def _angles(
             continue
         if find_gaps(stored, path):
             raise FileError(f"{path}: {name} was not written as a whole. Give angles=.")
-        units = stored.attrs.get("units", "degrees")
-        units = np.asarray(units).reshape(-1)[0] if np.size(units) else "degrees"
-        units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
+        units = text_of(stored.attrs.get("units", "degrees")) or "degrees"
         meta |= {"angles": name.strip("/")}
-        return np.asarray(stored[()]), not units.strip().lower().startswith("rad")
+        return np.asarray(stored[()]), not units.lower().startswith("rad")
     return None, True
-
-
-def _element_width(file: Any, h5py: Any, meta: dict[str, Any]) -> None:
-    """Put the width of a detector element into ``meta``, in mm, where the file tells it."""
-    found: list[float] = []
-
-    def visit(name: str, member: Any) -> None:
-        if name.split("/")[-1] not in WIDTHS or not isinstance(member, h5py.Dataset):
-            return
-        units = member.attrs.get("units", "")
-        units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        if member.size == 1 and member.dtype.kind in "fiu" and units.strip() in MILLIMETRES:
-            found.append(float(np.asarray(member[()]).reshape(-1)[0]) * MILLIMETRES[units.strip()])
-
-    file.visititems(visit)
-    if found and found[0] > 0:
-        meta["element_mm"] = found[0]
 
 
 def _frame_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
@@ -204,7 +208,8 @@ def _fields(
     """Return the open beam and the dark field beside the projections.
 
     They are data_white and data_dark, or have names such as data_white_pre, flats, dark_field.
-    Datasets of one kind (before and after the scan) are averaged over all of their frames.
+    Datasets of one kind are averaged over all of their frames, flats before and after the scan
+    apart.
     """
     fields: Fields = {}
     for kind, words, usual in (("flat", FLATS, "data_white"), ("dark", DARKS, "data_dark")):
@@ -226,10 +231,17 @@ def _fields(
                 continue
             frames.append(_frames(path, stored))
             used.append(stored.name.strip("/"))
-        if used:
-            names = ", ".join(used)
-            fields[kind] = average((one for part in frames for one in part), path, names)
-            meta |= {kind: names, f"{kind}_frames": sum(map(len, frames))}
+        late = [k for k, name in enumerate(used) if AFTER.search(name.split("/")[-1].lower())]
+        if kind == "flat" and 0 < len(late) < len(used):
+            parts = {"later": late, "flat": [k for k in range(len(used)) if k not in late]}
+        else:
+            parts = {kind: list(range(len(used)))}
+        for part, places in parts.items():
+            if not places:
+                continue
+            names = ", ".join(used[k] for k in places)
+            fields[part] = average((one for k in places for one in frames[k]), path, names)
+            meta |= {part: names, f"{part}_frames": sum(len(frames[k]) for k in places)}
     return fields
 
 

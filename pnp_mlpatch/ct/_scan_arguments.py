@@ -1,4 +1,4 @@
-"""Angles, fields and layout of a scan: what the caller gives replaces what the file holds."""
+"""Angles and layout of a scan: what the caller gives replaces what the file holds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct._geometry_checks import SAME
-from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
-from pnp_mlpatch.ct.formats import open_scan_file, split_name
+from pnp_mlpatch.ct._scan_file import ScanFile
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
-from pnp_mlpatch.io.arrays import read_array
 from pnp_mlpatch.io.reading import refuse_special
 
 AXES = {"a": "angles", "s": "slices", "d": "detectors"}
-Field = Tensor | np.ndarray | float | str | PathLike[str]
+FILLED = 3  # zeros at the end of the angles: as many are numbers that were never written
 Angles = Tensor | np.ndarray | Sequence[float] | str | PathLike[str]
 
 
@@ -178,7 +176,13 @@ def _flat_angles(array: np.ndarray, path: Path) -> np.ndarray:
     """Angles as a vector of float64."""
     if array.dtype.kind not in "fiu":
         raise InputTypeError(f"{path}: angles must be real numbers, got {array.dtype}.")
-    if array.ndim == 0 or array.size != max(array.shape) or not np.isfinite(array).all():
+    lost = np.flatnonzero(~np.isfinite(array.reshape(-1)))
+    if len(lost) and array.size == max(array.shape):
+        raise InputError(
+            f"{path}: angles must be one finite number for each projection, got {len(lost)} that "
+            f"are not finite, from number {lost[0]} on. Did the scan break off? Give angles=."
+        )
+    if array.ndim == 0 or array.size != max(array.shape):
         raise InputError(
             f"{path}: angles must be one finite number for each projection, got an array "
             f"{array.shape}."
@@ -215,6 +219,12 @@ def to_radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tens
             f"{path}: {len(theta)} angles for {count} projections; there must be one for each. "
             "Drop those without projection."
         )
+    end = count - int(np.flatnonzero(theta)[-1]) - 1 if theta.any() else count
+    if FILLED <= end < count:
+        raise InputError(
+            f"{path}: the last {end} of the {count} angles are 0, as where a scan broke off. Give "
+            "angles= of all projections; those that were not measured get no weight."
+        )
     span, reach = float(np.ptp(theta)), float(np.abs(theta).max())
     if degrees and len(theta) > 4 and span <= 2 * math.pi + 1e-6:
         warnings.warn(
@@ -244,103 +254,11 @@ def to_radians(theta: np.ndarray, degrees: bool, count: int, path: Path) -> Tens
     return torch.from_numpy(radians)
 
 
-# ---- fields
-
-
-def read_field(
-    value: Field | Frames | None, slices: int, detectors: int, what: str, path: Path
-) -> Frames | None:
-    """Return the open beam or the dark field as one value for each slice and detector.
-
-    Parameters
-    ----------
-    value : number, array, path or Frames, optional
-        A number, (detectors,), (slices, detectors), (frames, slices, detectors), or a file of
-        one of these. Frames are averaged.
-    slices, detectors : int
-        The shape of the scan.
-    what : str
-        "flat" or "dark", for messages.
-    path : Path
-        The scan, for messages.
-
-    Returns
-    -------
-    Frames
-        Of arrays (slices, detectors). None if ``value`` is None.
-
-    Raises
-    ------
-    InputTypeError
-        For anything but real numbers.
-    InputError
-        For other shapes.
-    """
-    if value is None:
-        return None
-    found = value if isinstance(value, Frames) else _given_frames(value, what, path)
-    if slices == 1 and found.mean.ndim == 2 and len(found.mean) > 1:
-        found = average(iter(found.mean), path, what)
-    shape = found.mean.shape
-    if shape not in ((), (detectors,), (1, detectors), (slices, detectors)):
-        raise InputError(
-            f"{path}: {what} has shape {shape}, but the projections have {slices} slices x "
-            f"{detectors} detectors. Expected a number, (detectors,), (slices, detectors) or "
-            "(frames, slices, detectors). Is the layout right?"
-        )
-    return found
-
-
-def mean_field(frames: Frames | None, slices: int, detectors: int) -> Tensor | None:
-    """Return the mean of frames.
-
-    Parameters
-    ----------
-    frames : Frames, optional
-        As of :func:`read_field`.
-    slices, detectors : int
-        The shape of the scan.
-
-    Returns
-    -------
-    Tensor, shape (slices, detectors), float32, or None
-    """
-    if frames is None:
-        return None
-    return torch.from_numpy(np.broadcast_to(frames.mean, (slices, detectors)).astype(np.float32))
-
-
-def _given_frames(value: Field, what: str, path: Path) -> Frames:
-    """Return a field that was given; the frames of a file are averaged one by one."""
-    if isinstance(value, (str, PathLike)) and not str(value).lower().endswith(".npy"):
-        stored = open_scan_file(*split_name(value, None)).data
-        count = stored.shape[0]
-        if len(stored.shape) == 3:
-            frames = (stored.part(0, k, k + 1)[0] for k in range(count))
-            return average(frames, path, what)
-        array = stored.part(0, 0, count)
-    elif isinstance(value, (str, PathLike)):  # of any number of axes
-        array = read_array(value).numpy()
-    else:
-        try:
-            array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError) as error:
-            raise InputTypeError(
-                f"{path}: {what} must be a number, an array or a file, got {type(value).__name__}."
-            ) from error
-    if array.dtype.kind not in "fiu":
-        raise InputTypeError(f"{path}: {what} must hold real numbers, got {array.dtype}.")
-    return average(iter(array), path, what) if array.ndim == 3 and len(array) else Frames(array)
-
-
 __all__ = [
     "AXES",
     "Angles",
-    "Field",
     "choose_angles",
     "choose_layout",
-    "mean_field",
-    "read_field",
     "scan_shape",
     "to_radians",
 ]

@@ -53,6 +53,8 @@ class ScanFile:
         Whether the last projection repeats the first and is dropped.
     kept : ndarray of bool, optional
         Of the frames of an NXtomo file those that are projections.
+    later : Frames, optional
+        The open-beam frames after the scan; then ``flat`` are those before it.
     """
 
     data: StoredArray
@@ -64,6 +66,7 @@ class ScanFile:
     dark: Frames | None = None
     closed: bool = False
     kept: np.ndarray | None = None
+    later: Frames | None = None
 
 
 def average(frames: Iterable[np.ndarray], path: Path, what: str) -> Frames:
@@ -112,6 +115,27 @@ def average(frames: Iterable[np.ndarray], path: Path, what: str) -> Frames:
     return Frames(plain, squares / (count - 1) if count > 1 else None, count)
 
 
+def pooled(one: Frames, two: Frames) -> Frames:
+    """Join frames before and after a scan: the mean of all of them, the variance within each.
+
+    Parameters
+    ----------
+    one, two : Frames
+        Of one shape.
+
+    Returns
+    -------
+    Frames
+    """
+    mean = (one.count * one.mean + two.count * two.mean) / (one.count + two.count)
+    known = [part for part in (one, two) if part.variance is not None]
+    freedom = sum(part.count - 1 for part in known)
+    if not known:
+        return Frames(mean)
+    squares = [np.multiply(part.count - 1, part.variance) for part in known]
+    return Frames(mean, np.sum(squares, axis=0) / freedom, freedom + 1)
+
+
 def format_ranges(numbers: Iterable[int]) -> str:
     """Write sorted integers as ranges: 1, 2, 3, 7 becomes "1 ... 3, 7".
 
@@ -135,4 +159,4 @@ def format_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(shown) + (", ..." if len(runs) > 8 else "")
 
 
-__all__ = ["Frames", "ScanFile", "average", "format_ranges"]
+__all__ = ["Frames", "ScanFile", "average", "format_ranges", "pooled"]

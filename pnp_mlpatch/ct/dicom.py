@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct._dicom_header import DicomSlice, read_header
-from pnp_mlpatch.ct.formats import natural_key
+from pnp_mlpatch.ct._folders import natural_key
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.reading import refuse_bomb, refuse_special
 

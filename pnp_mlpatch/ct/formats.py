@@ -1,27 +1,36 @@
-"""Formats of projections on disk: HDF5, NumPy, zarr, TIFF files and folders of them, 2DeteCT."""
+"""Formats of projections on disk, by their endings: NumPy and zarr here, others in their files."""
 
 from __future__ import annotations
 
-import re
-import warnings
+import hashlib
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.ct._dicom_header import is_dicom
+from pnp_mlpatch.ct._folders import TIFF, open_folder
 from pnp_mlpatch.ct._hdf5 import open_hdf5
-from pnp_mlpatch.ct._scan_file import Frames, ScanFile, average
+from pnp_mlpatch.ct._scan_file import ScanFile
+from pnp_mlpatch.ct._vendors import UNREAD, VENDORS
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError, PnPError
 from pnp_mlpatch.io.reading import check_zarr, refuse_special, refuse_zip_bomb
-from pnp_mlpatch.io.stored import StoredArray, along
-from pnp_mlpatch.io.tiff import open_files, open_pages, read_page
+from pnp_mlpatch.io.stored import StoredArray, along, in_memory
+from pnp_mlpatch.io.tiff import open_pages
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".nxs")
 NUMPY = (".npy", ".npz")
-TIFF = (".tif", ".tiff")
 ZARR = (".zarr",)
+ARRAY = Path("the array")  # what messages call an array in memory
+SLICES = (
+    "DICOM holds slices, which are images already, not projections. To simulate a scan of one: "
+    "pnp-mlpatch solve --simulate PATH --operator radon, or read_dicom in Python. Projections in "
+    "DICOM (DICOM-CT-PD) are of helical scans, which are not read: rebin them to a fan beam and "
+    "save them as .npy."
+)
 
 
 def split_name(path: str | PathLike[str], dataset: str | None) -> tuple[Path, str]:
@@ -48,7 +57,10 @@ def split_name(path: str | PathLike[str], dataset: str | None) -> tuple[Path, st
         If two different names are given.
     """
     if not isinstance(path, (str, PathLike)):
-        raise InputTypeError(f"read_scan: expected the path of a scan, got {type(path).__name__}.")
+        raise InputTypeError(
+            "read_scan: expected the path of a scan, or an array of numpy or torch, got "
+            f"{type(path).__name__}."
+        )
     text = str(path)
     file, colon, name = text.rpartition(":")
     if not colon or Path(file).suffix.lower() not in (*HDF5, *NUMPY, *TIFF, *ZARR):
@@ -85,7 +97,59 @@ def open_scan_file(path: Path, name: str) -> ScanFile:
     if not path.exists():
         raise FileError(f"{path}: no such file or folder. Check the path.")
     refuse_special(path)
-    found = _open(path, name)
+    return check_numbers(_open(path, name), path)
+
+
+def open_array(values: np.ndarray | Tensor) -> ScanFile:
+    """Take an array in memory as a scan.
+
+    Parameters
+    ----------
+    values : ndarray or Tensor
+        The projections; they are not copied.
+
+    Returns
+    -------
+    ScanFile
+        Its ``meta`` has the sha256 of the values, by which a run that resumes knows them.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As :func:`open_scan_file`, and for types that numpy does not have.
+    """
+    if isinstance(values, Tensor):
+        try:
+            values = values.detach().cpu().numpy()
+        except TypeError as error:
+            raise InputTypeError(
+                f"read_scan: expected numbers that numpy has, got {values.dtype}. Call .float()."
+            ) from error
+    found = check_numbers(ScanFile(in_memory(values), "sad", {"format": "array"}), ARRAY)
+    found.meta["sha256"] = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+    return found
+
+
+def check_numbers(found: ScanFile, path: Path) -> ScanFile:
+    """Check that projections are real numbers of two or three axes.
+
+    Parameters
+    ----------
+    found : ScanFile
+        The projections.
+    path : Path
+        Their file, for messages.
+
+    Returns
+    -------
+    ScanFile
+        ``found``.
+
+    Raises
+    ------
+    InputError
+        For other types or shapes.
+    """
     shape, dtype = found.data.shape, found.data.dtype
     if dtype.kind not in "fiu":
         raise InputError(
@@ -113,14 +177,18 @@ def _open(path: Path, name: str) -> ScanFile:
             f"{path}: '{name}' names an array in it, but only HDF5, .npz and .zarr hold arrays "
             "with names. Leave it away."
         )
+    if is_dicom(path):
+        raise InputError(f"{path}: {SLICES}")
     if path.is_dir():
-        return _open_folder(path)
+        return open_folder(path)
     if suffix in TIFF:
         return ScanFile(open_pages(path), "sad", {"format": "TIFF"})
-    hint = " DICOM images are read by read_dicom." if suffix in (".dcm", ".ima") else ""
+    if suffix in VENDORS:
+        return VENDORS[suffix](path)
+    readable = ", ".join((*HDF5, *NUMPY, *TIFF, *ZARR, *VENDORS))
+    hint = f" {UNREAD[suffix]}" if suffix in UNREAD else ""
     raise InputError(
-        f"{path}: unknown ending '{suffix}'. Readable: {', '.join((*HDF5, *NUMPY, *TIFF, *ZARR))}, "
-        f"folders of TIFF.{hint}"
+        f"{path}: unknown ending '{suffix}'. Readable: {readable}, folders of TIFF.{hint}"
     )
 
 
@@ -148,8 +216,7 @@ def _open_numpy(path: Path, name: str) -> ScanFile:
             "Copy it again."
         ) from error
     meta = {"format": "NumPy", **({"dataset": name} if name else {})}
-    data = StoredArray(array.shape, array.dtype, lambda *span: array[along(*span)])
-    return ScanFile(data, "sad", meta)
+    return ScanFile(in_memory(array), "sad", meta)
 
 
 def _member(file: Any, path: Path, name: str) -> np.ndarray:
@@ -206,99 +273,4 @@ def _open_zarr(path: Path, name: str) -> ScanFile:
     return ScanFile(StoredArray(found.shape, np.dtype(found.dtype), part), "sad", meta)
 
 
-# ---- folders
-
-
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Return a key that sorts file names with the numbers in them as numbers.
-
-    Parameters
-    ----------
-    path : Path
-        A file.
-
-    Returns
-    -------
-    list of tuple
-    """
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.split(r"([0-9]+)", path.name)
-        if part
-    ]
-
-
-def _open_folder(path: Path) -> ScanFile:
-    """Read a folder of TIFF files, one projection each, or a slice of 2DeteCT."""
-    inside = {p.name: p for p in path.iterdir()}
-    if "sinogram.tif" in inside and {"dark.tif", "flat1.tif", "flat2.tif"} & set(inside):
-        return _open_2detect(path)
-    files = [p for p in inside.values() if p.suffix.lower() in TIFF and not p.name.startswith(".")]
-    if not files:
-        folders = ", ".join(sorted(p.name for p in inside.values() if p.is_dir())) or "none"
-        raise FileError(
-            f"{path}: no TIFF files in this folder. Its folders: {folders}; DICOM images are "
-            "read by read_dicom."
-        )
-    files.sort(key=natural_key)
-    _look_at_names(files, path)
-    meta = {"format": "TIFF folder", "first": files[0].name, "last": files[-1].name}
-    return ScanFile(open_files(files, path), "asd", meta)
-
-
-def _look_at_names(files: list[Path], path: Path) -> None:
-    """Warn of files whose names are unlike the others, and of numbers left out."""
-    frames = [re.sub(r"[0-9]+", "#", file.stem) for file in files]
-    usual = max(set(frames), key=frames.count)
-    strays = [file.name for file, frame in zip(files, frames, strict=True) if frame != usual]
-    last = [
-        re.findall(r"[0-9]+", f.stem)[-1:]
-        for f, frame in zip(files, frames, strict=True)
-        if frame == usual
-    ]
-    numbers = sorted(int(number[0]) for number in last if number)
-    steps = np.diff(numbers)
-    usual_step = int(np.median(steps)) if len(steps) else 1
-    gaps = (
-        [numbers[k] + usual_step for k in np.flatnonzero(steps > usual_step)] if usual_step else []
-    )
-    said = []
-    if strays and len(strays) < len(files) / 2:
-        said.append(
-            f"the names {', '.join(strays[:4])} are unlike the other {len(files) - len(strays)}"
-        )
-    if gaps:
-        said.append(f"the numbers {', '.join(map(str, gaps[:4]))} are left out")
-    if said:
-        warnings.warn(
-            f"{path}: {' and '.join(said)}. Each of the {len(files)} files is taken as one "
-            "projection, in this order; angles that are equally spaced are then wrong. Move what "
-            "is no projection away, and give the angles of those that are there.",
-            stacklevel=6,
-        )
-
-
-def _open_2detect(path: Path) -> ScanFile:
-    """Read a slice of 2DeteCT (Kiss et al. 2023)."""
-    data = open_pages(path / "sinogram.tif")
-    if len(data.shape) != 2 or data.shape[0] < 2:
-        raise InputError(
-            f"{path / 'sinogram.tif'}: expected one sinogram (angles, detectors) of 2DeteCT, "
-            f"got {data.shape}."
-        )
-    dark, *flats = (
-        average(iter(read_page(path / name)), path, name)
-        for name in ("dark.tif", "flat1.tif", "flat2.tif")
-    )
-    one, two = (field.mean for field in flats)
-    if one.shape != two.shape:
-        raise InputError(
-            f"{path}: flat1.tif and flat2.tif have {one.shape[0]} and {two.shape[0]} "
-            "detectors, expected equally many."
-        )
-    theta = np.linspace(0, 360, data.shape[0])[:-1]
-    meta = {"format": "2DeteCT", "flat": "flat1.tif, flat2.tif", "dark": "dark.tif"}
-    return ScanFile(data, "sad", meta, theta, True, Frames((one + two) / 2), dark, closed=True)
-
-
-__all__ = ["natural_key", "open_scan_file", "split_name"]
+__all__ = ["ARRAY", "check_numbers", "open_array", "open_scan_file", "split_name"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
@@ -17,23 +16,19 @@ from torch import Tensor
 from pnp_mlpatch.ct._detector import detector_geometry
 from pnp_mlpatch.ct._scan_arguments import (
     Angles,
-    Field,
     choose_angles,
     choose_layout,
-    mean_field,
-    read_field,
     scan_shape,
     to_radians,
 )
-from pnp_mlpatch.ct._scan_file import format_ranges
-from pnp_mlpatch.ct._slabs import SlabReader
-from pnp_mlpatch.ct.formats import open_scan_file, split_name
+from pnp_mlpatch.ct._scan_fields import Field, mean_field, read_field
+from pnp_mlpatch.ct._scan_file import Frames, ScanFile, pooled
+from pnp_mlpatch.ct._scan_values import COUNTS, INTEGRALS, check_integrals, drop_dead_projections
+from pnp_mlpatch.ct._slabs import HeldSlabs, SlabReader, SteadyBeam
+from pnp_mlpatch.ct.formats import ARRAY, open_array, open_scan_file, split_name
 from pnp_mlpatch.ct.gain import gain_of_flats
 from pnp_mlpatch.ct.geometry import Geometry
 from pnp_mlpatch.errors import InputError, InputTypeError
-
-COUNTS, INTEGRALS = "counts", "line integrals"
-MAX_INTEGRAL = 20  # line integrals of any body are less: exp(-20) is one photon in 5e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +102,9 @@ class Scan:
             )
         values = np.array(self.slab(start, stop), dtype=np.float32, order="C")
         if self.kind == INTEGRALS:
-            _check_integrals(values, self.path, sure=self.sure)
+            check_integrals(values, self.path, sure=self.sure)
         else:
-            _drop_dead_projections(values, self.path)
+            drop_dead_projections(values, self.path)
         return torch.from_numpy(values)
 
     def geometry(
@@ -174,7 +169,7 @@ class Scan:
 
 
 def read_scan(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | np.ndarray | Tensor,
     *,
     dataset: str | None = None,
     kind: str | None = None,
@@ -183,13 +178,15 @@ def read_scan(
     degrees: bool | None = None,
     dark: Field | None = None,
     flat: Field | None = None,
+    flat_after: Field | None = None,
 ) -> Scan:
     """Open a scan. The projections are read later, by :meth:`Scan.read`.
 
     Parameters
     ----------
-    path : str or path
-        A file, FILE:NAME, or a folder, of the formats below.
+    path : str, path, ndarray or Tensor
+        A file, FILE:NAME, or a folder, of the formats below; or the projections themselves, of
+        which two axes are (angles, detectors) and three (slices, angles, detectors).
     dataset : str, optional
         The array in the file, in place of FILE:NAME.
     kind : str, optional
@@ -206,6 +203,9 @@ def read_scan(
     dark, flat : number, array or path, optional
         The dark field and the open beam, in place of those of the file: a number, (detectors,),
         (slices, detectors), (frames, slices, detectors), or a file of one of these.
+    flat_after : number, array or path, optional
+        The open beam after the scan, where ``flat`` is that before it. It is then interpolated by
+        the index of the projection.
 
     Returns
     -------
@@ -233,23 +233,27 @@ def read_scan(
     ===========================  =================================================  ======
     ``scan.h5``                  Data Exchange: /exchange/data, data_white,         asd
                                  data_dark, theta
-    ``scan.nxs:NAME``            NXtomo: image_key tells projections, flats and     asd
+    ``scan.nxs``                 NXtomo: image_key tells projections, flats and     asd
                                  darks apart; rotation_angle
     ``scan.h5:NAME``             one dataset; LoDoPaB: "data"                       sad
     ``scan.npy, scan.npz:NAME``  one array; only an .npz is read as a whole         sad
     ``scan.tif``                 one sinogram, or pages of one sinogram each        sad
     ``folder``                   TIFF files of one projection each, by name,        asd
-                                 numbers in names as numbers
+                                 numbers in names as numbers; flats and darks
+                                 beside them, or in folders of their own
     ``scan.zarr:NAME``           a zarr array, or one of a group                    sad
     ``sliceNNNNN/modeK``         2DeteCT: sinogram.tif, dark.tif, flat1.tif,        ad
                                  flat2.tif
+    ``scan.xtekct``              Nikon: the middle slice of a cone beam, a fan      ad
+    ``htc2022_ta_full.mat``      HTC 2022, HelTomo: sinogram and parameters         ad
     ===========================  =================================================  ======
 
-    The layouts are those of Data Exchange [1]_, LoDoPaB [2]_ and 2DeteCT [3]_.
+    The layouts are those of Data Exchange [1]_, LoDoPaB [2]_, 2DeteCT [3]_ and HTC 2022 [4]_.
 
     In HDF5 files the fields are also found under neighbouring names (data_white_pre, data_flat,
-    flats, dark_field). Chunks that were never written, and parts of a virtual dataset whose
-    source is gone, are read as NaN.
+    flats, dark_field). Flats whose names say before (pre) and after (post), and those of an
+    image_key before and after the projections, are interpolated in time. Chunks that were never
+    written, and parts of a virtual dataset whose source is gone, are read as NaN.
 
     For 2DeteCT we assume that the rows of sinogram.tif are equally spaced angles from 0 to 360
     degrees, of which the last repeats the first and is dropped (3601 x 1912 becomes 3600 x 1912),
@@ -260,81 +264,85 @@ def read_scan(
     .. [1] De Carlo et al., Scientific data exchange, J. Synchrotron Rad. 2014.
     .. [2] Leuschner et al., LoDoPaB-CT, Scientific Data 2021.
     .. [3] Kiss et al., 2DeteCT, Scientific Data 2023.
+    .. [4] Meaney et al., Helsinki Tomography Challenge 2022, Zenodo 6984868.
     """
-    if kind not in (None, COUNTS, INTEGRALS):
-        raise InputError(f"read_scan: kind must be '{COUNTS}' or '{INTEGRALS}', got {kind!r}.")
-    if degrees is not None and not isinstance(degrees, bool):
-        raise InputTypeError(f"read_scan: degrees must be True or False, got {degrees!r}.")
-    path, name = split_name(path, dataset)
-    found = open_scan_file(path, name)
+    _check_given(kind, degrees, flat, flat_after)
+    found, path, name = _open(path, dataset)
     order = choose_layout(layout, found, path)
     theta, in_degrees = choose_angles(angles, degrees, found, path)
     slices, count, detectors = scan_shape(found.data.shape, order, theta, path)
     if found.closed:
         count -= 1
     radians = None if theta is None else to_radians(theta, in_degrees, count, path)
-    flat, dark = found.flat if flat is None else flat, found.dark if dark is None else dark
     dtype = found.data.dtype
-    counted = flat is not None or dtype.kind in "iu"
     meta = {"source": str(path), **found.meta, "layout": order, "dtype": str(dtype)}
     if theta is not None:
         meta["angles"] = meta.get("angles", "computed") if angles is None else "given"
         meta["units"] = "degrees" if in_degrees else "radians"
-    fields = ((flat, "flat"), (dark, "dark"))
-    whites, darks = (read_field(field, slices, detectors, what, path) for field, what in fields)
+    first, last = (found.flat, found.later) if flat is None else (flat, flat_after)
+    fields = (first, "flat"), (last, "flat_after"), (found.dark if dark is None else dark, "dark")
+    whites, later, darks = (read_field(one, slices, detectors, what, path) for one, what in fields)
+    slab: Callable[[int, int], np.ndarray] = SlabReader(path, name, order, count, found.data)
+    if path is ARRAY:
+        slab = HeldSlabs(found.data.part(0, 0, found.data.shape[0]), order)
+    if whites is not None and later is not None:
+        slab = _steady(slab, whites, later, darks, (slices, detectors))
+        whites = pooled(whites, later)
+        meta["open beam"] = "before and after the scan, interpolated by the index of the projection"
     return Scan(
         path,
-        kind or (COUNTS if counted else INTEGRALS),
+        kind or (COUNTS if whites is not None or dtype.kind in "iu" else INTEGRALS),
         (slices, count, detectors),
         radians,
         mean_field(whites, slices, detectors),
         mean_field(darks, slices, detectors),
         meta,
-        SlabReader(path, name, order, count, found.data),
+        slab,
         sure=kind is not None,
         gain=gain_of_flats(whites, darks),
     )
 
 
-def _check_integrals(values: np.ndarray, path: Path, *, sure: bool) -> None:
-    """Raise where line integrals look like counts; warn if the user says that they are not."""
-    known = values[np.isfinite(values)]
-    beyond, top = int((known > MAX_INTEGRAL).sum()), float(known.max(initial=0.0))
-    if beyond:
-        seen = (
-            f"{beyond} of {values.size} line integrals are above {MAX_INTEGRAL}, up to {top:.4g}: "
-            f"no body lets through so little, exp(-{MAX_INTEGRAL})"
-        )
-    elif top >= 2 and bool((known == np.round(known)).all()):
-        seen = f"all of them are whole numbers, up to {top:.4g}"
-    else:
-        return
-    advice = (
-        "If they are counts, say kind='counts' and give the open beam (on the command line --kind "
-        "counts --blank I0); if the file holds it under a name of its own, give that; if single "
-        "rays are broken, set them to NaN"
-    )
-    if not sure:
+def _check_given(
+    kind: str | None, degrees: bool | None, flat: Field | None, flat_after: Field | None
+) -> None:
+    """Check the arguments of :func:`read_scan` that need no file."""
+    if kind not in (None, COUNTS, INTEGRALS):
+        raise InputError(f"read_scan: kind must be '{COUNTS}' or '{INTEGRALS}', got {kind!r}.")
+    if degrees is not None and not isinstance(degrees, bool):
+        raise InputTypeError(f"read_scan: degrees must be True or False, got {degrees!r}.")
+    if flat_after is not None and flat is None:
         raise InputError(
-            f"{path}: {seen}. {advice}; if they are line integrals, say kind='{INTEGRALS}'."
+            "read_scan: flat_after= is the open beam after the scan. Give flat= too, that before "
+            "it."
         )
-    if beyond:
-        warnings.warn(f"{path}: {seen}. {advice}.", stacklevel=3)
 
 
-def _drop_dead_projections(values: np.ndarray, path: Path) -> None:
-    """Set projections that are one number in every ray, where others are not, to NaN; warn."""
-    if values.shape[2] < 8:
-        return
-    dead = (values == values[..., :1]).all(-1)
-    dead[dead.all(-1)] = False  # a slice in which nothing was measured
-    if dead.any():
-        values[dead] = np.nan
-        warnings.warn(
-            f"{path}: the projections {format_ranges(np.flatnonzero(dead.any(0)))} are the same "
-            "number in every ray; they get no weight.",
-            stacklevel=3,
-        )
+def _open(
+    path: str | PathLike[str] | np.ndarray | Tensor, dataset: str | None
+) -> tuple[ScanFile, Path, str]:
+    """Open the projections; return them, the path, and the name of the array in it."""
+    if not isinstance(path, (np.ndarray, Tensor)):
+        file, name = split_name(path, dataset)
+        return open_scan_file(file, name), file, name
+    if dataset is not None:
+        raise InputError(f"read_scan: an array has no dataset {dataset!r}. Leave it away.")
+    return open_array(path), ARRAY, ""
+
+
+def _steady(
+    slab: Callable[[int, int], np.ndarray],
+    whites: Frames,
+    later: Frames,
+    darks: Frames | None,
+    size: tuple[int, int],
+) -> SteadyBeam:
+    """Return slices as they were if the open beam had not changed."""
+    first, last, usual, dark = (
+        np.broadcast_to(0.0 if one is None else one.mean, size).astype(np.float32)
+        for one in (whites, later, pooled(whites, later), darks)
+    )
+    return SteadyBeam(slab, first, last, usual, dark)
 
 
 __all__ = ["COUNTS", "INTEGRALS", "Scan", "read_scan"]

@@ -15,6 +15,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.atomic import atomic_write
 from pnp_mlpatch.io.tiff import write_pages
+from pnp_mlpatch.io.voxels import Voxels
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +26,7 @@ def write_volume(
     shape: Sequence[int],
     *,
     meta: dict[str, Any] | None = None,
+    voxels: Voxels | None = None,
 ) -> None:
     """Write a volume as float32. Equal content makes equal bytes.
 
@@ -39,6 +41,9 @@ def write_volume(
         (slices, H, W).
     meta : dict, optional
         Plain JSON values, written beside the volume with the ending .json.
+    voxels : Voxels, optional
+        Their size and units. HDF5 gets the attributes ``units``, ``voxel_size``,
+        ``voxel_size_units`` and, as Fiji reads it, ``element_size_um``; TIFF the tags of ImageJ.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def write_volume(
     text = _as_json(path, meta)
     size = (shape[0], shape[1], shape[2])
     chunks = _checked((volume,) if isinstance(volume, Tensor) else volume, size, path)
-    atomic_write(path, lambda temporary: WRITERS[suffix](temporary, chunks, size))
+    atomic_write(path, lambda temporary: WRITERS[suffix](temporary, chunks, size, voxels))
     if meta is not None:
         _write_beside(path, text)
 
@@ -123,7 +128,9 @@ def _checked(chunks: Iterable[Tensor], shape: Shape, path: Path) -> Iterator[np.
         raise InputError(f"{path}: expected {shape[0]} slices, got {done}. Nothing was written.")
 
 
-def _write_npy(path: Path, chunks: Iterator[np.ndarray], shape: Shape) -> None:
+def _write_npy(
+    path: Path, chunks: Iterator[np.ndarray], shape: Shape, voxels: Voxels | None
+) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -131,12 +138,20 @@ def _write_npy(path: Path, chunks: Iterator[np.ndarray], shape: Shape) -> None:
             file.write(chunk.data)
 
 
-def _write_hdf5(path: Path, chunks: Iterator[np.ndarray], shape: Shape) -> None:
+def _write_hdf5(
+    path: Path, chunks: Iterator[np.ndarray], shape: Shape, voxels: Voxels | None
+) -> None:
     with require("h5py", "Writing an HDF5 file").File(path, "w") as file:
         volume, done = file.create_dataset("volume", shape, "<f4", track_times=False), 0
         for chunk in chunks:
             volume[done : done + len(chunk)] = chunk
             done += len(chunk)
+        if voxels is not None:
+            said = {"units": voxels.units, "voxel_size_units": voxels.length}
+            volume.attrs.update({key: text for key, text in said.items() if text})
+            volume.attrs["voxel_size"] = np.asarray(voxels.size, "<f8")
+            if voxels.micrometres is not None:
+                volume.attrs["element_size_um"] = np.asarray(voxels.micrometres, "<f8")
 
 
 WRITERS = {

@@ -18,6 +18,7 @@ from torch import Tensor
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError
 from pnp_mlpatch.io.atomic import atomic_write
+from pnp_mlpatch.io.voxels import Voxels
 
 SMALLEST = 256  # pixels: no level is made of one whose sides are at most so long
 OURS = "pnp_mlpatch"  # the attribute by which a store of this package is known
@@ -92,7 +93,7 @@ def write_chunk(path: Path, x: Tensor, slices: int) -> None:
 
 
 def write_levels(
-    store: Path, chunks: Iterable[Tensor], shape: Shape, slices: int, pixel: float, name: str
+    store: Path, chunks: Iterable[Tensor], shape: Shape, slices: int, voxels: Voxels, name: str
 ) -> None:
     """Write the smaller levels and the metadata of a store whose level 0 has all its chunks.
 
@@ -106,8 +107,8 @@ def write_levels(
         (slices, H, W).
     slices : int
         The slices of a chunk.
-    pixel : float
-        The side of a pixel. Slices are taken to be as far apart.
+    voxels : Voxels
+        Their size and units.
     name : str
         The name of the image.
 
@@ -125,30 +126,38 @@ def write_levels(
             x = F.avg_pool2d(x[:, None], 2, ceil_mode=True)[:, 0]
             write_chunk(chunk_file(store, level, number), x, slices)
     try:
-        _write_metadata(store, sizes, slices, pixel, name)
+        _write_metadata(store, sizes, slices, voxels, name)
     except OSError as error:
         raise FileError(f"{store}: could not be written ({error.strerror}). Make room.") from error
 
 
-def _write_metadata(store: Path, sizes: list[Shape], slices: int, pixel: float, name: str) -> None:
+def _write_metadata(
+    store: Path, sizes: list[Shape], slices: int, voxels: Voxels, name: str
+) -> None:
     """Write the zarr.json of the group and of the levels."""
     zarr = require("zarr", "Writing a .zarr folder")
     for found in (store / "zarr.json", *store.glob("*/zarr.json")):
         found.unlink(missing_ok=True)
+    dz, *sides = voxels.size
     datasets = [
         {
             "path": str(level),
             "coordinateTransformations": [
-                {"type": "scale", "scale": [pixel, pixel * 2**level, pixel * 2**level]},
+                {"type": "scale", "scale": [dz, *[side * 2**level for side in sides]]},
                 # the centre of the first pixel
-                {"type": "translation", "translation": [0.0, *[pixel * (2**level - 1) / 2] * 2]},
+                {
+                    "type": "translation",
+                    "translation": [0.0, *[side * (2**level - 1) / 2 for side in sides]],
+                },
             ],
         }
         for level in range(len(sizes))
     ]
-    axes = [{"name": axis, "type": "space"} for axis in "zyx"]
+    unit = {"unit": voxels.name} if voxels.name else {}
+    axes = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
     image = {"name": name, "axes": axes, "datasets": datasets, "type": "mean of 2 x 2 pixels"}
-    attributes = {"ome": {"version": "0.5", "multiscales": [image]}, OURS: {"chunk": slices}}
+    ours = {"chunk": slices, **({"units": voxels.units} if voxels.units else {})}
+    attributes = {"ome": {"version": "0.5", "multiscales": [image]}, OURS: ours}
     group = zarr.create_group(str(store), attributes=attributes, zarr_format=3)
     for level, size in enumerate(sizes):
         group.create_array(

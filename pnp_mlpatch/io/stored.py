@@ -45,4 +45,19 @@ def along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (slice(None),) * axis + (slice(start, stop),)
 
 
-__all__ = ["StoredArray", "along"]
+def in_memory(array: np.ndarray) -> StoredArray:
+    """Return an array in memory as a stored one.
+
+    Parameters
+    ----------
+    array : ndarray
+        The array.
+
+    Returns
+    -------
+    StoredArray
+    """
+    return StoredArray(array.shape, array.dtype, lambda *span: array[along(*span)])
+
+
+__all__ = ["StoredArray", "along", "in_memory"]

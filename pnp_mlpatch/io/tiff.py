@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +15,11 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import FileError, InputError, PnPError
 from pnp_mlpatch.io.images import tiff_kind
 from pnp_mlpatch.io.stored import StoredArray, along
+from pnp_mlpatch.io.voxels import Voxels
 
 BIG_TIFF = 2**32  # bytes from which on a file needs 64-bit offsets
+DESCRIPTION = 270  # the tag of a text
+Entry = tuple[int, int, int]  # of a tag: type, number, and value or place
 
 
 # ---- reading
@@ -179,11 +183,14 @@ def write_pages(
     path: Path,
     chunks: Iterator[np.ndarray],
     shape: tuple[int, int, int],
+    voxels: Voxels | None = None,
     big_from: int = BIG_TIFF,
 ) -> None:
     """Write float32 pages, chunk by chunk: the pixels of all pages, then their directories.
 
-    Pillow would keep all pages in memory. (TIFF 6.0; BigTIFF from ``big_from`` bytes on.)
+    Pillow would keep all pages in memory. (TIFF 6.0; BigTIFF from ``big_from`` bytes on.) The size
+    of voxels is written as ImageJ does: pixels per unit in XResolution and YResolution, the unit
+    and the distance of slices in the description of the first page.
 
     Parameters
     ----------
@@ -193,47 +200,89 @@ def write_pages(
         Pages (k, H, W), little-endian float32, which make up ``shape``.
     shape : tuple of int
         (pages, H, W).
+    voxels : Voxels, optional
+        The size of a voxel.
     big_from : int
         Size in bytes from which on offsets have 64 bits.
     """
     pages, height, width = shape
     size = 4 * height * width
     big = pages * (size + 256) >= big_from
+    start = 16 if big else 8
+    texts, extra = _describe(pages, voxels, start + pages * size, big)
+    after = start + pages * size + len(extra)  # of all pixels, where the directories begin
     if big:
-        head = struct.pack("<2s3HQ", b"II", 43, 8, 0, 16 + pages * size)
+        head = struct.pack("<2s3HQ", b"II", 43, 8, 0, after)
     else:
-        head = struct.pack("<2sHI", b"II", 42, 8 + pages * size)
+        head = struct.pack("<2sHI", b"II", 42, after)
     with path.open("wb") as file:
         file.write(head)
         for chunk in chunks:
             file.write(chunk.data)
+        file.write(extra)
         for k in range(pages):
-            _write_directory(file, width, height, len(head) + k * size, k == pages - 1, big)
+            more = {tag: entry for tag, entry in texts.items() if tag != DESCRIPTION or k == 0}
+            _write_directory(file, (width, height), start + k * size, k == pages - 1, big, more)
+
+
+def _describe(
+    pages: int, voxels: Voxels | None, place: int, big: bool
+) -> tuple[dict[int, Entry], bytes]:
+    """Return the tags of resolution and description, and the bytes at ``place`` they refer to."""
+    if voxels is None:
+        return {}, b""
+    dz, dy, dx = voxels.size
+    lines = ["ImageJ=1.54f", f"images={pages}", f"slices={pages}"]
+    lines += [f"unit={voxels.length}"] if voxels.length else []
+    lines += [f"spacing={dz:.12g}", "loop=false"]
+    lines += [f"units of values={voxels.units}"] if voxels.units else []
+    text = ("\n".join(lines) + "\n").encode() + b"\0"
+    across, down = (struct.pack("<2I", *_rational(1 / side)) for side in (dx, dy))
+    padding = b"\0" * (-len(text) % 8)
+    tags = {
+        DESCRIPTION: (2, len(text), place + 16),
+        282: (5, 1, struct.unpack("<Q", across)[0] if big else place),  # 8 bytes fit in there
+        283: (5, 1, struct.unpack("<Q", down)[0] if big else place + 8),
+        296: (3, 1, 1),  # no unit of the standard: that of the description
+    }
+    return tags, across + down + text + padding
+
+
+def _rational(value: float) -> tuple[int, int]:
+    """Return two integers of 32 bit whose ratio is the value, to 1e-9 or better where it fits."""
+    top = 2**32 - 1
+    found = Fraction(value).limit_denominator(max(1, min(10**9, int(top / max(value, 1e-9)))))
+    return min(found.numerator, top), found.denominator
 
 
 def _write_directory(
-    file: BinaryIO, width: int, height: int, offset: int, last: bool, big: bool
+    file: BinaryIO,
+    size: tuple[int, int],
+    offset: int,
+    last: bool,
+    big: bool,
+    more: dict[int, Entry],
 ) -> None:
-    """Return the tags of a page of one uncompressed strip of floats."""
-    tags = {
-        256: width,
-        257: height,
-        258: 32,  # bits of a sample
-        259: 1,  # no compression
-        262: 1,  # black is zero
-        273: offset,
-        277: 1,  # samples of a pixel
-        278: height,  # rows in the strip
-        279: 4 * width * height,
-        339: 3,  # IEEE floats
+    """Write the tags of a page (W, H) of one uncompressed strip of floats."""
+    width, height = size
+    wide = 16 if big else 4  # integers of 64 bit
+    tags: dict[int, Entry] = {
+        256: (4, 1, width),
+        257: (4, 1, height),
+        258: (4, 1, 32),  # bits of a sample
+        259: (4, 1, 1),  # no compression
+        262: (4, 1, 1),  # black is zero
+        273: (wide, 1, offset),
+        277: (4, 1, 1),  # samples of a pixel
+        278: (4, 1, height),  # rows in the strip
+        279: (wide, 1, 4 * width * height),
+        339: (4, 1, 3),  # IEEE floats
+        **more,
     }
     count, entry, pointer = ("<Q", "<2H2Q", "<Q") if big else ("<H", "<2H2I", "<I")
-    kinds = {273: 16, 279: 16} if big else {}
-    size = struct.calcsize(count) + len(tags) * struct.calcsize(entry) + struct.calcsize(pointer)
-    following = 0 if last else file.tell() + size
-    entries = b"".join(
-        struct.pack(entry, tag, kinds.get(tag, 4), 1, value) for tag, value in tags.items()
-    )
+    length = struct.calcsize(count) + len(tags) * struct.calcsize(entry) + struct.calcsize(pointer)
+    following = 0 if last else file.tell() + length
+    entries = b"".join(struct.pack(entry, tag, *tags[tag]) for tag in sorted(tags))
     file.write(struct.pack(count, len(tags)) + entries + struct.pack(pointer, following))
 
 

@@ -24,8 +24,11 @@ from pnp_mlpatch.pipelines.ct_config import VolumeConfig
 from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
 
 OFF_CENTER = 0.3  # elements: a centre that is off by more is warned of
+FAR = 10  # elements: so far off the angles may be wrong instead
 FALSE_BEAM = 0.004  # what opposite rays differ by, relative to their squares, beyond their noise
 SMOOTHED = 0.28  # of the variance of noise is left when opposite rays are compared
+BRIGHTER = 1.5  # times the flat field: no object lets through so much
+NOTHING = 1.2  # chi^2 of an empty image, up to which a slice shows nothing
 COARSE = 1.5  # elements in a pixel: more are warned of
 BEYOND = (
     "the object goes on beyond the detector: readings at its ends are far from zero. It is "
@@ -89,7 +92,8 @@ class Seen:
             What was seen later.
         """
         for text in (*self.faults, *more):
-            warnings.warn(f"{scan.path}: {text}.", stacklevel=5)
+            end = "" if text.endswith("?") else "."
+            warnings.warn(f"{scan.path}: {text}{end}", stacklevel=5)
 
 
 def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
@@ -131,6 +135,14 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
         float(value) for value in torch.quantile(some(q[seen]), torch.tensor([0.01, 0.99]))
     ]
     _look_for_transmissions(scan, q, seen, faults)
+    if slab.noise.ndim == 1 or scan.kind == COUNTS:
+        ratio = (slab.q[0].cpu() / slab.noise[0].cpu())[seen].square().mean()
+        if float(ratio) < NOTHING:
+            faults.append(
+                f"slice {middle}, in the middle, shows no object: its line integrals are noise. "
+                "Gain, centre and window follow from it. Choose slices with the object, and give "
+                "window= (--window)"
+            )
     found = look(geometry, q, seen)
     _compare_center(scan, geometry, found, slab, facts, faults)
     truncated = _is_truncated(geometry, cut_sides(q, seen))
@@ -143,14 +155,25 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
 
 def _check_fields(scan: Scan) -> None:
     """Raise where the flat field is not brighter than the dark field."""
-    if scan.flat is None or scan.dark is None:
+    if scan.flat is None:
         return
-    flat, dark = float(scan.flat.median()), float(scan.dark.median())
+    flat = float(scan.flat.median())
+    dark = 0.0 if scan.dark is None else float(scan.dark.median())
     if flat <= dark:
         raise InputError(
             f"{scan.path}: the flat field has {flat:.4g} and the dark field {dark:.4g} in the "
-            "median element, so nothing was measured between them. Are they swapped? Give flat= "
-            "and dark= (--blank, --dark)."
+            "median element, so nothing was measured between them. Are they swapped? "
+            "Or was the shutter closed? Give flat= and dark=."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raw = scan.read(scan.shape[0] // 2, scan.shape[0] // 2 + 1)
+    passed = (float(raw.nanmedian()) - dark) / (flat - dark)
+    if passed > BRIGHTER:
+        raise InputError(
+            f"{scan.path}: the readings are {passed:.3g} times the open beam in the median, and an "
+            "object can but weaken it. Was the shutter closed for the flats, or have they another "
+            "exposure? Give flat=."
         )
 
 
@@ -249,11 +272,12 @@ def _compare_center(
         )
         return
     off = found.center - used
+    far = ". If it cannot be so far off, the angles are wrong" if abs(off) > FAR else ""
     if found.error < OFF_CENTER and abs(off) > max(OFF_CENTER, 4 * found.error):
         faults.append(
             f"the rotation axis is taken at element {used:.2f}, but the views fit each other at "
             f"{found.center:.2f} ({found.method}, standard error {found.error:.2g}). Give center= "
-            f"(--center {found.center:.2f}, or --center auto)"
+            f"(--center {found.center:.2f}, or --center auto){far}"
         )
 
 

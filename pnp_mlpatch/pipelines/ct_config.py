@@ -12,6 +12,7 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.ct import AXES, COUNTS, INTEGRALS, Geometry, Scan, sizes
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.atomic import check_writable, follow
+from pnp_mlpatch.io.voxels import LENGTHS
 from pnp_mlpatch.pipelines.ct_digest import partial_files
 from pnp_mlpatch.solvers import Solver
 from pnp_mlpatch.tuning.discrepancy import PRESETS
@@ -70,6 +71,9 @@ class VolumeConfig:
         the counts.
     slices : tuple of int, optional
         (start, stop), a part of the scan.
+    unit : str, optional
+        The unit of the lengths of the geometry, "m", "cm", "mm", "um" or "nm", which is written
+        into the volume.
     batch : int
         The number of slices in memory at a time.
     backend : str
@@ -102,6 +106,7 @@ class VolumeConfig:
     preset: str = "standard"
     likelihood: str = "gaussian"
     slices: tuple[int, int] | None = None
+    unit: str | None = None
     batch: int = 8
     backend: str = "auto"
     memory: float | None = None
@@ -119,6 +124,8 @@ class VolumeConfig:
             raise InputError(
                 f"{WHO}: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}."
             )
+        if self.unit is not None and self.unit not in LENGTHS:
+            raise InputError(f"{WHO}: unit must be {', '.join(LENGTHS)}, got {self.unit!r}.")
         if not isinstance(self.settings, dict):
             raise InputTypeError(
                 f"{WHO}: settings must be a dictionary of settings of the solver, "
@@ -188,7 +195,7 @@ class VolumeConfig:
         try:
             return solvers.make(self.solver or "admm", **given)
         except TypeError as error:
-            raise InputTypeError(f"the solver '{self.solver}': {error}") from error
+            raise InputTypeError(f"the solver '{self.solver or 'admm'}': {error}") from error
 
 
 def _is_integer(value: Any) -> bool:
@@ -246,13 +253,13 @@ def _check_counts(scan: Scan, config: VolumeConfig) -> None:
     if scan.flat is None:
         raise InputError(
             f"{scan.path}: counts need the open beam, and the scan has none. Give flat=I0 "
-            "(--blank I0), its counts, where the scan is read; or kind "
-            f"'{INTEGRALS}' if the logarithm has been taken."
+            "(--blank I0), its counts, where the scan is read; or "
+            f"kind='{INTEGRALS}' if the logarithm has been taken."
         )
     if config.noise is not None:
         raise InputError(
-            f"{scan.path}: counts bring their noise, so noise must not be given. Set gain, the "
-            "detector units per photon."
+            f"{scan.path}: counts bring their noise, so noise= must not be given. Set gain=, "
+            "the detector units per photon."
         )
 
 
@@ -262,8 +269,8 @@ def _check_integrals(scan: Scan, config: VolumeConfig) -> None:
     if config.likelihood == "poisson" or given:
         what = "the likelihood 'poisson'" if config.likelihood == "poisson" else given[0]
         raise InputError(
-            f"{scan.path}: {what} is for counts, and these are line integrals. Give noise, or kind "
-            f"'{COUNTS}'."
+            f"{scan.path}: {what} is for counts, and these are line integrals. Give noise=, or "
+            f"kind='{COUNTS}'."
         )
 
 

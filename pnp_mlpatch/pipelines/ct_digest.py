@@ -83,19 +83,27 @@ def scan_fingerprint(scan: Scan) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name, size and time of its files, and the sha256 of flat and dark field.
+        Name, size and time of its files, or the sha256 of an array in memory; and that of flat
+        and dark field.
     """
+    if "sha256" in scan.meta:  # an array in memory
+        return {"sha256": scan.meta["sha256"], "flat and dark": _fields_digest(scan)}
     files = [p for p in scan.path.rglob("*") if p.is_file()] if scan.path.is_dir() else [scan.path]
     stats = [p.stat() for p in files]
-    digest = hashlib.sha256()
-    for beam in (scan.flat, scan.dark):
-        digest.update(b"none" if beam is None else beam.contiguous().numpy().tobytes())
     return {
         "name": scan.path.name,
         "bytes": sum(stat.st_size for stat in stats),
         "modified": max(stat.st_mtime_ns for stat in stats),
-        "flat and dark": digest.hexdigest(),
+        "flat and dark": _fields_digest(scan),
     }
+
+
+def _fields_digest(scan: Scan) -> str:
+    """Return the sha256 of flat and dark field."""
+    digest = hashlib.sha256()
+    for beam in (scan.flat, scan.dark):
+        digest.update(b"none" if beam is None else beam.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 __all__ = ["Shard", "partial_files", "scan_fingerprint", "shard_journals", "tensor_digest"]

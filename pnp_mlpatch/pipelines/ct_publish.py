@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.ct import write_volume
+from pnp_mlpatch.ct import FanBeam, Voxels, from_dict, sizes, write_volume
 from pnp_mlpatch.ct.volumes import write_report
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.atomic import clean
@@ -31,7 +31,31 @@ def units_of(settings: dict[str, Any]) -> str:
     -------
     str
     """
-    return "1 / unit of pixel" if settings["mu_water"] is None else "HU"
+    if settings["mu_water"] is not None:
+        return "HU"
+    return f"1 / {settings.get('unit') or 'unit of pixel'}"
+
+
+def voxels_of(settings: dict[str, Any]) -> Voxels:
+    """Return the size of a voxel: slices are as far apart as detector elements are high.
+
+    Parameters
+    ----------
+    settings : dict
+        The settings of its run.
+
+    Returns
+    -------
+    Voxels
+        Elements are square unless the file of the scan says how high they are.
+    """
+    geometry, known = from_dict(settings["geometry"]), settings["scan"]
+    width = geometry.width if isinstance(geometry, FanBeam) else sizes(geometry)[1]
+    height = width
+    if {"element_mm", "element_height_mm"} <= set(known):
+        height = width * known["element_height_mm"] / known["element_mm"]
+    size = (float(height), float(geometry.pixel), float(geometry.pixel))
+    return Voxels(size, settings.get("unit") or "", units_of(settings))
 
 
 def publish(path: Path, journal: Journal) -> None:
@@ -56,17 +80,18 @@ def publish(path: Path, journal: Journal) -> None:
         **journal.found,
         "shape": list(parts.shape),
         "units": units_of(settings),
+        "voxel_size": list(voxels_of(settings).size),
         "result": {key: [row[key] for row in rows] for key in ROW},
     }
     chunks = (journal.batch(a) for a, _ in journal.batches)
     if path.suffix.lower() != ".zarr":
-        write_volume(path, chunks, parts.shape, meta=report)
+        write_volume(path, chunks, parts.shape, meta=report, voxels=voxels_of(settings))
         # last: until the volume is there, the same call goes on from it
         journal.path.unlink(missing_ok=True)
         parts.remove()
         return
-    pixel = float(settings["geometry"]["pixel"])
-    write_levels(parts.folder, _finite(chunks, path), parts.shape, parts.batch, pixel, "volume")
+    voxels, finite = voxels_of(settings), _finite(chunks, path)
+    write_levels(parts.folder, finite, parts.shape, parts.batch, voxels, "volume")
     write_report(path, report)
     _tidy(parts.folder)
     _move(parts.folder, path)
@@ -102,4 +127,4 @@ def _move(folder: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-__all__ = ["publish", "units_of"]
+__all__ = ["publish", "units_of", "voxels_of"]

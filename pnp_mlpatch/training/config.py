@@ -12,7 +12,7 @@ from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.training.sources import check_data, check_window
 from pnp_mlpatch.weights import read_toml
 
-TASKS = ("denoise", "upscale")
+TASKS = ("denoise", "upscale", "pairs")
 PRECISIONS = ("float32", "bfloat16", "float16")
 COUNTS = ("size", "crop", "batch", "steps", "queries", "checkpoint_every", "validate_every")
 
@@ -41,7 +41,10 @@ class TrainConfig:
         Weights to start from, a shipped name or a path, of the same kind and shapes. They bring
         their settings where ``model`` is empty.
     task : str
-        "denoise" or "upscale".
+        "denoise", "upscale", or "pairs": images of one scene in pairs, whose noise is independent.
+        The first half of the channels of ``data`` is shown, the second half is the target.
+    level : float
+        The standard deviation of the noise that the images of "pairs" have.
     factor : float
         By how much "upscale" shrinks the window, above 1.
     queries : int
@@ -93,6 +96,10 @@ class TrainConfig:
     border the window is continued by reflection, as at inference. For jittered pixels the clean
     image is interpolated (bicubic).
 
+    "pairs" adds white noise to the first image of a pair, so that both together have a level that
+    is uniform in [level, sigma_max], and asks for the second one (Noise2Noise, Lehtinen et al.
+    2018).
+
     "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
     and adds the noise to the small image; ``sigma_max = 0``: none.
 
@@ -112,6 +119,7 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     init: str | None = None
     task: str = "denoise"
+    level: float = 0.0
     factor: float = 2
     queries: int = 512
     size: int = 128
@@ -180,10 +188,26 @@ class TrainConfig:
                 f"train: pixels ({self.pixels}) asks for single random pixels; set crop = 1 with "
                 f"it, got crop = {self.crop}."
             )
-        if self.sigma_max == 0 and self.task == "denoise":
+        if self.sigma_max == 0 and self.task != "upscale":
             raise InputError(
                 "train: sigma_max must be > 0 to learn to denoise, got 0. "
                 "Only task = 'upscale' goes without noise."
+            )
+        pairs = self.task == "pairs"
+        if not _at_least(self.level, 0) or (self.level and not pairs):
+            raise InputError(
+                "train: level is the noise of the images of task = 'pairs', a number >= 0; got "
+                f"{self.level!r} for '{self.task}'."
+            )
+        if pairs and self.level >= self.sigma_max:
+            raise InputError(
+                f"train: level ({self.level:.4g}) must be below sigma_max ({self.sigma_max:.4g}), "
+                "the top of the noise that the network learns."
+            )
+        if pairs and (self.validation or self.pixels or self.permute or self.scale < 1):
+            raise InputError(
+                "train: task 'pairs' goes without validation, pixels, permute and scale. Leave "
+                "them out."
             )
 
     def _check_ranges(self) -> None:

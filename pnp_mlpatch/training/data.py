@@ -78,7 +78,7 @@ def batch(
         )
         window = symmetric(window, below(8, rng))
         window = window[rng.permutation(len(window))] if config.permute else window
-        sigma = rng.random() * config.sigma_max
+        sigma = config.level + rng.random() * (config.sigma_max - config.level)
         if config.task == "upscale":
             shown, target, where = shrink(window, config.factor, config.queries, rng)
             shown = shown + sigma * white(tuple(shown.shape), rng) if sigma else shown
@@ -99,9 +99,11 @@ def batch(
                 below(config.size - config.crop + 1, rng),
                 below(config.size - config.crop + 1, rng),
             )
-            block, noise = cut(window, place, config.crop, halo, rng)
-            shown = block + sigma * noise
-            target = block[:, halo : halo + config.crop, halo : halo + config.crop]
+            first, second = window.chunk(2) if config.task == "pairs" else (window, window)
+            block, noise = cut(first, place, config.crop, halo, rng)
+            shown = block + math.sqrt(sigma**2 - config.level**2) * noise
+            rows, cols = (slice(start, start + config.crop) for start in place)
+            target = second[:, rows, cols]
         noisy.append(shown)
         clean.append(target)
         sigmas.append(sigma)

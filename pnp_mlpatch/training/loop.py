@@ -128,6 +128,7 @@ class _Training:
         if config.ema:
             self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         channels, size = self.model.channels, math.ceil(config.size / config.scale)
+        channels *= 2 if config.task == "pairs" else 1
         self.sources = open_sources(config.data, channels, size, config.window, config.seed)
         smallest = 1 if config.task == "denoise" else 2 * max(FACTORS)
         checked = config.validation if rank == 0 and config.validation else []
