@@ -70,22 +70,24 @@ def mismatch(Ax: Tensor, y: Tensor, x: Tensor, Aty: Tensor) -> float:
     return float(gap.abs() / (Ax.norm() * y.norm()).clamp_min(TINY))
 
 
-def reached(A: LinearOperator) -> Tensor:
+def reached(A: LinearOperator, images: int = 1) -> Tensor:
     r"""Return which data depend on the image at all.
 
     Parameters
     ----------
     A : LinearOperator
         The operator.
+    images : int
+        How many images A takes at a time, where it has weights for each.
 
     Returns
     -------
-    Tensor of bool, shape (1, \*data_shape)
+    Tensor of bool, shape (images, \*data_shape)
         Where a random positive image gives a value other than 0.
     """
     x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A.device)
     with torch.no_grad():
-        return A(x + 1).abs() > 0
+        return A((x + 1).expand(images, -1, -1, -1)).abs() > 0
 
 
 def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None:
