@@ -139,6 +139,12 @@ def _scan(sub: argparse.ArgumentParser) -> None:
         metavar="STD",
         help="noise of line integrals (default: estimated for each slice)",
     )
+    group.add_argument(
+        "--bin",
+        type=int,
+        metavar="N",
+        help="take N neighbouring detector elements as one (default: those that fit into a pixel)",
+    )
     group.add_argument("--slices", metavar="START:STOP", help="only these slices")
 
 
@@ -215,8 +221,8 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
     group.add_argument(
         "--preset",
-        choices=["fast", "standard", "best"],
-        help="of the recipe: fast takes about half of the time of standard",
+        choices=["fast", "standard"],
+        help="of the recipe: fast takes about a third of the time of standard",
     )
     group.add_argument(
         "--solver",
@@ -296,7 +302,14 @@ def _processes(sub: argparse.ArgumentParser) -> None:
 def _running(sub: argparse.ArgumentParser) -> None:
     """Add the flags under "running"."""
     group = sub.add_argument_group("running")
-    group.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    size.add_argument(
+        "--slabs",
+        type=int,
+        metavar="N",
+        help="N slices at a time, denoised along all three planes (for slices that lie close)",
+    )
     group.add_argument(
         "--backend",
         choices=["auto", "sparse", "astra_cpu", "astra_cuda"],

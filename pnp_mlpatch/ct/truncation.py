@@ -2,8 +2,9 @@
 
 Readings at an end of the detector are far from zero where the object goes on beyond. Its image is
 then reconstructed on a larger grid, with detector elements beside the detector that measured
-nothing, and cut out at the end. Filtered backprojection lets the projections fall to zero over
-these elements.
+nothing, and cut out at the end. What the data do not tell, a slow change of the values in the field
+of view, stays as the start has it. So filtered backprojection takes for these elements the
+projections of the ellipse that fits the scan.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ END = 0.02  # of the detector, at either side
 CUT = 0.08  # of the largest line integrals: more at an end is object, not air
 BLOCKS, OFTEN = 20, 0.1  # of the views, and the part of them at which the object is cut
 MARGIN = 0.5  # of the detector, that is added at either side
-ROOM = 1.5  # of the detector, the least side of the image
+ROOM = 1.8  # of the detector, the least side of the image
 
 
 def cut_sides(q: Tensor, seen: Tensor) -> tuple[bool, bool]:

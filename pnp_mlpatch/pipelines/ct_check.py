@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct import COUNTS, Geometry, ParallelBeam, Scan, sizes
+from pnp_mlpatch.ct.binning import bin_geometry, elements_in_a_pixel
 from pnp_mlpatch.ct.center import Center, look
 from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.gain import gain_of_air
@@ -26,7 +27,7 @@ from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
 OFF_CENTER = 0.3  # elements: a centre that is off by more is warned of
 FALSE_BEAM = 0.004  # what opposite rays differ by, relative to their squares, beyond their noise
 SMOOTHED = 0.28  # of the variance of noise is left when opposite rays are compared
-COARSE = 1.5  # elements in a pixel: more are warned of
+COARSE = 1.5  # elements, or bins of them, in a pixel: more are warned of
 BEYOND = (
     "the object goes on beyond the detector: readings at its ends are far from zero. It is "
     "reconstructed with a margin that is cut off at the end. Values in the field of view may be "
@@ -62,7 +63,7 @@ class Seen:
     slab: Slab = field(repr=False)
 
     def room(self, scan: Scan, geometry: Geometry) -> tuple[Scan, Geometry, int]:
-        """Give an object that goes on beyond the detector room, by truncation.widen.
+        """Give an object that goes on beyond the detector room, and bin the detector.
 
         Parameters
         ----------
@@ -74,9 +75,11 @@ class Seen:
         Returns
         -------
         scan, geometry, margin
-            As they are and 0, where the object is not truncated.
+            By :func:`~pnp_mlpatch.ct.truncation.widen`, or as they are and 0. The geometry is that
+            of the bins, which :func:`~pnp_mlpatch.pipelines.ct_slab.read_slab` makes.
         """
-        return widen(scan, geometry) if self.truncated else (scan, geometry, 0)
+        scan, geometry, margin = widen(scan, geometry) if self.truncated else (scan, geometry, 0)
+        return scan, bin_geometry(geometry, self.config.bin or 1), margin
 
     def warn(self, scan: Scan, more: list[str]) -> None:
         """Warn of what was seen.
@@ -122,7 +125,8 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
         config = _settle_gain(scan, config, middle, facts, faults)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when the volume is made
-        slab = read_slab(scan, config, middle, middle + 1)
+        slab = read_slab(scan, replace(config, bin=1), middle, middle + 1)
+    config = _settle_bin(geometry, config, facts, faults)
     if not len(slab.q):
         return Seen(config, facts, tuple(faults), None, False, slab)
     q, seen = slab.q[0].cpu(), ~slab.missing[0].cpu()
@@ -137,7 +141,6 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
     facts["truncated"] = truncated
     if truncated:
         faults.append(BEYOND)
-    _compare_sizes(scan, geometry, facts, faults)
     return Seen(config, facts, tuple(faults), found, truncated, slab)
 
 
@@ -265,20 +268,21 @@ def _is_truncated(geometry: Geometry, cut: tuple[bool, bool]) -> bool:
     return any(cut)
 
 
-def _compare_sizes(
-    scan: Scan, geometry: Geometry, facts: dict[str, Any], faults: list[str]
-) -> None:
-    """Check whether pixels and elements fit each other."""
-    spacing = sizes(geometry)[1]
-    width = spacing if isinstance(geometry, ParallelBeam) else geometry.width
-    ratio = geometry.pixel / width
-    facts["elements in a pixel"] = ratio
-    if ratio > COARSE:
+def _settle_bin(
+    geometry: Geometry, config: VolumeConfig, facts: dict[str, Any], faults: list[str]
+) -> VolumeConfig:
+    """Return the settings with the elements of a bin: given, or those in a pixel."""
+    ratio = elements_in_a_pixel(geometry)
+    factor = config.bin or max(1, int(ratio + 1e-6))
+    facts |= {"elements in a pixel": ratio, "elements in a bin": factor}
+    if ratio / factor > COARSE:
+        width = geometry.pixel / ratio
         faults.append(
             f"a pixel is {ratio:.2g} detector elements wide, so that the image cannot show what "
             "the data do, and chi^2 stays above 1. Give pixel= "
-            f"(--pixel {width:.4g}) and a larger shape, or bin the detector"
+            f"(--pixel {width:.4g}) and a larger shape, or bin= (--bin {round(ratio)})"
         )
+    return replace(config, bin=factor)
 
 
 def some(values: Tensor, most: int = 1_000_000) -> Tensor:

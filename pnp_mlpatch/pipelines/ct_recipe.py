@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch.ct._ellipse import extend
 from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, describe
 from pnp_mlpatch.operators import LinearOperator, Transmission
 from pnp_mlpatch.operators._ringless import Ringless
+from pnp_mlpatch.operators._sliced import Sliced
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.pipelines.ct_journal import ROW
 from pnp_mlpatch.pipelines.ct_slab import Slab
@@ -22,7 +24,12 @@ Row = dict[str, Any]  # what is reported of a slice; its keys are ROW
 
 
 def solve_slab(
-    A: Radon, D: Denoiser | None, solver: Solver | str, scale: float, slab: Slab
+    A: Radon,
+    D: Denoiser | None,
+    solver: Solver | str,
+    scale: float,
+    slab: Slab,
+    stack: bool = False,
 ) -> tuple[Tensor, list[Row]]:
     """Reconstruct the slices of a slab.
 
@@ -38,6 +45,8 @@ def solve_slab(
         The width of the window, in attenuation.
     slab : Slab
         The data.
+    stack : bool
+        Whether D denoises the live slices together, as the channels of one image.
 
     Returns
     -------
@@ -55,9 +64,9 @@ def solve_slab(
         found = backproject(A, slab)
         ended: list[Row] = [{"status": "fbp", "iterations": 0}] * len(slab.q)
     elif isinstance(solver, str):
-        found, ended = _by_recipe(A, D, scale, slab, solver)
+        found, ended = _by_recipe(A, D, scale, slab, solver, stack)
     else:
-        found, ended = _by_solver(A, D, solver, slab)
+        found, ended = _by_solver(A, D, solver, slab, stack)
     levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
     places = slab.live.nonzero().flatten().tolist()
     rejected = slab.rejected or ({},) * len(slab.q)
@@ -73,6 +82,8 @@ def solve_slab(
 def backproject(A: Radon, slab: Slab) -> Tensor:
     """Return filtered backprojection, interpolated along the detector where data are missing.
 
+    Beyond the elements that measured, projections go on as those of the ellipse that fits them.
+
     Parameters
     ----------
     A : Radon
@@ -84,8 +95,24 @@ def backproject(A: Radon, slab: Slab) -> Tensor:
     -------
     Tensor, shape (B, 1, H, W)
     """
-    q, seen = slab.q[:, None].to(A.angles.device), ~slab.missing[:, None].to(A.angles.device)
+    q, seen = slab.q.clone(), ~slab.missing
+    for k in _beyond(slab).nonzero().flatten().tolist():
+        found = extend(A.geometry, q[k].cpu(), seen[k].cpu())
+        if found is not None:
+            alive = seen[k].any(0).nonzero().flatten()
+            ends = torch.ones_like(seen[k])
+            ends[:, int(alive[0]) : int(alive[-1]) + 1] = False
+            q[k] = torch.where(ends, found, q[k])
+            seen[k] |= ends
+    q, seen = (part[:, None].to(A.angles.device) for part in (q, seen))
     return A.initial(q) if bool(seen.all()) else A.weighted(seen.to(q.dtype)).initial(q)
+
+
+def _beyond(slab: Slab) -> Tensor:
+    """Return which slices were given room: a twentieth of the elements at both ends saw nothing."""
+    width = max(1, slab.q.shape[-1] // 20)
+    seen = (~slab.missing).any(1)
+    return ~(seen[:, :width].any(1) | seen[:, -width:].any(1)) & seen.any(1)
 
 
 def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
@@ -112,35 +139,50 @@ def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
     return level if known.sigma_range is None else level.clamp(*known.sigma_range)
 
 
-def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tensor, list[Row]]:
+def _by_solver(
+    A: Radon, D: Denoiser, solver: Solver, slab: Slab, stack: bool
+) -> tuple[Tensor, list[Row]]:
     """Run the solver, from the denoised start."""
-    levels = start_level(A, slab, describe(D)).tolist()
-    starts = zip(backproject(A, slab), levels, strict=True)
+    levels, images = start_level(A, slab, describe(D)), backproject(A, slab)
+    q, T, noise = problem = _problem(A, slab)
+    if stack:
+        q, T, noise = _stacked(*problem)
+        levels, images = levels.mean()[None], images.transpose(0, 1)
+    starts = zip(images, levels.tolist(), strict=True)
     x0 = torch.cat([D(one[None], level) for one, level in starts])
-    q, T, noise = _problem(A, slab)
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
+    x = result.x.transpose(0, 1) if stack else result.x
     ended = {"status": result.status, "iterations": result.state.iteration}
-    fits = chi2(q, T, result.x, noise).tolist() if slab.counts is None else [None] * len(q)
-    return result.x, [
+    count = len(slab.q)
+    fits = _fits(problem, x) if slab.counts is None else [None] * count
+    return x, [
         ended | {"residual": value, "chi2": fit}
         for value, fit in zip(change.values[-1], fits, strict=True)
     ]
 
 
 def _by_recipe(
-    A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str
+    A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str, stack: bool
 ) -> tuple[Tensor, list[Row]]:
     """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
-    q, T, noise = _problem(A, slab)
+    q, T, noise = problem = _problem(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
+    if stack:
+        q, T, noise = _stacked(*problem)
+        sigma = sigma.mean()[None]
     sigma = sigma if known is None else sigma.clamp(*known)
+    x0 = None
+    if bool(_beyond(slab).any()):
+        images = backproject(A, slab)
+        x0 = images.transpose(0, 1).contiguous() if stack else images
     change = _Change(torch.zeros_like(q[:, :, :1, :1]))
     found = recipe(
         q,
         T,
         D,
+        x0=x0,
         noise=noise,
         sigma=sigma,
         lowest=0.25 if slab.counts is None else 1.0,
@@ -149,8 +191,12 @@ def _by_recipe(
         progress=False,
     )
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
+    x = found.x.transpose(0, 1) if stack else found.x
     values = zip(
-        (sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True
+        (sigma / scale).expand(len(x)).tolist(),
+        found.alpha_scale.expand(len(x)).tolist(),
+        _fits(problem, x) if stack else found.chi2.tolist(),
+        strict=True,
     )
     ended = []
     for k, (level, alpha_scale, fit) in enumerate(values):
@@ -165,10 +211,26 @@ def _by_recipe(
                 "chi2": fit,
             }
         )
-    return found.x, ended
+    return x, ended
 
 
-def _problem(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
+_Problem = tuple[Tensor, LinearOperator, float | Tensor]
+
+
+def _fits(problem: _Problem, x: Tensor) -> list[float]:
+    """Return chi-squared of each slice."""
+    q, T, noise = problem
+    return chi2(q, T, x, noise).tolist()
+
+
+def _stacked(q: Tensor, T: LinearOperator, noise: float | Tensor) -> _Problem:
+    """Return the problem of the slices as one of their stack, which shares one level of noise."""
+    if isinstance(noise, Tensor):
+        noise = noise.square().mean().sqrt() if noise.ndim == 1 else noise.transpose(0, 1)
+    return q.transpose(0, 1).contiguous(), Sliced(T, len(q)), noise
+
+
+def _problem(A: Radon, slab: Slab) -> _Problem:
     """Return data, operator and noise as the solvers take them."""
     device = A.angles.device
     if slab.spread is not None and bool((slab.spread > 0).any()):
@@ -208,7 +270,8 @@ class _Change:
 
     def __call__(self, state: State) -> None:
         old, self.x = self.x, state.x
-        moved, size = ((x.flatten(1).double().norm(dim=1)) for x in (self.x - old, self.x))
+        parts = (x.flatten(0, 1).flatten(1) for x in (self.x - old, self.x))
+        moved, size = (part.double().norm(dim=1) for part in parts)
         self.values.append((moved / size.clamp_min(1e-30)).tolist())
 
 

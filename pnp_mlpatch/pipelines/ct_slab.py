@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct import COUNTS, Scan, dead_bins, line_integrals
+from pnp_mlpatch.ct.binning import bin_mean, bin_sum
 from pnp_mlpatch.ct.outliers import bad_elements, bright, zingers
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators._ringless import element_spread
@@ -85,6 +86,8 @@ def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
         slab = _from_counts(scan, config, raw, start, stop)
     else:
         slab = _from_integrals(config, raw)
+    if config.bin is not None and config.bin > 1 and len(slab.q):
+        slab = _binned(slab, config.bin)
     if config.rings and len(slab.q) and slab.counts is None:
         noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
         noise = noise.expand_as(slab.q).masked_fill(slab.missing, torch.inf)
@@ -151,6 +154,22 @@ def _reject(slab: Slab, found: Tensor) -> Slab:
     noise = slab.noise if slab.noise.ndim == 1 else slab.noise.masked_fill(missing, torch.inf)
     q = slab.q.masked_fill(missing, 0.0)
     return replace(slab, q=q, missing=missing, noise=noise, rejected=rejected)
+
+
+def _binned(slab: Slab, factor: int) -> Slab:
+    """Take each ``factor`` neighbouring elements as one."""
+    seen = ~slab.missing
+    count = bin_sum(seen.to(slab.q), seen, factor)
+    if slab.noise.ndim == 1:
+        noise = slab.noise / math.sqrt(factor)
+    else:
+        variance = bin_sum(slab.noise.square(), seen, factor)
+        noise = torch.where(count > 0, variance.sqrt() / count.clamp_min(1), torch.inf)
+    counts = slab.counts
+    if counts is not None:
+        counts = tuple(bin_sum(part, seen, factor) for part in counts)
+    q = bin_mean(slab.q, seen, factor)
+    return replace(slab, q=q, missing=count == 0, noise=noise, counts=counts)
 
 
 def _photons(
