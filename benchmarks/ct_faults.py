@@ -7,6 +7,7 @@ would give. PSNR in dB, of [0, 1] = -1024 ... 1024 HU, within the circle that th
 Run: python benchmarks/ct_faults.py [--only NAME ...] [--denoiser tv] [--size N] [--views N]
 """
 
+import importlib.util
 import tempfile
 import warnings
 from dataclasses import replace
@@ -198,7 +199,10 @@ def truncated(scene: Scene, folder: Path) -> dict:
 def rings(scene: Scene, folder: Path) -> dict:
     spread = torch.randn(scene.size, generator=torch.Generator().manual_seed(3))
     path = scene.write(folder / "scan.h5", scene.integrals(), sensitivity=1 + 0.02 * spread)
-    return scene.solve(path)
+    row = scene.solve(path)
+    if importlib.util.find_spec("algotom"):
+        row["algotom"] = scene.solve(path, config=VolumeConfig(stripes=True))["PSNR"]
+    return row | {"neither": scene.solve(path, config=VolumeConfig(rings=False))["PSNR"]}
 
 
 FAULTS = {

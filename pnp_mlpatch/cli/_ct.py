@@ -41,6 +41,7 @@ CONFIG = (
     "gain",
     "electronic",
     "bin",
+    "stripes",
     "likelihood",
     "preset",
     "batch",

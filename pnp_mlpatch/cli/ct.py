@@ -145,6 +145,12 @@ def _scan(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="take N neighbouring detector elements as one (default: those that fit into a pixel)",
     )
+    group.add_argument(
+        "--stripes",
+        action="store_true",
+        default=None,
+        help="filter stripes (rings) by algotom, in place of the estimate of offsets",
+    )
     group.add_argument("--slices", metavar="START:STOP", help="only these slices")
 
 

@@ -24,7 +24,7 @@ END = 0.02  # of the detector, at either side
 CUT = 0.08  # of the largest line integrals: more at an end is object, not air
 BLOCKS, OFTEN = 20, 0.1  # of the views, and the part of them at which the object is cut
 MARGIN = 0.5  # of the detector, that is added at either side
-ROOM = 1.8  # of the detector, the least side of the image
+ROOM = 1.5  # of the detector, the least side of the image
 
 
 def cut_sides(q: Tensor, seen: Tensor) -> tuple[bool, bool]:

@@ -63,6 +63,9 @@ class VolumeConfig:
         Whether an offset of each detector element is estimated with the image, where elements
         differ from their neighbours by more than 0.006: errors of their gain, which make rings.
         Not with the likelihood "poisson".
+    stripes : bool
+        Filter each sinogram by :func:`~pnp_mlpatch.ct.stripes.remove_stripes` of algotom, in place
+        of ``rings``. Not with the likelihood "poisson".
     bin : int, optional
         Neighbouring detector elements that are taken as one. By default as many as fit into a
         pixel; 1 keeps all. See :mod:`pnp_mlpatch.ct.binning`.
@@ -106,6 +109,7 @@ class VolumeConfig:
     electronic: float = 0.0
     outliers: bool = True
     rings: bool = True
+    stripes: bool = False
     bin: int | None = None
     preset: str = "standard"
     likelihood: str = "gaussian"
@@ -121,10 +125,11 @@ class VolumeConfig:
         self._check_numbers()
         if self.slabs is not None:
             object.__setattr__(self, "batch", self.slabs)
-            if self.likelihood == "poisson":
-                raise InputError(
-                    f"{WHO}: slabs are for the likelihood 'gaussian'. Leave one of them out."
-                )
+        if self.likelihood == "poisson" and (self.slabs is not None or self.stripes):
+            name = "stripes" if self.stripes else "slabs"
+            raise InputError(
+                f"{WHO}: {name} are for the likelihood 'gaussian'. Leave one of them out."
+            )
         if self.likelihood not in LIKELIHOODS:
             raise InputError(
                 f"{WHO}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, "

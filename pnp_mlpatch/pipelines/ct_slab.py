@@ -14,6 +14,7 @@ from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct import COUNTS, Scan, dead_bins, line_integrals
 from pnp_mlpatch.ct.binning import bin_mean, bin_sum
 from pnp_mlpatch.ct.outliers import bad_elements, bright, zingers
+from pnp_mlpatch.ct.stripes import remove_stripes
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators._ringless import element_spread
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
@@ -86,9 +87,12 @@ def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
         slab = _from_counts(scan, config, raw, start, stop)
     else:
         slab = _from_integrals(config, raw)
+    if config.stripes and len(slab.q):
+        pairs = zip(slab.q, ~slab.missing, strict=True)
+        slab = replace(slab, q=torch.stack([remove_stripes(*pair) for pair in pairs]))
     if config.bin is not None and config.bin > 1 and len(slab.q):
         slab = _binned(slab, config.bin)
-    if config.rings and len(slab.q) and slab.counts is None:
+    if config.rings and not config.stripes and len(slab.q) and slab.counts is None:
         noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
         noise = noise.expand_as(slab.q).masked_fill(slab.missing, torch.inf)
         spread = element_spread(slab.q, noise)
