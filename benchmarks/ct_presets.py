@@ -6,7 +6,7 @@ of a sweep, chosen with the truth. "streaks" is the root mean square of what the
 from one slice to the next, in HU.
 
 Run: python benchmarks/ct_presets.py --chest FILE.npz [--size N] [--crop N] [--slices N]
-     [--weights NAME] [--only presets slabs]
+     [--images N] [--weights NAME] [--only presets slabs]
 """
 
 import time
@@ -37,6 +37,7 @@ def main():
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--crop", type=int, help="the side of the middle that is taken, in pixels")
     parser.add_argument("--weights", default="mlpatch-ct")
+    parser.add_argument("--images", type=int, default=2, help="1 or 2 slices for the presets")
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--slices", type=int, default=16, help="of the stack")
     parser.add_argument("--iterations", type=int, default=12, help="with slabs")
@@ -59,9 +60,9 @@ def score(x: Tensor, truth: Tensor) -> float:
 
 
 def presets(args, hu: Tensor) -> list[dict]:
-    """TV and the presets, on two slices."""
+    """TV and the presets, on one or two slices."""
     count = len(hu)
-    truth = to_attenuation(hu[[count // 4, (3 * count) // 4]], WATER)
+    truth = to_attenuation(hu[[count // 4, (3 * count) // 4][: args.images]], WATER)
     A = Radon(ParallelBeam(tuple(hu.shape[-2:]), args.views), cache=False)
     q, noise = simulate(A, truth, snr_db=40)
     D = rescaled(denoisers.make("mlpatch", weights=args.weights), SCALE, OFFSET)

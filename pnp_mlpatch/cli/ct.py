@@ -139,18 +139,6 @@ def _scan(sub: argparse.ArgumentParser) -> None:
         metavar="STD",
         help="noise of line integrals (default: estimated for each slice)",
     )
-    group.add_argument(
-        "--bin",
-        type=int,
-        metavar="N",
-        help="take N neighbouring detector elements as one (default: those that fit into a pixel)",
-    )
-    group.add_argument(
-        "--stripes",
-        action="store_true",
-        default=None,
-        help="filter stripes (rings) by algotom, in place of the estimate of offsets",
-    )
     group.add_argument("--slices", metavar="START:STOP", help="only these slices")
 
 
@@ -253,7 +241,24 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="a setting of the denoiser or the solver; may be given many times",
     )
+    _detector(group)
     _values(group)
+
+
+def _detector(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of what is done to the data before."""
+    group.add_argument(
+        "--bin",
+        type=int,
+        metavar="N",
+        help="take N neighbouring detector elements as one (default: those that fit into a pixel)",
+    )
+    group.add_argument(
+        "--stripes",
+        action="store_true",
+        default=None,
+        help="filter stripes (rings) by algotom, in place of the estimate of offsets",
+    )
 
 
 def _values(group: argparse._ArgumentGroup) -> None:
