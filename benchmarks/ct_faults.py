@@ -8,6 +8,7 @@ Run: python benchmarks/ct_faults.py [--only NAME ...] [--denoiser tv] [--size N]
 """
 
 import importlib.util
+import math
 import tempfile
 import warnings
 from dataclasses import replace
@@ -21,7 +22,7 @@ from common import arguments, parse, publish
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, samples
-from pnp_mlpatch.ct import MU_WATER, Geometry, ParallelBeam, read_scan, to_attenuation
+from pnp_mlpatch.ct import MU_WATER, FanBeam, Geometry, ParallelBeam, read_scan, to_attenuation
 from pnp_mlpatch.ct.counts import simulate_counts
 from pnp_mlpatch.operators.radon import Radon, simulate
 from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, reconstruct_volume
@@ -196,6 +197,40 @@ def truncated(scene: Scene, folder: Path) -> dict:
     return scene.solve(path, part) | {"right": whole["PSNR"]}
 
 
+def half(scene: Scene, folder: Path, fan: bool) -> dict:
+    """The axis near the edge of a detector of half the width, over a whole turn.
+
+    "right" is the whole detector with half of the views, so that each line is measured once as
+    well; "twice" is the whole detector with all views.
+    """
+    size, pixel, views = scene.size, scene.pixel, scene.geometry.theta.numel()
+    count = round(1.25 * size) if fan else size
+    kept = count // 2 + max(4, count // 16)
+
+    def geometry(views: int, turn: float, elements: int) -> Geometry:
+        theta = torch.arange(views) * (turn / views)
+        away = (count - elements) / 2  # of the middle of the detector, in elements
+        shape, how = (size, size), {"detectors": elements, "pixel": pixel}
+        if not fan:
+            return ParallelBeam(shape, theta, **how, offset=away * pixel)
+        width = pixel * 949 / 541
+        distances = {"source_origin": 541.0, "origin_detector": 408.0}
+        return FanBeam(
+            shape, theta, **how, **distances, spacing=width, offset=away * width, arc=True
+        )
+
+    def run(name: str, *how) -> dict[str, float]:
+        chosen = geometry(*how)
+        path = scene.write(folder / f"{name}.h5", scene.integrals(chosen), geometry=chosen)
+        return scene.solve(path, chosen)
+
+    whole = 2 * math.pi
+    found = run("half", 2 * views, whole, kept)
+    once = run("once", views, whole if fan else math.pi, count)
+    twice = run("twice", 2 * views, whole, count)
+    return found | {"right": once["PSNR"], "twice": twice["PSNR"]}
+
+
 def rings(scene: Scene, folder: Path) -> dict:
     spread = torch.randn(scene.size, generator=torch.Generator().manual_seed(3))
     path = scene.write(folder / "scan.h5", scene.integrals(), sensitivity=1 + 0.02 * spread)
@@ -215,6 +250,8 @@ FAULTS = {
     "pixels three elements wide": coarse,
     "truncated: 60 % of the width": truncated,
     "gain errors of 2 % (rings)": rings,
+    "half acquisition, parallel": lambda scene, folder: half(scene, folder, False),
+    "half acquisition, fan": lambda scene, folder: half(scene, folder, True),
 }
 
 if __name__ == "__main__":
