@@ -12,7 +12,15 @@ import torch
 
 from pnp_mlpatch import cli
 from pnp_mlpatch.ct import FanBeam, ParallelBeam, coordinates, read_scan, simulate_counts, sizes
-from pnp_mlpatch.ct.binning import bin_geometry, bin_mean, bin_sum, elements_in_a_pixel
+from pnp_mlpatch.ct.binning import (
+    bin_geometry,
+    bin_mean,
+    bin_sum,
+    divide,
+    divide_pixels,
+    elements_in_a_pixel,
+)
+from pnp_mlpatch.ct.truncation import Frame, crop
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.radon import Radon, simulate
@@ -53,6 +61,13 @@ def test_bins_leave_out_what_was_not_measured():
     assert bin_geometry(FINE, 1) is FINE
     assert elements_in_a_pixel(COARSE) == 3
     assert elements_in_a_pixel(FAN) == pytest.approx(6 / (3.2 * 500 / 800))
+    found = [divide(ratio) for ratio in (0.5, 1.9, 2.0, 3.0, 4.0, 6.0, 9.1)]
+    assert found == [(1, 1), (1, 1), (2, 1), (3, 1), (3, 1), (3, 2), (3, 3)]
+    fine = divide_pixels(FAN, 2)
+    assert (fine.shape, fine.pixel, sizes(fine)) == ((48, 48), 3.0, sizes(FAN))
+    image = torch.arange(64.0).reshape(1, 8, 8)
+    whole = torch.nn.functional.avg_pool2d(image[:, 1:-1, 1:-1], 2)
+    assert torch.equal(crop(image, Frame(1, 2)), whole)
     with pytest.raises(InputError, match="fewer than the 99 of a bin"):
         bin_geometry(FINE, 99)
 
@@ -87,14 +102,18 @@ def test_coarse_pixels_are_no_worse_than_without_the_discrepancy_rule(tmp_path, 
     np.save(tmp_path / "q.npy", (q + NOISE * torch.randn(q.shape, generator=draw))[0].numpy())
     config = VolumeConfig(noise=NOISE)
     found, record = volume(tmp_path / "q.npy", COARSE, config)
-    assert record["bin"] == record["seen"]["elements in a bin"] == 3
+    assert record["bin"] == record["seen"]["elements in a bin"] == 1
+    assert record["seen"]["parts of a pixel"] == 3
+    assert record["shape"] == [1, SIDE, SIDE]
+    binned, record = volume(tmp_path / "q.npy", COARSE, replace(config, bin=3, preset="fast"))
     assert record["geometry"]["detectors"] == 3 * SIDE + 1
     assert record["noise"] == NOISE
     assert record["result"]["noise"] == [pytest.approx(NOISE / math.sqrt(3))]
     assert not [w for w in recwarn if "elements wide" in str(w.message)]
     fixed, _ = volume(tmp_path / "q.npy", COARSE, replace(config, bin=1, preset="fast"))
-    assert found > fixed
-    with pytest.warns(UserWarning, match="a pixel is 3 detector elements wide.*--bin 3"):
+    assert binned > fixed
+    assert found > binned + 1
+    with pytest.warns(UserWarning, match="a pixel is 3 detector elements wide.*or leave out bin"):
         volume(tmp_path / "q.npy", COARSE, replace(config, bin=1, iterations=1))
 
 
@@ -105,8 +124,9 @@ def test_the_shell_bins(tmp_path, capsys, monkeypatch):
     words = ["ct", "q.npy", "--kind", "line-integrals", "--angles", "60", "--spacing", "2"]
     words += ["--pixel", "4", "--shape", "36", "36", "--denoiser", "tv", "--iterations", "2"]
     assert cli.main([*words, "--out", "v.npy"]) == 0
-    assert "2 detector elements are taken as one" in capsys.readouterr().out
+    assert "pixels are solved in 2^2 parts" in capsys.readouterr().out
     assert cli.main([*words, "--bin", "4", "--out", "v4.npy"]) == 0
+    assert "4 detector elements are taken as one" in capsys.readouterr().out
     assert json.loads((tmp_path / "v4.json").read_text())["bin"] == 4
     assert cli.main([*words, "--bin", "0", "--out", "v4.npy"]) == 2
     assert "bin must be an integer >= 1" in capsys.readouterr().err

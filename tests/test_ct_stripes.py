@@ -39,6 +39,15 @@ def test_what_was_not_measured_is_interpolated_before_and_0_after(algotom):
     assert algotom[0].tolist() == [[1, 2, 3, 4], [0, 0, 0, 0]]
 
 
+def test_what_algotom_refuses_is_said(algotom, monkeypatch):
+    def refuse(sinogram):
+        raise ValueError("no noise")
+
+    monkeypatch.setattr(sys.modules["algotom.prep.removal"], "remove_all_stripe", refuse)
+    with pytest.raises(InputError, match=r"4 angles x 5 detectors \(no noise\)"):
+        remove_stripes(torch.zeros(4, 5), torch.ones(4, 5, dtype=torch.bool))
+
+
 def test_slices_are_filtered_one_by_one_in_place_of_rings(algotom, tmp_path):
     draw = np.random.default_rng(0)
     values = (0.05 * draw.normal(size=(2, 1, 64)) + draw.normal(size=(2, 40, 64)) * 0.01) + 1

@@ -277,6 +277,8 @@ def say_fit(result: VolumeResult, first: int) -> None:
         print(f"gain {seen['gain']:.4g} detector units per photon, from the {seen['gain from']}")
     if seen.get("noise") is not None:
         print(f"noise of the line integrals {seen['noise']:.3g}")
+    if seen.get("parts of a pixel", 1) > 1:
+        print(f"pixels are solved in {seen['parts of a pixel']}^2 parts, and averaged")
     if seen.get("elements in a bin", 1) > 1:
         print(f"{seen['elements in a bin']} detector elements are taken as one (--bin)")
     known = [value for value in result.chi2 if value is not None]

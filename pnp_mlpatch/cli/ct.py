@@ -251,7 +251,7 @@ def _detector(group: argparse._ArgumentGroup) -> None:
         "--bin",
         type=int,
         metavar="N",
-        help="take N neighbouring detector elements as one (default: those that fit into a pixel)",
+        help="take N neighbouring detector elements as one (default: by the size of pixels)",
     )
     group.add_argument(
         "--stripes",

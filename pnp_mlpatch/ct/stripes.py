@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.errors import InputError
 
 
 def remove_stripes(q: Tensor, seen: Tensor) -> Tensor:
@@ -27,6 +28,8 @@ def remove_stripes(q: Tensor, seen: Tensor) -> Tensor:
     ------
     MissingPackage
         Without algotom.
+    InputError
+        If algotom refuses the sinogram.
 
     References
     ----------
@@ -39,8 +42,14 @@ def remove_stripes(q: Tensor, seen: Tensor) -> Tensor:
     for row, mask in zip(values, known, strict=True):
         if mask.any() and not mask.all():
             row[~mask] = np.interp(places[~mask], places[mask], row[mask])
-    clean = torch.from_numpy(np.ascontiguousarray(removal.remove_all_stripe(values))).to(q)
-    return torch.where(seen, clean, 0.0)
+    try:
+        clean = removal.remove_all_stripe(values)
+    except ValueError as error:
+        raise InputError(
+            f"stripes: algotom does not filter this sinogram of {values.shape[0]} angles x "
+            f"{values.shape[1]} detectors ({error}). Leave out stripes (--stripes)."
+        ) from error
+    return torch.where(seen, torch.from_numpy(np.ascontiguousarray(clean)).to(q), 0.0)
 
 
 __all__ = ["remove_stripes"]

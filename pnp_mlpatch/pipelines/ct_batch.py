@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct import Geometry, Scan, hounsfield_range, to_hounsfield
-from pnp_mlpatch.ct.truncation import crop
+from pnp_mlpatch.ct.truncation import Frame, crop
 from pnp_mlpatch.denoisers import Denoiser, rescaled, slabs
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
@@ -34,8 +34,8 @@ class Job:
         The scan.
     geometry : ParallelBeam or FanBeam
         Its geometry.
-    margin : int
-        Pixels at every side that are cut off in the end.
+    frame : Frame
+        How the image that is wanted lies in that of the geometry.
     D : denoiser or None
         A denoiser of grey images of range [0, 1].
     config : VolumeConfig
@@ -50,7 +50,7 @@ class Job:
 
     scan: Scan
     geometry: Geometry
-    margin: int
+    frame: Frame
     D: Denoiser | None
     config: VolumeConfig
     window: tuple[float, float]
@@ -152,7 +152,7 @@ def make_batch(prepared: Prepared, start: int, stop: int) -> dict[str, Any]:
     low, high = with_neighbours(job, start, stop)
     slab, kept = read_slab(job.scan, job.config, low, high), slice(start - low, stop - low)
     x, rows = solve_slab(prepared.A, prepared.D, prepared.solver, prepared.scale, slab, stack)
-    x = in_units(crop(x[kept], job.margin), job.config)
+    x = in_units(crop(x[kept], job.frame), job.config)
     digest = job.parts.write((start - job.first) // job.parts.batch, x)
     read = tensor_digest(job.scan.read(start, stop)) if stack else slab.digest
     return {"sha256": digest, "scan": read, "slices": rows[kept]}

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct import COUNTS, Geometry, ParallelBeam, Scan, sizes
-from pnp_mlpatch.ct.binning import bin_geometry, elements_in_a_pixel
+from pnp_mlpatch.ct.binning import bin_geometry, divide, divide_pixels, elements_in_a_pixel
 from pnp_mlpatch.ct.center import Center, look
 from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.gain import gain_of_air
-from pnp_mlpatch.ct.truncation import cut_sides, widen
+from pnp_mlpatch.ct.truncation import Frame, cut_sides, widen
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
 from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
@@ -62,8 +62,8 @@ class Seen:
     truncated: bool
     slab: Slab = field(repr=False)
 
-    def room(self, scan: Scan, geometry: Geometry) -> tuple[Scan, Geometry, int]:
-        """Give an object that goes on beyond the detector room, and bin the detector.
+    def room(self, scan: Scan, geometry: Geometry) -> tuple[Scan, Geometry, Frame]:
+        """Give an object that goes on beyond the detector room; divide pixels, bin elements.
 
         Parameters
         ----------
@@ -74,12 +74,16 @@ class Seen:
 
         Returns
         -------
-        scan, geometry, margin
-            By :func:`~pnp_mlpatch.ct.truncation.widen`, or as they are and 0. The geometry is that
-            of the bins, which :func:`~pnp_mlpatch.pipelines.ct_slab.read_slab` makes.
+        scan, geometry, frame
+            By :func:`~pnp_mlpatch.ct.truncation.widen`, or as they are. The geometry is that of the
+            bins, which :func:`~pnp_mlpatch.pipelines.ct_slab.read_slab` makes, and the frame is for
+            :func:`~pnp_mlpatch.ct.truncation.crop`.
         """
-        scan, geometry, margin = widen(scan, geometry) if self.truncated else (scan, geometry, 0)
-        return scan, bin_geometry(geometry, self.config.bin or 1), margin
+        fine, margin = self.facts.get("parts of a pixel", 1), 0
+        geometry = divide_pixels(geometry, fine) if fine > 1 else geometry
+        if self.truncated:
+            scan, geometry, margin = widen(scan, geometry)
+        return scan, bin_geometry(geometry, self.config.bin or 1), Frame(margin, fine)
 
     def warn(self, scan: Scan, more: list[str]) -> None:
         """Warn of what was seen.
@@ -271,16 +275,16 @@ def _is_truncated(geometry: Geometry, cut: tuple[bool, bool]) -> bool:
 def _settle_bin(
     geometry: Geometry, config: VolumeConfig, facts: dict[str, Any], faults: list[str]
 ) -> VolumeConfig:
-    """Return the settings with the elements of a bin: given, or those in a pixel."""
+    """Return the settings with the elements of a bin: given, or those that fit the pixels."""
     ratio = elements_in_a_pixel(geometry)
-    factor = config.bin or max(1, int(ratio + 1e-6))
-    facts |= {"elements in a pixel": ratio, "elements in a bin": factor}
-    if ratio / factor > COARSE:
+    fine, factor = divide(ratio) if config.bin is None else (1, config.bin)
+    facts |= {"elements in a pixel": ratio, "parts of a pixel": fine, "elements in a bin": factor}
+    if ratio / (fine * factor) > COARSE:
         width = geometry.pixel / ratio
         faults.append(
             f"a pixel is {ratio:.2g} detector elements wide, so that the image cannot show what "
             "the data do, and chi^2 stays above 1. Give pixel= "
-            f"(--pixel {width:.4g}) and a larger shape, or bin= (--bin {round(ratio)})"
+            f"(--pixel {width:.4g}) and a larger shape, or leave out bin= (--bin)"
         )
     return replace(config, bin=factor)
 

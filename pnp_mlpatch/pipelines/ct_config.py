@@ -67,8 +67,9 @@ class VolumeConfig:
         Filter each sinogram by :func:`~pnp_mlpatch.ct.stripes.remove_stripes` of algotom, in place
         of ``rings``. Not with the likelihood "poisson".
     bin : int, optional
-        Neighbouring detector elements that are taken as one. By default as many as fit into a
-        pixel; 1 keeps all. See :mod:`pnp_mlpatch.ct.binning`.
+        Neighbouring detector elements that are taken as one. By default pixels of two elements
+        and more are divided and averaged in the end, and elements are taken together where they
+        are finer than that. See :mod:`pnp_mlpatch.ct.binning`.
     preset : str
         "fast" or "standard" of :func:`~pnp_mlpatch.tuning.recipe`.
     likelihood : str

@@ -104,12 +104,12 @@ def estimate_volume(
     with torch_threads(threads):
         seen = examine(scan, geometry, config)
         config = seen.config
-        data, wide, margin = seen.room(scan, geometry)
+        data, wide, frame = seen.room(scan, geometry)
         A = projector(wide, config)
-        fbp = crop(middle_fbp(A, data, config, scan.shape[0] // 2), margin)
+        fbp = crop(middle_fbp(A, data, config, scan.shape[0] // 2), frame)
         window = choose_window(config, fbp, scan)
         parts = Parts(path, shape, batch, "")
-        job = Job(data, wide, margin, grey_denoiser(D), config, window, parts, first)
+        job = Job(data, wide, frame, grey_denoiser(D), config, window, parts, first)
         made = prepare(job, A)
         count = 1 if config.slabs is None else batch
         start = min(middle, last - count)
