@@ -186,7 +186,10 @@ def coarse(scene: Scene, folder: Path) -> dict:
     scene.hu = F.interpolate(scene.hu[inner], size=(side, side), mode="area")
     part = scene.inside[inner].float()[None, None]
     scene.inside = F.interpolate(part, size=(side, side), mode="area")[0, 0] == 1
-    return scene.solve(path, wide)
+    settings = {"bins alone": VolumeConfig(bin=3), "neither": VolumeConfig(bin=1)}
+    settings["neither, alpha as it is"] = VolumeConfig(bin=1, preset="fast")
+    others = {name: scene.solve(path, wide, config)["PSNR"] for name, config in settings.items()}
+    return scene.solve(path, wide) | others
 
 
 def truncated(scene: Scene, folder: Path) -> dict:
@@ -194,9 +197,15 @@ def truncated(scene: Scene, folder: Path) -> dict:
     scene_circle = scene.inside
     rows, cols = np.mgrid[: scene.size, : scene.size] - (scene.size - 1) / 2
     scene.inside = scene_circle & torch.from_numpy(np.hypot(rows, cols) < 0.28 * scene.size)
+    rim = (np.hypot(rows, cols) < 0.3 * scene.size) & ~scene.inside.numpy()
     path = scene.write(folder / "scan.h5", scene.integrals(part))
-    whole = scene.solve(scene.write(folder / "whole.h5", scene.integrals()))
-    return scene.solve(path, part) | {"right": whole["PSNR"]}
+    whole = scene.write(folder / "whole.h5", scene.integrals())
+    right, found = scene.solve(whole), scene.solve(path, part)
+    for name, file in (("", path), ("right ", whole)):
+        error = np.load(file.with_suffix(".npy"))[0] - scene.hu[0, 0].numpy()
+        found[f"{name}mean error inside, HU"] = float(error[scene.inside.numpy()].mean())
+        found[f"{name}error at the rim, HU"] = float(np.sqrt(np.mean(error[rim] ** 2)))
+    return found | {"right": right["PSNR"]}
 
 
 def half(scene: Scene, folder: Path, fan: bool) -> dict:
