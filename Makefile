@@ -4,10 +4,10 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist worksteal
 WORKERS ?= 2
 
-.PHONY: demo test test-all coverage lint style clean
+.PHONY: demo test test-all coverage docs lint style clean
 
 demo: $(STAMP)
 	$(BIN)/pnp-mlpatch demo --out demo
@@ -27,6 +27,11 @@ style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# the site, in docs/_build/html; ONLINE=1 links to the pages of other packages
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 # needs Node.js as well, which pyright brings or finds
 lint: style
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -38,4 +43,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) docs/_build docs/api docs/gallery demo .pytest_cache .ruff_cache .coverage

@@ -23,6 +23,7 @@ from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, reconstruct_volume
 from pnp_mlpatch.pipelines.workers import connect
 
 WEIGHTS, SIGMA, CHUNK = "mlpatch-grey", 0.1, 2048
+SURVEY = "mlpatch-kappa"  # of the huge image: a convergence map
 
 
 def apart(part: str, folder: Path, *words: object) -> dict[str, Any]:
@@ -119,7 +120,10 @@ def draw(path: Path, rows: list[dict[str, Any]], slices: int) -> None:
 
 
 def denoise(args: Any, folder: Path) -> list[dict[str, Any]]:
-    """Denoise a square image zarr to zarr, by one process and by four workers."""
+    """Denoise a square image zarr to zarr, by one process and by four workers.
+
+    With the smallest weights, those of mass maps.
+    """
     import zarr
 
     size = args.image
@@ -148,7 +152,7 @@ def denoise(args: Any, folder: Path) -> list[dict[str, Any]]:
 def _crop_equal(source: Any, result: Any, size: int) -> str:
     """Compare a crop about a corner of blocks with the image denoised as a whole there."""
     torch.set_num_threads(1)
-    D = denoisers.make("mlpatch", weights=WEIGHTS)
+    D = denoisers.make("mlpatch", weights=SURVEY)
     middle = min(CHUNK, size // 2 // 128 * 128)
     low, high = max(0, middle - 384), min(size, middle + 384)
     crop = torch.from_numpy(source[low:high, low:high])[None, None]
@@ -161,7 +165,7 @@ def _crop_equal(source: Any, result: Any, size: int) -> str:
 def image(source: str, out: str, workers: int) -> dict[str, Any]:
     """Denoise zarr to zarr; return seconds and peak memory."""
     torch.set_num_threads(1)
-    D = denoisers.make("mlpatch", weights=WEIGHTS)
+    D = denoisers.make("mlpatch", weights=SURVEY)
     begun = time.perf_counter()
     if workers:
         with connect(workers) as client:

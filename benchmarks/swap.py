@@ -34,7 +34,7 @@ LEVELS = {"ct": 20 / 255, "inpainting": 12 / 255}
 TV_STRENGTHS = {
     "ct": 1.0,
     "inpainting": 0.02,
-}  # the best of the sweeps in examples/, chosen with the truth
+}  # the best of the sweeps of the demo, chosen with the truth
 
 
 def candidates(published):

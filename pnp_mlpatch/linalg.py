@@ -22,7 +22,7 @@ class CGInfo:
     iterations : int
         Steps taken.
     residual : Tensor, shape (B,)
-        The relative residual |b - A x| / |b| of each image.
+        The relative residual :math:`|b - A x| / |b|` of each image.
     """
 
     iterations: int

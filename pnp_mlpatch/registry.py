@@ -66,7 +66,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     Returns
     -------
     str
-        As ``Did you mean 'mask'? ``, or nothing.
+        As "Did you mean 'mask'? ", or nothing.
     """
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'? " if close else ""

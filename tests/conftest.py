@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -21,13 +23,20 @@ LAST = (  # they solve whole problems, train, or start programs
 
 
 def pytest_collection_modifyitems(items):
-    """Contracts first, then what is quick, then ``LAST`` in its order."""
+    """Contracts first, then what is quick, then ``LAST`` in its order.
+
+    Each worker begins with a part of the list, and helps the others when it has finished. So the
+    parts are every other file, and each goes from quick to slow.
+    """
 
     def place(item):
         name = item.path.stem
         return LAST.index(name) + 1 if name in LAST else 0 if name != "test_contracts" else -1
 
     items.sort(key=place)
+    files = {name: k for k, name in enumerate(dict.fromkeys(item.path.stem for item in items))}
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items.sort(key=lambda item: files[item.path.stem] % workers)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -112,6 +113,15 @@ def whole(folder: Path, out: Path) -> None:
 def test_two_workers(folder, two, tmp_path):
     assert run(folder, tmp_path / "v.npy", client=two).resumed == 0
     whole(folder, tmp_path / "v.npy")
+
+
+def test_workers_keep_freed_memory(two):
+    assert set(two.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+
+
+def test_the_log_of_dask_stays_out_of_the_shell(two):
+    """A lost scheduler is one sentence; each logger of Dask has a level of its own."""
+    assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
 def test_a_worker_is_killed(folder, two, tmp_path):

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pnp_mlpatch.viz.example import options
 from pnp_mlpatch.viz.panels import curves, panel, table
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[1] / "examples"
+EXAMPLES = [*sorted(FOLDER.glob("*.py")), *sorted((FOLDER / "gallery").glob("*.py"))]
 
 
 @pytest.mark.parametrize("program", EXAMPLES, ids=lambda p: p.stem)
@@ -22,6 +24,20 @@ def test_example(program, tmp_path, monkeypatch, capsys):
     pictures = list(tmp_path.glob(f"{program.stem}*.png"))
     assert pictures
     assert all(p.stat().st_size > 10_000 for p in pictures)
+
+
+def test_an_example_refuses_other_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--quik"])
+    with pytest.raises(SystemExit):
+        options("What it does.")
+    assert "unrecognized arguments: --quik" in capsys.readouterr().err
+
+
+def test_in_a_notebook_there_are_no_options(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+    assert options("What it does.") == (False, Path("demo"))
 
 
 def test_table_is_markdown():

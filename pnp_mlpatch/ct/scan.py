@@ -228,22 +228,24 @@ def read_scan(
 
     Notes
     -----
-    ==========================  =================================================  ======
-    path                        what it holds                                      layout
-    ==========================  =================================================  ======
-    ``scan.h5``                 Data Exchange: /exchange/data, data_white,         asd
-                                data_dark, theta [1]_
-    ``scan.nxs:NAME``           NXtomo: image_key tells projections, flats and     asd
-                                darks apart; rotation_angle
-    ``scan.h5:NAME``            one dataset; LoDoPaB: "data" [2]_                  sad
-    ``scan.npy, scan.npz:NAME`` one array; only an .npz is read as a whole         sad
-    ``scan.tif``                one sinogram, or pages of one sinogram each        sad
-    ``folder``                  TIFF files of one projection each, by name,        asd
-                                numbers in names as numbers
-    ``scan.zarr:NAME``          a zarr array, or one of a group                    sad
-    ``sliceNNNNN/modeK``        2DeteCT: sinogram.tif, dark.tif, flat1.tif,        ad
-                                flat2.tif [3]_
-    ==========================  =================================================  ======
+    ===========================  =================================================  ======
+    path                         what it holds                                      layout
+    ===========================  =================================================  ======
+    ``scan.h5``                  Data Exchange: /exchange/data, data_white,         asd
+                                 data_dark, theta
+    ``scan.nxs:NAME``            NXtomo: image_key tells projections, flats and     asd
+                                 darks apart; rotation_angle
+    ``scan.h5:NAME``             one dataset; LoDoPaB: "data"                       sad
+    ``scan.npy, scan.npz:NAME``  one array; only an .npz is read as a whole         sad
+    ``scan.tif``                 one sinogram, or pages of one sinogram each        sad
+    ``folder``                   TIFF files of one projection each, by name,        asd
+                                 numbers in names as numbers
+    ``scan.zarr:NAME``           a zarr array, or one of a group                    sad
+    ``sliceNNNNN/modeK``         2DeteCT: sinogram.tif, dark.tif, flat1.tif,        ad
+                                 flat2.tif
+    ===========================  =================================================  ======
+
+    The layouts are those of Data Exchange [1]_, LoDoPaB [2]_ and 2DeteCT [3]_.
 
     In HDF5 files the fields are also found under neighbouring names (data_white_pre, data_flat,
     flats, dark_field). Chunks that were never written, and parts of a virtual dataset whose

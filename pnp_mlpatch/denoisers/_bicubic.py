@@ -24,7 +24,7 @@ def cubic(t: Tensor) -> Tensor:
 
 
 def reflect(index: Tensor, size: int) -> Tensor:
-    """Continue indices by reflection about the first and last element (``... 2 1 0 1 2 ...``)."""
+    """Continue indices by reflection about the first and last element: 2 1 0 1 2."""
     if size == 1:
         return torch.zeros_like(index)
     index = index.remainder(2 * (size - 1))

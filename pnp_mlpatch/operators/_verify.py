@@ -96,7 +96,7 @@ def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None
         \frac{|A(x + 2 x') - A x - 2 A x'|}{|A x| + 2 |A x'|} \qquad
         \frac{|\langle A x, y \rangle - \langle x, A^H y \rangle|}{|A x| \, |y|}
 
-    with random images x and x', and y = A x / |A x| plus noise of norm 1. It costs three
+    with random images x and x', and y = A x of norm 1 plus noise of norm 1. It costs three
     applications of A and one of the adjoint.
 
     Parameters

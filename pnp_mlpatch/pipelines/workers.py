@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 PATIENCE = 300.0  # seconds without any worker until a run ends
 BEAT = 1.0  # seconds between two looks at the scheduler
 CONNECT = 30.0  # seconds until a scheduler counts as gone
+LEAN = {  # keep freed memory, which would be mapped anew; no statistical profiler
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+}
 # evaluated by the workers; it needs nothing that they may lack
 VERSIONS = "(__import__('pnp_mlpatch').__version__, str(__import__('torch').__version__))"
 
@@ -68,6 +73,8 @@ def connect(
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InputError(f"connect: workers must be an integer >= 1, got {workers!r}.")
         with (
+            _silent(),
+            require("dask", "Several workers").config.set(LEAN),
             distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -85,18 +92,32 @@ def connect(
             "writes it."
         )
     given = {"address": scheduler} if scheduler else {"scheduler_file": str(scheduler_file)}
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with _silent():
+        try:
+            client = distributed.Client(**given, timeout=CONNECT)
+        except (OSError, ValueError, TypeError) as error:
+            raise ClusterError(
+                f"{scheduler or scheduler_file}: no scheduler answers there "
+                f"({str(error) or type(error).__name__}). Start one by 'dask scheduler'."
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close(timeout=5)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the loggers of Dask, each of which has a level, from the shell: errors say it."""
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    levels = {logger: logger.level for logger in map(logging.getLogger, known)}
     try:
-        client = distributed.Client(**given, timeout=CONNECT)
-    except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(
-            f"{scheduler or scheduler_file}: no scheduler answers there "
-            f"({str(error) or type(error).__name__}). Start one by 'dask scheduler'."
-        ) from error
-    try:
-        yield client
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
     finally:
-        client.close(timeout=5)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def check_workers(client: Client, who: str) -> int:

@@ -172,14 +172,14 @@ class Solver(ABC, Generic[S]):
         history: dict[str, list[float]] | None = None,
         progress: bool | None = None,
     ) -> Result:
-        """Solve ``q = A f + n`` without gradients.
+        r"""Solve ``q = A f + n`` without gradients.
 
         Each image of a batch stops by itself, when its relative change is below ``tol`` or
         ``iterations`` are done. It is as if it were alone, and then costs nothing more.
 
         Parameters
         ----------
-        q : Tensor, shape (B, *data_shape)
+        q : Tensor, shape (B, \*data_shape)
             Data.
         A : LinearOperator
             Operator.

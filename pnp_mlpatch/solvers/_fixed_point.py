@@ -25,8 +25,8 @@ class FixedPointState(State):
     Parameters
     ----------
     fixed_point : Tensor, shape (B,), or None
-        Relative residual |g(z) - z| / |z| of the step that led here. NaN where z was the start and
-        no point of the iteration.
+        Relative residual :math:`|g(z) - z| / |z|` of the step that led here. NaN where z was the
+        start and no point of the iteration.
     """
 
     fixed_point: Tensor | None = field(default=None, kw_only=True)

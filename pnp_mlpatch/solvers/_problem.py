@@ -15,11 +15,11 @@ from pnp_mlpatch.operators import LinearOperator, check_foreign, reached
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, operator and noise, made once by :func:`make_problem`.
+    r"""Data, operator and noise, made once by :func:`make_problem`.
 
     Parameters
     ----------
-    q : Tensor, shape (B, *data_shape)
+    q : Tensor, shape (B, \*data_shape)
         Data. Where a noise map was given they are divided by it.
     A : LinearOperator
         Operator, divided by the noise map as well.
@@ -76,7 +76,7 @@ def make_problem(q: Tensor, A: LinearOperator, noise: float | Tensor | None) -> 
 
     Parameters
     ----------
-    q : Tensor, shape (B, *data_shape)
+    q : Tensor, shape (B, \*data_shape)
         Data. They may be NaN where the noise is infinite, and where A sees nothing of the image.
     A : LinearOperator
         Operator.

@@ -16,13 +16,13 @@ from pnp_mlpatch.solvers._splitting import Weighted
 
 @dataclass(frozen=True)
 class PDHGState(State):
-    """State of PDHG: x is the denoised variable.
+    r"""State of PDHG: x is the denoised variable.
 
     Parameters
     ----------
     ahead : Tensor, shape (B, C, H, W)
         x, extrapolated.
-    y : Tensor, shape (B, *data_shape)
+    y : Tensor, shape (B, \*data_shape)
         The dual.
     step_size : Tensor, shape (B,)
         The step s of the dual.

@@ -22,7 +22,7 @@ class REDState(SplittingState, EstimateState):
     Parameters
     ----------
     norm2 : Tensor, shape (B,)
-        |A|^2, 0 where it is not used.
+        :math:`|A|^2`, 0 where it is not used.
     """
 
     norm2: Tensor

@@ -72,7 +72,7 @@ def panel(
     zoom: tuple[int, int, int, int] | None = None,
     error_range: float = 0.1,
     title: str = "",
-) -> None:
+) -> Figure:
     """Write a PNG of images side by side, with a magnified part and the errors below.
 
     Parameters
@@ -91,6 +91,10 @@ def panel(
         Errors are drawn from minus this (blue) to this (red).
     title : str
         Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     rows = 1 + (zoom is not None) + (truth is not None)
     height = 3.15 * rows + (0.35 if title else 0)
@@ -118,7 +122,7 @@ def panel(
         axis.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title, fontsize=11)
-    _write(path, figure)
+    return _write(path, figure)
 
 
 def _magnify(
@@ -169,7 +173,7 @@ def mass_panel(
     window: tuple[float, float] | None = None,
     flip_ra: bool = False,
     title: str = "",
-) -> None:
+) -> Figure:
     """Write a PNG of maps of the convergence side by side, with their peaks and a scale bar.
 
     Rows grow upwards. A peak less than 2 arcmin from a higher one is part of it. If there are more
@@ -194,6 +198,10 @@ def mass_panel(
     title : str
         Title of the figure.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     InputError
@@ -211,7 +219,7 @@ def mass_panel(
     if window is None:
         shown = next(iter(centred.values()))[seen]
         window = (-0.03, max(0.05, float(shown.quantile(0.998))))
-    columns = min(3, len(maps))
+    columns = 2 if len(maps) == 4 else min(3, len(maps))
     rows = -(-len(maps) // columns)
     height = 3.45 * rows * shape[0] / shape[1] + 0.3 + (0.3 if title else 0)
     figure = new_figure(3.3 * columns + 0.6, height, "Drawing a mass map")
@@ -224,7 +232,7 @@ def mass_panel(
     figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.8, pad=0.01, label="convergence")
     if title:
         figure.suptitle(title, fontsize=10)
-    _write(path, figure)
+    return _write(path, figure)
 
 
 def _given(x: Tensor | None) -> tuple[Tensor, ...]:
@@ -283,7 +291,7 @@ def curves(
     *,
     quantity: str = "psnr",
     unit: str = "dB",
-) -> None:
+) -> Figure:
     """Write a PNG of a quantity and the relative change per iteration.
 
     Parameters
@@ -296,6 +304,10 @@ def curves(
         Column of the history that is drawn beside the residual.
     unit : str
         Its unit.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     figure = new_figure(9, 3.4, "Drawing curves")
     left, right = figure.subplots(1, 2)
@@ -309,12 +321,13 @@ def curves(
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
-    _write(path, figure)
+    return _write(path, figure)
 
 
-def _write(path: str | PathLike[str], figure: Figure) -> None:
+def _write(path: str | PathLike[str], figure: Figure) -> Figure:
     """Write a figure as PNG, whatever the ending of the path."""
     atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return figure
 
 
 __all__ = ["apart", "curves", "mass_panel", "panel", "result_figure", "table"]
