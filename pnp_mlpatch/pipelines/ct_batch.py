@@ -148,13 +148,12 @@ def make_batch(prepared: Prepared, start: int, stop: int) -> dict[str, Any]:
         If the scan cannot be read, or the batch cannot be written.
     """
     job = prepared.job
-    stack = job.config.slabs is not None
     low, high = with_neighbours(job, start, stop)
     slab, kept = read_slab(job.scan, job.config, low, high), slice(start - low, stop - low)
-    x, rows = solve_slab(prepared.A, prepared.D, prepared.solver, prepared.scale, slab, stack)
+    x, rows = solve_slab(prepared.A, prepared.D, prepared.solver, prepared.scale, slab)
     x = in_units(crop(x[kept], job.frame), job.config)
     digest = job.parts.write((start - job.first) // job.parts.batch, x)
-    read = tensor_digest(job.scan.read(start, stop)) if stack else slab.digest
+    read = tensor_digest(job.scan.read(start, stop)) if slab.stack else slab.digest
     return {"sha256": digest, "scan": read, "slices": rows[kept]}
 
 

@@ -116,7 +116,7 @@ def estimate_volume(
         low, high = with_neighbours(job, start, start + count)
         slab, before = read_slab(data, config, low, high), _peak()
         started = time.perf_counter()
-        solve_slab(A, made.D, made.solver, made.scale, slab, config.slabs is not None)
+        solve_slab(A, made.D, made.solver, made.scale, slab)
         seconds = (time.perf_counter() - started) / count
     volume = 4 * shape[0] * shape[1] * shape[2] / GIB
     zarr = path.suffix.lower() == ".zarr"

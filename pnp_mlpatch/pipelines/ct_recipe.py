@@ -29,7 +29,6 @@ def solve_slab(
     solver: Solver | str,
     scale: float,
     slab: Slab,
-    stack: bool = False,
 ) -> tuple[Tensor, list[Row]]:
     """Reconstruct the slices of a slab.
 
@@ -45,8 +44,6 @@ def solve_slab(
         The width of the window, in attenuation.
     slab : Slab
         The data.
-    stack : bool
-        Whether D denoises the live slices together, as the channels of one image.
 
     Returns
     -------
@@ -64,9 +61,9 @@ def solve_slab(
         found = backproject(A, slab)
         ended: list[Row] = [{"status": "fbp", "iterations": 0}] * len(slab.q)
     elif isinstance(solver, str):
-        found, ended = _by_recipe(A, D, scale, slab, solver, stack)
+        found, ended = _by_recipe(A, D, scale, slab, solver)
     else:
-        found, ended = _by_solver(A, D, solver, slab, stack)
+        found, ended = _by_solver(A, D, solver, slab)
     levels = [None] * len(slab.q) if slab.noise.ndim > 1 else slab.noise.tolist()
     places = slab.live.nonzero().flatten().tolist()
     rejected = slab.rejected or ({},) * len(slab.q)
@@ -139,20 +136,18 @@ def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
     return level if known.sigma_range is None else level.clamp(*known.sigma_range)
 
 
-def _by_solver(
-    A: Radon, D: Denoiser, solver: Solver, slab: Slab, stack: bool
-) -> tuple[Tensor, list[Row]]:
+def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tensor, list[Row]]:
     """Run the solver, from the denoised start."""
     levels, images = start_level(A, slab, describe(D)), backproject(A, slab)
     q, T, noise = problem = _problem(A, slab)
-    if stack:
+    if slab.stack:
         q, T, noise = _stacked(*problem)
         levels, images = levels.mean()[None], images.transpose(0, 1)
     starts = zip(images, levels.tolist(), strict=True)
     x0 = torch.cat([D(one[None], level) for one, level in starts])
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
-    x = result.x.transpose(0, 1) if stack else result.x
+    x = result.x.transpose(0, 1) if slab.stack else result.x
     ended = {"status": result.status, "iterations": result.state.iteration}
     count = len(slab.q)
     fits = _fits(problem, x) if slab.counts is None else [None] * count
@@ -163,20 +158,20 @@ def _by_solver(
 
 
 def _by_recipe(
-    A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str, stack: bool
+    A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str
 ) -> tuple[Tensor, list[Row]]:
     """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
     q, T, noise = problem = _problem(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
-    if stack:
+    if slab.stack:
         q, T, noise = _stacked(*problem)
         sigma = sigma.mean()[None]
     sigma = sigma if known is None else sigma.clamp(*known)
     x0 = None
     if bool(_beyond(slab).any()):
         images = backproject(A, slab)
-        x0 = images.transpose(0, 1).contiguous() if stack else images
+        x0 = images.transpose(0, 1).contiguous() if slab.stack else images
     change = _Change(torch.zeros_like(q[:, :, :1, :1]))
     found = recipe(
         q,
@@ -191,11 +186,11 @@ def _by_recipe(
         progress=False,
     )
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
-    x = found.x.transpose(0, 1) if stack else found.x
+    x = found.x.transpose(0, 1) if slab.stack else found.x
     values = zip(
         (sigma / scale).expand(len(x)).tolist(),
         found.alpha_scale.expand(len(x)).tolist(),
-        _fits(problem, x) if stack else found.chi2.tolist(),
+        _fits(problem, x) if slab.stack else found.chi2.tolist(),
         strict=True,
     )
     ended = []

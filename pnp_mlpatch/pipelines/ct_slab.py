@@ -49,6 +49,8 @@ class Slab:
     spread : Tensor, shape (B,), optional
         How much the elements differ from their neighbours, beyond their noise; 0 where that is no
         more than an object may do.
+    stack : bool
+        Whether the live slices are denoised together, as the channels of one image.
     """
 
     live: Tensor
@@ -59,6 +61,7 @@ class Slab:
     digest: str = ""
     rejected: tuple[dict[str, Any], ...] = ()
     spread: Tensor | None = None
+    stack: bool = False
 
 
 def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
@@ -97,7 +100,7 @@ def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
         noise = noise.expand_as(slab.q).masked_fill(slab.missing, torch.inf)
         spread = element_spread(slab.q, noise)
         slab = replace(slab, spread=spread.where(spread > LEAST_SPREAD, 0.0))
-    return replace(slab, digest=tensor_digest(raw))
+    return replace(slab, digest=tensor_digest(raw), stack=config.slabs is not None)
 
 
 def _from_integrals(config: VolumeConfig, raw: Tensor) -> Slab:
