@@ -221,6 +221,8 @@ def run_check(
             ("outliers", f"{lost['outliers']}, bad elements {lost['bad_elements'] or 'none'}")
         )
     rows.append(("centre", _say_center(facts)))
+    if facts.get("elements in a bin", 1) > 1:
+        rows.append(("bins", f"of {facts['elements in a bin']} detector elements"))
     rows.append(("truncated", "yes" if facts.get("truncated") else "no"))
     if len(seen.slab.q):
         fit, fbp = check_fit(scan, geometry, seen)
@@ -262,6 +264,10 @@ def say_fit(result: VolumeResult, first: int) -> None:
         print(f"gain {seen['gain']:.4g} detector units per photon, from the {seen['gain from']}")
     if seen.get("noise") is not None:
         print(f"noise of the line integrals {seen['noise']:.3g}")
+    if seen.get("parts of a pixel", 1) > 1:
+        print(f"pixels are solved in {seen['parts of a pixel']}^2 parts, and averaged")
+    if seen.get("elements in a bin", 1) > 1:
+        print(f"{seen['elements in a bin']} detector elements are taken as one (--bin)")
     known = [value for value in result.chi2 if value is not None]
     if known:
         print(f"chi^2 {min(known):.3g} to {max(known):.3g}, where noise alone gives 1")

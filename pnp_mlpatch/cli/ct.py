@@ -227,8 +227,8 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", metavar="NAME", help="its weights: a shipped name or a path")
     group.add_argument(
         "--preset",
-        choices=["fast", "standard", "best"],
-        help="of the recipe: fast takes about half of the time of standard",
+        choices=["fast", "standard"],
+        help="of the recipe: fast takes about a third of the time of standard",
     )
     group.add_argument(
         "--solver",
@@ -253,7 +253,24 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="a setting of the denoiser or the solver; may be given many times",
     )
+    _detector(group)
     _values(group)
+
+
+def _detector(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of what is done to the data before."""
+    group.add_argument(
+        "--bin",
+        type=int,
+        metavar="N",
+        help="take N neighbouring detector elements as one (default: by the size of pixels)",
+    )
+    group.add_argument(
+        "--stripes",
+        action="store_true",
+        default=None,
+        help="filter stripes (rings) by algotom, in place of the estimate of offsets",
+    )
 
 
 def _values(group: argparse._ArgumentGroup) -> None:
@@ -308,7 +325,14 @@ def _processes(sub: argparse.ArgumentParser) -> None:
 def _running(sub: argparse.ArgumentParser) -> None:
     """Add the flags under "running"."""
     group = sub.add_argument_group("running")
-    group.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--batch", type=int, metavar="N", help="slices at a time (default: 8)")
+    size.add_argument(
+        "--slabs",
+        type=int,
+        metavar="N",
+        help="N slices at a time, denoised along all three planes (for slices that lie close)",
+    )
     group.add_argument(
         "--backend",
         choices=["auto", "sparse", "astra_cpu", "astra_cuda"],

@@ -2,8 +2,9 @@
 
 Readings at an end of the detector are far from zero where the object goes on beyond. Its image is
 then reconstructed on a larger grid, with detector elements beside the detector that measured
-nothing, and cut out at the end. Filtered backprojection lets the projections fall to zero over
-these elements.
+nothing, and cut out at the end. What the data do not tell, a slow change of the values in the field
+of view, stays as the start has it. So filtered backprojection takes for these elements the
+projections of the ellipse that fits the scan.
 """
 
 from __future__ import annotations
@@ -127,21 +128,43 @@ class _Wide:
         return np.pad(part, ((0, 0), (0, 0), (self.more, self.more)), constant_values=np.nan)
 
 
-def crop(image: Tensor, margin: int) -> Tensor:
-    """Take the margin away.
+@dataclass(frozen=True)
+class Frame:
+    """How the image that is wanted lies in the one that is solved.
+
+    Parameters
+    ----------
+    margin : int
+        Pixels of the larger image at every side.
+    fine : int
+        Pixels of it along a side of a pixel that is wanted.
+    """
+
+    margin: int = 0
+    fine: int = 1
+
+
+def crop(image: Tensor, frame: Frame) -> Tensor:
+    """Take the margin away, and average over the pixels that are wanted.
 
     Parameters
     ----------
     image : Tensor, shape (..., H, W)
-        Images with a margin.
-    margin : int
-        Pixels at every side.
+        Images that were solved.
+    frame : Frame
+        How they lie.
 
     Returns
     -------
-    Tensor, shape (..., H - 2 margin, W - 2 margin)
+    Tensor, shape (..., (H - 2 margin) / fine, (W - 2 margin) / fine)
     """
-    return image if not margin else image[..., margin:-margin, margin:-margin]
+    if frame.margin:
+        inner = slice(frame.margin, -frame.margin)
+        image = image[..., inner, inner]
+    if frame.fine == 1:
+        return image
+    parts = image.unflatten(-1, (-1, frame.fine)).unflatten(-3, (-1, frame.fine))
+    return parts.mean((-3, -1))
 
 
-__all__ = ["crop", "cut_sides", "widen"]
+__all__ = ["Frame", "crop", "cut_sides", "widen"]

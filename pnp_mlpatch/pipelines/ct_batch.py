@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct import Geometry, Scan, hounsfield_range, to_hounsfield
-from pnp_mlpatch.ct.truncation import crop
-from pnp_mlpatch.denoisers import Denoiser, rescaled
+from pnp_mlpatch.ct.truncation import Frame, crop
+from pnp_mlpatch.denoisers import Denoiser, rescaled, slabs
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
+from pnp_mlpatch.pipelines.ct_digest import tensor_digest
 from pnp_mlpatch.pipelines.ct_parts import Parts
 from pnp_mlpatch.pipelines.ct_recipe import backproject, solve_slab
 from pnp_mlpatch.pipelines.ct_slab import read_slab
 from pnp_mlpatch.solvers import Solver
+
+OVERLAP = 4  # slices on both sides of a stack that are solved with it, and not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,8 @@ class Job:
         The scan.
     geometry : ParallelBeam or FanBeam
         Its geometry.
-    margin : int
-        Pixels at every side that are cut off in the end.
+    frame : Frame
+        How the image that is wanted lies in that of the geometry.
     D : denoiser or None
         A denoiser of grey images of range [0, 1].
     config : VolumeConfig
@@ -47,7 +50,7 @@ class Job:
 
     scan: Scan
     geometry: Geometry
-    margin: int
+    frame: Frame
     D: Denoiser | None
     config: VolumeConfig
     window: tuple[float, float]
@@ -117,7 +120,9 @@ def prepare(job: Job, A: Radon | None = None) -> Prepared:
         scale, offset = high - low, low
     else:
         scale, offset = hounsfield_range(config.mu_water, low=low, high=high)
-    D = None if job.D is None else rescaled(_on(job.D, config.device), scale, offset)
+    D = None if job.D is None else _on(job.D, config.device)
+    if D is not None:
+        D = rescaled(D if config.slabs is None else slabs(D), scale, offset)
     A = projector(job.geometry, config) if A is None else A
     return Prepared(job, A, D, config.make_solver(scale) or config.preset, scale)
 
@@ -143,11 +148,32 @@ def make_batch(prepared: Prepared, start: int, stop: int) -> dict[str, Any]:
         If the scan cannot be read, or the batch cannot be written.
     """
     job = prepared.job
-    slab = read_slab(job.scan, job.config, start, stop)
+    low, high = with_neighbours(job, start, stop)
+    slab, kept = read_slab(job.scan, job.config, low, high), slice(start - low, stop - low)
     x, rows = solve_slab(prepared.A, prepared.D, prepared.solver, prepared.scale, slab)
-    x = in_units(crop(x, job.margin), job.config)
+    x = in_units(crop(x[kept], job.frame), job.config)
     digest = job.parts.write((start - job.first) // job.parts.batch, x)
-    return {"sha256": digest, "scan": slab.digest, "slices": rows}
+    read = tensor_digest(job.scan.read(start, stop)) if slab.stack else slab.digest
+    return {"sha256": digest, "scan": read, "slices": rows[kept]}
+
+
+def with_neighbours(job: Job, start: int, stop: int) -> tuple[int, int]:
+    """Return the slices that a batch is made from.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    start, stop : int
+        The batch.
+
+    Returns
+    -------
+    tuple of int
+        (start, stop), with those that overlap where stacks are denoised.
+    """
+    more = 0 if job.config.slabs is None else OVERLAP
+    return max(0, start - more), min(job.scan.shape[0], stop + more)
 
 
 def middle_fbp(A: Radon, scan: Scan, config: VolumeConfig, middle: int) -> Tensor:
@@ -225,4 +251,5 @@ __all__ = [
     "prepare",
     "projector",
     "torch_threads",
+    "with_neighbours",
 ]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.ct import COUNTS, Geometry, ParallelBeam, Scan, sizes
+from pnp_mlpatch.ct.binning import bin_geometry, divide, divide_pixels, elements_in_a_pixel
 from pnp_mlpatch.ct.center import Center, look
 from pnp_mlpatch.ct.fbp import whole_turn
 from pnp_mlpatch.ct.gain import gain_of_air
-from pnp_mlpatch.ct.truncation import cut_sides, widen
+from pnp_mlpatch.ct.truncation import Frame, cut_sides, widen
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
 from pnp_mlpatch.pipelines.ct_slab import Slab, read_slab
@@ -29,7 +30,7 @@ FALSE_BEAM = 0.004  # what opposite rays differ by, relative to their squares, b
 SMOOTHED = 0.28  # of the variance of noise is left when opposite rays are compared
 BRIGHTER = 1.5  # times the flat field: no object lets through so much
 NOTHING = 1.2  # chi^2 of an empty image, up to which a slice shows nothing
-COARSE = 1.5  # elements in a pixel: more are warned of
+COARSE = 1.5  # elements, or bins of them, in a pixel: more are warned of
 BEYOND = (
     "the object goes on beyond the detector: readings at its ends are far from zero. It is "
     "reconstructed with a margin that is cut off at the end. Values in the field of view may be "
@@ -64,8 +65,8 @@ class Seen:
     truncated: bool
     slab: Slab = field(repr=False)
 
-    def room(self, scan: Scan, geometry: Geometry) -> tuple[Scan, Geometry, int]:
-        """Give an object that goes on beyond the detector room, by truncation.widen.
+    def room(self, scan: Scan, geometry: Geometry) -> tuple[Scan, Geometry, Frame]:
+        """Give an object that goes on beyond the detector room; divide pixels, bin elements.
 
         Parameters
         ----------
@@ -76,10 +77,16 @@ class Seen:
 
         Returns
         -------
-        scan, geometry, margin
-            As they are and 0, where the object is not truncated.
+        scan, geometry, frame
+            By :func:`~pnp_mlpatch.ct.truncation.widen`, or as they are. The geometry is that of the
+            bins, which :func:`~pnp_mlpatch.pipelines.ct_slab.read_slab` makes, and the frame is for
+            :func:`~pnp_mlpatch.ct.truncation.crop`.
         """
-        return widen(scan, geometry) if self.truncated else (scan, geometry, 0)
+        fine, margin = self.facts.get("parts of a pixel", 1), 0
+        geometry = divide_pixels(geometry, fine) if fine > 1 else geometry
+        if self.truncated:
+            scan, geometry, margin = widen(scan, geometry)
+        return scan, bin_geometry(geometry, self.config.bin or 1), Frame(margin, fine)
 
     def warn(self, scan: Scan, more: list[str]) -> None:
         """Warn of what was seen.
@@ -126,7 +133,8 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
         config = _settle_gain(scan, config, middle, facts, faults)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when the volume is made
-        slab = read_slab(scan, config, middle, middle + 1)
+        slab = read_slab(scan, replace(config, bin=1), middle, middle + 1)
+    config = _settle_bin(geometry, config, facts, faults)
     if not len(slab.q):
         return Seen(config, facts, tuple(faults), None, False, slab)
     q, seen = slab.q[0].cpu(), ~slab.missing[0].cpu()
@@ -149,7 +157,6 @@ def examine(scan: Scan, geometry: Geometry, config: VolumeConfig) -> Seen:
     facts["truncated"] = truncated
     if truncated:
         faults.append(BEYOND)
-    _compare_sizes(scan, geometry, facts, faults)
     return Seen(config, facts, tuple(faults), found, truncated, slab)
 
 
@@ -289,20 +296,21 @@ def _is_truncated(geometry: Geometry, cut: tuple[bool, bool]) -> bool:
     return any(cut)
 
 
-def _compare_sizes(
-    scan: Scan, geometry: Geometry, facts: dict[str, Any], faults: list[str]
-) -> None:
-    """Check whether pixels and elements fit each other."""
-    spacing = sizes(geometry)[1]
-    width = spacing if isinstance(geometry, ParallelBeam) else geometry.width
-    ratio = geometry.pixel / width
-    facts["elements in a pixel"] = ratio
-    if ratio > COARSE:
+def _settle_bin(
+    geometry: Geometry, config: VolumeConfig, facts: dict[str, Any], faults: list[str]
+) -> VolumeConfig:
+    """Return the settings with the elements of a bin: given, or those that fit the pixels."""
+    ratio = elements_in_a_pixel(geometry)
+    fine, factor = divide(ratio) if config.bin is None else (1, config.bin)
+    facts |= {"elements in a pixel": ratio, "parts of a pixel": fine, "elements in a bin": factor}
+    if ratio / (fine * factor) > COARSE:
+        width = geometry.pixel / ratio
         faults.append(
             f"a pixel is {ratio:.2g} detector elements wide, so that the image cannot show what "
             "the data do, and chi^2 stays above 1. Give pixel= "
-            f"(--pixel {width:.4g}) and a larger shape, or bin the detector"
+            f"(--pixel {width:.4g}) and a larger shape, or leave out bin= (--bin)"
         )
+    return replace(config, bin=factor)
 
 
 def some(values: Tensor, most: int = 1_000_000) -> Tensor:

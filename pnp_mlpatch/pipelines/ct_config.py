@@ -64,8 +64,15 @@ class VolumeConfig:
         Whether an offset of each detector element is estimated with the image, where elements
         differ from their neighbours by more than 0.006: errors of their gain, which make rings.
         Not with the likelihood "poisson".
+    stripes : bool
+        Filter each sinogram by :func:`~pnp_mlpatch.ct.stripes.remove_stripes` of algotom, in place
+        of ``rings``. Not with the likelihood "poisson".
+    bin : int, optional
+        Neighbouring detector elements that are taken as one. By default pixels of two elements
+        and more are divided and averaged in the end, and elements are taken together where they
+        are finer than that. See :mod:`pnp_mlpatch.ct.binning`.
     preset : str
-        "fast", "standard" or "best" of :func:`~pnp_mlpatch.tuning.recipe`.
+        "fast" or "standard" of :func:`~pnp_mlpatch.tuning.recipe`.
     likelihood : str
         "gaussian", weighted least squares of the line integrals, or "poisson", the likelihood of
         the counts.
@@ -76,6 +83,10 @@ class VolumeConfig:
         into the volume.
     batch : int
         The number of slices in memory at a time.
+    slabs : int, optional
+        Denoise stacks of so many slices along all three planes, by
+        :func:`~pnp_mlpatch.denoisers.slabs`, in place of each slice by itself. Four slices at
+        either side of a stack are solved with it. It takes the place of ``batch``.
     backend : str
         As in :class:`~pnp_mlpatch.operators.radon.Radon`.
     memory : float, optional
@@ -103,11 +114,14 @@ class VolumeConfig:
     electronic: float = 0.0
     outliers: bool = True
     rings: bool = True
+    stripes: bool = False
+    bin: int | None = None
     preset: str = "standard"
     likelihood: str = "gaussian"
     slices: tuple[int, int] | None = None
     unit: str | None = None
     batch: int = 8
+    slabs: int | None = None
     backend: str = "auto"
     memory: float | None = None
     device: str = "cpu"
@@ -115,6 +129,13 @@ class VolumeConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        if self.slabs is not None:
+            object.__setattr__(self, "batch", self.slabs)
+        if self.likelihood == "poisson" and (self.slabs is not None or self.stripes):
+            name = "stripes" if self.stripes else "slabs"
+            raise InputError(
+                f"{WHO}: {name} are for the likelihood 'gaussian'. Leave one of them out."
+            )
         if self.likelihood not in LIKELIHOODS:
             raise InputError(
                 f"{WHO}: likelihood must be {' or '.join(map(repr, LIKELIHOODS))}, "
@@ -144,7 +165,7 @@ class VolumeConfig:
             )
 
     def _check_numbers(self) -> None:
-        for name in ("iterations", "batch", "threads"):
+        for name in ("iterations", "batch", "bin", "slabs", "threads"):
             value = getattr(self, name)
             if (name == "batch" or value is not None) and not (_is_integer(value) and value >= 1):
                 raise InputError(f"{WHO}: {name} must be an integer >= 1, got {value!r}.")

@@ -15,7 +15,14 @@ import torch
 from pnp_mlpatch.ct import Geometry, Scan
 from pnp_mlpatch.ct.truncation import crop
 from pnp_mlpatch.denoisers import Denoiser
-from pnp_mlpatch.pipelines.ct_batch import Job, middle_fbp, prepare, projector, torch_threads
+from pnp_mlpatch.pipelines.ct_batch import (
+    Job,
+    middle_fbp,
+    prepare,
+    projector,
+    torch_threads,
+    with_neighbours,
+)
 from pnp_mlpatch.pipelines.ct_check import examine
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig, check_out, check_scan
 from pnp_mlpatch.pipelines.ct_fit import choose_window
@@ -71,6 +78,8 @@ def estimate_volume(
 ) -> Estimate:
     """Solve the slice in the middle, and say what the volume will cost. Nothing is written.
 
+    With ``slabs`` it is a stack.
+
     Parameters
     ----------
     scan, geometry, D, out, config
@@ -95,17 +104,20 @@ def estimate_volume(
     with torch_threads(threads):
         seen = examine(scan, geometry, config)
         config = seen.config
-        data, wide, margin = seen.room(scan, geometry)
+        data, wide, frame = seen.room(scan, geometry)
         A = projector(wide, config)
-        fbp = crop(middle_fbp(A, data, config, scan.shape[0] // 2), margin)
+        fbp = crop(middle_fbp(A, data, config, scan.shape[0] // 2), frame)
         window = choose_window(config, fbp, scan)
         parts = Parts(path, shape, batch, "")
-        job = Job(data, wide, margin, grey_denoiser(D), config, window, parts, first)
+        job = Job(data, wide, frame, grey_denoiser(D), config, window, parts, first)
         made = prepare(job, A)
-        slab, before = read_slab(data, config, middle, middle + 1), _peak()
+        count = 1 if config.slabs is None else batch
+        start = min(middle, last - count)
+        low, high = with_neighbours(job, start, start + count)
+        slab, before = read_slab(data, config, low, high), _peak()
         started = time.perf_counter()
         solve_slab(A, made.D, made.solver, made.scale, slab)
-        seconds = time.perf_counter() - started
+        seconds = (time.perf_counter() - started) / count
     volume = 4 * shape[0] * shape[1] * shape[2] / GIB
     zarr = path.suffix.lower() == ".zarr"
     return Estimate(
@@ -113,7 +125,7 @@ def estimate_volume(
         measured=middle,
         threads=threads,
         seconds=seconds,
-        memory=before + batch * (_peak() - before),
+        memory=before + batch / count * (_peak() - before),
         volume=volume * (4 / 3 if zarr else 1),
         disk=volume * (4 / 3 if zarr else 2),
         free=shutil.disk_usage(path.resolve().parent).free / GIB,

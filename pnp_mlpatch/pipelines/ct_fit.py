@@ -107,7 +107,7 @@ def check_fit(scan: Scan, geometry: Geometry, seen: Seen) -> tuple[float, Tensor
         Filtered backprojection, in attenuation.
     """
     config, middle = seen.config, seen.facts["slice"]
-    data, geometry, margin = seen.room(scan, geometry)
+    data, geometry, frame = seen.room(scan, geometry)
     A = Radon(geometry, backend=config.backend, memory=config.memory)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -120,7 +120,7 @@ def check_fit(scan: Scan, geometry: Geometry, seen: Seen) -> tuple[float, Tensor
     solver = solvers.registry.make("fast_admm", sigma=sigma, iterations=60)
     x, rows = solve_slab(A, smooth, solver, scale, slab)
     del x
-    return rows[0]["chi2"], crop(fbp[0, 0], margin)
+    return rows[0]["chi2"], crop(fbp[0, 0], frame)
 
 
 def say_chi2(chi2: list[float | None], first: int = 0) -> str | None:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch.ct._ellipse import extend
 from pnp_mlpatch.denoisers import Denoiser, DenoiserInfo, describe
 from pnp_mlpatch.operators import LinearOperator, Transmission
 from pnp_mlpatch.operators._ringless import Ringless
+from pnp_mlpatch.operators._sliced import Sliced
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.pipelines.ct_journal import ROW
 from pnp_mlpatch.pipelines.ct_slab import Slab
@@ -22,7 +24,11 @@ Row = dict[str, Any]  # what is reported of a slice; its keys are ROW
 
 
 def solve_slab(
-    A: Radon, D: Denoiser | None, solver: Solver | str, scale: float, slab: Slab
+    A: Radon,
+    D: Denoiser | None,
+    solver: Solver | str,
+    scale: float,
+    slab: Slab,
 ) -> tuple[Tensor, list[Row]]:
     """Reconstruct the slices of a slab.
 
@@ -73,6 +79,8 @@ def solve_slab(
 def backproject(A: Radon, slab: Slab) -> Tensor:
     """Return filtered backprojection, interpolated along the detector where data are missing.
 
+    Beyond the elements that measured, projections go on as those of the ellipse that fits them.
+
     Parameters
     ----------
     A : Radon
@@ -84,8 +92,24 @@ def backproject(A: Radon, slab: Slab) -> Tensor:
     -------
     Tensor, shape (B, 1, H, W)
     """
-    q, seen = slab.q[:, None].to(A.angles.device), ~slab.missing[:, None].to(A.angles.device)
+    q, seen = slab.q.clone(), ~slab.missing
+    for k in _beyond(slab).nonzero().flatten().tolist():
+        found = extend(A.geometry, q[k].cpu(), seen[k].cpu())
+        if found is not None:
+            alive = seen[k].any(0).nonzero().flatten()
+            ends = torch.ones_like(seen[k])
+            ends[:, int(alive[0]) : int(alive[-1]) + 1] = False
+            q[k] = torch.where(ends, found, q[k])
+            seen[k] |= ends
+    q, seen = (part[:, None].to(A.angles.device) for part in (q, seen))
     return A.initial(q) if bool(seen.all()) else A.weighted(seen.to(q.dtype)).initial(q)
+
+
+def _beyond(slab: Slab) -> Tensor:
+    """Return which slices were given room: a twentieth of the elements at both ends saw nothing."""
+    width = max(1, slab.q.shape[-1] // 20)
+    seen = (~slab.missing).any(1)
+    return ~(seen[:, :width].any(1) | seen[:, -width:].any(1)) & seen.any(1)
 
 
 def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
@@ -114,15 +138,20 @@ def start_level(A: Radon, slab: Slab, known: DenoiserInfo) -> Tensor:
 
 def _by_solver(A: Radon, D: Denoiser, solver: Solver, slab: Slab) -> tuple[Tensor, list[Row]]:
     """Run the solver, from the denoised start."""
-    levels = start_level(A, slab, describe(D)).tolist()
-    starts = zip(backproject(A, slab), levels, strict=True)
+    levels, images = start_level(A, slab, describe(D)), backproject(A, slab)
+    q, T, noise = problem = problem_of(A, slab)
+    if slab.stack:
+        q, T, noise = _stacked(*problem)
+        levels, images = levels.mean()[None], images.transpose(0, 1)
+    starts = zip(images, levels.tolist(), strict=True)
     x0 = torch.cat([D(one[None], level) for one, level in starts])
-    q, T, noise = problem_of(A, slab)
     change = _Change(x0)
     result = solver.run(q, T, D, noise=noise, x0=x0, callbacks=[change], progress=False)
+    x = result.x.transpose(0, 1) if slab.stack else result.x
     ended = {"status": result.status, "iterations": result.state.iteration}
-    fits = chi2(q, T, result.x, noise).tolist() if slab.counts is None else [None] * len(q)
-    return result.x, [
+    count = len(slab.q)
+    fits = _fits(problem, x) if slab.counts is None else [None] * count
+    return x, [
         ended | {"residual": value, "chi2": fit}
         for value, fit in zip(change.values[-1], fits, strict=True)
     ]
@@ -132,15 +161,23 @@ def _by_recipe(
     A: Radon, D: Denoiser, scale: float, slab: Slab, preset: str
 ) -> tuple[Tensor, list[Row]]:
     """Run the recipe at the level of each slice; a row reports the run that gave the slice."""
-    q, T, noise = problem_of(A, slab)
+    q, T, noise = problem = problem_of(A, slab)
     known = describe(D).sigma_range
     sigma = torch.as_tensor(schedules.from_noise(A, _noise(slab), scale=scale)).reshape(-1).to(q)
+    if slab.stack:
+        q, T, noise = _stacked(*problem)
+        sigma = sigma.mean()[None]
     sigma = sigma if known is None else sigma.clamp(*known)
+    x0 = None
+    if bool(_beyond(slab).any()):
+        images = backproject(A, slab)
+        x0 = images.transpose(0, 1).contiguous() if slab.stack else images
     change = _Change(torch.zeros_like(q[:, :, :1, :1]))
     found = recipe(
         q,
         T,
         D,
+        x0=x0,
         noise=noise,
         sigma=sigma,
         lowest=0.25 if slab.counts is None else 1.0,
@@ -149,8 +186,12 @@ def _by_recipe(
         progress=False,
     )
     ends = np.cumsum([run.state.iteration for run in found.runs]).tolist()
+    x = found.x.transpose(0, 1) if slab.stack else found.x
     values = zip(
-        (sigma / scale).tolist(), found.alpha_scale.tolist(), found.chi2.tolist(), strict=True
+        (sigma / scale).expand(len(x)).tolist(),
+        found.alpha_scale.expand(len(x)).tolist(),
+        _fits(problem, x) if slab.stack else found.chi2.tolist(),
+        strict=True,
     )
     ended = []
     for k, (level, alpha_scale, fit) in enumerate(values):
@@ -165,10 +206,26 @@ def _by_recipe(
                 "chi2": fit,
             }
         )
-    return found.x, ended
+    return x, ended
 
 
-def problem_of(A: Radon, slab: Slab) -> tuple[Tensor, LinearOperator, float | Tensor]:
+_Problem = tuple[Tensor, LinearOperator, float | Tensor]
+
+
+def _fits(problem: _Problem, x: Tensor) -> list[float]:
+    """Return chi-squared of each slice."""
+    q, T, noise = problem
+    return chi2(q, T, x, noise).tolist()
+
+
+def _stacked(q: Tensor, T: LinearOperator, noise: float | Tensor) -> _Problem:
+    """Return the problem of the slices as one of their stack, which shares one level of noise."""
+    if isinstance(noise, Tensor):
+        noise = noise.square().mean().sqrt() if noise.ndim == 1 else noise.transpose(0, 1)
+    return q.transpose(0, 1).contiguous(), Sliced(T, len(q)), noise
+
+
+def problem_of(A: Radon, slab: Slab) -> _Problem:
     """Return data, operator and noise as the solvers take them.
 
     Parameters
@@ -223,7 +280,8 @@ class _Change:
 
     def __call__(self, state: State) -> None:
         old, self.x = self.x, state.x
-        moved, size = ((x.flatten(1).double().norm(dim=1)) for x in (self.x - old, self.x))
+        parts = (x.flatten(0, 1).flatten(1) for x in (self.x - old, self.x))
+        moved, size = (part.double().norm(dim=1) for part in parts)
         self.values.append((moved / size.clamp_min(1e-30)).tolist())
 
 

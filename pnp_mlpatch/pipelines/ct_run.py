@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 import pnp_mlpatch
 from pnp_mlpatch.ct import Geometry, Scan, as_dict
 from pnp_mlpatch.ct.projection import available_gib
-from pnp_mlpatch.ct.truncation import crop
+from pnp_mlpatch.ct.truncation import Frame, crop
 from pnp_mlpatch.denoisers import Denoiser, as_denoiser, describe, fingerprint
 from pnp_mlpatch.errors import FileError, InputError
 from pnp_mlpatch.io.ome_zarr import check_replaceable
@@ -119,24 +119,24 @@ def begin(
     backend, memory = journal.found.get("backend", config.backend), config.memory
     if memory is None and neighbours > 1:
         memory = min(4.0, available_gib() / 2 / neighbours)
-    data, wide, margin = seen.room(scan, geometry)
+    data, wide, frame = seen.room(scan, geometry)
     A = projector(wide, replace(config, backend=backend, memory=memory))
     journal.check_scan(data)
-    fbp, window = _start(A, data, config, seen, margin, first + shape[0] // 2)
+    fbp, window = _start(A, data, config, seen, frame, first + shape[0] // 2)
     low, high = journal.found.get("window") or window
     found = {"backend": A.backend, "window": [low, high], "source": str(scan.path)}
     journal.begin(found | {"seen": seen.facts})
     config = replace(config, backend=A.backend)
-    job = Job(data, wide, margin, D, config, (low, high), journal.parts, first)
+    job = Job(data, wide, frame, D, config, (low, high), journal.parts, first)
     return Run(journal, scan, job, A, fbp)
 
 
 def _start(
-    A: Radon, scan: Scan, config: VolumeConfig, seen: Seen, margin: int, place: int
+    A: Radon, scan: Scan, config: VolumeConfig, seen: Seen, frame: Frame, place: int
 ) -> tuple[Tensor, tuple[float, float]]:
     """Return filtered backprojection of a slice, and the window: that of the whole scan."""
     fbp, middle = (
-        crop(middle_fbp(A, scan, config, index), margin) for index in (place, scan.shape[0] // 2)
+        crop(middle_fbp(A, scan, config, index), frame) for index in (place, scan.shape[0] // 2)
     )
     seen.warn(scan, check_units(middle, config.mu_water))
     return fbp, choose_window(config, middle, scan)

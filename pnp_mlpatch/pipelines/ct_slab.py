@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.ct import COUNTS, Scan, dead_bins, line_integrals
+from pnp_mlpatch.ct.binning import bin_mean, bin_sum
 from pnp_mlpatch.ct.outliers import bad_elements, bright, zingers
+from pnp_mlpatch.ct.stripes import remove_stripes
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators._ringless import element_spread
 from pnp_mlpatch.pipelines.ct_config import VolumeConfig
@@ -47,6 +49,8 @@ class Slab:
     spread : Tensor, shape (B,), optional
         How much the elements differ from their neighbours, beyond their noise; 0 where that is no
         more than an object may do.
+    stack : bool
+        Whether the live slices are denoised together, as the channels of one image.
     """
 
     live: Tensor
@@ -57,6 +61,7 @@ class Slab:
     digest: str = ""
     rejected: tuple[dict[str, Any], ...] = ()
     spread: Tensor | None = None
+    stack: bool = False
 
 
 def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
@@ -85,12 +90,17 @@ def read_slab(scan: Scan, config: VolumeConfig, start: int, stop: int) -> Slab:
         slab = _from_counts(scan, config, raw, start, stop)
     else:
         slab = _from_integrals(config, raw)
-    if config.rings and len(slab.q) and slab.counts is None:
+    if config.stripes and len(slab.q):
+        pairs = zip(slab.q, ~slab.missing, strict=True)
+        slab = replace(slab, q=torch.stack([remove_stripes(*pair) for pair in pairs]))
+    if config.bin is not None and config.bin > 1 and len(slab.q):
+        slab = _binned(slab, config.bin)
+    if config.rings and not config.stripes and len(slab.q) and slab.counts is None:
         noise = slab.noise.reshape(len(slab.q), *(slab.noise.shape[1:] or (1, 1)))
         noise = noise.expand_as(slab.q).masked_fill(slab.missing, torch.inf)
         spread = element_spread(slab.q, noise)
         slab = replace(slab, spread=spread.where(spread > LEAST_SPREAD, 0.0))
-    return replace(slab, digest=tensor_digest(raw))
+    return replace(slab, digest=tensor_digest(raw), stack=config.slabs is not None)
 
 
 def _from_integrals(config: VolumeConfig, raw: Tensor) -> Slab:
@@ -151,6 +161,22 @@ def _reject(slab: Slab, found: Tensor) -> Slab:
     noise = slab.noise if slab.noise.ndim == 1 else slab.noise.masked_fill(missing, torch.inf)
     q = slab.q.masked_fill(missing, 0.0)
     return replace(slab, q=q, missing=missing, noise=noise, rejected=rejected)
+
+
+def _binned(slab: Slab, factor: int) -> Slab:
+    """Take each ``factor`` neighbouring elements as one."""
+    seen = ~slab.missing
+    count = bin_sum(seen.to(slab.q), seen, factor)
+    if slab.noise.ndim == 1:
+        noise = slab.noise / math.sqrt(factor)
+    else:
+        variance = bin_sum(slab.noise.square(), seen, factor)
+        noise = torch.where(count > 0, variance.sqrt() / count.clamp_min(1), torch.inf)
+    counts = slab.counts
+    if counts is not None:
+        counts = tuple(bin_sum(part, seen, factor) for part in counts)
+    q = bin_mean(slab.q, seen, factor)
+    return replace(slab, q=q, missing=count == 0, noise=noise, counts=counts)
 
 
 def _photons(

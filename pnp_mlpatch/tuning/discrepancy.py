@@ -18,13 +18,31 @@ from pnp_mlpatch.solvers import _base as solvers
 
 TV_STRENGTH = 2.0  # of the total variation that starts the recipe
 TV_TOL = 5e-4
-PRESETS = {  # iterations of the start and with the denoiser, and the least scale of alpha
-    "fast": (60, 10, 1.0),
-    "standard": (150, 40, 0.25),
-    "best": (150, 80, 0.25),
-}
 LEAST_FALL = 0.05  # of the excess of chi-squared, by which half of alpha is kept
 TOL = 3e-4  # of the recipe with the denoiser
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How long the steps of :func:`recipe` take.
+
+    Parameters
+    ----------
+    start, inner : int
+        Iterations of the start by total variation, and of each of its denoisers, at most.
+    iterations : int
+        Iterations with the denoiser, at most.
+    lowest : float
+        The least scale of alpha; 1 leaves out the third step.
+    """
+
+    start: int
+    inner: int
+    iterations: int
+    lowest: float
+
+
+PRESETS = {"fast": Preset(20, 10, 6, 1.0), "standard": Preset(150, 60, 40, 0.25)}
 
 
 @dataclass(frozen=True)
@@ -181,6 +199,7 @@ def recipe(
     *,
     noise: float | Tensor,
     sigma: schedules.Schedule,
+    x0: Tensor | None = None,
     lowest: float = 0.25,
     preset: str = "standard",
     callbacks: Sequence[Callback] = (),
@@ -203,11 +222,12 @@ def recipe(
         Standard deviation of the noise.
     sigma : float, sequence or Tensor
         Level of the denoiser, such as ``schedules.from_noise(A, noise, scale=...)``.
+    x0 : Tensor, optional
+        Where the first step begins, by default ``A.initial(q)``.
     lowest : float
         Least scale of alpha; 1 leaves out the third step.
-    preset : {"standard", "fast", "best"}
-        "fast" takes 60 iterations for the start, 10 with the denoiser, and no third step; "best"
-        takes 80 with the denoiser.
+    preset : {"standard", "fast"}
+        "fast" takes 20 short iterations for the start, 6 with the denoiser, and no third step.
     callbacks : sequence of callables
         Passed to the second and third step.
     progress : bool, optional
@@ -224,13 +244,11 @@ def recipe(
     """
     if preset not in PRESETS:
         raise InputError(f"recipe: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    first, iterations, least = PRESETS[preset]
-    lowest = max(lowest, least)
-    make = solvers.registry.make
-    tv = denoisers.registry.make("tv", strength=TV_STRENGTH)
-    smooth = make("fast_admm", iterations=first, sigma=sigma, tol=TV_TOL)
-    start = smooth.run(q, A, tv, noise=noise, progress=progress)
-    solver = make("fast_admm", iterations=iterations, sigma=sigma, tol=TOL)
+    steps, make = PRESETS[preset], solvers.registry.make
+    tv = denoisers.registry.make("tv", strength=TV_STRENGTH, iterations=steps.inner)
+    smooth = make("fast_admm", iterations=steps.start, sigma=sigma, tol=TV_TOL)
+    start = smooth.run(q, A, tv, noise=noise, x0=x0, progress=progress)
+    solver = make("fast_admm", iterations=steps.iterations, sigma=sigma, tol=TOL)
     return discrepancy(
         q,
         A,
@@ -238,7 +256,7 @@ def recipe(
         solver,
         noise=noise,
         x0=start.x,
-        lowest=lowest,
+        lowest=max(lowest, steps.lowest),
         callbacks=callbacks,
         progress=progress,
     )
