@@ -17,6 +17,30 @@ if TYPE_CHECKING:
 WAYS = ("workers", "scheduler", "scheduler_file", "shard")
 
 
+def flags_of_processes(sub: argparse.ArgumentParser) -> None:
+    """Add the flags under "processes"."""
+    group = sub.add_argument_group("processes")
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="processes of this machine, started by Dask"
+    )
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the Dask scheduler whose workers are used"
+    )
+    group.add_argument(
+        "--scheduler-file", metavar="FILE", help="the same, by the file that it writes"
+    )
+    group.add_argument(
+        "--shard",
+        metavar="i/N",
+        help="make only the i-th of N shares, for an array job; pnp-mlpatch merge joins them",
+    )
+    group.add_argument(
+        "--estimate",
+        action="store_true",
+        help="solve one slice, print time, memory and disk of the whole, and write nothing",
+    )
+
+
 def parse_shard(args: argparse.Namespace) -> tuple[int, int] | None:
     """Return the shard of the flags; raise for ways of running that exclude each other."""
     given = [f"--{way.replace('_', '-')}" for way in WAYS if getattr(args, way) is not None]
@@ -128,4 +152,4 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
-__all__ = ["parse_shard", "print_estimate", "run_shard", "run_whole"]
+__all__ = ["flags_of_processes", "parse_shard", "print_estimate", "run_shard", "run_whole"]

@@ -8,6 +8,7 @@ from typing import Any
 from pnp_mlpatch.cli._common import DEFAULTS, command, flags_of_a_run, no_resume, report_flag
 from pnp_mlpatch.cli._ct import run_ct
 from pnp_mlpatch.cli._ct_check import parse_center
+from pnp_mlpatch.cli._ct_processes import flags_of_processes
 from pnp_mlpatch.ct import BEAMS
 from pnp_mlpatch.io.voxels import LENGTHS
 
@@ -95,7 +96,7 @@ def add_parser(commands: Any) -> None:
     _scan(sub)
     _geometry(sub)
     _reconstruction(sub)
-    _processes(sub)
+    flags_of_processes(sub)
     _running(sub)
 
 
@@ -295,30 +296,6 @@ def _values(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fbp", action="store_true", help="only filtered backprojection: a fast look"
-    )
-
-
-def _processes(sub: argparse.ArgumentParser) -> None:
-    """Add the flags under "processes"."""
-    group = sub.add_argument_group("processes")
-    group.add_argument(
-        "--workers", type=int, metavar="N", help="processes of this machine, started by Dask"
-    )
-    group.add_argument(
-        "--scheduler", metavar="ADDRESS", help="the Dask scheduler whose workers are used"
-    )
-    group.add_argument(
-        "--scheduler-file", metavar="FILE", help="the same, by the file that it writes"
-    )
-    group.add_argument(
-        "--shard",
-        metavar="i/N",
-        help="make only the i-th of N shares, for an array job; pnp-mlpatch merge joins them",
-    )
-    group.add_argument(
-        "--estimate",
-        action="store_true",
-        help="solve one slice, print time, memory and disk of the whole, and write nothing",
     )
 
 
