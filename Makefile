@@ -23,7 +23,7 @@ test-all: style
 coverage: style
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-# reports and the app in a browser; skipped without Chromium (on Debian: apt-get install chromium)
+# reports, the app, and the site if it is built, in a browser; skipped without Chromium (on Debian: apt-get install chromium)
 test-web: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[web]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/web

@@ -58,6 +58,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pnp_mlpatch"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_theme_options = {
     "github_url": repository,
