@@ -196,12 +196,12 @@ def _of_the_data(
 def _recipe(record: dict[str, Any], config: VolumeConfig) -> list[Row]:
     """Return what the recipe chose."""
     ended = record["result"]
-    start, iterations, _ = PRESETS[config.preset]
+    preset = PRESETS[config.preset]
     scales = [scale for scale in ended["alpha_scale"] if scale is not None]
     kept = sum(scale == 1 for scale in scales)
     return [
         ("preset", config.preset, "total variation first, then the denoiser"),
-        ("iterations at most", f"{start} and {iterations}", "of the two, by the preset"),
+        ("iterations at most", f"{preset.start} and {preset.iterations}", "of both, by the preset"),
         ("sigma", _range(ended["sigma"]), "from the noise, relative to the window"),
         (
             "scale of alpha",
