@@ -247,7 +247,7 @@ def test_what_runs_away_is_stopped_before_it_is_nan(name):
 
 
 def test_a_slow_start_from_zero_does_not_run_away():
-    """A thousand times the first step, in ever shorter steps."""
+    """Four thousand times the first step, in ever shorter steps."""
     q = torch.rand(1, *SHAPE, dtype=torch.float64)
     result = reconstruct(
         q,
@@ -256,9 +256,9 @@ def test_a_slow_start_from_zero_does_not_run_away():
         "pgd",
         noise=1.0,
         sigma=1.0,
-        tau=1e-5,
+        tau=6e-5,
         x0=torch.zeros_like(q),
-        iterations=30000,
+        iterations=5000,
         tol=0,
     )
     assert torch.allclose(result.x, (1 - math.exp(-0.3)) * q, rtol=1e-3)
