@@ -35,7 +35,7 @@ style: $(STAMP)
 # the site, in docs/_build/html; ONLINE=1 links to the pages of other packages
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # needs Node.js as well, which pyright brings or finds
 lint: style

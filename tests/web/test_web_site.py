@@ -15,6 +15,12 @@ SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
 class Quiet(SimpleHTTPRequestHandler):
     """A server of files that says nothing."""
 
+    def do_GET(self):
+        if self.path != "/favicon.ico":  # the site has none, and browsers ask for one
+            return super().do_GET()
+        self.send_response(204)
+        self.end_headers()
+
     def log_message(self, format, *args):
         pass
 
