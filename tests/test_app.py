@@ -11,8 +11,9 @@ import torch
 
 from pnp_mlpatch import cli
 from pnp_mlpatch.cli import _app_task
-from pnp_mlpatch.cli._app_task import SETTINGS, Task, gaussian
+from pnp_mlpatch.cli._app_task import SETTINGS, Task
 from pnp_mlpatch.errors import InputError, PnPError
+from pnp_mlpatch.operators.blur import gaussian_psf
 
 
 def npy(array) -> bytes:
@@ -52,7 +53,7 @@ def test_a_callback_stops_it():
 
 
 def test_the_blur_has_its_width():
-    psf = gaussian(2.0)
+    psf = gaussian_psf(2.0)
     assert psf.shape == (17, 17)
     assert float(psf.sum()) == pytest.approx(1)
     places = torch.arange(-8.0, 9)

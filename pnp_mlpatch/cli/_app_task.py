@@ -16,6 +16,8 @@ from pnp_mlpatch import denoisers, operators, samples
 from pnp_mlpatch.api import reconstruct
 from pnp_mlpatch.errors import FileError, InputError, PnPError
 from pnp_mlpatch.io.images import read_image
+from pnp_mlpatch.metrics import psnr
+from pnp_mlpatch.operators.blur import gaussian_psf
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.solvers import Result, State
 
@@ -111,7 +113,7 @@ class Task:
             mask = random_mask((height, width), keep=self.setting, seed=0)
             return operators.make("mask", mask=mask)
         if self.operator == "blur":
-            return operators.make("blur", psf=gaussian(self.setting), image_shape=shape)
+            return operators.make("blur", psf=gaussian_psf(self.setting), image_shape=shape)
         if self.operator == "radon":
             return operators.make("radon", image_shape=shape, angles=int(self.setting))
         return operators.make(self.operator, image_shape=shape)
@@ -138,7 +140,7 @@ class Task:
             self.solver,
             noise=self.noise or None,
             callbacks=[callback],
-            record=None if truth is None else {"psnr": lambda y: _psnr(y, x)},
+            record=None if truth is None else {"psnr": lambda y: psnr(y, x)},
             progress=False,
             iterations=self.iterations,
             **level,
@@ -150,7 +152,7 @@ class Task:
         """Return the Python that repeats the run."""
         makes = {
             "mask": f"mask=random_mask((height, width), keep={self.setting!r}, seed=0)",
-            "blur": "psf=psf, image_shape=(1, height, width)",
+            "blur": f"psf=gaussian_psf({self.setting!r}), image_shape=(1, height, width)",
             "radon": f"image_shape=(1, height, width), angles={int(self.setting)}",
         }
         made = makes.get(self.operator, "image_shape=(1, height, width)")
@@ -166,6 +168,7 @@ class Task:
             "import torch",
             "from pnp_mlpatch import denoisers, operators, reconstruct, samples",
             "from pnp_mlpatch.io.images import read_image",
+            "from pnp_mlpatch.operators.blur import gaussian_psf",
             "from pnp_mlpatch.operators.mask import random_mask",
             "",
             f"x = {read}",
@@ -173,7 +176,6 @@ class Task:
             f"height, width = (min(side, {self.size}) for side in x.shape[-2:])",
             "top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2",
             "x = x[..., top : top + height, left : left + width].contiguous()",
-            *(GAUSSIAN.format(self.setting).splitlines() if self.operator == "blur" else ()),
             f"A = operators.make({self.operator!r}, {made})",
             "seed = torch.Generator().manual_seed(1)",
             f"q = {'x' if self.measured else 'A(x)' + (noisy if self.noise else '')}",
@@ -186,17 +188,6 @@ class Task:
 
 
 SHRINK = "x = torch.nn.functional.avg_pool2d(x, max(1, min(x.shape[-2:]) // {}))"
-GAUSSIAN = """\
-reach = torch.arange(-int(4 * {0!r}), int(4 * {0!r}) + 1, dtype=torch.float64)
-row = torch.exp(-(reach**2) / (2 * {0!r}**2))
-psf = row[:, None] * row / row.sum() ** 2"""
-
-
-def gaussian(width: float) -> Tensor:
-    """Return a Gaussian blur of this standard deviation in pixels."""
-    reach = torch.arange(-int(4 * width), int(4 * width) + 1, dtype=torch.float64)
-    row = torch.exp(-(reach**2) / (2 * width**2))
-    return row[:, None] * row / row.sum() ** 2
 
 
 def middle(x: Tensor, size: int) -> Tensor:
@@ -204,7 +195,3 @@ def middle(x: Tensor, size: int) -> Tensor:
     height, width = (min(side, size) for side in x.shape[-2:])
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width].contiguous()
-
-
-def _psnr(x: Tensor, truth: Tensor) -> float:
-    return float(-10 * torch.log10((x - truth).square().mean()))

@@ -128,6 +128,6 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         if platform.machine() in ("x86_64", "AMD64"):
             kinds = ("amx_tile", "avx512_bf16")
-            return any(getattr(torch.cpu, f"_is_{kind}_supported")() for kind in kinds)
+            return any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in kinds)
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
