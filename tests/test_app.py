@@ -13,7 +13,6 @@ from pnp_mlpatch import cli
 from pnp_mlpatch.cli import _app_task
 from pnp_mlpatch.cli._app_task import SETTINGS, Task
 from pnp_mlpatch.errors import InputError, PnPError
-from pnp_mlpatch.operators.blur import gaussian_psf
 
 
 def npy(array) -> bytes:
@@ -50,14 +49,6 @@ def test_a_callback_stops_it():
     task = Task(size=32, denoiser="tv", iterations=9)
     result, _ = task.solve(lambda state: state.iteration >= 2)
     assert (result.status, result.state.iteration) == ("stopped", 2)
-
-
-def test_the_blur_has_its_width():
-    psf = gaussian_psf(2.0)
-    assert psf.shape == (17, 17)
-    assert float(psf.sum()) == pytest.approx(1)
-    places = torch.arange(-8.0, 9)
-    assert float((psf.sum(0) * places**2).sum()) == pytest.approx(4, rel=0.01)
 
 
 @pytest.mark.parametrize(
