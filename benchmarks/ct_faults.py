@@ -5,6 +5,7 @@ Exchange file with one fault. ``reconstruct_volume`` gets the file and the geome
 would give. PSNR in dB, of [0, 1] = -1024 ... 1024 HU, within the circle that the detector sees.
 
 Run: python benchmarks/ct_faults.py [--only NAME ...] [--denoiser tv] [--size N] [--views N]
+     [--chest FILE.npz --slice K]
 """
 
 import contextlib
@@ -36,6 +37,8 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", help="parts of the names of faults")
     parser.add_argument("--denoiser", default="mlpatch-ct", help="tv, or weights of mlpatch")
+    parser.add_argument("--chest", type=Path, help="an .npz with slices 'hu'; else the sample")
+    parser.add_argument("--slice", type=int, default=0, help="of that file")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, default=180)
     args = parse(parser)
@@ -60,9 +63,11 @@ class Scene:
     def __init__(self, args):
         self.size, self.pixel = args.size, FIELD / args.size
         self.D = "tv" if args.denoiser == "tv" else denoisers.make("mlpatch", weights=args.denoiser)
-        hu = F.interpolate(
-            samples.chest_ct().clamp(-1024, 1024), size=(args.size,) * 2, mode="area"
-        )
+        hu = samples.chest_ct()
+        if args.chest:
+            with np.load(args.chest) as file:
+                hu = torch.from_numpy(file["hu"][args.slice].astype(np.float32))[None, None]
+        hu = F.interpolate(hu.clamp(-1024, 1024), size=(args.size,) * 2, mode="area")
         rows, cols = np.mgrid[: args.size, : args.size] - (args.size - 1) / 2
         self.inside = torch.from_numpy(np.hypot(rows, cols) < args.size / 2 - 1)
         hu[:, :, ~self.inside] = -1000.0

@@ -6,9 +6,10 @@ of a sweep, chosen with the truth. "streaks" is the root mean square of what the
 from one slice to the next, in HU.
 
 Run: python benchmarks/ct_presets.py --chest FILE.npz [--size N] [--crop N] [--slices N]
-     [--images N] [--weights NAME] [--only presets slabs]
+     [--views N] [--span DEGREES] [--images N] [--weights NAME] [--only presets slabs]
 """
 
+import math
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main():
     parser.add_argument("--weights", default="mlpatch-ct")
     parser.add_argument("--images", type=int, default=2, help="1 or 2 slices for the presets")
     parser.add_argument("--views", type=int, default=60)
+    parser.add_argument("--span", type=float, default=180.0, help="of the views, in degrees")
     parser.add_argument("--slices", type=int, default=16, help="of the stack")
     parser.add_argument("--iterations", type=int, default=12, help="with slabs")
     parser.add_argument("--only", nargs="+", choices=["presets", "slabs"])
@@ -63,7 +65,8 @@ def presets(args, hu: Tensor) -> list[dict]:
     """TV and the presets, on one or two slices."""
     count = len(hu)
     truth = to_attenuation(hu[[count // 4, (3 * count) // 4][: args.images]], WATER)
-    A = Radon(ParallelBeam(tuple(hu.shape[-2:]), args.views), cache=False)
+    theta = (torch.arange(args.views).double() + 0.5) * math.radians(args.span) / args.views
+    A = Radon(ParallelBeam(tuple(hu.shape[-2:]), theta), cache=False)
     q, noise = simulate(A, truth, snr_db=40)
     D = rescaled(denoisers.make("mlpatch", weights=args.weights), SCALE, OFFSET)
     sigma = schedules.from_noise(A, noise, scale=SCALE)
