@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from pnp_mlpatch import weights
+from pnp_mlpatch.cli._by_numbers import constructors
 from pnp_mlpatch.cli._common import REGISTRIES, command, plain_text
 from pnp_mlpatch.errors import InputError, UnknownPlugin, WeightsError
 from pnp_mlpatch.registry import Registry, did_you_mean
@@ -127,6 +128,11 @@ def _print_plugin(registry: Registry, name: str) -> None:
         kind = "" if p.annotation is p.empty else f": {p.annotation}"
         print(
             f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}")
+        )
+    for other, make in constructors(name).items() if registry.family == "operator" else ():
+        settings = [str(p).partition(":")[0] for p in inspect.signature(make).parameters.values()]
+        print(
+            f"or {', '.join(settings)} ({other})\n  {plain_text(make.__doc__ or '').partition(chr(10))[0]}"
         )
 
 
