@@ -15,9 +15,8 @@ from pnp_mlpatch.operators import registry as operators
 from pnp_mlpatch.registry import did_you_mean
 
 
-def constructors(name: str) -> dict[str, Callable[..., LinearOperator]]:
+def constructors(plugin: Any) -> dict[str, Callable[..., LinearOperator]]:
     """Return the class methods that make an operator of a few numbers, by name."""
-    plugin = operators.get(name)
     return {other: getattr(plugin, other) for other in getattr(plugin, "constructors", ())}
 
 
@@ -29,8 +28,9 @@ def by_numbers(
     Return it with all its settings, defaults included; None where the class takes them itself.
     ``loaded`` are the settings to call it with, where those ``given`` only describe them (files).
     """
-    ways = constructors(name)
-    if not ways or _fits(operators.get(name), loaded):
+    plugin = operators.get(name)
+    ways = constructors(plugin)
+    if not ways or _fits(plugin, loaded):
         return None
     for make in ways.values():
         if _fits(make, loaded):
@@ -40,7 +40,7 @@ def by_numbers(
             return made, {p.name: p.default for p in parameters if p.default is not p.empty} | {
                 **given
             }
-    takes = {"": operators.get(name), **ways}
+    takes = {"": plugin, **ways}
     needed = "; or ".join(
         ", ".join(f"operator.{key}" for key in _required(make)) + (other and f" ({other})")
         for other, make in takes.items()

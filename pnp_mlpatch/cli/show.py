@@ -129,11 +129,10 @@ def _print_plugin(registry: Registry, name: str) -> None:
         print(
             f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}")
         )
-    for other, make in constructors(name).items() if registry.family == "operator" else ():
+    for other, make in constructors(registry.get(name)).items():
         settings = [str(p).partition(":")[0] for p in inspect.signature(make).parameters.values()]
-        print(
-            f"or {', '.join(settings)} ({other})\n  {plain_text(make.__doc__ or '').partition(chr(10))[0]}"
-        )
+        first = plain_text(inspect.getdoc(make) or "").partition("\n")[0]
+        print(f"or {', '.join(settings)} ({other})\n  {first}")
 
 
 def _kind(name: str) -> str:
