@@ -36,18 +36,17 @@ def by_numbers(
         if _fits(make, loaded):
             with blame(f"the operator '{name}'"):
                 made = make(**loaded)
-            parameters = inspect.signature(make).parameters.values()
-            return made, {p.name: p.default for p in parameters if p.default is not p.empty} | {
-                **given
-            }
+            known = inspect.signature(make).parameters.values()
+            defaults = {p.name: p.default for p in known if p.default is not p.empty}
+            return made, {**defaults, **given}
     takes = {"": plugin, **ways}
     needed = "; or ".join(
         ", ".join(f"operator.{key}" for key in _required(make)) + (other and f" ({other})")
         for other, make in takes.items()
     )
-    known = sorted({key for make in takes.values() for key in inspect.signature(make).parameters})
-    unknown = next((key for key in loaded if key not in known), None)
-    fault = "" if unknown is None else f"no setting '{unknown}'. {did_you_mean(unknown, known)}"
+    every = sorted({key for make in takes.values() for key in inspect.signature(make).parameters})
+    unknown = next((key for key in loaded if key not in every), None)
+    fault = "" if unknown is None else f"no setting '{unknown}'. {did_you_mean(unknown, every)}"
     raise InputTypeError(
         f"the operator '{name}' " + (f"has {fault}It takes" if fault else "takes") + f" {needed}."
     )

@@ -8,8 +8,8 @@ A datum stands for the place s k + c in the image, with c the centroid of the po
   square of s x s pixels (half-pixel centres), the grid of MATLAB's ``imresize`` and of
   ``F.interpolate(align_corners=False)``.
 
-For an odd s the two grids differ by whole pixels, else by half a pixel more. ``initial`` takes c
-into account, so that it lies over the image in both, and so does everything that is compared.
+``initial`` takes c into account, so it lies over the image on both grids. They are equally hard:
+scores on one compare with scores on the other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Downsample(LinearOperator):
     Notes
     -----
     ``initial`` is bicubic interpolation (Keys 1981), shifted by the centroid of ``psf`` and divided
-    by its sum. What is fine-grained in the image wraps around at its borders, as in the blur.
+    by its sum. A and its start wrap around at the borders. Of other pictures disregard a border of
+    half the size of ``psf``, or give the data there an infinite noise.
 
     References
     ----------
