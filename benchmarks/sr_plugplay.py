@@ -29,7 +29,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pnp_mlpatch import per_channel, reconstruct
-from pnp_mlpatch.denoisers import Network
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.downsample import Downsample
 
@@ -47,7 +46,7 @@ def shrinking(kind: str, shape: tuple[int, ...], factor: int) -> Downsample:
 
 
 def enlarged(
-    kind: str, truth: Tensor, factor: int, nets: tuple[Any, Network], args: Any
+    kind: str, truth: Tensor, factor: int, nets: tuple[Any, Any], args: Any
 ) -> dict[str, Tensor]:
     """One picture by every method."""
     D, upscaler = nets
