@@ -21,6 +21,7 @@ from inpainting import middle
 
 from pnp_mlpatch import denoisers
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
+from pnp_mlpatch.operators.downsample import Downsample
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
@@ -34,6 +35,7 @@ def operators(size):
     yield "identity", Identity((1, size, size))
     yield "mask", Mask(random_mask((size, size), keep=0.3))
     yield "blur", Blur(gaussian_psf(2.0), (1, size, size))
+    yield "downsample", Downsample.gaussian((1, size, size), 2, 1.6)
     yield (
         "lensing, mask and noise over two decades",
         Lensing(weight=random_mask((size, size), keep=0.7) / noise),

@@ -141,6 +141,17 @@ def test_inpainting(sets, tmp_path):
     assert rows[0]["biharmonic"] == pytest.approx(rows[0]["scikit-image"], abs=0.3)
 
 
+def test_sr_plugplay(sets, tmp_path):
+    (rows,) = run("sr_plugplay", sets / "colour", out=tmp_path / "s.json").values()
+    assert [(row["shrunk by"], row["factor"]) for row in rows] == [
+        ("Gaussian, 1.6", 2),
+        ("Gaussian, 1.6", 3),
+        ("bicubic", 2),
+        ("bicubic", 3),
+    ]
+    assert all(row["HQS over bicubic"] > 0 for row in rows)
+
+
 def test_colour_inpainting(sets, tmp_path):
     rows, summary = run("colour_inpainting", sets / "colour", out=tmp_path / "i.json").values()
     grey, folded, colour = summary

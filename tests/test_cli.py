@@ -23,8 +23,10 @@ from pnp_mlpatch.cli import _solve, demo
 from pnp_mlpatch.cli._common import spoken
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.io.images import write_image
+from pnp_mlpatch.io.images import read_image, write_image
+from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import gaussian_psf
+from pnp_mlpatch.operators.downsample import Downsample
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.registry import Registry
 
@@ -133,6 +135,8 @@ def test_info(run):
     assert "angles: int | Sequence[float] | Tensor | None = None" in out
     assert "detectors: int | None = None" in out
     assert "iterations: int = 20" in run("info admm --family solver")[1]
+    out = run("info downsample")[1]
+    assert "or image_shape, factor, width (gaussian)\n  Make a Gaussian blur" in out
 
 
 def test_info_of_shipped_weights(run, fails, monkeypatch, tmp_path):
@@ -394,6 +398,50 @@ def test_solve_blur_of_a_picture_and_of_data(run):
     assert report()["operator"]["image_shape"] == [1, HEIGHT, WIDTH]
 
 
+@pytest.mark.parametrize("picture", ["grey.png", "colour.png"])
+def test_solve_downsample_of_a_picture_and_of_data(run, picture):
+    truth = read_image(picture)[..., :28, :]
+    write_image(picture, truth)
+    asked = "--operator downsample --set operator.factor=2 --set operator.width=0.8"
+    assert run(f"solve --simulate {picture} {asked} --noise 0.01 {TV}")[0] == 0
+    assert report()["psnr"] > report()["psnr_initial"] > 15
+    A = Downsample.gaussian(truth.shape[1:], 2, 0.8)
+    write_image(f"small_{picture}", A(truth))
+    np.save("small.npy", A(truth)[0].numpy())
+    for file in (f"small_{picture}", "small.npy"):
+        assert run(f"solve --data {file} {asked} --noise 0.01 {TV}")[0] == 0
+        assert report()["operator"] == {
+            "name": "downsample",
+            "factor": 2,
+            "width": 0.8,
+            "image_shape": [*truth.shape[1:]],
+        }
+        x = torch.from_numpy(np.load("out.npy")).reshape(truth.shape)
+        assert float(psnr(x, truth)) > 20
+
+
+def test_solve_downsample_by_its_constructors(run, fails):
+    write_image("grey.png", read_image("grey.png")[..., :27, :])
+    asked = "solve --simulate grey.png --operator downsample"
+    assert run(f"{asked} --set operator.factor=3 --noise 0.01 {TV}")[0] == 0
+    needed = (
+        "operator.psf, operator.factor; or operator.factor (bicubic); or operator.factor, "
+        "operator.width (gaussian)."
+    )
+    assert f"the operator 'downsample' takes {needed}" in fails(f"{asked} {TV}")
+    said = fails(f"{asked} --set operator.factor=3 --set operator.wdth=1 {TV}")
+    assert f"has no setting 'wdth'. Did you mean 'width'? It takes {needed}" in said
+    assert "factor 5 does not divide the image 27 x 24. Crop the image to 25 x 20" in fails(
+        f"{asked} --set operator.factor=5 {TV}"
+    )
+    assert "factor must be an integer >= 2, got 1.5" in fails(
+        f"solve --data grey.png --operator downsample --set operator.factor=1.5 {TV}"
+    )
+    assert "width must be finite and > 0, got 'wide'" in fails(
+        f"{asked} --set operator.factor=3 --set operator.width=wide {TV}"
+    )
+
+
 def test_solve_lensing(run, fails):
     assert run(f"solve --simulate colour.png --gray --operator lensing --noise 0.1 {TV}")[0] == 0
     x = np.load("out.npy")
@@ -606,7 +654,7 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
             "operator.image_shape=[1,4,4]",
             "not a readable .npy array",
         ),
-        ("--simulate grey.png", "give --operator NAME. Known: blur, identity"),
+        ("--simulate grey.png", "give --operator NAME. Known: blur, "),
         ("--simulate grey.png --operator maks", "Did you mean 'mask'"),
         ("--simulate grey.png --operator identity --solver adm", "Did you mean 'admm'"),
         ("--simulate grey.png --operator identity --denoiser tvv", "Did you mean 'tv'"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.cli._by_numbers import by_numbers, sizes_of_data
 from pnp_mlpatch.cli._common import DEFAULTS, REGISTRIES, blame
 from pnp_mlpatch.cli._pictures import read_measured, read_picture
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
@@ -251,7 +252,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             if run.source.suffix.lower() == ".npy"
             else read_picture(run.source, gray=run.gray, index=run.slice)[0]
         )
-        A, used = make_operator(run.operator, {"channels": q.shape[0]} if q.ndim == 3 else {})
+        A, used = make_operator(run.operator, sizes_of_data(run.operator, q))
         while q.ndim < len(A.data_shape) + 1:
             q = q[None]
     if tuple(q.shape) != (1, *A.data_shape):
@@ -298,7 +299,8 @@ def make_operator(
                 sizes["image_shape"][1:], keep=loaded.pop("keep"), seed=given["seed"]
             )
         loaded.pop("seed", None)
-    return make("operator", {"name": name, **given}, loaded)
+    made = by_numbers(name, given, loaded)
+    return made or make("operator", {"name": name, **given}, loaded)
 
 
 def _tensor(value: Any, key: str) -> Any:

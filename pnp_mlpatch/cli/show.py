@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from pnp_mlpatch import weights
+from pnp_mlpatch.cli._by_numbers import constructors
 from pnp_mlpatch.cli._common import REGISTRIES, command, plain_text
 from pnp_mlpatch.errors import InputError, UnknownPlugin, WeightsError
 from pnp_mlpatch.registry import Registry, did_you_mean
@@ -128,6 +129,10 @@ def _print_plugin(registry: Registry, name: str) -> None:
         print(
             f"  {p.name}{kind}" + (" (required)" if p.default is p.empty else f" = {p.default!r}")
         )
+    for other, make in constructors(registry.get(name)).items():
+        settings = [str(p).partition(":")[0] for p in inspect.signature(make).parameters.values()]
+        first = plain_text(inspect.getdoc(make) or "").partition("\n")[0]
+        print(f"or {', '.join(settings)} ({other})\n  {first}")
 
 
 def _kind(name: str) -> str:

@@ -23,6 +23,9 @@ picture of a mask is cut at half its range, one of a psf is scaled to sum 1. The
 takes operator.keep=FRACTION (and operator.seed=N): random pixels. Denoisers of one channel run on
 every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
+The downsample operator takes operator.factor and operator.psf=FILE, or operator.width=WIDTH in
+place of psf (a Gaussian), or neither (bicubic). The image has factor times the sides of its data.
+
 Without solver.sigma and solver.alpha the level of the denoiser follows from the noise, which is
 estimated where --noise is not given. --tune searches for the level and the number of iterations;
 that takes nine runs.
