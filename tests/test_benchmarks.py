@@ -152,6 +152,19 @@ def test_sr_plugplay(sets, tmp_path):
     assert all(row["HQS over bicubic"] > 0 for row in rows)
 
 
+def test_demosaicing(sets, tmp_path):
+    (rows,) = run("demosaicing", sets / "colour", out=tmp_path / "d.json").values()
+    names = ["bilinear", "Malvar, He, Cutler 2004", "mlpatch-colour-folded"]
+    assert [row["method"] for row in rows] == names
+    assert all(row["PSNR"] > 25 for row in rows)
+
+
+def test_ct_self(sets, tmp_path):
+    (rows,) = run("ct_self", "--chest", sets / "slices.npz", out=tmp_path / "s.json").values()
+    assert rows[0]["held-out before"] > 0
+    assert rows[0]["kept"] in (True, False)
+
+
 def test_colour_inpainting(sets, tmp_path):
     rows, summary = run("colour_inpainting", sets / "colour", out=tmp_path / "i.json").values()
     grey, folded, colour = summary

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pnp_mlpatch import denoisers, operators, samples
-from pnp_mlpatch.errors import InputTypeError
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.linalg import largest_eigenvalue, pcg
 from pnp_mlpatch.metrics import psnr
@@ -120,6 +120,19 @@ def test_a_single_seen_pixel_and_an_unseen_channel():
     mask[0, 2, 3] = 1
     A = Mask(mask)
     assert torch.allclose(A.initial(A(torch.ones(3, 2, 6, 7))), torch.ones(3, 2, 6, 7))
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
+def test_bayer(pattern):
+    mask = Mask.bayer((3, 5, 4), pattern).mask
+    assert bool((mask.sum(0) == 1).all())
+    corner = [int(mask[:, i, j].argmax()) for i in (0, 1) for j in (0, 1)]
+    assert "".join("RGB"[c] for c in corner) == pattern
+    assert torch.equal(mask[:, 2:, 2:], mask[:, :3, :2])
+    with pytest.raises(InputError, match="has 3 channels"):
+        Mask.bayer((1, 4, 4))
+    with pytest.raises(InputError, match="pattern must be one of"):
+        Mask.bayer((3, 4, 4), "RGB")
 
 
 def test_masked_data_have_no_influence():

@@ -15,6 +15,7 @@ from pnp_mlpatch.operators._base import Map, register
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
 from pnp_mlpatch.operators._inputs import check_image_shape
 
+PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")  # of a colour filter array
 MASK_STREAM = 0x6D61736B  # added to seeds, so that masks and noise of one seed are independent
 
 
@@ -41,7 +42,7 @@ class Mask(DecomposableOperator):
         If the mask is not a real tensor.
     """
 
-    constructors = ("random",)
+    constructors = ("random", "bayer")
 
     def __init__(self, mask: Tensor, channels: int = 1):
         if not isinstance(mask, Tensor):
@@ -98,6 +99,45 @@ class Mask(DecomposableOperator):
         """
         channels, height, width = check_image_shape("Mask.random", image_shape)
         return cls(random_mask((height, width), keep=keep, seed=seed), channels)
+
+    @classmethod
+    def bayer(cls, image_shape: Sequence[int], pattern: str = "RGGB") -> Mask:
+        """Make the mask of a colour filter array: each pixel is seen in one of three channels.
+
+        Parameters
+        ----------
+        image_shape : sequence of int
+            (3, H, W), with channels red, green, blue.
+        pattern : str
+            The filters of the pixels (0, 0), (0, 1), (1, 0), (1, 1): "RGGB", "BGGR", "GRBG" or
+            "GBRG".
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        InputError
+            For another number of channels, or another pattern.
+
+        References
+        ----------
+        Bayer 1976, US patent 3971065.
+        """
+        channels, height, width = check_image_shape("Mask.bayer", image_shape)
+        if channels != 3:
+            raise InputError(
+                f"Mask.bayer: a colour filter array has 3 channels, got image_shape={image_shape}."
+            )
+        if pattern not in PATTERNS:
+            raise InputError(
+                f"Mask.bayer: pattern must be one of {', '.join(PATTERNS)}, got {pattern!r}."
+            )
+        mask = torch.zeros(3, height, width)
+        for k, colour in enumerate(pattern):
+            mask["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1
+        return cls(mask)
 
     @classmethod
     def example(cls) -> Mask:
