@@ -24,9 +24,9 @@ class Algebra:
     """
 
     def __matmul__(self, other: Any) -> LinearOperator:
-        from pnp_mlpatch.operators._composed import Product
+        from pnp_mlpatch.operators._composed import product
 
-        return Product(self, other)
+        return product(cast("LinearOperator", self), other)
 
     def __add__(self, other: Any) -> LinearOperator:
         from pnp_mlpatch.operators._composed import Sum

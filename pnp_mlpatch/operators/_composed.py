@@ -44,7 +44,7 @@ class Product(LinearOperator):
             )
         super().__init__(B.image_shape, A.data_shape)
         self.outer, self.inner = A, B
-        self.complex_image = B.complex_image
+        self.complex_image = (A.complex_image or B.complex_image) and B.image_shape[0] == 2
         self.row_orthonormal = A.row_orthonormal and B.row_orthonormal
 
     @classmethod
@@ -230,8 +230,8 @@ class Scaled(LinearOperator):
 class Transposed(LinearOperator):
     r"""The operator :math:`y \mapsto A^H y`, made by ``A.T``.
 
-    Its data step is a division if :math:`A A^H = 1`. Otherwise it takes conjugate gradients; if that
-    of A is exact, its preconditioner is the inverse itself, which rounding alone spoils:
+    Its data step is a division if :math:`A A^H = 1`. Otherwise it takes conjugate gradients. If
+    that of A is exact, their preconditioner is the inverse itself, which only rounding spoils:
 
     .. math:: (A A^H + \alpha)^{-1} b = \frac{1}{\alpha} \left[ b - A (A^H A + \alpha)^{-1} A^H b
         \right]
@@ -288,6 +288,15 @@ class Transposed(LinearOperator):
 
     def _norm(self, iterations: int, tol: float) -> float:
         return self.operator._norm(iterations, tol)
+
+
+def product(A: LinearOperator, B: Any) -> LinearOperator:
+    """Return A @ B, with numbers taken out, so that exact data steps stay exact."""
+    if isinstance(A, Scaled):
+        return scaled(product(A.operator, B), A.scale)
+    if isinstance(B, Scaled):
+        return scaled(product(A, B.operator), B.scale)
+    return Product(A, B)
 
 
 def scaled(A: LinearOperator, number: Any) -> LinearOperator:

@@ -23,7 +23,7 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import two_levels, weights_of
 from pnp_mlpatch.operators._base import LinearOperator, Map, register
-from pnp_mlpatch.operators._fourier import AXES, joined, middle, pair, transform
+from pnp_mlpatch.operators._fourier import joined, middle, pair, transform
 from pnp_mlpatch.operators._inputs import check_image_shape
 
 LINE_STREAM = 0x6C696E65  # added to seeds, so that lines and noise of one seed are independent
@@ -43,12 +43,9 @@ class MRI(LinearOperator):
 
     .. math:: (A^H A + \alpha)^{-1} b = F^H \left[ (m^2 + \alpha)^{-1} F b \right]
 
-    Several coils take conjugate gradients. Their preconditioner is the inverse of the circulant
-    operator that is closest to :math:`A^H A + \alpha` (Chan 1988). Its spectrum is
-
-    .. math:: p_k = \frac{1}{(HW)^2} \sum_{c, j} m_j^2 \, |\hat s_c(j - k)|^2 + \alpha
-
-    with the discrete Fourier transform :math:`\hat s_c` of a map.
+    Several coils take conjugate gradients, preconditioned by the diagonal of
+    :math:`A^H A + \alpha`. It is :math:`\overline{m^2} \sum_c |s_c|^2 + \alpha`, with the mean of
+    the squared mask.
 
     Parameters
     ----------
@@ -83,7 +80,7 @@ class MRI(LinearOperator):
 
     References
     ----------
-    Pruessmann et al. 1999 (several coils). Chan 1988 (the preconditioner).
+    Pruessmann et al. 1999.
     """
 
     constructors = ("cartesian",)
@@ -164,32 +161,24 @@ class MRI(LinearOperator):
         return joined(torch.as_tensor(self.maps).to(dtype))
 
     def _inverse(self, alpha: Tensor) -> Map | None:
-        return (
-            self._circulant(self.mask.to(alpha.dtype).square(), alpha) if self.closed_form else None
-        )
+        return self._exact(self.mask.to(alpha.dtype), alpha) if self.closed_form else None
 
     def _precondition(self, alpha: Tensor) -> Map:
-        return self._circulant(self._spectrum(self.mask.to(alpha.dtype).square()), alpha)
+        return self._precondition_weighted(alpha, torch.ones_like(self.mask, dtype=alpha.dtype))
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map:
-        squares = (self.mask.to(alpha.dtype) * weight).square()
-        if self.maps is not None:  # (..., coils, 2, H, W): the mean of both parts
-            squares = squares.mean(-3)
-        return self._circulant(self._spectrum(squares), alpha)
-
-    def _circulant(self, spectrum: Tensor, alpha: Tensor) -> Map:
-        """Return b -> F^H [(spectrum + alpha)^-1 F b]."""
-        values = spectrum + alpha
-        return lambda b: pair(transform(joined(pair(transform(joined(b))) / values), back=True))
-
-    def _spectrum(self, squares: Tensor) -> Tensor:
-        """Return p - alpha for squared weights (..., H, W) or (..., coils, H, W)."""
+        weight = self.mask.to(alpha.dtype) * weight
         if self.maps is None:
-            return squares
-        powers = torch.fft.fft2(self._maps(squares.dtype), norm="forward").abs().square()
-        wave = torch.fft.fft2(powers).conj() * torch.fft.fft2(torch.fft.ifftshift(squares, AXES))
-        spectrum = torch.fft.fftshift(torch.fft.ifft2(wave.sum(-3)).real, AXES)
-        return spectrum.clamp_min(0)[..., None, :, :]
+            return self._exact(weight, alpha)
+        means = weight.square().expand(*weight.shape[:-4], *self.data_shape).mean((-3, -2, -1))
+        powers = self._maps(alpha.dtype).abs().square()
+        inverse = 1 / ((means[..., None, None] * powers).sum(-3)[..., None, :, :] + alpha)
+        return lambda r: r * inverse
+
+    def _exact(self, weight: Tensor, alpha: Tensor) -> Map:
+        """Return b -> F^H [(weight^2 + alpha)^-1 F b]."""
+        values = weight.square() + alpha
+        return lambda b: pair(transform(joined(pair(transform(joined(b))) / values), back=True))
 
     def _initial(self, q: Tensor) -> Tensor:
         mask = self.mask.to(q.dtype)
