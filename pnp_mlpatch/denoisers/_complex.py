@@ -16,12 +16,12 @@ from pnp_mlpatch.errors import InputError
 class complex_channels(Wrapper):
     r"""A one-channel D for complex images x = a + i b, given as two channels (a, b).
 
-    The mode "magnitude" keeps the phase. The mode "parts" denoises both parts by themselves; they
-    are in [-1, 1], and D gets them in [0, 1]:
+    The mode "parts" denoises both parts by themselves; they are in [-1, 1], and D gets them in
+    [0, 1]. The mode "magnitude" keeps the phase.
 
-    .. math:: \frac{x}{|x|} \max(0, D(|x|, \sigma)) \qquad
-        2 D \bigl(\tfrac{a + 1}{2}, \tfrac{\sigma}{2}\bigr) - 1 +
-        i \bigl[ 2 D \bigl(\tfrac{b + 1}{2}, \tfrac{\sigma}{2}\bigr) - 1 \bigr]
+    .. math:: 2 D \bigl(\tfrac{a + 1}{2}, \tfrac{\sigma}{2}\bigr) - 1 +
+        i \bigl[ 2 D \bigl(\tfrac{b + 1}{2}, \tfrac{\sigma}{2}\bigr) - 1 \bigr] \qquad
+        \frac{x}{|x|} \max(0, D(|x|, \sigma))
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ class complex_channels(Wrapper):
         One of one channel, for images in [0, 1]. Its sigma may be a map (B, 1, H, W). For other
         magnitudes wrap the result: ``rescaled(complex_channels(D), scale)``.
     mode : str
-        "magnitude": for images with little noise in the phase. "parts": no bias where the magnitude
-        is below the noise, at twice the cost.
+        "parts": at twice the cost, for solvers, since missing samples spoil the phase too.
+        "magnitude": for images whose phase is right but for noise.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class complex_channels(Wrapper):
     where :math:`|x| \gg \sigma`, and a mean of about :math:`1.25 \sigma` where x is 0.
     """
 
-    def __init__(self, D: Denoiser, mode: str = "magnitude"):
+    def __init__(self, D: Denoiser, mode: str = "parts"):
         super().__init__(D, "complex_channels")
         if mode not in ("magnitude", "parts"):
             raise InputError(
