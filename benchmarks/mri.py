@@ -30,7 +30,7 @@ from pnp_mlpatch.viz.panels import panel
 
 ALPHA = 0.05
 SIGMA, ITERATIONS = 35 / 255, 15  # of MLPatch
-TV_SIGMAS, TV_ITERATIONS = (0.02, 0.03, 0.05, 0.07, 0.1), 60
+TV_SIGMAS, TV_ITERATIONS = (0.05, 0.07, 0.1, 0.14, 0.2), 60
 WANTED = {"zero-filled": 4.0, "TV": 0.5}  # dB that MLPatch should gain over them
 
 

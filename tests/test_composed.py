@@ -238,6 +238,7 @@ def test_to_deepinv_and_back(name):
     assert interop.from_deepinv(P, A.image_shape).closed_form == A.closed_form
 
 
+@pytest.mark.filterwarnings("ignore:At least one input physics")
 def test_products_agree_with_deepinvs():
     """Theirs of their physics, ours of the same physics here, and theirs of ours."""
     physics = require("deepinv.physics", "test")

@@ -17,7 +17,15 @@ FIRST = (
     *("pnp_mlpatch.pipelines", "pnp_mlpatch.training", "pnp_mlpatch.viz", "pnp_mlpatch.interop"),
 )
 GALLERY = (
-    *("ct_60_views", "inpainting", "deblurring", "super_resolution", "ct_counts", "mass_map"),
+    *(
+        "ct_60_views",
+        "inpainting",
+        "deblurring",
+        "super_resolution",
+        "ct_counts",
+        "mass_map",
+        "mri",
+    ),
     *("third_party_denoiser", "own_operator", "own_denoiser", "own_solver", "nothing_to_choose"),
     *("error_bars", "several_data_sets", "training_in_two_minutes", "learned_patches"),
 )
