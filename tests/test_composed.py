@@ -12,7 +12,7 @@ import torch
 
 from pnp_mlpatch import interop, operators, reconstruct
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.errors import InputError, InputTypeError
+from pnp_mlpatch.errors import ContractError, InputError, InputTypeError
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators.blur import Blur
 from pnp_mlpatch.operators.identity import Identity
@@ -126,6 +126,15 @@ def test_data_step_equals_a_dense_solve(name, size):
 @pytest.mark.parametrize("name", ["mask @ blur", "mask @ fourier", "sum", "multiple", "adjoint"])
 def test_the_contract(name):
     check_operator(MADE[name][0](6, 5))
+
+
+def test_a_wrong_claim_is_found():
+    A = EverySecond((1, 5, 4))
+    assert any("row_orthonormal" in check.name for check in check_operator(A))
+    B = mask(1, 4, 5)
+    B.row_orthonormal = True
+    with pytest.raises(ContractError, match="row_orthonormal: A A\\^H = 1"):
+        check_operator(B)
 
 
 def test_they_are_what_they_say():

@@ -16,15 +16,14 @@ from pnp_mlpatch.viz import panel, table
 from pnp_mlpatch.viz.example import options
 
 quick, out = options(__doc__)
-size = 64 if quick else 192
 
 # %%
 # Data
 # ----
 # Images and data have two channels, the real and the imaginary part. Low frequencies are in the
 # middle of the mask, and all of them are measured.
-hu = torch.nn.functional.avg_pool2d(samples.chest_ct(), 6 if quick else 2)
-magnitude = ((hu + 1024) / 2048).clamp(0, 1)[..., 10 : 10 + size, 10 : 10 + size]
+hu = torch.nn.functional.avg_pool2d(samples.chest_ct(), 8 if quick else 3)
+magnitude, size = ((hu + 1024) / 2048).clamp(0, 1), hu.shape[-1]
 y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
 truth = torch.polar(magnitude[:, 0], 0.8 * x - 0.5 * y + x * y)
 truth = torch.view_as_real(truth).movedim(-1, -3)
@@ -38,11 +37,8 @@ noise, generator = 0.02, torch.Generator().manual_seed(0)
 # after the other.
 corners = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 maps = torch.stack([torch.exp(-((y - a) ** 2 + (x - b) ** 2) / 2) for a, b in corners])
-maps = (
-    maps
-    / maps.square().sum(0).sqrt()
-    * torch.exp(1j * math.pi / 4 * torch.arange(4))[:, None, None]
-)
+phases = torch.exp(1j * math.pi / 4 * torch.arange(4))[:, None, None]
+maps = phases * maps / maps.square().sum(0).sqrt()
 rows, images = [], {}
 for coils, A in (("one coil", MRI(mask)), ("four coils", MRI(mask, maps))):
     q = A(truth)

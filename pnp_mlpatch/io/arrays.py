@@ -69,7 +69,7 @@ def read_complex(path: str | PathLike[str]) -> Tensor:
     """
     array = _load(path, "fc")
     if array.dtype.kind == "c" and array.ndim >= 2:
-        array = np.stack([array.real, array.imag], axis=-3)
+        array = np.stack([np.real(array), np.imag(array)], axis=-3)
     if array.ndim < 3 or array.shape[-3] != 2:
         raise InputError(
             f"{path}: expected complex numbers (..., H, W), or real ones (..., 2, H, W) with the "

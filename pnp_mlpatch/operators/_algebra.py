@@ -31,12 +31,12 @@ class Algebra:
     def __add__(self, other: Any) -> LinearOperator:
         from pnp_mlpatch.operators._composed import Sum
 
-        return Sum(self, other)
+        return Sum(cast("LinearOperator", self), other)
 
     def __sub__(self, other: Any) -> LinearOperator:
         from pnp_mlpatch.operators._composed import Sum
 
-        return Sum(self, other, sign=-1.0)
+        return Sum(cast("LinearOperator", self), other, sign=-1.0)
 
     def __mul__(self, number: Any) -> LinearOperator:
         from pnp_mlpatch.operators._composed import scaled
