@@ -321,6 +321,16 @@ def test_the_shell_reads_samples(form, tmp_path, monkeypatch, capsys):
     assert np.allclose(np.load("o.npy").squeeze(), expected[0].numpy(), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:ADMM")
+def test_the_shell_warns_of_other_units(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("q.npy", 1e-5 * MRI(torch.ones(24, 24))(phantom(24)[0])[0].numpy())
+    sets = ["--set", "operator.acceleration=2", "--set", "solver.iterations=1"]
+    arguments = ("--data", "q.npy", *sets, "--noise", "1e-7", "--output", "o.npy")
+    with pytest.warns(UserWarning, match=r"zero-filled image reach 8\.\d+e-06.* Divide the data"):
+        assert solve(capsys, *arguments)[0] == 0
+
+
 def test_the_shell_refuses_what_is_no_kspace(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("real.npy", np.ones((3, 8, 9), np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, for_complex, per_channel
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.arrays import read_complex
+
+LEAST, MOST = 0.1, 10.0  # the largest magnitude of samples of mri in the right units
 
 
 def truth_of(picture: Tensor, operator: str) -> Tensor:
@@ -41,6 +44,17 @@ def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
 def shown(x: Tensor, operator: str) -> Tensor:
     """Return what is written and scored of an image: for mri its magnitude (1, 1, H, W)."""
     return torch.linalg.vector_norm(x, dim=1, keepdim=True) if operator == "mri" else x
+
+
+def check_scale(x0: Tensor, operator: str) -> None:
+    """Warn of samples of mri in units in which magnitudes are far from [0, 1]."""
+    largest = float(shown(x0, operator).max()) if operator == "mri" else 1.0
+    if not LEAST <= largest <= MOST and largest > 0:
+        warnings.warn(
+            f"mri: the magnitudes of the zero-filled image reach {largest:.3g}, and denoisers are "
+            "made for images in [0, 1]. Divide the data and noise by about that.",
+            stacklevel=2,
+        )
 
 
 def read_kspace(path: Path) -> Tensor:
