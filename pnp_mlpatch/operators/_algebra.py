@@ -13,14 +13,12 @@ if TYPE_CHECKING:
 
 
 class Algebra:
-    r"""The arithmetic of operators; the results are operators.
+    """The arithmetic of operators; the results are operators.
 
-    =============== ======================== =============================================
-    ``A @ B``       :math:`x \mapsto A B x`  data of B have the shape of the images of A
-    ``A + B``       :math:`x \mapsto A x + B x`  the same image and data
-    ``c * A``       :math:`x \mapsto c A x`  c a real number, finite and not 0
-    ``A.T``         :math:`y \mapsto A^H y`  data have three axes, as an image
-    =============== ======================== =============================================
+    - ``A @ B`` is A(B(x)); the data of B have the shape of the images of A.
+    - ``A + B`` and ``A - B`` have the same images and data.
+    - ``c * A``, with a real number c, finite and not 0; ``-A``.
+    - ``A.T`` is the adjoint; the data of A have three axes, as an image.
     """
 
     def __matmul__(self, other: Any) -> LinearOperator:
