@@ -46,15 +46,16 @@ def shown(x: Tensor, operator: str) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1, keepdim=True) if operator == "mri" else x
 
 
-def check_scale(x0: Tensor, operator: str) -> None:
-    """Warn of samples of mri in units in which magnitudes are far from [0, 1]."""
+def in_scale(x0: Tensor, operator: str) -> Tensor:
+    """Return the start; warn where samples of mri make magnitudes far from [0, 1]."""
     largest = float(shown(x0, operator).max()) if operator == "mri" else 1.0
-    if not LEAST <= largest <= MOST and largest > 0:
+    if largest > 0 and not LEAST <= largest <= MOST:
         warnings.warn(
             f"mri: the magnitudes of the zero-filled image reach {largest:.3g}, and denoisers are "
             "made for images in [0, 1]. Divide the data and noise by about that.",
             stacklevel=2,
         )
+    return x0
 
 
 def read_kspace(path: Path) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 import pnp_mlpatch
 from pnp_mlpatch import metrics
 from pnp_mlpatch.api import level_from_noise, reconstruct
-from pnp_mlpatch.cli._channels import check_scale, fit, shown
+from pnp_mlpatch.cli._channels import fit, in_scale, shown
 from pnp_mlpatch.cli._common import REGISTRIES, prepare
 from pnp_mlpatch.cli._problem import Run, make, make_problem, read_run
 from pnp_mlpatch.cli._report import report_solve
@@ -78,8 +78,7 @@ def _solve(
             now.save(checkpoint, {**about, "history": history})
 
     score = None if truth is None else _psnr_to(truth, name)
-    x0 = A.initial(q)
-    check_scale(x0, name)
+    x0 = in_scale(A.initial(q), name)
     noise, tuned = run.noise, None
     if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
         solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
