@@ -75,6 +75,8 @@ class MRI(LinearOperator):
 
     .. math:: x_0 = \frac{\sum_c \bar s_c \cdot F^H q_c}{\sum_c |s_c|^2}
 
+    deepinv's ``MultiCoilMRI`` has the same data with the two parts before the coils.
+
     Scale the data such that magnitudes are in [0, 1]. ``reconstruct`` adapts denoisers of grey
     images by :func:`~pnp_mlpatch.denoisers.complex_channels`.
 
