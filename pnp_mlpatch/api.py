@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from pnp_mlpatch import denoisers, operators, solvers
-from pnp_mlpatch.denoisers import as_denoiser, describe
+from pnp_mlpatch.denoisers import as_denoiser, describe, for_complex
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers import Callback, Result, Solver, State, Tuned, make_problem, schedules
 from pnp_mlpatch.tuning import auto, noise_level, tunable
@@ -44,7 +44,8 @@ def reconstruct(
         Data.
     A : LinearOperator
     D : Denoiser or str
-        A denoiser or its name.
+        A denoiser or its name. Denoisers of grey images are adapted to complex images by
+        :func:`~pnp_mlpatch.denoisers.complex_channels`.
     solver : Solver or str
         A solver or its name.
     noise : float or Tensor, optional
@@ -117,6 +118,8 @@ def reconstruct(
     solver = _solver(solver, settings)
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
+    if isinstance(A, operators.LinearOperator) and A.complex_image:
+        D = for_complex(D)
     if check and isinstance(A, operators.LinearOperator):
         _warn_of_mismatch(A)
     run: Any = {"x0": x0, "callbacks": callbacks, "record": record, "progress": progress}

@@ -39,6 +39,7 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
+from pnp_mlpatch.operators.mri import MRI
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import adjoint_mismatch, optimality
@@ -1321,6 +1322,7 @@ BUILDERS = {
     "mask": lambda shape: Mask(with_value(random_mask(shape, keep=0.5), 1.0), channels=2),
     "lensing": lambda shape: Lensing(weight=with_value(random_mask(shape, keep=0.8), 1.0)),
     "blur": lambda shape: Blur(rand(min(2, shape[0]), min(3, shape[1])), (2, *shape)),
+    "mri": lambda shape: MRI(with_value(random_mask(shape, keep=0.5), 1.0)),
     "radon": lambda shape: Radon(image_shape=(2, *shape), angles=4, cache=False),
 }
 

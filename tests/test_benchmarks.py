@@ -246,6 +246,15 @@ def test_massmap(tmp_path):
     assert rows[0]["nrmse_0.3"] < 1
 
 
+def test_mri(sets, tmp_path):
+    tables = run("mri", sets / "grey", "--out", tmp_path / "mri", out=tmp_path / "m.json")
+    rows = tables["Accelerated MRI, 1 slices"]
+    assert [row["method"] for row in rows] == ["zero-filled", "TV", "MLPatch"]
+    assert rows[2]["PSNR (dB)"] > rows[0]["PSNR (dB)"]
+    assert [row["wanted (dB)"] for row in tables["Gain in PSNR"]] == [4.0, 0.5]
+    assert (tmp_path / "mri" / "mri.png").stat().st_size > 10_000
+
+
 def test_tuning(tmp_path):
     each, summary = run("tuning", out=tmp_path / "t.json").values()
     assert len(each) == 3

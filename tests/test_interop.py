@@ -26,7 +26,7 @@ from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import adjoint_mismatch, check_operator
 
-EXAMPLES = ["blur", "downsample", "identity", "lensing", "mask", "radon"]
+EXAMPLES = ["blur", "downsample", "identity", "lensing", "mask", "mri", "radon"]
 
 
 def relative(a, b):

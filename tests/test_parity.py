@@ -1,5 +1,5 @@
-"""The same denoiser, alpha and start give deepinv's iterates: ADMM, HQS and PGD on a mask and on
-radon.
+"""The same denoiser, alpha and start give deepinv's iterates: ADMM, HQS and PGD on a mask, on mri
+and on radon.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import torch
 
 from pnp_mlpatch import operators, solvers
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import for_complex
 from pnp_mlpatch.operators.mask import Mask, random_mask
+from pnp_mlpatch.operators.mri import MRI
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import make_problem
 
@@ -23,6 +25,8 @@ def physics_of(A):
     physics = require("deepinv.physics", "test")
     if isinstance(A, Mask):
         return physics.Inpainting(img_size=A.image_shape, mask=A.mask.float())
+    if isinstance(A, MRI):
+        return physics.MRI(mask=A.mask.float())
     return physics.LinearPhysics(
         A=lambda x, **_: A(x),
         A_adjoint=lambda y, **_: A.adjoint(y),
@@ -32,15 +36,17 @@ def physics_of(A):
     )
 
 
-@pytest.fixture(scope="module", params=["mask", "radon"])
+@pytest.fixture(scope="module", params=["mask", "mri", "radon"])
 def problem(request, photo):
     truth = photo[..., :40, :48].contiguous()
     generator = torch.Generator().manual_seed(0)
-    A = (
-        Mask(random_mask((40, 48), keep=0.4))
-        if request.param == "mask"
-        else Radon(image_shape=(1, 40, 48), angles=30, cache=False)
-    )
+    if request.param == "mri":
+        truth = torch.cat([truth, 0.3 * truth.flip(-1)], dim=1)
+    A = {
+        "mask": lambda: Mask(random_mask((40, 48), keep=0.4)),
+        "mri": lambda: MRI.cartesian((2, 40, 48), 2.0, 0.1),
+        "radon": lambda: Radon(image_shape=(1, 40, 48), angles=30, cache=False),
+    }[request.param]()
     q = A(truth)
     noise = 0.02 * float(q.square().mean().sqrt())
     q = q + noise * torch.randn(q.shape, generator=generator)
@@ -81,13 +87,13 @@ def test_iterates_equal_deepinvs(name, problem, mlpatch):
     A, q, L = problem
     x0 = A.adjoint(q)
     x0 = x0 / x0.abs().max()
-    D = mlpatch
+    D = for_complex(mlpatch) if A.complex_image else mlpatch
     if name == "pgd":
         solver = solvers.make("pgd", sigma=SIGMA, tau=0.9 / L)
         reference = theirs("PGD", A, q, D, x0, stepsize=0.9 / L)
     else:
         alpha = 0.05 * L
-        data = {} if isinstance(A, Mask) else {"data_iterations": 500, "data_tol": 1e-7}
+        data = {} if A.closed_form else {"data_iterations": 500, "data_tol": 1e-7}
         solver = solvers.make(name, sigma=SIGMA, alpha=alpha, **data)
         init = (x0, torch.zeros_like(x0)) if name == "admm" else x0
         reference = theirs(
@@ -150,4 +156,4 @@ def test_odls_ray_transform_agrees():
 
 
 def test_operators_have_names():
-    assert {"identity", "mask", "radon", "lensing", "blur"} <= set(operators.names())
+    assert {"identity", "mask", "radon", "lensing", "blur", "mri"} <= set(operators.names())

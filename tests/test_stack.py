@@ -11,7 +11,7 @@ from pnp_mlpatch import operators, reconstruct, samples, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError, PnPError
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators import LinearOperator, Weighted
-from pnp_mlpatch.operators._weighted import Scaled
+from pnp_mlpatch.operators._composed import Scaled
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.radon import Radon
@@ -301,7 +301,7 @@ M, B = Mask(random_mask(SHAPE[1:], keep=0.5)), Blur(gaussian_psf(0.8), SHAPE)
             InputError,
             "all weights of block 1, Blur, are zero. Leave the block out",
         ),
-        (lambda: Scaled.example(), InputError, "Scaled is made by Stack.weighted"),
+        (lambda: Scaled.example(), InputError, "Scaled is made of a number and an operator"),
     ],
 )
 def test_errors(call, error, words):

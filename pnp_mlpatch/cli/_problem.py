@@ -16,15 +16,15 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.cli._by_numbers import by_numbers, sizes_of_data
+from pnp_mlpatch.cli._channels import read_kspace, truth_of
 from pnp_mlpatch.cli._common import DEFAULTS, REGISTRIES, blame
+from pnp_mlpatch.cli._masks import draw_mask
 from pnp_mlpatch.cli._pictures import read_measured, read_picture
-from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.io.arrays import read_array
+from pnp_mlpatch.io.arrays import read_array, read_complex
 from pnp_mlpatch.io.images import READABLE, read_image
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.operators import registry as operators
-from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.registry import did_you_mean
 from pnp_mlpatch.weights import read_toml
 
@@ -219,11 +219,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
     """
     name = run.operator["name"]
     if run.simulate:
-        truth = read_picture(run.source, gray=run.gray, index=run.slice)
-        if (
-            name == "lensing" and truth.shape[1] == 1
-        ):  # the E mode; shear does not see its mean, and there is no B mode
-            truth = torch.cat([truth - truth.mean(), torch.zeros_like(truth)], dim=1)
+        truth = truth_of(read_picture(run.source, gray=run.gray, index=run.slice), name)
         try:
             A, used = make_operator(run.operator, _sizes(truth))
         except InputError as error:
@@ -243,7 +239,10 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             generator = torch.Generator().manual_seed(run.seed + 2**31)
             q = q + run.noise * torch.randn(q.shape, generator=generator)
         return A, used, q, truth
-    if _image_shaped(operators.get(name)):
+    if name == "mri":
+        q = read_kspace(run.source)
+        A, used = make_operator(run.operator, {"image_shape": tuple(q.shape[-3:])})
+    elif _image_shaped(operators.get(name)):
         q = read_picture(run.source, gray=run.gray, index=run.slice)
         A, used = make_operator(run.operator, _sizes(q))
     else:
@@ -287,18 +286,7 @@ def make_operator(
                 if key in parameters and "Tensor" in str(parameters[key].annotation)
                 else value
             )
-    if name == "mask" and ("mask" in given) == ("keep" in given):
-        raise InputError(
-            "the operator 'mask': give either operator.mask=FILE or "
-            "operator.keep=FRACTION, the part of the pixels seen at random."
-        )
-    if name == "mask" and "keep" in given:
-        given.setdefault("seed", 0)
-        with blame("operator.keep, operator.seed"):
-            loaded["mask"] = random_mask(
-                sizes["image_shape"][1:], keep=loaded.pop("keep"), seed=given["seed"]
-            )
-        loaded.pop("seed", None)
+    draw_mask(name, given, loaded, sizes)
     made = by_numbers(name, given, loaded)
     return made or make("operator", {"name": name, **given}, loaded)
 
@@ -312,6 +300,8 @@ def _tensor(value: Any, key: str) -> Any:
         return torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, str) or Path(value).suffix.lower() not in READABLE:
         return value
+    if key == "maps":
+        return read_complex(value)
     if value.lower().endswith(".npy"):
         array = read_array(value)
         return array[0] if array.ndim == 4 and array.shape[0] == 1 else array
@@ -336,14 +326,3 @@ def _image_shaped(plugin: Callable[..., Any]) -> bool:
     except (AttributeError, InputError):
         return False
     return A.image_shape == A.data_shape
-
-
-def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
-    """Adapt D to images of so many channels.
-
-    ``e_mode`` for lensing, ``per_channel`` where D takes one channel and there are more.
-    """
-    known = describe(D).channels
-    if operator == "lensing" and known != 2:
-        return e_mode(D)
-    return per_channel(D) if known == 1 and channels > 1 else D

@@ -19,8 +19,9 @@ from torch import Tensor
 import pnp_mlpatch
 from pnp_mlpatch import metrics
 from pnp_mlpatch.api import level_from_noise, reconstruct
+from pnp_mlpatch.cli._channels import fit, in_scale, shown
 from pnp_mlpatch.cli._common import REGISTRIES, prepare
-from pnp_mlpatch.cli._problem import Run, fit, make, make_problem, read_run
+from pnp_mlpatch.cli._problem import Run, make, make_problem, read_run
 from pnp_mlpatch.cli._report import report_solve
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io import checkpoint as checkpoints
@@ -62,9 +63,10 @@ def _solve(
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
-    _check_channels(run.output, A.image_shape[0])
+    name = run.operator["name"]
+    _check_channels(run.output, shown(torch.zeros(1, *A.image_shape), name).shape[1])
     A, q, truth = A.to(device), q.to(device), None if truth is None else truth.to(device)
-    D = fit(D.to(device) if hasattr(D, "to") else D, run.operator["name"], A.image_shape[0])
+    D = fit(D.to(device) if hasattr(D, "to") else D, name, A.image_shape[0])
 
     asked = _asked(run, operator_used, denoiser_used, solver_used)
     about = _lasting(plain(asked))
@@ -75,8 +77,8 @@ def _solve(
         if checkpoint and now.iteration % CHECKPOINT_EVERY == 0:
             now.save(checkpoint, {**about, "history": history})
 
-    score = None if truth is None else _psnr_to(truth)
-    x0 = A.initial(q)
+    score = None if truth is None else _psnr_to(truth, name)
+    x0 = in_scale(A.initial(q), name)
     noise, tuned = run.noise, None
     if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
         solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
@@ -99,9 +101,9 @@ def _solve(
         result.state.save(checkpoint, {**about, "history": history})
     report = _report(result, asked, run.output, device, resumed_at)
     if truth is not None:
-        report |= _scores(x0, result.x, truth)
+        report |= _scores(x0, result.x, truth, name)
     report["history"] = result.history
-    _write(run.output, result, report)
+    _write(run.output, shown(result.x, name), report)
     if args.report is not None:
         about = {"q": q, "A": A, "D": D, "noise": noise, "truth": truth, "start": x0}
         report_solve(args, run, result, asked, about)
@@ -166,21 +168,22 @@ def _report(
     return report
 
 
-def _scores(x0: Tensor, x: Tensor, truth: Tensor) -> dict[str, Any]:
+def _scores(x0: Tensor, x: Tensor, truth: Tensor, operator: str) -> dict[str, Any]:
     """PSNR of the start and of the result, and SSIM where the image is large enough."""
-    score, values = _psnr_to(truth), _data_range(truth)
-    enough = min(truth.shape[-2:]) >= 11
+    score, target = _psnr_to(truth, operator), shown(truth, operator)
+    values, enough = _data_range(target), min(truth.shape[-2:]) >= 11
+    similar = metrics.ssim(shown(x, operator), target, values) if enough else None
     return {
         "data_range": values,
         "psnr_initial": score(x0),
         "psnr": score(x),
-        "ssim": float(metrics.ssim(x, truth, values).mean()) if enough else None,
+        "ssim": None if similar is None else float(similar.mean()),
     }
 
 
-def _write(output: Path, result: Result, report: dict[str, Any]) -> None:
+def _write(output: Path, image: Tensor, report: dict[str, Any]) -> None:
     """Write the image, and the report beside it."""
-    write_image(output, result.x)
+    write_image(output, image)
     text = json.dumps(plain(report), indent=2) + "\n"
     atomic_write(
         output.with_suffix(".json"),
@@ -256,8 +259,10 @@ def _data_range(truth: Tensor) -> float:
     return 1.0 if (low >= 0 and high <= 1) or low == high else high - low
 
 
-def _psnr_to(truth: Tensor) -> Callable[[Tensor], float]:
-    return lambda x: float(metrics.psnr(x, truth, _data_range(truth)).mean())
+def _psnr_to(truth: Tensor, operator: str) -> Callable[[Tensor], float]:
+    target = shown(truth, operator)
+    values = _data_range(target)
+    return lambda x: float(metrics.psnr(shown(x, operator), target, values).mean())
 
 
 def _check_channels(output: Path, channels: int) -> None:

@@ -25,6 +25,11 @@ every channel by itself; lensing denoises the E mode, and takes a picture less i
 
 The downsample operator takes operator.factor and operator.psf=FILE, or operator.width=WIDTH in
 place of psf (a Gaussian), or neither (bicubic). The image has factor times the sides of its data.
+MRI. A grey picture is the real part of a complex image, and the magnitude is written and scored.
+operator.acceleration=NUMBER (and operator.centre_fraction=FRACTION, operator.seed=N) samples random
+columns. --data is a .npy file, complex (H, W) or (coils, H, W), or real with both parts (2, H, W)
+or (coils, 2, H, W); so is operator.maps=FILE. Low frequencies are in the middle; scale the data
+such that magnitudes are in [0, 1].
 
 Without solver.sigma and solver.alpha the level of the denoiser follows from the noise, which is
 estimated where --noise is not given. --tune searches for the level and the number of iterations;

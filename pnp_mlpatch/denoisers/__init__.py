@@ -15,6 +15,7 @@ from pnp_mlpatch.denoisers._base import (
     sigma_column,
 )
 from pnp_mlpatch.denoisers._bicubic import reflect, sample
+from pnp_mlpatch.denoisers._complex import complex_channels, for_complex
 from pnp_mlpatch.denoisers._equivariant import SYMMETRIES, equivariant, turned
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._precision import in_precision
@@ -32,11 +33,13 @@ __all__ = [
     "as_denoiser",
     "averaged",
     "check_image",
+    "complex_channels",
     "contracted",
     "describe",
     "e_mode",
     "equivariant",
     "fingerprint",
+    "for_complex",
     "get",
     "in_precision",
     "info",

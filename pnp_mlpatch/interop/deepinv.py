@@ -32,6 +32,8 @@ class DeepinvOperator(LinearOperator):
     def __init__(self, physics: Any, image_shape: Sequence[int], data_shape: Sequence[int]):
         super().__init__(image_shape, data_shape)
         self.physics = physics
+        base = require("deepinv.physics", "from_deepinv")
+        self.complex_image = isinstance(physics, (base.MRI, base.MultiCoilMRI))
 
     @classmethod
     def example(cls) -> LinearOperator:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.linalg import CGInfo, largest_eigenvalue, power_of_two
+from pnp_mlpatch.linalg import CGInfo, Map, largest_eigenvalue, power_of_two
+from pnp_mlpatch.operators._algebra import Algebra, between
 from pnp_mlpatch.operators._autograd import Linear, Solve, full_precision
 from pnp_mlpatch.operators._inputs import (
     alpha_column,
@@ -33,19 +34,16 @@ from pnp_mlpatch.registry import Registry
 registry = Registry("operator", package="pnp_mlpatch.operators")
 register = registry.register
 
-Map = Callable[[Tensor], Tensor]
 
-
-class LinearOperator(nn.Module, ABC):
+class LinearOperator(Algebra, nn.Module, ABC):
     r"""A linear map A from images (B, C, H, W) to data (B, \*data_shape), real in and real out.
 
     A subclass writes two hooks, ``_forward`` and ``_adjoint``: batches in, batches out, no checks.
     It may write others where it does better than the default: ``_normal`` (:math:`A^H A`),
     ``_inverse`` (the data step in closed form), ``_precondition``, ``_initial`` and ``_weighted``.
     The public methods check their input, call the hook and carry gradients; they are not
-    overridden. A plugin also has ``example()``, a tiny instance for the contract tests.
-
-    Tensors are float32 or float64.
+    overridden. A plugin also has ``example()``, a tiny instance for the contract tests. Tensors are
+    float32 or float64.
 
     Parameters
     ----------
@@ -61,6 +59,10 @@ class LinearOperator(nn.Module, ABC):
         (:func:`~pnp_mlpatch.operators._foreign.check_foreign`). True leaves the check out.
     constructors : tuple of str
         The names of class methods that make the operator from ``image_shape`` and a few numbers.
+    complex_image : bool
+        Whether the two channels of the image are a real and an imaginary part.
+    row_orthonormal : bool
+        Whether :math:`A A^H = 1`, from which the data step follows in closed form.
 
     Raises
     ------
@@ -70,6 +72,8 @@ class LinearOperator(nn.Module, ABC):
 
     verified = False
     constructors: ClassVar[tuple[str, ...]] = ()
+    complex_image: bool = False
+    row_orthonormal: bool = False
 
     def __init__(self, image_shape: Sequence[int], data_shape: Sequence[int]):
         super().__init__()
@@ -204,7 +208,7 @@ class LinearOperator(nn.Module, ABC):
     @property
     def closed_form(self) -> bool:
         """Whether the data step has a closed form; it takes iterations otherwise."""
-        return type(self)._inverse is not LinearOperator._inverse
+        return type(self)._inverse is not LinearOperator._inverse or self.row_orthonormal
 
     @property
     def device(self) -> torch.device:
@@ -287,7 +291,7 @@ class LinearOperator(nn.Module, ABC):
 
     def _inverse(self, alpha: Tensor) -> Map | None:
         """Return b -> (A^H A + alpha)^-1 b, where it has a closed form; alpha (B, 1, 1, 1)."""
-        return None
+        return between(self, alpha, lambda y: y / (1 + alpha)) if self.row_orthonormal else None
 
     def _precondition(self, alpha: Tensor) -> Map | None:
         """Return a map close to (A^H A + alpha)^-1, symmetric positive definite, or None."""

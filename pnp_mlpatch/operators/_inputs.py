@@ -66,7 +66,8 @@ def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str)
     if x.dtype not in (torch.float32, torch.float64):
         raise InputTypeError(
             f"{who} takes float32 or float64, got {x.dtype}. "
-            "Convert it first, e.g. with .float(); complex values travel as two channels."
+            "Convert it first, e.g. with .float(); complex values travel as two channels: "
+            "torch.view_as_real(x).movedim(-1, -3)."
         )
     shape = A.image_shape if kind == "image" else A.data_shape
     if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:

@@ -1,4 +1,4 @@
-"""Operators whose data are multiplied: by a map, or by a number."""
+"""Operators whose data are multiplied by a map of weights."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Weighted(LinearOperator):
     def __init__(self, operator: LinearOperator, weight: Tensor):
         super().__init__(operator.image_shape, operator.data_shape)
         self.operator = operator
+        self.complex_image = operator.complex_image
         self.weight: Tensor
         self.register_buffer("weight", weight.clone(), persistent=False)
 
@@ -78,51 +79,21 @@ class Weighted(LinearOperator):
         return max(Weighted(self.operator, one)._norm(iterations, tol) for one in self.weight)
 
 
-class Scaled(LinearOperator):
-    r"""The operator :math:`f \mapsto s \, (A f)`, s > 0, for an A whose data step is exact.
-
-    Its data step is exact too:
-
-    .. math:: (s^2 A^H A + \alpha)^{-1} b = (A^H A + \alpha / s^2)^{-1} b / s^2
+def norm_of_images(A: LinearOperator, iterations: int, tol: float) -> float:
+    """Return the norm of an operator made of others: the largest of those of its images.
 
     Parameters
     ----------
-    operator : LinearOperator
-        A, with ``A.closed_form``.
-    scale : float
-        s.
+    A : LinearOperator
+        Parts of it may have one weight for each image.
+    iterations, tol : int, float
+        As for :meth:`LinearOperator.norm`.
+
+    Returns
+    -------
+    float
     """
-
-    def __init__(self, operator: LinearOperator, scale: float):
-        super().__init__(operator.image_shape, operator.data_shape)
-        self.operator, self.scale = operator, scale
-
-    @classmethod
-    def example(cls) -> LinearOperator:
-        raise InputError("Scaled is made by Stack.weighted(weight).")
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.operator._forward(x)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self.scale * self.operator._adjoint(y)
-
-    def _normal(self, x: Tensor) -> Tensor:
-        return self.scale**2 * self.operator._normal(x)
-
-    def _inverse(self, alpha: Tensor) -> Map | None:
-        inner = self.operator._inverse(alpha / self.scale**2)
-        return None if inner is None else lambda b: inner(b / self.scale**2)
-
-    def _initial(self, q: Tensor) -> Tensor:
-        return self.operator._initial(q / self.scale)
-
-    def _fill(self, q: Tensor, seen: Tensor) -> Tensor | None:
-        return self.operator._fill(q, seen)
-
-    def _weighted(self, weight: Tensor) -> LinearOperator:
-        return self.operator.weighted(self.scale * weight)
-
-    def for_images(self, rows: Tensor) -> LinearOperator:
-        chosen = self.operator.for_images(rows)
-        return self if chosen is self.operator else Scaled(chosen, self.scale)
+    images = max([len(B.weight) for B in A.modules() if isinstance(B, Weighted) and B._each] + [1])
+    if images == 1:
+        return LinearOperator._norm(A, iterations, tol)
+    return max(A.for_images(torch.tensor([k]))._norm(iterations, tol) for k in range(images))

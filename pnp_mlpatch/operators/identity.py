@@ -24,6 +24,7 @@ class Identity(DecomposableOperator):
 
     def __init__(self, image_shape: Sequence[int]):
         super().__init__(image_shape, image_shape)
+        self.row_orthonormal = True
         self.weight: Tensor
         self.register_buffer("weight", torch.ones((), dtype=torch.float64))
 
@@ -45,7 +46,7 @@ class Identity(DecomposableOperator):
 
     def _weighted(self, weight: Tensor) -> LinearOperator:
         other = Identity(self.image_shape)
-        other.weight = self.weight * weight
+        other.weight, other.row_orthonormal = self.weight * weight, False
         return other
 
     def _precondition_weighted(self, alpha: Tensor, weight: Tensor) -> Map:

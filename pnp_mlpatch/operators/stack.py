@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators._base import LinearOperator, register, registry
+from pnp_mlpatch.operators._composed import Scaled
 from pnp_mlpatch.operators._start import random_signs
-from pnp_mlpatch.operators._weighted import Scaled, Weighted
+from pnp_mlpatch.operators._weighted import norm_of_images
 
 
 @register("stack")
@@ -92,6 +93,7 @@ class Stack(LinearOperator):
         self.sizes = tuple(torch.Size(block.data_shape).numel() for block in blocks)
         super().__init__(shapes[0], (sum(self.sizes),))
         self.blocks = nn.ModuleList(blocks)
+        self.complex_image = any(block.complex_image for block in blocks)
 
     @classmethod
     def example(cls) -> Stack:
@@ -257,21 +259,7 @@ class Stack(LinearOperator):
         return self if same else Stack(chosen)
 
     def _norm(self, iterations: int, tol: float) -> float:
-        images = self._images()
-        if not images:
-            return super()._norm(iterations, tol)
-        each = (self.for_images(torch.tensor([k])) for k in range(images))
-        return max(A._norm(iterations, tol) for A in each)
-
-    def _images(self) -> int:
-        """Return the number of images with a weight each; 0 where one serves all, and 0 for one."""
-        found = [0]
-        for block in self._all():
-            if isinstance(block, Stack):
-                found.append(block._images())
-            elif isinstance(block, Weighted) and block.weight.ndim > len(block.data_shape):
-                found.append(len(block.weight))
-        return max(found) if max(found) > 1 else 0
+        return norm_of_images(self, iterations, tol)
 
 
 def _weighted(block: LinearOperator, weight: Tensor, k: int) -> LinearOperator:

@@ -142,6 +142,8 @@ def _data_steps(A: LinearOperator, x: Tensor, y: Tensor) -> Iterator[Check]:
         alpha = norm**2 * 10.0**decade
         name = f"data step solves its equation at alpha = {alpha:.1e}"
         yield at_most(name, optimality(A, alpha), 1e-5)
+    if A.row_orthonormal:
+        yield at_most("row_orthonormal: A A^H = 1", relative(A(A.adjoint(y)), y), 1e-5)
     info = A.data_step(x, norm**2, Aty=Aty)[1]
     yield Check(
         "data step tells its steps (0 in closed form) and the residual of each image",

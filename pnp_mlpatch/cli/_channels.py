@@ -1,0 +1,69 @@
+"""The channels of images of ``solve``: E and B modes, real and imaginary parts."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, for_complex, per_channel
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.io.arrays import read_complex
+
+LEAST, MOST = 0.1, 10.0  # the largest magnitude of samples of mri in the right units
+
+
+def truth_of(picture: Tensor, operator: str) -> Tensor:
+    """Return the truth that a picture (1, C, H, W) stands for.
+
+    A grey picture is the E mode of lensing, and the real part of a complex image of mri.
+    """
+    if picture.shape[1] != 1 or operator not in ("lensing", "mri"):
+        return picture
+    if operator == "lensing":  # shear does not see its mean, and there is no B mode
+        picture = picture - picture.mean()
+    return torch.cat([picture, torch.zeros_like(picture)], dim=1)
+
+
+def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
+    """Adapt D to images of so many channels.
+
+    ``e_mode`` for lensing, ``complex_channels`` for mri where D takes grey images, ``per_channel``
+    where D takes one channel and there are more.
+    """
+    known = describe(D).channels
+    if operator == "lensing" and known != 2:
+        return e_mode(D)
+    if operator == "mri":
+        return for_complex(D)
+    return per_channel(D) if known == 1 and channels > 1 else D
+
+
+def shown(x: Tensor, operator: str) -> Tensor:
+    """Return what is written and scored of an image: for mri its magnitude (1, 1, H, W)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True) if operator == "mri" else x
+
+
+def in_scale(x0: Tensor, operator: str) -> Tensor:
+    """Return the start; warn where samples of mri make magnitudes far from [0, 1]."""
+    largest = float(shown(x0, operator).max()) if operator == "mri" else 1.0
+    if largest > 0 and not LEAST <= largest <= MOST:
+        warnings.warn(
+            f"mri: the magnitudes of the zero-filled image reach {largest:.3g}, and denoisers are "
+            "made for images in [0, 1]. Divide the data and noise by about that.",
+            stacklevel=2,
+        )
+    return x0
+
+
+def read_kspace(path: Path) -> Tensor:
+    """Read Fourier samples of mri from a .npy file: (1, 2, H, W) or (1, coils, 2, H, W)."""
+    if path.suffix.lower() != ".npy":
+        raise InputError(
+            f"{path}: the data of mri are a .npy file, complex (H, W) or (coils, H, W), or real "
+            "with both parts: (2, H, W) or (coils, 2, H, W)."
+        )
+    q = read_complex(path).float()
+    return q if q.ndim > 3 and len(q) == 1 else q[None]
