@@ -46,9 +46,7 @@ def main():
         hu = torch.from_numpy(file["hu"].astype(np.float32)).clamp(-1024, 1024)
     places = np.linspace(0, len(hu) - 1, args.slices).round().astype(int)
     hu = F.interpolate(hu[places][:, None], size=(args.size,) * 2, mode="area")
-    rows = [
-        row(args, hu, weights, photons) for weights in args.weights for photons in args.photons
-    ]
+    rows = [row(args, hu, weights, photons) for weights in args.weights for photons in args.photons]
     publish(args, {"Weights of a scan's own": rows})
 
 

@@ -13,7 +13,12 @@ from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.operators.mri import cartesian_mask
 
 DRAWN: dict[str, tuple[str, str, tuple[str, ...], Callable[..., Tensor]]] = {
-    "mask": ("keep", "FRACTION, the part of the pixels seen at random, or operator.pattern=RGGB", (), random_mask),
+    "mask": (
+        "keep",
+        "FRACTION, the part of the pixels seen at random, or operator.pattern=RGGB",
+        (),
+        random_mask,
+    ),
     "mri": (
         "acceleration",
         "NUMBER, the columns of the Fourier transform over those sampled at random",
