@@ -20,6 +20,7 @@ GALLERY = (
     *("ct_60_views", "inpainting", "deblurring", "super_resolution", "ct_counts", "mass_map"),
     *("third_party_denoiser", "own_operator", "own_denoiser", "own_solver", "nothing_to_choose"),
     *("error_bars", "several_data_sets", "training_in_two_minutes", "learned_patches"),
+    "low_light",
 )
 
 

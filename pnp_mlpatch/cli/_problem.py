@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.cli._common import DEFAULTS, REGISTRIES, blame
+from pnp_mlpatch.cli._kernels import blur_settings
 from pnp_mlpatch.cli._pictures import read_measured, read_picture
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, per_channel
 from pnp_mlpatch.errors import InputError, InputTypeError
@@ -244,7 +245,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
         return A, used, q, truth
     if _image_shaped(operators.get(name)):
         q = read_picture(run.source, gray=run.gray, index=run.slice)
-        A, used = make_operator(run.operator, _sizes(q))
+        A, used = make_operator(run.operator, _sizes(q), measured=True)
     else:
         q = (
             read_measured(run.source)
@@ -265,11 +266,12 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
 
 
 def make_operator(
-    section: Mapping[str, Any], sizes: Mapping[str, Any]
+    section: Mapping[str, Any], sizes: Mapping[str, Any], measured: bool = False
 ) -> tuple[LinearOperator, dict[str, Any]]:
     """Make the operator, with files read for tensors.
 
-    ``sizes`` are taken where the operator asks for them and the section does not give them.
+    ``sizes``, of the data if they are measured, are taken where the operator asks for them and the
+    section does not give them.
     """
     name = section["name"]
     parameters = inspect.signature(operators.get(name)).parameters
@@ -298,6 +300,8 @@ def make_operator(
                 sizes["image_shape"][1:], keep=loaded.pop("keep"), seed=given["seed"]
             )
         loaded.pop("seed", None)
+    if name == "blur":
+        given, loaded = blur_settings(given, loaded, measured and "image_shape" not in section)
     return make("operator", {"name": name, **given}, loaded)
 
 
@@ -320,11 +324,7 @@ def _tensor(value: Any, key: str) -> Any:
 
 
 def _sizes(image: Tensor) -> dict[str, Any]:
-    channels, height, width = image.shape[1:]
-    return {
-        "image_shape": (channels, height, width),
-        "channels": channels,
-    }
+    return {"image_shape": tuple(image.shape[1:]), "channels": image.shape[1]}
 
 
 def _image_shaped(plugin: Callable[..., Any]) -> bool:

@@ -90,6 +90,10 @@ class Frame:
         """Apply S^H."""
         return F.pad(q, self.margins)
 
+    def beyond(self, y: Tensor) -> Tensor:
+        """Return y with 0 where there are data, 1 - S^H S."""
+        return y - self.place(self.crop(y))
+
     def transfer(self, psf: Tensor) -> Tensor:
         """Return the transfer function of C as real pairs (..., rows, columns // 2 + 1, 2)."""
         (height, width), (rows, columns) = psf.shape[-2:], self.size
