@@ -50,33 +50,26 @@ def problem(name, gain, background):
 @pytest.mark.parametrize(("gain", "background"), [(2.0, 0.0), (30.0, 0.5), (1e4, 20.0)])
 @pytest.mark.parametrize("strength", [0.03, 1.0, 30.0])
 def test_data_step_is_the_proximal_map(name, gain, background, strength):
-    """SciPy finds no lower value, and the same image, image by image."""
+    """The slope of a strictly convex function is 0 there, and SciPy finds no lower value."""
     A, truth, E = problem(name, gain, background)
     z = truth + 0.2 * (draw(2, *SHAPE, seed=3) - 0.5)
     alpha = strength * gain * torch.tensor([1.0, 3.0], dtype=torch.float64)
-    f, info = E.data_step(z, alpha, Aty=E.adjoint(E.q), tol=1e-9, max_iter=3000)
+    f, info = E.data_step(z, alpha, Aty=E.adjoint(E.q), tol=1e-8, max_iter=500)
     assert (info.iterations == 0) == (name in EXACT)
-    for k in range(2):
-        one = E.for_images(torch.tensor([k]))
+    one, start = E.for_images(torch.tensor([1])), truth[1].numpy().ravel()
 
-        def value(x, one=one, k=k):
-            leaf = torch.from_numpy(x).reshape(1, *SHAPE).requires_grad_()
-            penalty = 0.5 * alpha[k] * (leaf - z[k]).square().sum()
-            total = one.objective(A(leaf)).sum() + penalty
-            (slope,) = torch.autograd.grad(total, leaf)
-            return float(total.detach()), slope.numpy().ravel()
+    def value(x):
+        leaf = torch.from_numpy(x).reshape(1, *SHAPE).requires_grad_()
+        penalty = 0.5 * alpha[1] * (leaf - z[1]).square().sum()
+        total = one.objective(A(leaf)).sum() + penalty
+        (slope,) = torch.autograd.grad(total, leaf)
+        return float(total.detach()), slope.numpy().ravel()
 
-        mine = f[k].numpy().ravel()
-        best = minimize(
-            value,
-            mine + 0.01,
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-15, "gtol": 1e-9},
-        )
-        scale = max(1.0, abs(best.fun))
-        assert value(mine)[0] <= best.fun + 1e-9 * scale
-        assert np.linalg.norm(mine - best.x) / np.linalg.norm(best.x) < 1e-3
+    least, slope = value(f[1].numpy().ravel())
+    assert np.linalg.norm(slope) < 1e-6 * np.linalg.norm(value(start)[1])
+    best = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    assert least <= best.fun + 1e-9 * max(1.0, abs(best.fun))
+    assert best.fun - least < 0.05 * (value(start)[0] - least)  # it came near
 
 
 def test_the_root_of_one_pixel_is_the_minimum_on_a_grid():
@@ -85,13 +78,13 @@ def test_the_root_of_one_pixel_is_the_minimum_on_a_grid():
     E = Emission(Identity((1, 1, 5)), counts, gain=10.0, background=0.2)
     for z in (-3.0, 0.0, 0.3, 20.0):
         f = E.data_step(torch.full_like(counts, z), 40.0, Aty=E.adjoint(E.q))[0]
-        grid = torch.linspace(-0.5, 25, 2_000_001).double()
+        grid = torch.linspace(-0.5, 25, 500_001).double()
         for c, x in zip(counts.flatten(), f.flatten(), strict=True):
             y, eps = 10 * grid + 0.2, 0.01
             at, below = y.clamp_min(eps), (y - eps).clamp_max(0)
             terms = at - c * at.log() + (1 - c / eps) * below
             terms = terms + c.clamp_min(eps) / (2 * eps**2) * below**2 + 20 * (grid - z) ** 2
-            assert abs(float(grid[terms.argmin()] - x)) < 2e-5
+            assert abs(float(grid[terms.argmin()] - x)) < 6e-5
 
 
 def test_newton_agrees_with_the_root():
@@ -132,9 +125,32 @@ def test_many_photons_agree_with_weighted_least_squares(name):
     assert float((exact - squares).norm() / squares.norm()) < 2e-4
 
 
-@pytest.mark.parametrize("solver", ["admm", "hqs", "pgd"])
+def gaussian_prior(x, sigma):
+    """The proximal map of |f|^2 / (2 s^2) with s = 0.5, at sigma^2."""
+    return x / (1 + sigma**2 / 0.25)
+
+
 @pytest.mark.parametrize("name", ["identity", "mask", "blur", "valid blur"])
-def test_solvers_take_it(name, solver):
+def test_solvers_reach_the_estimate_of_a_gaussian_prior(name):
+    """ADMM that of the likelihood, which is one data step; PGD that of weighted least squares."""
+    _, truth, E = problem(name, 4.0, 0.5)
+    one = E.for_images(torch.tensor([0]))
+    zero, settings = torch.zeros_like(truth[:1]), {"tol": 0, "progress": False}
+    exact = one.data_step(zero, 4.0, Aty=one.adjoint(one.q), tol=1e-9, max_iter=500)[0]
+    admm = reconstruct(
+        one.q, one, gaussian_prior, noise=1.0, sigma=0.4, iterations=150, data_iterations=20,
+        **settings,
+    ).x  # fmt: skip
+    assert float((admm - exact).norm() / exact.norm()) < 1e-4
+    squares = one.linear.data_step(zero, 4.0, Aty=one.adjoint(one.q), tol=1e-9, max_iter=500)[0]
+    pgd = reconstruct(one.q, one, gaussian_prior, "pgd", noise=1.0, iterations=1000, **settings).x
+    assert float((pgd - squares).norm() / squares.norm()) < 1e-4
+    assert float((squares - exact).norm() / exact.norm()) > 1e-3
+
+
+@pytest.mark.parametrize("solver", ["admm", "hqs"])
+@pytest.mark.parametrize("name", ["identity", "blur"])
+def test_solvers_remove_the_noise(name, solver):
     rows, columns = torch.meshgrid(torch.arange(7.0), torch.arange(8.0), indexing="ij")
     truth = (0.1 + 0.8 * (rows + columns > 7))[None, None]
     A = OPERATORS[name]()

@@ -58,20 +58,21 @@ def test_the_rows_are_walsh_functions_of_low_sequency_first(shape):
 @pytest.mark.parametrize("shape", [(2, 4, 8), (1, 8, 2)])
 def test_data_step_equals_a_dense_solve(shape, weights):
     A = Hadamard(shape, keep=0.6, low=0.3, seed=3)
-    count = A.data_shape[1]
-    if weights == "one map":
-        A = A.weighted(draw(shape[0], count, seed=4))
-        assert A.closed_form
-    if weights == "one for each":
-        A = A.weighted((draw(2, shape[0], count, seed=4) < 0.7).double())
-    z, q = draw(2, *shape, seed=1), draw(2, shape[0], count, seed=2)
-    for k in range(2):
-        matrix = dense(A.for_images(torch.tensor([k])))
-        f, info = A.data_step(z, 0.3, Aty=A.adjoint(q), tol=1e-10)
-        b = matrix.T @ q[k].flatten() + 0.3 * z[k].flatten()
-        exact = torch.linalg.solve(matrix.T @ matrix + 0.3 * torch.eye(len(b)).double(), b)
-        assert float((f[k].flatten() - exact).norm() / exact.norm()) < 1e-9
-        assert info.iterations <= 1  # the preconditioner of weights for each image is exact
+    weight = {
+        "none": torch.ones(2, *A.data_shape).double(),
+        "one map": draw(*A.data_shape, seed=4).expand(2, -1, -1),
+        "one for each": (draw(2, *A.data_shape, seed=4) < 0.7).double(),
+    }[weights]
+    B = {"none": A, "one map": A.weighted(weight[0])}.get(weights) or A.weighted(weight)
+    assert B.closed_form == (weights != "one for each")
+    z, q = draw(2, *shape, seed=1), draw(2, *A.data_shape, seed=2)
+    f, info = B.data_step(z, 0.3, Aty=B.adjoint(q), tol=1e-10)
+    assert info.iterations <= 1  # the preconditioner of weights for each image is exact
+    matrix = weight.flatten(1)[..., None] * dense(A)
+    b = matrix.mT @ q.flatten(1)[..., None] + 0.3 * z.flatten(1)[..., None]
+    normal = matrix.mT @ matrix + 0.3 * torch.eye(matrix.shape[2]).double()
+    exact = torch.linalg.solve(normal, b)[..., 0]
+    assert float((f.flatten(1) - exact).norm() / exact.norm()) < 1e-9
 
 
 def test_gradients_of_the_data_step():

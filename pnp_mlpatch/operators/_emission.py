@@ -17,6 +17,7 @@ LEAST_COUNT = 0.25  # photons, the least variance of the weighted least squares
 NEIGHBOURS = 5  # rows and columns over which the counts are averaged for it
 NEWTON_TOL = 0.1  # relative residual to which the equations of a Newton step are solved
 HALVINGS = 20  # of a Newton step, at most
+ROUNDING = 1e-14  # of the objective, relative to the counts
 TINY = 1e-30
 
 
@@ -231,7 +232,7 @@ class Emission(LinearOperator):
             return fidelity + 0.5 * alpha * dot(at, at).double()
 
         step = torch.ones_like(f[:, :1, :1, :1])
-        before = value(torch.zeros_like(step))
+        before = value(torch.zeros_like(step)) + ROUNDING * self.counts.sum().double()
         for _ in range(HALVINGS):
             worse = ~(value(step) <= before)
             if not bool(worse.any()):
