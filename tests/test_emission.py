@@ -130,7 +130,7 @@ def gaussian_prior(x, sigma):
     return x / (1 + sigma**2 / 0.25)
 
 
-@pytest.mark.parametrize("name", ["identity", "mask", "blur", "valid blur"])
+@pytest.mark.parametrize("name", ["mask", "valid blur"])
 def test_solvers_reach_the_estimate_of_a_gaussian_prior(name):
     """ADMM that of the likelihood, which is one data step; PGD that of weighted least squares."""
     _, truth, E = problem(name, 4.0, 0.5)
@@ -138,12 +138,12 @@ def test_solvers_reach_the_estimate_of_a_gaussian_prior(name):
     zero, settings = torch.zeros_like(truth[:1]), {"tol": 0, "progress": False}
     exact = one.data_step(zero, 4.0, Aty=one.adjoint(one.q), tol=1e-9, max_iter=500)[0]
     admm = reconstruct(
-        one.q, one, gaussian_prior, noise=1.0, sigma=0.4, iterations=150, data_iterations=20,
+        one.q, one, gaussian_prior, noise=1.0, sigma=0.4, iterations=60, data_iterations=20,
         **settings,
     ).x  # fmt: skip
     assert float((admm - exact).norm() / exact.norm()) < 1e-4
     squares = one.linear.data_step(zero, 4.0, Aty=one.adjoint(one.q), tol=1e-9, max_iter=500)[0]
-    pgd = reconstruct(one.q, one, gaussian_prior, "pgd", noise=1.0, iterations=1000, **settings).x
+    pgd = reconstruct(one.q, one, gaussian_prior, "pgd", noise=1.0, iterations=300, **settings).x
     assert float((pgd - squares).norm() / squares.norm()) < 1e-4
     assert float((squares - exact).norm() / exact.norm()) > 1e-3
 

@@ -47,5 +47,5 @@ truth = A.frame.crop(scene)
 images = {"data": q, "Wiener, circular": wiener}
 images |= {"ADMM": A.frame.crop(admm.x), "HQS": A.frame.crop(hqs.x)}
 print(table([{"image": n, "PSNR (dB)": float(psnr(x, truth))} for n, x in images.items()]))
-zoom = tuple(n * size // 224 for n in (0, 100, 80, 80))
+zoom = tuple(n * size // 224 for n in (90, 0, 80, 80))
 panel(out / "deblurring.png", images | {"truth": truth}, truth=truth, zoom=zoom)

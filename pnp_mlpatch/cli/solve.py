@@ -20,8 +20,11 @@ slices in any order, of which --slice takes one: -1024 to 1024 HU become 0 to 1.
 Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator
 that is an array (mask, psf, weight, angles) is given by the path of a .npy file or of a picture; a
 picture of a mask is cut at half its range, one of a psf is scaled to sum 1. The mask operator also
-takes operator.keep=FRACTION (and operator.seed=N): random pixels. Denoisers of one channel run on
-every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
+takes operator.keep=FRACTION (and operator.seed=N): random pixels. The blur operator takes one of
+operator.psf=FILE, operator.gaussian=WIDTH, operator.motion=[LENGTH, ANGLE] and operator.disk=RADIUS
+(pixels, radians). Photographs have operator.boundary=valid: the border is not seen, and the image
+is larger than the data by the size of the kernel less 1. Denoisers of one channel run on every
+channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
 Without solver.sigma and solver.alpha the level of the denoiser follows from the noise, which is
 estimated where --noise is not given. --tune searches for the level and the number of iterations;
