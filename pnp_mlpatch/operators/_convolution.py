@@ -82,13 +82,15 @@ class Frame:
 
     def crop(self, y: Tensor) -> Tensor:
         """Apply S."""
+        if self.data == self.size:  # a slice of all would hide from torch.vmap
+            return y
         left, _, top, _ = self.margins
         height, width = self.data
         return y[..., top : top + height, left : left + width]
 
     def place(self, q: Tensor) -> Tensor:
         """Apply S^H."""
-        return F.pad(q, self.margins)
+        return q if self.data == self.size else F.pad(q, self.margins)
 
     def beyond(self, y: Tensor) -> Tensor:
         """Return y with 0 where there are data, 1 - S^H S."""
