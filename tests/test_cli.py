@@ -606,7 +606,7 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
             "operator.image_shape=[1,4,4]",
             "not a readable .npy array",
         ),
-        ("--simulate grey.png", "give --operator NAME. Known: blur, identity"),
+        ("--simulate grey.png", "give --operator NAME. Known: blur, "),
         ("--simulate grey.png --operator maks", "Did you mean 'mask'"),
         ("--simulate grey.png --operator identity --solver adm", "Did you mean 'admm'"),
         ("--simulate grey.png --operator identity --denoiser tvv", "Did you mean 'tv'"),

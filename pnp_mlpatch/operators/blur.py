@@ -40,6 +40,11 @@ class Blur(LinearOperator):
         so the data are only those that do not see it, (C, H - K + 1, W - L + 1), and the image
         is reconstructed with its border.
 
+    Attributes
+    ----------
+    frame : Frame
+        ``frame.crop(x)`` cuts an image to the area of the data.
+
     Raises
     ------
     InputError
@@ -63,7 +68,7 @@ class Blur(LinearOperator):
     .. math:: M^{-1} + M^{-1} C^H T^H \, G \, T C M^{-1}, \qquad
               G^{-1} = \alpha \, T (C C^H + \alpha)^{-1} T^H,
 
-    with :math:`T (C C^H + \alpha) T^H / \alpha` for G. It takes a third of the steps that
+    with :math:`T (C C^H + \alpha) T^H / \alpha` for G. It takes less than half the steps that
     :math:`M^{-1}` takes.
 
     References
