@@ -40,9 +40,11 @@ Numbers = np.random.Generator
 
 
 def blur(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:
-    """A random kernel, even or odd, up to the size of the image."""
+    """A random kernel with a sum > 0, even or odd, up to the size of the image."""
     size = tuple(int(rng.integers(1, n + 1)) for n in shape[1:])
-    return operators.make("blur", psf=torch.from_numpy(rng.normal(size=size)), image_shape=shape)
+    psf = torch.from_numpy(rng.normal(size=size))
+    boundary = str(rng.choice(["circular", "reflect", "valid"]))
+    return operators.make("blur", psf=psf * psf.sum().sign(), image_shape=shape, boundary=boundary)
 
 
 def identity(rng: Numbers, shape: tuple[int, int, int]) -> LinearOperator:

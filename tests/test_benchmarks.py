@@ -165,6 +165,14 @@ def test_ct_self(sets, tmp_path):
     assert rows[0]["kept"] in (True, False)
 
 
+def test_deblurring(sets, tmp_path):
+    drawn = tmp_path / "d.png"
+    (rows,) = run("deblurring", sets / "grey", "--picture", drawn, out=tmp_path / "d.json").values()
+    assert rows[-1]["kernel"] == "all"
+    assert rows[-1]["PnP, valid"] > rows[-1]["Wiener, circular"] + 3
+    assert drawn.stat().st_size > 10_000
+
+
 def test_colour_inpainting(sets, tmp_path):
     rows, summary = run("colour_inpainting", sets / "colour", out=tmp_path / "i.json").values()
     grey, folded, colour = summary

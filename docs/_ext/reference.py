@@ -21,6 +21,7 @@ GALLERY = (
     *("super_resolution_colour", "ct_counts", "mass_map", "mri"),
     *("third_party_denoiser", "own_operator", "own_denoiser", "own_solver", "nothing_to_choose"),
     *("error_bars", "several_data_sets", "training_in_two_minutes", "learned_patches"),
+    "low_light",
 )
 
 

@@ -245,6 +245,8 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
     elif _image_shaped(operators.get(name)):
         q = read_picture(run.source, gray=run.gray, index=run.slice)
         A, used = make_operator(run.operator, _sizes(q))
+        if A.data_shape != A.image_shape and "image_shape" not in run.operator:
+            A, used = make_operator(run.operator, {"image_shape": _around(A)})
     else:
         q = (
             read_measured(run.source)
@@ -312,11 +314,12 @@ def _tensor(value: Any, key: str) -> Any:
 
 
 def _sizes(image: Tensor) -> dict[str, Any]:
-    channels, height, width = image.shape[1:]
-    return {
-        "image_shape": (channels, height, width),
-        "channels": channels,
-    }
+    return {"image_shape": tuple(image.shape[1:]), "channels": image.shape[1]}
+
+
+def _around(A: LinearOperator) -> tuple[int, ...]:
+    """Return the shape of the image whose data have the shape of A's image: with its border."""
+    return tuple(2 * n - m for n, m in zip(A.image_shape, A.data_shape, strict=True))
 
 
 def _image_shaped(plugin: Callable[..., Any]) -> bool:

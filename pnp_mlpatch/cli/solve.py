@@ -20,11 +20,17 @@ slices in any order, of which --slice takes one: -1024 to 1024 HU become 0 to 1.
 Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setting of the operator
 that is an array (mask, psf, weight, angles) is given by the path of a .npy file or of a picture; a
 picture of a mask is cut at half its range, one of a psf is scaled to sum 1. The mask operator also
-takes operator.keep=FRACTION (and operator.seed=N): random pixels. Denoisers of one channel run on
-every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
+takes operator.keep=FRACTION (and operator.seed=N): random pixels, or operator.pattern=RGGB: the
+mosaic of a camera. Denoisers of one channel run on every channel by itself; lensing denoises the E
+mode, and takes a picture less its mean as E.
 
-The downsample operator takes operator.factor and operator.psf=FILE, or operator.width=WIDTH in
-place of psf (a Gaussian), or neither (bicubic). The image has factor times the sides of its data.
+Kernels. The blur operator takes operator.psf=FILE, or operator.width=WIDTH (a Gaussian), or
+operator.length=LENGTH and operator.angle=ANGLE (a motion), or operator.radius=RADIUS (a disk), in
+pixels and radians. Photographs have operator.boundary=valid: the border is not seen, and the image
+is larger than the data by the size of the kernel less 1. The downsample operator takes
+operator.factor and operator.psf=FILE, or operator.width=WIDTH, or neither (bicubic). The image has
+factor times the sides of its data.
+
 MRI. A grey picture is the real part of a complex image, and the magnitude is written and scored.
 operator.acceleration=NUMBER (and operator.centre_fraction=FRACTION, operator.seed=N) samples random
 columns. --data is a .npy file, complex (H, W) or (coils, H, W), or real with both parts (2, H, W)

@@ -2,6 +2,7 @@
 
 from pnp_mlpatch.operators._base import LinearOperator, register, registry
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
+from pnp_mlpatch.operators._emission import Emission
 from pnp_mlpatch.operators._transmission import Transmission
 from pnp_mlpatch.operators._verify import adjoint_mismatch, check_foreign, reached
 from pnp_mlpatch.operators._weighted import Weighted
@@ -10,6 +11,7 @@ names, get, make, info = registry.names, registry.get, registry.make, registry.i
 
 __all__ = [
     "DecomposableOperator",
+    "Emission",
     "LinearOperator",
     "Transmission",
     "Weighted",
