@@ -239,23 +239,7 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             generator = torch.Generator().manual_seed(run.seed + 2**31)
             q = q + run.noise * torch.randn(q.shape, generator=generator)
         return A, used, q, truth
-    if name == "mri":
-        q = read_kspace(run.source)
-        A, used = make_operator(run.operator, {"image_shape": tuple(q.shape[-3:])})
-    elif _image_shaped(operators.get(name)):
-        q = read_picture(run.source, gray=run.gray, index=run.slice)
-        A, used = make_operator(run.operator, _sizes(q))
-        if A.data_shape != A.image_shape and "image_shape" not in run.operator:
-            A, used = make_operator(run.operator, {"image_shape": _around(A)})
-    else:
-        q = (
-            read_measured(run.source)
-            if run.source.suffix.lower() == ".npy"
-            else read_picture(run.source, gray=run.gray, index=run.slice)[0]
-        )
-        A, used = make_operator(run.operator, sizes_of_data(run.operator, q))
-        while q.ndim < len(A.data_shape) + 1:
-            q = q[None]
+    A, used, q = _measured(run)
     if tuple(q.shape) != (1, *A.data_shape):
         shown = tuple(q.shape[1:]) if q.shape[0] == 1 else tuple(q.shape)
         raise InputError(
@@ -264,6 +248,29 @@ def make_problem(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor, Tens
             f"Set the shapes of the operator (pnp-mlpatch info {name}), or transpose the data."
         )
     return A, used, q, None
+
+
+def _measured(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor]:
+    """Read data, and make the operator that they ask for, its settings with it."""
+    name = run.operator["name"]
+    if name == "mri":
+        q = read_kspace(run.source)
+        return *make_operator(run.operator, {"image_shape": tuple(q.shape[-3:])}), q
+    if _image_shaped(operators.get(name)):
+        q = read_picture(run.source, gray=run.gray, index=run.slice)
+        A, used = make_operator(run.operator, _sizes(q))
+        if A.data_shape != A.image_shape and "image_shape" not in run.operator:
+            A, used = make_operator(run.operator, {"image_shape": _around(A)})
+        return A, used, q
+    q = (
+        read_measured(run.source)
+        if run.source.suffix.lower() == ".npy"
+        else read_picture(run.source, gray=run.gray, index=run.slice)[0]
+    )
+    A, used = make_operator(run.operator, sizes_of_data(run.operator, q))
+    while q.ndim < len(A.data_shape) + 1:
+        q = q[None]
+    return A, used, q
 
 
 def make_operator(
