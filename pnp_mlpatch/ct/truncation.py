@@ -4,7 +4,7 @@ Readings at an end of the detector are far from zero where the object goes on be
 then reconstructed on a larger grid, with detector elements beside the detector that measured
 nothing, and cut out at the end. What the data do not tell, a slow change of the values in the field
 of view, stays as the start has it. So filtered backprojection takes for these elements the
-projections of the ellipse that fits the scan.
+projections of the ellipses that fit the scan.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def solve_slab(
 def backproject(A: Radon, slab: Slab) -> Tensor:
     """Return filtered backprojection, interpolated along the detector where data are missing.
 
-    Beyond the elements that measured, projections go on as those of the ellipse that fits them.
+    Beyond the elements that measured, projections go on as those of the ellipses that fit them.
 
     Parameters
     ----------
