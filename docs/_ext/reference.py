@@ -17,11 +17,10 @@ FIRST = (
     *("pnp_mlpatch.pipelines", "pnp_mlpatch.training", "pnp_mlpatch.viz", "pnp_mlpatch.interop"),
 )
 GALLERY = (
-    *("ct_60_views", "inpainting", "deblurring", "super_resolution"),
-    *("super_resolution_colour", "ct_counts", "mass_map", "mri"),
+    *("ct_60_views", "inpainting", "deblurring", "varying_blur", "super_resolution"),
+    *("super_resolution_colour", "mri", "single_pixel", "low_light", "ct_counts", "mass_map"),
     *("third_party_denoiser", "own_operator", "own_denoiser", "own_solver", "nothing_to_choose"),
     *("error_bars", "several_data_sets", "training_in_two_minutes", "learned_patches"),
-    "low_light",
 )
 
 
