@@ -31,7 +31,7 @@ print(f"{A.data_shape[-1]} data for {truth.numel()} pixels")
 # Two reconstructions
 # -------------------
 # Without a denoiser, coefficients that were not measured are 0. The data step of ADMM is exact,
-# since the rows of A are orthonormal. Most coefficients are unknown, so the level of the denoiser is
+# since the rows of A are orthonormal. Most coefficients are unknown: the level of the denoiser is
 # higher than that of the noise.
 zeros = A.adjoint(q)
 iterations = 3 if quick else 30
