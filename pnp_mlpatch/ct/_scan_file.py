@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Frames(NamedTuple):
 
     mean: np.ndarray
     variance: np.ndarray | None = None
-    count: int = 1
+    count: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def average(frames: Iterable[np.ndarray], path: Path, what: str) -> Frames:
     InputError
         If there are no frames, or if they do not hold real numbers.
     """
-    mean, squares, level, count = None, None, 1.0, 0
+    mean, squares, plain, level, count = None, None, None, 1.0, 0
     for frame in frames:
         if frame.dtype.kind not in "fiu":
             raise InputError(f"{path}: {what} holds {frame.dtype}, expected real numbers.")
         count += 1
-        if mean is None or squares is None:
+        if mean is None or squares is None or plain is None:
             mean, squares = frame.astype(np.float64), np.zeros(frame.shape)
             level, plain = float(np.abs(mean).mean()), mean.copy()
             continue
@@ -108,7 +108,7 @@ def average(frames: Iterable[np.ndarray], path: Path, what: str) -> Frames:
         mean = mean + before / count
         squares = squares + before * (scaled - mean)
         plain = plain + (frame - plain) / count
-    if mean is None or squares is None:
+    if mean is None or squares is None or plain is None:
         raise InputError(
             f"{path}: {what} holds no frames. Remove it, or give flat= and dark= yourself."
         )
@@ -132,7 +132,7 @@ def pooled(one: Frames, two: Frames) -> Frames:
     freedom = sum(part.count - 1 for part in known)
     if not known:
         return Frames(mean)
-    squares = [np.multiply(part.count - 1, part.variance) for part in known]
+    squares = [np.multiply(part.count - 1, cast(Any, part.variance)) for part in known]
     return Frames(mean, np.sum(squares, axis=0) / freedom, freedom + 1)
 
 

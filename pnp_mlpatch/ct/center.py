@@ -214,6 +214,7 @@ def _by_opposite_rays(geometry: Geometry, data: np.ndarray) -> Center:
     step = max(1.0, count / 256)
     wide = np.arange(OVERLAP / 2 * count, (1 - OVERLAP / 2) * count, step)
     centers = [_least(geometry, smooth, rows, wide)[0]]
+    whole = wide, np.zeros(0)
     for part in (rows, rows[::2], rows[1::2]):
         center = centers[0]
         for width in (2 * step, 0.75):
@@ -274,6 +275,7 @@ def _by_residual(geometry: Geometry, q: Tensor, seen: Tensor) -> Center:
     lost = np.array([residual(geometry, q, seen, few[::2], c, iterations) for c in near])
     center = _vertex(near, lost)
     found: list[float] = []
+    whole = near, lost
     for views in (few, few[::2], few[1::2]):
         own = center
         for span in (max(1.5, 0.02 * count), 0.75, 0.5) if views is few else (0.5,):

@@ -42,6 +42,8 @@ class Ringless(LinearOperator):
         self.operator = operator
         self.weight: Tensor
         self.spread: Tensor
+        self._lost: Tensor
+        self._direction: Tensor
         self.register_buffer("weight", weight.clone(), persistent=False)
         self.register_buffer("spread", spread.clone(), persistent=False)
         total = weight.square().sum(-2, keepdim=True)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def denoise(
     axes = (array.ndim - 2, array.ndim - 1)
     chunks: dict[int, Any] = dict.fromkeys(axes, side)
     chunks |= {axis: 1 if axis == array.ndim - 4 else -1 for axis in range(array.ndim - 2)}
-    array = _joined(array.rechunk(chunks), axes, lead)
+    array = _joined(array.rechunk(cast(Any, chunks)), axes, lead)
     depth: dict[int, Any] = dict.fromkeys(range(array.ndim), 0)
     depth |= {axis: (lead, field) for axis in axes if array.numblocks[axis] > 1}
     job = require("dask", who).delayed(packed(D, who, "the denoiser"), pure=True)
@@ -237,7 +237,7 @@ def _joined(array: da.Array, axes: Sequence[int], lead: int) -> da.Array:
         sizes = chunks[axis]
         if len(sizes) > 1 and sizes[-1] < lead:
             chunks[axis] = (*sizes[:-2], sizes[-2] + sizes[-1])
-    return array.rechunk(tuple(chunks))
+    return array.rechunk(cast(Any, tuple(chunks)))
 
 
 def _opened(dask_array: Any, zarr: Any, source: Path) -> da.Array:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -194,7 +194,7 @@ def ask(client: Client, who: str, function: Callable[..., Any], *args: Any) -> d
         If the scheduler is gone.
     """
     try:
-        return client.run(function, *args, on_error="return")
+        return cast(Any, client.run(function, *args, on_error="return"))
     except Exception as error:  # tornado, sockets and distributed raise many kinds
         raise ClusterError(_gone(who, client, error)) from error
 
