@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for family in (denoisers, operators, solvers):  # what a page registers stays in its test
+        for name in family.names():
+            family.get(name)  # what the package has is loaded once, for all tests
         monkeypatch.setattr(family.registry, "_made", dict(family.registry._made))
     write_image("photo.png", samples.camera()[..., 100:164, 200:264])  # the reader's own
     blocks = re.findall(
