@@ -67,10 +67,11 @@ class Radon(LinearOperator):
     backend : {"auto", "sparse", "astra_cpu", "astra_cuda"}
         "sparse" keeps ASTRA's matrix and its transpose as compressed rows, of the angles that
         symmetry does not give. It is exactly matched and the fastest, and follows ``.to(device)``.
-        "astra_cpu" calls ASTRA's matched CPU projectors and stores nothing. "astra_cuda" calls its
-        GPU projectors, which are *not* matched: ``mismatch`` says by how much, and the data step
-        uses a matched pair. "auto" is "sparse" if the matrices fit ``memory``, else "astra_cpu"
-        with a warning. ``A.backend`` and ``A.why`` tell what was chosen.
+        "astra_cpu" calls ASTRA's matched CPU projectors and stores nothing; tensors on a GPU go
+        through the host. "astra_cuda" calls its GPU projectors, which are *not* matched:
+        ``mismatch`` says by how much, and the data step uses a matched pair. "auto" is "sparse" if
+        the matrices fit ``memory``, else "astra_cpu" with a warning. ``A.backend`` and ``A.why``
+        tell what was chosen.
     memory : float, optional
         GiB for the matrices; by default half of what is free, at most 4.
     cache : bool
