@@ -118,7 +118,9 @@ def checked_start(x0: Tensor | None, problem: Problem, who: str) -> Tensor:
     if isinstance(x0, Tensor):
         got = f"{tuple(x0.shape)} {x0.dtype} on {x0.device}"
     if got != expected:
-        raise InputError(f"{who}: the start must be {expected}, got {got}.")
+        elsewhere = isinstance(x0, Tensor) and x0.device != q.device
+        advice = f" Move it with .to({str(q.device)!r})." if elsewhere else ""
+        raise InputError(f"{who}: the start must be {expected}, got {got}.{advice}")
     assert x0 is not None
     if not bool(torch.isfinite(x0.detach()).all()):
         raise InputError(f"{who}: the start holds NaN or infinite values.")
