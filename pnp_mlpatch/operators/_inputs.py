@@ -155,12 +155,15 @@ def check_weight(A: LinearOperator, weight: Any) -> Tensor:
     Returns
     -------
     Tensor, shape data_shape or (B, \*data_shape)
+        On the device of the buffers of A.
     """
     who = f"{A._who()}.weighted"
     if not isinstance(weight, Tensor) or weight.is_complex():
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise InputTypeError(f"{who}: the weight must be a real torch tensor, got {got}.")
     weight = weights_of(weight, who)
+    if any(True for _ in A.buffers()):
+        weight = weight.to(A.device)
     batch = weight.shape[:1] if weight.ndim == len(A.data_shape) + 1 else ()
     try:
         weight = torch.broadcast_to(weight.detach(), (*batch, *A.data_shape))
