@@ -148,7 +148,11 @@ def _wait():
 
 def _runs_on_gpu(func, args, kwargs):
     """Whether an operation runs on the GPU; raises where a GPU refuses its arguments."""
-    tensors, device, generator = _tensors(args, kwargs), kwargs.get("device"), kwargs.get("generator")
+    tensors, device, generator = (
+        _tensors(args, kwargs),
+        kwargs.get("device"),
+        kwargs.get("generator"),
+    )
     there = [t for t in tensors if isinstance(t, Pretend)]
     here = [t for t in tensors if not isinstance(t, Pretend)]
     if there and not _Call.host and not _is_cuda(device):
@@ -164,7 +168,7 @@ def _runs_on_gpu(func, args, kwargs):
         bad = not isinstance(args[0], Pretend) or bool(large)
     else:
         written = func._schema.is_mutable and not isinstance(tensors[0], Pretend)
-        scalars = torch.Tag.pointwise in func.tags and len(here) == 1 or func in TAKES_SCALARS
+        scalars = (torch.Tag.pointwise in func.tags and len(here) == 1) or func in TAKES_SCALARS
         bad = written or not scalars or any(t.ndim for t in here)
     if bad:
         raise RuntimeError(
@@ -226,7 +230,9 @@ class _Functions(TorchFunctionMode):
             if func is torch.Tensor.type_as:
                 return _to(first, args[1])
             if func is torch.Tensor.new_tensor and on_gpu(first):
-                return _made(torch.tensor, args[1:], {"dtype": first.dtype, "device": CUDA} | kwargs)
+                return _made(
+                    torch.tensor, args[1:], {"dtype": first.dtype, "device": CUDA} | kwargs
+                )
             if func in (torch.tensor, torch.as_tensor, torch.asarray):
                 return _made(func, args, kwargs)
             if func in SPARSE:

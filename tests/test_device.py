@@ -67,8 +67,11 @@ def test_the_pretend_gpu_counts_waits_and_keeps_values(gpu):
 def test_astra_on_the_processor_takes_data_on_the_gpu(gpu):
     A = Radon(image_shape=(2, 9, 11), angles=7, backend="astra_cpu", cache=False)
     x, y = draw(2, *A.image_shape), draw(2, *A.data_shape)
-    wanted = A(x), A.adjoint(y), A.initial(y), solvers.make("admm", iterations=2).run(
-        y, A, shrink, noise=0.1, progress=False
+    wanted = (
+        A(x),
+        A.adjoint(y),
+        A.initial(y),
+        solvers.make("admm", iterations=2).run(y, A, shrink, noise=0.1, progress=False),
     )
     A = A.to("cuda")
     x, y = x.to("cuda"), y.to("cuda")
@@ -198,9 +201,7 @@ def test_a_loaded_state_goes_on_on_the_gpu(gpu, tmp_path):
             Result.load(tmp_path / "result", map_location="cuda").state,
             Result.load(tmp_path / "result").to("cuda").state,
         ):
-            result = long.run(
-                q.to("cuda"), there, shrink, noise=0.1, state=state, progress=False
-            )
+            result = long.run(q.to("cuda"), there, shrink, noise=0.1, state=state, progress=False)
             assert result.x.device == CUDA
             assert torch.equal(result.x.cpu(), whole.x), name
         with pytest.raises(InputError, match=r"got .* on cpu\. Move it with \.to\('cuda:0'\)"):

@@ -71,9 +71,7 @@ def mismatch(Ax: Tensor, y: Tensor, x: Tensor, Aty: Tensor) -> float:
     return float(gap.abs() / (Ax.norm() * y.norm()).clamp_min(TINY))
 
 
-def reached(
-    A: LinearOperator, images: int = 1, device: torch.device | str | None = None
-) -> Tensor:
+def reached(A: LinearOperator, images: int = 1, device: torch.device | str | None = None) -> Tensor:
     r"""Return which data depend on the image at all.
 
     Parameters

@@ -139,9 +139,7 @@ def _kinds(D: Denoiser, x: Tensor, sigma: float) -> Iterator[Check]:
     yield refuses(lambda bad: D(bad, sigma), (x[0], x.int(), None))  # type: ignore[arg-type]
 
 
-def _reach(
-    D: Denoiser, channels: int, sigma: float, place: torch.device
-) -> Iterator[Check]:
+def _reach(D: Denoiser, channels: int, sigma: float, place: torch.device) -> Iterator[Check]:
     field = describe(D).field
     if field is None:
         return
