@@ -318,6 +318,7 @@ class PretendCuda(TorchDispatchMode):
             "torch.cuda.current_stream": lambda device=None: stream,
             "torch.cuda.mem_get_info": lambda device=None: (2**34, 2**34),
             "torch.cuda.get_device_name": lambda device=None: "a pretend GPU",
+            "torch.cuda.is_bf16_supported": lambda including_emulation=True: True,
             "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
             "torch.amp.grad_scaler.torch.cuda.amp.common.amp_definitely_not_available": (
                 lambda: False

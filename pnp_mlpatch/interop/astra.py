@@ -92,14 +92,7 @@ def from_astra(
 
     def run(x: Tensor, shape: tuple[int, ...], forward: bool) -> Tensor:
         sources = x.detach().reshape(len(x), *x.shape[-2:]).float().contiguous()
-        sources = sources if on_gpu else sources.cpu()
-        out = sources.new_empty(len(x), *shape)
-        if sources.is_cuda:  # ASTRA knows nothing of torch's streams
-            torch.cuda.current_stream(sources.device).synchronize()
-        with _projector(recipe) as (direct, identity):
-            for source, target in zip(sources, out, strict=True):
-                (direct.direct_FP if forward else direct.direct_BP)(identity, source, out=target)
-        return out
+        return _projected(recipe, sources if on_gpu else sources.cpu(), shape, forward)
 
     return FunctionOperator(
         lambda x: run(x, data_shape, True),
@@ -109,6 +102,19 @@ def from_astra(
         None,
         "from_astra",
     )
+
+
+def _projected(
+    recipe: int | tuple[str, dict, dict], sources: Tensor, shape: tuple[int, ...], forward: bool
+) -> Tensor:
+    """Project images one by one, or backproject sinograms."""
+    out = sources.new_empty(len(sources), *shape)
+    if sources.is_cuda:  # ASTRA knows nothing of torch's streams
+        torch.cuda.current_stream(sources.device).synchronize()
+    with _projector(recipe) as (direct, identity):
+        for source, target in zip(sources, out, strict=True):
+            (direct.direct_FP if forward else direct.direct_BP)(identity, source, out=target)
+    return out
 
 
 @contextmanager

@@ -131,7 +131,9 @@ def alpha_column(A: LinearOperator, alpha: float | Tensor, z: Tensor) -> Tensor:
             f"{who}: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}."
         )
     try:
-        good = bool(((column.detach() > 0) & torch.isfinite(column.detach())).all())
+        # a number is looked at on the host, so that nobody waits for a GPU
+        seen = column.detach() if isinstance(alpha, Tensor) else torch.tensor(alpha, dtype=z.dtype)
+        good = bool(((seen > 0) & torch.isfinite(seen)).all())
     except RuntimeError as error:
         raise InputTypeError(
             f"{who}: the values of alpha cannot be read, which torch.vmap does not allow. "

@@ -164,7 +164,8 @@ class Radon(LinearOperator):
             make = spectrum.circulant if limited else spectrum.embedded
             values = self._spectrum = make(kernel).to(self.device)
         values = values.to(alpha.dtype)
-        inverse = 1 / (values + alpha.clamp_min(FLOOR * float(values.max())))
+        floor = (FLOOR * values.max().double()).to(alpha)
+        inverse = 1 / (values + torch.maximum(alpha, floor))
         grid = (height, width) if limited else (2 * height, 2 * width)
 
         def solve(r: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers._base import Callback, S, Solver, State
 from pnp_mlpatch.solvers._batch import Batch
-from pnp_mlpatch.solvers._log import Log
+from pnp_mlpatch.solvers._log import Log, on_host
 from pnp_mlpatch.solvers._problem import Problem
 from pnp_mlpatch.solvers._result import Result
 from pnp_mlpatch.solvers._stopping import Growth, Watch, mark_outside, worst
@@ -70,7 +70,8 @@ def solve(
         while state.iteration < solver.iterations and not stopped and not batch.resting.all():
             old = state
             state, found = batch.step(denoise, old)
-            row = log.add(state, solver.levels(problem, old), found, batch.rows)
+            levels, found = on_host(solver.levels(problem, old), found)
+            row = log.add(state, levels, found, batch.rows)
             state = batch.rest(state, torch.as_tensor(found["residual"] < solver.tol))
             watch.see(old, state)
             bar.update()
