@@ -29,7 +29,7 @@ from pnp_mlpatch.tuning import AutoConfig, auto
 
 # Waits of the host in an iteration: one for the check that estimates are finite and one for all
 # numbers of the history. More for levels that follow from tensors. CG waits once in each step.
-WAITS = {"dpir": 5, "fast_admm": 3, "hqs": 5, "split_gibbs": 3}
+WAITS = {"dpir": 5, "hqs": 5}
 STEPS = 3
 SEARCH = AutoConfig(levels=2, max_runs=5, holdout_fraction=0.2)
 
