@@ -6,7 +6,7 @@ import pytest
 import torch
 from pretend_cuda import CUDA, PretendCuda, on_gpu
 
-from pnp_mlpatch import lensing, metrics, operators, solvers
+from pnp_mlpatch import denoisers, lensing, metrics, operators, reconstruct, solvers
 from pnp_mlpatch.errors import ContractError, InputError
 from pnp_mlpatch.interop import from_functions
 from pnp_mlpatch.operators import Transmission, adjoint_mismatch, reached
@@ -266,3 +266,35 @@ def test_contracts_are_checked_on_the_gpu(gpu):
     with pytest.raises(ContractError, match=r"breaks 2 of .*\n  - bad .*\n  - noise on"):
         check_denoiser(blur, device="cuda")
     assert seen == {True}
+
+
+# ---- reconstruct
+
+
+def test_reconstruct_passes_the_device_of_the_data_on(gpu):
+    A, here = scaled_on("cuda"), scaled_on("cpu")
+    q = here(draw(1, 1, 4, 5))
+    for name in ("admm", "pgd"):
+        found, want = (
+            reconstruct(data, B, shrink, name, noise=0.1, iterations=2, check=True, progress=False)
+            for data, B in ((q.to("cuda"), A), (q, here))
+        )
+        assert found.x.device == CUDA
+        assert torch.equal(found.x.cpu(), want.x)
+
+
+def test_a_denoiser_by_name_goes_where_the_data_are(gpu):
+    A = operators.get("identity")((1, 6, 7))
+    q = draw(1, 1, 6, 7)
+    want = reconstruct(q, A, "mlpatch", noise=0.1, iterations=1, progress=False)
+    found = reconstruct(
+        q.to("cuda"), A.to("cuda"), "mlpatch", noise=0.1, iterations=1, progress=False
+    )
+    assert torch.equal(found.x.cpu(), want.x)
+
+
+def test_a_denoiser_on_another_device_is_named(gpu):
+    A = operators.get("identity")((1, 6, 7)).to("cuda")
+    D = denoisers.make("mlpatch")
+    with pytest.raises(InputError, match=r"weights are on cpu, the image on cuda:0\. Move it"):
+        reconstruct(draw(1, 1, 6, 7).to("cuda"), A, D, noise=0.1, iterations=1, progress=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers import Denoiser
@@ -138,7 +138,17 @@ def checked(D: Denoiser) -> Denoiser:
     name = getattr(D, "__name__", type(D).__name__)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
-        y = D(x, sigma)
+        try:
+            y = D(x, sigma)
+        except RuntimeError as error:
+            weights = D.parameters() if isinstance(D, nn.Module) else iter(())
+            place = next((w.device for w in weights), x.device)
+            if place == x.device:
+                raise
+            raise InputError(
+                f"denoiser {name}: its weights are on {place}, the image on {x.device}. "
+                f"Move it with .to({str(x.device)!r})."
+            ) from error
         if not isinstance(y, Tensor):
             raise InputTypeError(
                 f"denoiser {name}: expected a tensor back, got {type(y).__name__}. "
