@@ -9,7 +9,7 @@ from pretend_cuda import CUDA, PretendCuda, on_gpu
 from pnp_mlpatch import denoisers, lensing, metrics, operators, reconstruct, solvers
 from pnp_mlpatch.errors import ContractError, InputError
 from pnp_mlpatch.interop import from_functions
-from pnp_mlpatch.operators import Transmission, adjoint_mismatch, reached
+from pnp_mlpatch.operators import Emission, Transmission, adjoint_mismatch, reached
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
 from pnp_mlpatch.solvers import Result, schedules
@@ -174,10 +174,28 @@ def test_one_weight_an_image_and_white_steps():
         both = solver.run(T.q, T, shrink, noise=noise, progress=False)
         alone = solver.run(one.q, one, shrink, noise=noise[1:], progress=False)
         assert torch.allclose(both.x[1:], alone.x, rtol=1e-4)
-    for B in (T, T.weighted(noise), T.weighted(noise[0]), A.weighted(noise)):
+    E = Emission(A, counts, 10.0)
+    for B in (T, T.weighted(noise), T.weighted(noise[0]), A.weighted(noise), E):
         for C in (B, B.weighted(noise)):
             each = [C.for_images(torch.tensor([k])).norm() for k in (0, 1)]
             assert C.norm() == max(each) != min(each)
+
+
+@pytest.mark.parametrize("kind", [Emission, Transmission])
+@pytest.mark.parametrize("place", ["operator", "functions"])
+def test_likelihoods_of_counts(gpu, kind, place):
+    def run(device):
+        inner = operators.get("blur").example().to(device)
+        A = inner
+        if place == "functions":  # which hold their tensors out of sight
+            A = from_functions(inner, inner.adjoint, inner.image_shape, inner.data_shape)
+        counts = (20 + 100 * draw(2, *A.data_shape)).round().to(device)
+        L, solver = kind(A, counts, 50.0), solvers.make("admm", iterations=2, sigma=0.1)
+        return solver.run(L.q, L, shrink, noise=1.0, progress=False).x
+
+    there = run("cuda")
+    assert there.device == CUDA
+    assert torch.equal(there.cpu(), run("cpu"))
 
 
 # ---- results

@@ -107,6 +107,7 @@ WRAPPERS = {
     "as_denoiser numpy": lambda: denoisers.as_denoiser(lambda x, s: 0.9 * x, array="numpy"),
     "per_channel": lambda: denoisers.per_channel(tv()),
     "e_mode": lambda: denoisers.e_mode(tv()),
+    "complex_channels": lambda: denoisers.complex_channels(tv()),
     "rescaled": lambda: denoisers.rescaled(tv(), scale=2.0, offset=-0.5),
     "equivariant": lambda: denoisers.equivariant(tv()),
     "averaged": lambda: denoisers.averaged(tv(), 0.5),
@@ -119,7 +120,11 @@ WRAPPERS = {
 @pytest.mark.parametrize("name", [*denoisers.names(), *WRAPPERS])
 def test_denoisers_run_on_the_gpu(name):
     D = WRAPPERS[name]() if name in WRAPPERS else made(name)
-    channels = 2 if name in ("per_channel", "e_mode") else denoisers.describe(D).channels or 1
+    channels = (
+        2
+        if name in ("per_channel", "e_mode", "complex_channels")
+        else denoisers.describe(D).channels or 1
+    )
     x, levels = draw(2, channels, 11, 10), torch.tensor([0.1, 0.05])
     wanted = [D(x, sigma).detach() for sigma in (0.1, levels)]
     with PretendCuda() as gpu:
