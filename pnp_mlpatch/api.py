@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnp_mlpatch import denoisers, operators, solvers
 from pnp_mlpatch.denoisers import as_denoiser, describe, for_complex
@@ -118,10 +118,13 @@ def reconstruct(
     solver = _solver(solver, settings)
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
+        if isinstance(D, nn.Module) and isinstance(q, Tensor):
+            D = D.to(q.device)
     if isinstance(A, operators.LinearOperator) and A.complex_image:
         D = for_complex(D)
-    if check and isinstance(A, operators.LinearOperator):
-        _warn_of_mismatch(A)
+    if check and isinstance(A, operators.LinearOperator) and isinstance(q, Tensor):
+        with operators.data_on(q.device):
+            _warn_of_mismatch(A)
     run: Any = {"x0": x0, "callbacks": callbacks, "record": record, "progress": progress}
     if tune == "auto":
         return auto(q, A, D, solver, noise=noise, **run)
@@ -184,7 +187,8 @@ def level_from_noise(
         return solver, noise, Tuned({}, noise, True, {}, why) if estimated else None
     known = describe(D).sigma_range
     scale = 1.0 if known is None else known[1] / UNIT_TOP
-    level: Any = {"sigma": schedules.from_noise(A, noise, scale=scale)}
+    with operators.data_on(q.device):
+        level: Any = {"sigma": schedules.from_noise(A, noise, scale=scale)}
     why = "The level follows from the noise (schedules.from_noise)."
     return replace(cast(Any, solver), **level), noise, Tuned(level, noise, estimated, {}, why)
 

@@ -1,4 +1,4 @@
-"""How near a reconstruction is to the truth."""
+"""How near a reconstruction is to the truth, which may be on another device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mse(x: Tensor, truth: Tensor) -> Tensor:
     Tensor, shape (B,), float64
     """
     _pair(x, truth, "mse")
-    return (x.double() - truth.double()).square().mean(dim=(1, 2, 3))
+    return (x.double() - truth.to(x.device).double()).square().mean(dim=(1, 2, 3))
 
 
 def psnr(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
@@ -97,7 +97,7 @@ def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
         raise InputError(
             f"ssim: its window is 11 x 11, the images have {x.shape[-2]} x {x.shape[-1]} pixels."
         )
-    a, b = x.double().flatten(0, 1)[:, None], truth.double().flatten(0, 1)[:, None]
+    a, b = (v.to(x.device).double().flatten(0, 1)[:, None] for v in (x, truth))
     t = torch.arange(-5, 6, dtype=torch.float64, device=x.device)
     g = torch.exp(-(t**2) / (2 * 1.5**2))
     g = g / g.sum()

@@ -363,3 +363,9 @@ def test_cluster(tmp_path):
     ]
     assert float(tables["training"][0]["relative difference of gradients"]) < 1e-5
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_waits(tmp_path):
+    (rows,) = run("waits", "--only", "admm", "hqs", out=tmp_path / "w.json").values()
+    assert [row["solver"] for row in rows] == ["admm", "hqs"]
+    assert 1 <= rows[0]["blur"] <= rows[0]["radon"]

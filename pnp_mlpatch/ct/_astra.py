@@ -43,6 +43,7 @@ class AstraPair(ProjectorPair):
 
     def _run(self, x: Tensor, shape: tuple[int, ...], *, forward: bool) -> Tensor:
         source = x.detach().float().contiguous()
+        source = source if self.on_gpu else source.cpu()  # the CPU projectors read host memory
         target = source.new_zeros(len(x), *shape)
         if source.is_cuda:  # ASTRA knows nothing of torch's streams
             torch.cuda.current_stream(source.device).synchronize()
@@ -53,7 +54,7 @@ class AstraPair(ProjectorPair):
                     astra.projector.direct_FP(projector, one, out=out.view(rows))
                 else:
                     astra.projector.direct_BP(projector, one.reshape(rows), out=out)
-        return target * self.geometry.pixel
+        return target.to(x.device) * self.geometry.pixel
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
@@ -55,7 +56,8 @@ def from_astra(
     Notes
     -----
     The projectors are float32; float64 tensors are converted there and back. ASTRA's CPU projectors
-    are matched, its "cuda" projector is not: see ``pnp_mlpatch.testing.adjoint_mismatch``.
+    are matched, its "cuda" projector is not: see ``pnp_mlpatch.testing.adjoint_mismatch``. Tensors
+    on a GPU go through the host for a CPU projector.
     """
     astra = require("astra", "from_astra")
     if isinstance(projection, dict) and isinstance(volume, dict):
@@ -78,7 +80,8 @@ def from_astra(
             f"got {type(projection).__name__} and {type(volume).__name__}.{hint(projection)}"
         )
     with _projector(recipe) as (_, identity):
-        if astra.projector.is_cuda(identity) and not astra.use_cuda():
+        on_gpu = astra.projector.is_cuda(identity)
+        if on_gpu and not astra.use_cuda():
             raise MissingPackage(
                 "from_astra: this is a CUDA projector, but there is no GPU (or an ASTRA without "
                 "CUDA). Use 'linear' or 'line_fanflat'."
@@ -89,11 +92,7 @@ def from_astra(
 
     def run(x: Tensor, shape: tuple[int, ...], forward: bool) -> Tensor:
         sources = x.detach().reshape(len(x), *x.shape[-2:]).float().contiguous()
-        out = sources.new_empty(len(x), *shape)
-        with _projector(recipe) as (direct, identity):
-            for source, target in zip(sources, out, strict=True):
-                (direct.direct_FP if forward else direct.direct_BP)(identity, source, out=target)
-        return out
+        return _projected(recipe, sources if on_gpu else sources.cpu(), shape, forward)
 
     return FunctionOperator(
         lambda x: run(x, data_shape, True),
@@ -103,6 +102,19 @@ def from_astra(
         None,
         "from_astra",
     )
+
+
+def _projected(
+    recipe: int | tuple[str, dict, dict], sources: Tensor, shape: tuple[int, ...], forward: bool
+) -> Tensor:
+    """Project images one by one, or backproject sinograms."""
+    out = sources.new_empty(len(sources), *shape)
+    if sources.is_cuda:  # ASTRA knows nothing of torch's streams
+        torch.cuda.current_stream(sources.device).synchronize()
+    with _projector(recipe) as (direct, identity):
+        for source, target in zip(sources, out, strict=True):
+            (direct.direct_FP if forward else direct.direct_BP)(identity, source, out=target)
+    return out
 
 
 @contextmanager

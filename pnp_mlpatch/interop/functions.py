@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import torch_device
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators import LinearOperator
 
@@ -35,6 +37,8 @@ class FunctionOperator(LinearOperator):
         A^T A.
     who : str
         The name in error messages.
+    device : torch.device, str or None
+        Where the functions compute; None if on any device.
     """
 
     def __init__(
@@ -45,12 +49,16 @@ class FunctionOperator(LinearOperator):
         data_shape: Sequence[int],
         normal: Map | None,
         who: str,
+        device: torch.device | str | None = None,
     ):
         super().__init__(
             checked_shape(image_shape, who, "image_shape", axes=3),
             checked_shape(data_shape, who, "data_shape"),
         )
         self._functions, self.who = {"A": A, "At": At, "normal": normal}, who
+        if device is not None:
+            place = torch.empty(0, device=torch_device(device, who))
+            self.register_buffer("_place", place, persistent=False)
 
     @classmethod
     def example(cls) -> FunctionOperator:
@@ -104,6 +112,7 @@ def from_functions(
     data_shape: Sequence[int],
     *,
     normal: Map | None = None,
+    device: torch.device | str | None = None,
 ) -> FunctionOperator:
     r"""Make an operator of two functions of batches.
 
@@ -123,6 +132,9 @@ def from_functions(
         The shape of the data of one image.
     normal : callable, optional
         A^T A, if there is a faster way than one after the other.
+    device : torch.device or str, optional
+        The device of the tensors that the functions hold, such as "cuda". Data on another one are
+        then refused. Without it the functions compute where their argument is.
 
     Returns
     -------
@@ -133,7 +145,7 @@ def from_functions(
     InputTypeError
         If A or At cannot be called; on use, if one returns no real tensor.
     InputError
-        If a shape cannot be; on use, if a function returns another one.
+        If a shape or the device cannot be; on use, if a function returns another shape.
     """
     for name, function in (("A", A), ("At", At), ("normal", A if normal is None else normal)):
         if not callable(function):
@@ -141,7 +153,7 @@ def from_functions(
                 f"from_functions: {name} must be a function of a tensor (B, ...), "
                 f"got {type(function).__name__}.{hint(function)}"
             )
-    return FunctionOperator(A, At, image_shape, data_shape, normal, "from_functions")
+    return FunctionOperator(A, At, image_shape, data_shape, normal, "from_functions", device)
 
 
 def checked_shape(

@@ -74,7 +74,7 @@ def tabulated(ell: Any, C: Any) -> Spectrum:
     InputError
         If the table is not as described.
     """
-    x, y = (torch.as_tensor(values, dtype=torch.float64).flatten() for values in (ell, C))
+    x, y = (torch.as_tensor(values, dtype=torch.float64).flatten().cpu() for values in (ell, C))
     if (
         len(x) != len(y)
         or len(x) < 2
@@ -85,9 +85,10 @@ def tabulated(ell: Any, C: Any) -> Spectrum:
             "tabulated: ell must rise and be > 0, C be > 0, and both have the same number of "
             "values, two or more."
         )
-    x, y = x.log(), y.log()
+    log_ell, log_C = x.log(), y.log()
 
     def spectrum(ell: Tensor) -> Tensor:
+        x, y = log_ell.to(ell.device), log_C.to(ell.device)
         at = ell.double().clamp_min(1e-3).log()
         k = torch.searchsorted(x, at).clamp(1, len(x) - 1)
         value = y[k - 1] + (at - x[k - 1]) * (y[k] - y[k - 1]) / (x[k] - x[k - 1])
@@ -195,7 +196,7 @@ def power_spectrum(
         raise InputError("power_spectrum: edges must be two or more rising values of l.")
     w = _window(x, mask, taper)
     first = torch.fft.fft2(_less_mean(x.double(), w))
-    second = first if other is None else torch.fft.fft2(_less_mean(other.double(), w))
+    second = first if other is None else torch.fft.fft2(_less_mean(other.to(w), w))
     values = (first * second.conj()).real.reshape(-1, *w.shape).mean(0)
     values = values * radians(pixel) ** 2 / w.square().sum()
     return _binned(wavenumbers(w.shape, pixel).to(x.device), values, edges)

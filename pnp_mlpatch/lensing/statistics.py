@@ -46,7 +46,7 @@ def peaks(x: Tensor, level: float, mask: Tensor | None = None) -> Tensor:
                 higher &= inner > x[down : down + inner.shape[0], right : right + inner.shape[1]]
     found = F.pad(higher & (inner > level), [1] * 4)
     if mask is not None:
-        found = found & (mask > 0)
+        found = found & (mask.to(x.device) > 0)
     places = found.nonzero()
     return places[x[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)]
 
@@ -120,7 +120,7 @@ def judge(kappa: Tensor, truth: Tensor, pixel: Any, mask: Tensor | None = None) 
             f"{tuple(kappa.shape)}, {tuple(truth.shape)}."
         )
     x, seen = _inside(kappa[0].double(), mask)
-    t, _ = _inside(truth.double(), mask)
+    t, _ = _inside(truth.double().to(x.device), mask)
     a, b = x[seen], t[seen]
     size = float(b.norm())
     rmse, rms = float((a - b).square().mean().sqrt()), float(b.square().mean().sqrt())

@@ -28,6 +28,7 @@ from pnp_mlpatch.operators._inputs import (
     check_tensor,
     check_weight,
 )
+from pnp_mlpatch.operators._place import device_of
 from pnp_mlpatch.operators._start import smooth_start
 from pnp_mlpatch.registry import Registry
 
@@ -212,8 +213,8 @@ class LinearOperator(Algebra, nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device of the buffers; the CPU if there are none."""
-        return next((b.device for b in self.buffers()), torch.device("cpu"))
+        """The device of the buffers; without any that of the data, which solvers pass on."""
+        return device_of(self)
 
     def initial(self, q: Tensor) -> Tensor:
         r"""Return an image to start from.

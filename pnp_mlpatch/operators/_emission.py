@@ -11,6 +11,7 @@ from pnp_mlpatch.linalg import CGInfo, dot, pcg
 from pnp_mlpatch.operators._base import LinearOperator, Map
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
 from pnp_mlpatch.operators._verify import reached
+from pnp_mlpatch.operators._weighted import norm_of_images
 
 LEAST_MEAN = 0.01  # photons, below which the likelihood is continued by a parabola
 LEAST_COUNT = 0.25  # photons, the least variance of the weighted least squares
@@ -102,7 +103,8 @@ class Emission(LinearOperator):
                 "so nothing is seen of it. Check the background, which is a mean in photons, or "
                 "leave the image out."
             )
-        weight = self.gain * _nearby(self.counts, reached(A)).clamp_min(LEAST_COUNT).rsqrt()
+        near = _nearby(self.counts, reached(A, device=self.counts.device))
+        weight = self.gain * near.clamp_min(LEAST_COUNT).rsqrt()
         self.linear = A.weighted(weight)
         self.q: Tensor
         q = (weight / self.gain) * (self.counts - self.background)
@@ -123,6 +125,9 @@ class Emission(LinearOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         return self.linear._initial(q)
+
+    def _norm(self, iterations: int, tol: float) -> float:
+        return norm_of_images(self, iterations, tol)
 
     def for_images(self, rows: Tensor) -> Emission:
         counts, gain, background = (

@@ -131,7 +131,9 @@ def alpha_column(A: LinearOperator, alpha: float | Tensor, z: Tensor) -> Tensor:
             f"{who}: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}."
         )
     try:
-        good = bool(((column.detach() > 0) & torch.isfinite(column.detach())).all())
+        # a number is looked at on the host, so that nobody waits for a GPU
+        seen = column.detach() if isinstance(alpha, Tensor) else torch.tensor(alpha, dtype=z.dtype)
+        good = bool(((seen > 0) & torch.isfinite(seen)).all())
     except RuntimeError as error:
         raise InputTypeError(
             f"{who}: the values of alpha cannot be read, which torch.vmap does not allow. "
@@ -155,12 +157,15 @@ def check_weight(A: LinearOperator, weight: Any) -> Tensor:
     Returns
     -------
     Tensor, shape data_shape or (B, \*data_shape)
+        On the device of the buffers of A.
     """
     who = f"{A._who()}.weighted"
     if not isinstance(weight, Tensor) or weight.is_complex():
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise InputTypeError(f"{who}: the weight must be a real torch tensor, got {got}.")
     weight = weights_of(weight, who)
+    if any(True for _ in A.buffers()):
+        weight = weight.to(A.device)
     batch = weight.shape[:1] if weight.ndim == len(A.data_shape) + 1 else ()
     try:
         weight = torch.broadcast_to(weight.detach(), (*batch, *A.data_shape))

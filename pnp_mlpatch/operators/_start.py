@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.linalg import laplacian, pcg, power_of_two
+from pnp_mlpatch.operators._place import data_on
 
 if TYPE_CHECKING:
     from pnp_mlpatch.operators._base import LinearOperator
@@ -58,7 +59,7 @@ def smooth_start(A: LinearOperator, q: Tensor) -> Tensor:
     -------
     Tensor, shape (B, C, H, W)
     """
-    with torch.no_grad():  # in units in which |A| is about 1
+    with torch.no_grad(), data_on(q.device):  # in units in which |A| is about 1
         unit = float(power_of_two(torch.tensor(A.norm(tol=0.01), dtype=torch.float64))) or 1.0
         inverse = 1 / _spectrum(A, q, unit)
 

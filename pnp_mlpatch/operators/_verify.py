@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.operators._base import LinearOperator
+from pnp_mlpatch.operators._place import data_on
 
 NONLINEAR = 0.01  # relative; more is refused
 UNMATCHED = 0.05  # relative mismatch of the adjoint; more is refused
@@ -70,7 +71,7 @@ def mismatch(Ax: Tensor, y: Tensor, x: Tensor, Aty: Tensor) -> float:
     return float(gap.abs() / (Ax.norm() * y.norm()).clamp_min(TINY))
 
 
-def reached(A: LinearOperator, images: int = 1) -> Tensor:
+def reached(A: LinearOperator, images: int = 1, device: torch.device | str | None = None) -> Tensor:
     r"""Return which data depend on the image at all.
 
     Parameters
@@ -79,18 +80,24 @@ def reached(A: LinearOperator, images: int = 1) -> Tensor:
         The operator.
     images : int
         How many images A takes at a time, where it has weights for each.
+    device : torch.device or str, optional
+        Where the data are, for an A without buffers.
 
     Returns
     -------
     Tensor of bool, shape (images, \*data_shape)
         Where a random positive image gives a value other than 0.
     """
-    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0)).to(A.device)
-    with torch.no_grad():
-        return A((x + 1).expand(images, -1, -1, -1)).abs() > 0
+    x = torch.rand(1, *A.image_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), data_on(device):
+        return A((x.to(A.device) + 1).expand(images, -1, -1, -1)).abs() > 0
 
 
-def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None:
+def check_foreign(
+    A: LinearOperator,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> None:
     r"""Check once that each part of A from outside this package is linear, and its adjoint right.
 
     .. math::
@@ -107,6 +114,8 @@ def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None
         The operator; those that it is made of are checked too.
     dtype : torch.dtype
         The precision in which it is used.
+    device : torch.device or str, optional
+        Where the data are, for an A without buffers.
 
     Raises
     ------
@@ -123,7 +132,8 @@ def check_foreign(A: LinearOperator, dtype: torch.dtype = torch.float32) -> None
         home = type(operator).__module__
         foreign = not home.startswith("pnp_mlpatch.") or home.startswith("pnp_mlpatch.interop.")
         if isinstance(operator, LinearOperator) and foreign and not operator.verified:
-            _check_once(operator, dtype)
+            with data_on(device):
+                _check_once(operator, dtype)
             operator.verified = True
 
 

@@ -74,9 +74,7 @@ class Weighted(LinearOperator):
         return Weighted(chosen, self.weight[rows])
 
     def _norm(self, iterations: int, tol: float) -> float:
-        if not self._each:
-            return super()._norm(iterations, tol)
-        return max(Weighted(self.operator, one)._norm(iterations, tol) for one in self.weight)
+        return norm_of_images(self, iterations, tol)
 
 
 def norm_of_images(A: LinearOperator, iterations: int, tol: float) -> float:

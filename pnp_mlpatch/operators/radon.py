@@ -67,10 +67,11 @@ class Radon(LinearOperator):
     backend : {"auto", "sparse", "astra_cpu", "astra_cuda"}
         "sparse" keeps ASTRA's matrix and its transpose as compressed rows, of the angles that
         symmetry does not give. It is exactly matched and the fastest, and follows ``.to(device)``.
-        "astra_cpu" calls ASTRA's matched CPU projectors and stores nothing. "astra_cuda" calls its
-        GPU projectors, which are *not* matched: ``mismatch`` says by how much, and the data step
-        uses a matched pair. "auto" is "sparse" if the matrices fit ``memory``, else "astra_cpu"
-        with a warning. ``A.backend`` and ``A.why`` tell what was chosen.
+        "astra_cpu" calls ASTRA's matched CPU projectors and stores nothing; tensors on a GPU go
+        through the host. "astra_cuda" calls its GPU projectors, which are *not* matched:
+        ``mismatch`` says by how much, and the data step uses a matched pair. "auto" is "sparse" if
+        the matrices fit ``memory``, else "astra_cpu" with a warning. ``A.backend`` and ``A.why``
+        tell what was chosen.
     memory : float, optional
         GiB for the matrices; by default half of what is free, at most 4.
     cache : bool
@@ -163,7 +164,8 @@ class Radon(LinearOperator):
             make = spectrum.circulant if limited else spectrum.embedded
             values = self._spectrum = make(kernel).to(self.device)
         values = values.to(alpha.dtype)
-        inverse = 1 / (values + alpha.clamp_min(FLOOR * float(values.max())))
+        floor = (FLOOR * values.max().double()).to(alpha)
+        inverse = 1 / (values + torch.maximum(alpha, floor))
         grid = (height, width) if limited else (2 * height, 2 * width)
 
         def solve(r: Tensor) -> Tensor:

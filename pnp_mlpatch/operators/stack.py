@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators._base import LinearOperator, register, registry
 from pnp_mlpatch.operators._composed import Scaled
+from pnp_mlpatch.operators._place import data_on
 from pnp_mlpatch.operators._start import random_signs
 from pnp_mlpatch.operators._weighted import norm_of_images
 
@@ -167,10 +168,12 @@ class Stack(LinearOperator):
             If their number or shapes do not fit, or one is not > 0.
         """
         self._count(levels, "noise", "standard deviations")
-        maps = [
-            self._noise_map(k, block, level)
-            for k, (block, level) in enumerate(zip(self._all(), levels, strict=True))
-        ]
+        where = next((level.device for level in levels if isinstance(level, Tensor)), None)
+        with data_on(where):  # which counts if no block has buffers
+            maps = [
+                self._noise_map(k, block, level)
+                for k, (block, level) in enumerate(zip(self._all(), levels, strict=True))
+            ]
         images = {len(m) for m in maps if len(m) > 1}
         if len(images) > 1:
             raise InputError(

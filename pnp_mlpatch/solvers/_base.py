@@ -233,13 +233,17 @@ class Solver(ABC, Generic[S]):
         return result
 
     @classmethod
-    def load_state(cls, path: str | PathLike[str]) -> State:
-        """Read a state that ``State.save`` wrote, to the CPU.
+    def load_state(
+        cls, path: str | PathLike[str], map_location: torch.device | str = "cpu"
+    ) -> State:
+        """Read a state that ``State.save`` wrote.
 
         Parameters
         ----------
         path : str or path
             The file.
+        map_location : torch.device or str
+            The device to put it on, that of the data.
 
         Returns
         -------
@@ -250,7 +254,7 @@ class Solver(ABC, Generic[S]):
         WeightsError
             If the file is damaged, or the state is of another solver.
         """
-        return cls.state_of(checkpoint.load(path, "solver state")[0], path)
+        return cls.state_of(checkpoint.load(path, "solver state")[0], path).to(map_location)
 
     @classmethod
     def state_of(cls, values: Mapping[str, Any], path: str | PathLike[str]) -> State:

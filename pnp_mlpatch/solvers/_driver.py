@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.solvers._base import Callback, S, Solver, State
 from pnp_mlpatch.solvers._batch import Batch
-from pnp_mlpatch.solvers._log import Log
+from pnp_mlpatch.solvers._log import Log, on_host
 from pnp_mlpatch.solvers._problem import Problem
 from pnp_mlpatch.solvers._result import Result
 from pnp_mlpatch.solvers._stopping import Growth, Watch, mark_outside, worst
@@ -70,7 +70,8 @@ def solve(
         while state.iteration < solver.iterations and not stopped and not batch.resting.all():
             old = state
             state, found = batch.step(denoise, old)
-            row = log.add(state, solver.levels(problem, old), found, batch.rows)
+            levels, found = on_host(solver.levels(problem, old), found)
+            row = log.add(state, levels, found, batch.rows)
             state = batch.rest(state, torch.as_tensor(found["residual"] < solver.tol))
             watch.see(old, state)
             bar.update()
@@ -118,7 +119,9 @@ def checked_start(x0: Tensor | None, problem: Problem, who: str) -> Tensor:
     if isinstance(x0, Tensor):
         got = f"{tuple(x0.shape)} {x0.dtype} on {x0.device}"
     if got != expected:
-        raise InputError(f"{who}: the start must be {expected}, got {got}.")
+        elsewhere = isinstance(x0, Tensor) and x0.device != q.device
+        advice = f" Move it with .to({str(q.device)!r})." if elsewhere else ""
+        raise InputError(f"{who}: the start must be {expected}, got {got}.{advice}")
     assert x0 is not None
     if not bool(torch.isfinite(x0.detach()).all()):
         raise InputError(f"{who}: the start holds NaN or infinite values.")
@@ -135,7 +138,17 @@ def checked(D: Denoiser) -> Denoiser:
     name = getattr(D, "__name__", type(D).__name__)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
-        y = D(x, sigma)
+        try:
+            y = D(x, sigma)
+        except RuntimeError as error:
+            weights = D.parameters() if isinstance(D, nn.Module) else iter(())
+            place = next((w.device for w in weights), x.device)
+            if place == x.device:
+                raise
+            raise InputError(
+                f"denoiser {name}: its weights are on {place}, the image on {x.device}. "
+                f"Move it with .to({str(x.device)!r})."
+            ) from error
         if not isinstance(y, Tensor):
             raise InputTypeError(
                 f"denoiser {name}: expected a tensor back, got {type(y).__name__}. "

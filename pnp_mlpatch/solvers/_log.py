@@ -78,6 +78,33 @@ class Log:
         return column
 
 
+def on_host(*tables: Mapping[str, float | Tensor]) -> tuple[dict[str, float | Tensor], ...]:
+    """Return the same numbers with all tensors on the CPU, by one copy, for which a GPU waits once.
+
+    Parameters
+    ----------
+    *tables : mapping of str to float or Tensor
+        Real numbers of a step by name.
+
+    Returns
+    -------
+    tuple of dict
+        One for each table, with the dtypes as they were.
+    """
+    host = torch.device("cpu")
+    values = [value for table in tables for value in table.values()]
+    away = [v.detach() for v in values if isinstance(v, Tensor) and v.device != host]
+    if not away:
+        return tuple(dict(table) for table in tables)
+    copied = torch.cat([v.double().flatten() for v in away]).cpu().split([v.numel() for v in away])
+    here = iter(c.to(v.dtype).reshape(v.shape) for c, v in zip(copied, away, strict=True))
+
+    def moved(value: float | Tensor) -> float | Tensor:
+        return next(here) if isinstance(value, Tensor) and value.device != host else value
+
+    return tuple({name: moved(value) for name, value in table.items()} for table in tables)
+
+
 def _number(value: Any) -> float:
     number = float(value.detach().double().mean()) if isinstance(value, Tensor) else float(value)
     return number if math.isfinite(number) else math.nan

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.linalg import power_of_two, sizes
-from pnp_mlpatch.operators import LinearOperator, check_foreign, reached
+from pnp_mlpatch.operators import LinearOperator, check_foreign, data_on, reached
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _check_data(q: Tensor, A: LinearOperator) -> None:
             "Convert with torch.as_tensor."
         )
     A._check(q, "data", "A.adjoint(y)")
-    check_foreign(A, q.dtype)
+    check_foreign(A, q.dtype, q.device)
 
 
 def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
@@ -125,7 +125,7 @@ def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
             q = torch.where(unseen, torch.zeros_like(q), q)
     finite = torch.isfinite(q.detach())
     if not bool(finite.all()):
-        finite = finite | ~reached(A)
+        finite = finite | ~reached(A, device=q.device)
         q = torch.where(torch.isfinite(q), q, torch.zeros_like(q))
     if not bool(finite.all()):
         raise InputError(
@@ -242,7 +242,8 @@ def curvatures(A: LinearOperator, like: Tensor, who: str) -> Tensor:
 
     Raises :class:`InputError` where that is no number of the dtype, or its inverse is not.
     """
-    found = norms(A, len(like))
+    with data_on(like.device):
+        found = norms(A, len(like))
     squares = like.new_tensor([norm**2 if norm else 1.0 for norm in found])
     if not bool((torch.isfinite(squares) & torch.isfinite(1 / squares) & (squares > 0)).all()):
         raise InputError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import torch_device
 from pnp_mlpatch.errors import MissingPackage, WeightsError
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.solvers._state import State, state_from, state_types, state_values
@@ -202,6 +203,21 @@ class Result:
         )
         write_report(path, told)
 
+    def to(self, device: torch.device | str) -> Result:
+        """Return the result with image and state on a device; what was measured stays on the CPU.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            The device.
+
+        Returns
+        -------
+        Result
+        """
+        place = torch_device(device, "Result.to")
+        return replace(self, x=self.x.to(place), state=self.state.to(place))
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the result to one file, whole or not at all.
 
@@ -223,13 +239,15 @@ class Result:
         checkpoint.save(path, values)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Result:
-        """Read a result that ``Result.save`` wrote, to the CPU.
+    def load(cls, path: str | PathLike[str], map_location: torch.device | str = "cpu") -> Result:
+        """Read a result that ``Result.save`` wrote.
 
         Parameters
         ----------
         path : str or path
             The file.
+        map_location : torch.device or str
+            The device to put it on.
 
         Returns
         -------
@@ -261,7 +279,7 @@ class Result:
                 "which no solver here has. Import the one that made it, or save it again."
             )
         values |= {"state": state, "tuned": None if tuned is None else Tuned(**tuned)}
-        return cls(**values)
+        return cls(**values).to(map_location)
 
 
 _KINDS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators import LinearOperator
+from pnp_mlpatch.operators import LinearOperator, data_on
 
 Level = float | Tensor
 Schedule = float | Sequence[float] | Tensor
@@ -110,11 +110,9 @@ def from_noise(
     deviation = torch.where(torch.isinf(deviation), torch.zeros_like(deviation), deviation)
     if deviation.ndim == 1 and len(A.data_shape) > 1:
         deviation = deviation.reshape(-1, *[1] * len(A.data_shape))
-    device = next((b.device for b in A.buffers()), torch.device("cpu"))
-    draw = deviation.to(device) * torch.randn(
-        1, *A.data_shape, generator=torch.Generator().manual_seed(seed)
-    ).to(device)
-    with torch.no_grad():
+    draw = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad(), data_on(deviation.device if isinstance(noise, Tensor) else None):
+        draw = deviation.to(A.device) * draw.to(A.device)
         s = A.initial(draw).flatten(1).square().mean(1).sqrt().double() / scale
     sigma = scale * (0.15 * s).sqrt().clamp(5 / 255, 50 / 255)
     return sigma.float() if len(sigma) > 1 else float(sigma)

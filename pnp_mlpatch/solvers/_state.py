@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import torch_device
 from pnp_mlpatch.errors import PnPError
 from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.registry import Registry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 registry = Registry("solver", package="pnp_mlpatch.solvers")
 register = registry.register
@@ -47,6 +52,29 @@ class State:
             Of one number an image the history gets the largest, and ``per_image`` all.
         """
         return {}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the state with its tensors on a device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            Where the data are with which the run goes on.
+
+        Returns
+        -------
+        State
+
+        Raises
+        ------
+        InputError
+            If there is no such device.
+        """
+        place = torch_device(device, "State.to")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            self, **{k: v.to(place) for k, v in values.items() if isinstance(v, (Tensor, State))}
+        )
 
     def save(self, path: str | PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write the state to a file, to resume from.

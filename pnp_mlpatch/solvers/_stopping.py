@@ -78,14 +78,14 @@ class Watch:
         self.window = max(12, (iterations - state.iteration) // 4)
         self.enough = iterations - state.iteration >= 2 * self.window
         self.begin, self.start = iterations - self.window, state.x
-        self.path, self.end = torch.zeros(len(state.x), dtype=torch.float64), state.x
+        self.path, self.end = state.x.new_zeros(len(state.x), dtype=torch.float64), state.x
 
     def see(self, old: State, new: State) -> None:
         """Note the step from ``old`` to ``new``."""
         if old.iteration == self.begin:
             self.start, self.path = old.x, torch.zeros_like(self.path)
         if old.iteration >= self.begin:
-            self.path = self.path + sizes(new.x - old.x).double().cpu()
+            self.path = self.path + sizes(new.x - old.x).double()
         self.end = new.x
 
     def statuses(
@@ -100,10 +100,10 @@ class Watch:
         half = self.window // 2
         recent = residuals[-half:].median(dim=0).values
         before = residuals[-2 * half : -half].median(dim=0).values
-        net = sizes(self.end - self.start).double().cpu()
+        net, path = sizes(self.end - self.start).double().cpu(), self.path.cpu()
         for k, name in enumerate(names):
             if name == "max_iter" and bool(recent[k] > 0.95 * before[k]):
-                names[k] = "oscillating" if bool(net[k] < 0.3 * self.path[k]) else "stalled"
+                names[k] = "oscillating" if bool(net[k] < 0.3 * path[k]) else "stalled"
         return tuple(names)
 
 

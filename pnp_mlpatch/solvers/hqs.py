@@ -79,7 +79,7 @@ class HQS(Splitting[HQSState], EstimateIteration[HQSState]):
         if self.sigma is not None:
             return super().level(state)
         assert state.noise is not None
-        made = [schedules.dpir(float(noise), self.iterations) for noise in state.noise]
+        made = [schedules.dpir(noise, self.iterations) for noise in state.noise.tolist()]
         return state.noise.new_tensor([schedules.level(one, state.iteration) for one in made])
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:

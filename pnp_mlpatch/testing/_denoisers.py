@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pnp_mlpatch._checks import torch_device
 from pnp_mlpatch.denoisers import Denoiser, describe
 from pnp_mlpatch.testing._checks import Check, at_most, guarded, judge, refuses
 
 
 def check_denoiser(
-    D: Denoiser, *, channels: int | None = None, sigma: float = 0.1, stateless_only: bool = False
+    D: Denoiser,
+    *,
+    channels: int | None = None,
+    sigma: float = 0.1,
+    stateless_only: bool = False,
+    device: torch.device | str | None = None,
 ) -> list[Check]:
     """Check the contract of a denoiser.
 
@@ -31,6 +37,8 @@ def check_denoiser(
     stateless_only : bool
         Leave out the check that noise on a smooth image is reduced, for networks without trained
         weights.
+    device : torch.device or str, optional
+        Where the images are; by default where the parameters of D are, else the CPU.
 
     Returns
     -------
@@ -44,7 +52,9 @@ def check_denoiser(
     who = f"Denoiser {describe(D).name}"
     c = channels or describe(D).channels or 1
     generator = torch.Generator().manual_seed(0)
+    place = _place(D) if device is None else torch_device(device, "check_denoiser")
     x = (_smooth(c, 37, 30) + sigma * torch.randn(3, c, 37, 30, generator=generator)).contiguous()
+    x = x.to(place)
     with torch.no_grad():
         y = D(x.clone(), sigma)
         if not isinstance(y, Tensor):
@@ -54,10 +64,15 @@ def check_denoiser(
             _calls(D, x, sigma),
             _sizes(D, x, sigma),
             _kinds(D, x, sigma),
-            _reach(D, c, sigma),
+            _reach(D, c, sigma, place),
         )
-        checks = chain(*groups, () if stateless_only else (_reduces(D, c, sigma),))
+        checks = chain(*groups, () if stateless_only else (_reduces(D, c, sigma, place),))
         return judge(who, checks)
+
+
+def _place(D: Denoiser) -> torch.device:
+    parameters = D.parameters() if isinstance(D, nn.Module) else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))
 
 
 def _smooth(channels: int, height: int, width: int) -> Tensor:
@@ -88,7 +103,7 @@ def _calls(D: Denoiser, x: Tensor, sigma: float) -> Iterator[Check]:
     yield Check("the result is finite", bool(torch.isfinite(y).all()))
 
     def levels() -> Check:
-        ladder = torch.tensor([0.3, 0.6, 1.0]) * sigma
+        ladder = torch.tensor([0.3, 0.6, 1.0]).to(x) * sigma
         single = torch.cat([D(x[k : k + 1], float(ladder[k])) for k in range(3)])
         gap = float((D(x, ladder) - single).abs().max())
         return at_most("sigma as a tensor (B,)", gap, 1e-4)
@@ -102,7 +117,7 @@ def _calls(D: Denoiser, x: Tensor, sigma: float) -> Iterator[Check]:
 def _sizes(D: Denoiser, x: Tensor, sigma: float) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(1)
     for shape in ((1, 1), (1, 9), (13, 1), (7, 11)):
-        small = torch.rand(1, x.shape[1], *shape, generator=generator)
+        small = torch.rand(1, x.shape[1], *shape, generator=generator).to(x)
         name = f"takes {shape[0]} x {shape[1]} pixels"
 
         def tiny(small: Tensor = small, name: str = name) -> Check:
@@ -124,12 +139,13 @@ def _kinds(D: Denoiser, x: Tensor, sigma: float) -> Iterator[Check]:
     yield refuses(lambda bad: D(bad, sigma), (x[0], x.int(), None))  # type: ignore[arg-type]
 
 
-def _reach(D: Denoiser, channels: int, sigma: float) -> Iterator[Check]:
+def _reach(D: Denoiser, channels: int, sigma: float, place: torch.device) -> Iterator[Check]:
     field = describe(D).field
     if field is None:
         return
     side = 2 * field + 9
-    big = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    big = torch.rand(1, channels, side, side, generator=generator).to(place)
     touched = big.clone()
     touched[..., 0, :] += 1
     touched[..., :, 0] += 1
@@ -141,10 +157,10 @@ def _reach(D: Denoiser, channels: int, sigma: float) -> Iterator[Check]:
     )
 
 
-def _reduces(D: Denoiser, channels: int, sigma: float) -> Check:
-    clean = _smooth(channels, 64, 64)
+def _reduces(D: Denoiser, channels: int, sigma: float, place: torch.device) -> Check:
+    clean = _smooth(channels, 64, 64).to(place)
     generator = torch.Generator().manual_seed(3)
-    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator).to(place)
     before = float((noisy - clean).square().mean())
     after = float((D(noisy, sigma) - clean).square().mean())
     name = "noise on a smooth image is reduced"

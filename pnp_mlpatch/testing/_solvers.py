@@ -9,6 +9,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import torch_device
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.solvers import Problem, Result, Solver, State, make_problem
@@ -59,7 +60,13 @@ class _Case:
         )
 
 
-def check_solver(solver: Solver, A: LinearOperator, D: Denoiser = shrink) -> list[Check]:
+def check_solver(
+    solver: Solver,
+    A: LinearOperator,
+    D: Denoiser = shrink,
+    *,
+    device: torch.device | str | None = None,
+) -> list[Check]:
     """Check the contract of a solver.
 
     Steps are pure and repeatable, batches are independent, states resume bit for bit, gradients
@@ -73,6 +80,8 @@ def check_solver(solver: Solver, A: LinearOperator, D: Denoiser = shrink) -> lis
         A small instance, of which data are simulated.
     D : callable
         A denoiser for its images.
+    device : torch.device or str, optional
+        Where the data are; by default where A is.
 
     Returns
     -------
@@ -84,9 +93,10 @@ def check_solver(solver: Solver, A: LinearOperator, D: Denoiser = shrink) -> lis
         If a check fails.
     """
     generator = torch.Generator().manual_seed(0)
-    clean = A(torch.rand(2, *A.image_shape, generator=generator))
+    place = A.device if device is None else torch_device(device, "check_solver")
+    clean = A(torch.rand(2, *A.image_shape, generator=generator).to(place))
     noise = NOISE * float(clean.square().mean().sqrt())
-    q = clean + noise * torch.randn(clean.shape, generator=generator)
+    q = clean + noise * torch.randn(clean.shape, generator=generator).to(clean)
     problem, kept = make_problem(q, A, noise), q.clone()
     who = f"Solver {type(solver).__name__} with {type(A).__name__}"
     steps = judge(who, _steps(solver, problem, D, A.initial(q)))  # a run needs steps that work

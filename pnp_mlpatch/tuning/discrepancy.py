@@ -282,7 +282,7 @@ def _check(solver: Solver, lowest: float, iterations: int) -> None:
 def _chi2(problem: Problem, x: Tensor) -> Tensor:
     """Chi-squared of the whitened problem, over the data that depend on the image."""
     with torch.no_grad():
-        seen = reached(problem.A, len(problem.q))
+        seen = reached(problem.A, len(problem.q), problem.q.device)
         r = torch.where(seen, problem.A(x) - problem.q, 0).flatten(1)
         noise = torch.as_tensor(problem.known_noise("chi2"), dtype=r.dtype, device=r.device)
         return r.square().sum(1) / (seen.flatten(1).sum(1) * noise**2)
