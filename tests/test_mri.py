@@ -306,7 +306,7 @@ def test_the_shell_simulates_and_writes_the_magnitude(tmp_path, monkeypatch, cap
 def test_the_magnitude_is_drawn_and_scored(tmp_path):
     (x, size), A = phantom(32), MRI(cartesian_mask((32, 32), 2.0, 0.2))
     result = reconstruct(A(x), A, "tv", noise=0.01, iterations=3, progress=False)
-    assert result.complex_image and not torch.equal(size, x[:, :1])
+    assert result.complex_image
     magnitude, start = (v.norm(dim=1, keepdim=True) for v in (result.x, A.initial(A(x))))
     told = report_of(result, q=A(x), A=A, truth=x)
     for name, image in {"result": magnitude, "start": start, "truth": size}.items():

@@ -8,6 +8,7 @@ from torch import Tensor
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.linalg import CGInfo, dot, pcg
 from pnp_mlpatch.operators._base import LinearOperator, Map
+from pnp_mlpatch.operators._weighted import norm_of_images
 
 NEWTON_TOL = 0.1  # relative residual to which the equations of a Newton step are solved
 HALVINGS = 12  # of a Newton step, at most
@@ -68,6 +69,8 @@ class Transmission(LinearOperator):
         result = reconstruct(T.q, T, D, noise=1.0)
     """
 
+    likelihood = True
+
     def __init__(
         self,
         A: LinearOperator,
@@ -122,6 +125,9 @@ class Transmission(LinearOperator):
             for v in (self.counts, self.blank, self.background)
         )
         return Transmission(self.operator, counts, blank, background)
+
+    def _norm(self, iterations: int, tol: float) -> float:
+        return norm_of_images(self, iterations, tol)
 
     def objective(self, p: Tensor) -> Tensor:
         r"""Return the negative log-likelihood of line integrals, less that of the best possible.

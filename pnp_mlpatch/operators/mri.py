@@ -24,7 +24,7 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import two_levels, weights_of
 from pnp_mlpatch.operators._base import LinearOperator, Map, register
 from pnp_mlpatch.operators._fourier import joined, middle, pair, transform
-from pnp_mlpatch.operators._inputs import check_image_shape
+from pnp_mlpatch.operators._inputs import check_image_shape, check_seed, check_size
 
 LINE_STREAM = 0x6C696E65  # added to seeds, so that lines and noise of one seed are independent
 SHIFTED = 10.0  # of the power per sample at the corners to that in the middle: refused from here on
@@ -249,7 +249,7 @@ def cartesian_mask(
     InputError
         For an acceleration below 1, or more columns in the middle than are sampled.
     """
-    _, height, width = check_image_shape("cartesian_mask", (1, *shape))
+    height, width = check_size("cartesian_mask", shape)
     if not finite_number(acceleration) or not 1 <= acceleration <= width:
         raise InputError(
             f"cartesian_mask: acceleration must be from 1 (all columns) to {width} (one of them), "
@@ -267,7 +267,7 @@ def cartesian_mask(
         )
     first = width // 2 - centre // 2
     outside = torch.tensor([k for k in range(width) if not first <= k < first + centre])
-    generator = torch.Generator().manual_seed(LINE_STREAM + seed)
+    generator = torch.Generator().manual_seed(LINE_STREAM + check_seed("cartesian_mask", seed))
     lines = torch.zeros(width)
     lines[first : first + centre] = 1
     order = torch.randperm(len(outside), generator=generator)[: count - centre]

@@ -70,10 +70,7 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
                 dim=1,
             )
         return torch.stack(
-            [
-                _level(one, seen, A)
-                for one, seen in zip(q.double(), reached(A).expand_as(q), strict=True)
-            ]
+            [_level(one, seen, A) for one, seen in zip(q.double(), reached(A, len(q)), strict=True)]
         ).to(q)
 
 

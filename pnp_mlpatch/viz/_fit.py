@@ -98,7 +98,7 @@ def fit(
     with torch.no_grad():
         problem = make_problem(q, A, noise)
         r = (problem.A(x) - problem.q)[0]
-        measured = reached(problem.A)[0]  # what a noise map weighs by 0 is not
+        measured = reached(problem.A, len(q))[0]  # what a noise map weighs by 0 is not
         r = torch.where(measured, r, 0.0)
         chi2 = None
         if problem.noise is not None:
