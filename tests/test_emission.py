@@ -271,7 +271,8 @@ def test_weights_of_each_image_everywhere(tmp_path):
     truth = draw(2, *SHAPE)
     q = A(truth) + 0.05 * (draw(2, *SHAPE, seed=5) - 0.5)
     result = reconstruct(q, A, "tv", iterations=2, progress=False)
-    assert result.tuned.estimated and len(result.tuned.settings["sigma"]) == 2
+    assert result.tuned.estimated
+    assert len(result.tuned.settings["sigma"]) == 2
     result.report(tmp_path / "r.html", q=q, A=A)
     admm = solvers.make("admm", sigma=0.1, iterations=2)
     for shape, keep in ((SHAPE, 1.0), ((1, 24, 24), 0.3)):  # of few data some are held out

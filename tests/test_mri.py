@@ -435,3 +435,13 @@ def test_low_frequencies_at_the_corners_are_noticed(count):
         B.initial(shifted(q))
     assert torch.equal(MRI(shifted(B.mask), maps).initial(shifted(shifted(q))), A.initial(q))
     A.initial(torch.randn(2, *A.data_shape, generator=generator()))  # noise has no middle
+
+
+def test_a_mask_of_other_data_is_noticed():
+    x = phantom(32)[0]
+    q = MRI(cartesian_mask((32, 32), 3.0, 0.1, seed=1))(x)
+    with pytest.warns(UserWarning, match="samples that the mask says were taken are 0"):
+        MRI(cartesian_mask((32, 32), 3.0, 0.1, seed=2)).initial(q)
+    whole = MRI(torch.ones(32, 32))(x)
+    whole[..., :3] = whole[..., -3:] = 0  # as scanners fill up the edges
+    MRI(cartesian_mask((32, 32), 3.0, 0.1)).initial(whole)  # warnings are errors

@@ -28,6 +28,7 @@ from pnp_mlpatch.operators._inputs import check_image_shape, check_seed, check_s
 
 LINE_STREAM = 0x6C696E65  # added to seeds, so that lines and noise of one seed are independent
 SHIFTED = 10.0  # of the power per sample at the corners to that in the middle: refused from here on
+EMPTY = 0.25  # of the samples may be 0, as where scanners fill up the edges
 LEAST = 16  # rows, columns and samples for which it is known
 SHIFT = "torch.fft.fftshift({}, dim=(-2, -1))"
 
@@ -67,7 +68,8 @@ class MRI(LinearOperator):
     Warns
     -----
     UserWarning
-        If the mask looks as if its low frequencies were at the corners.
+        Later, if many data are 0 where the mask says that they were sampled, and others are not
+        where it says so. If the mask looks as if its low frequencies were at the corners.
 
     Notes
     -----
@@ -184,6 +186,7 @@ class MRI(LinearOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         mask = self.mask.to(q.dtype)
+        self._check_sampled(q)
         q = torch.where(mask > 0, q / torch.where(mask > 0, mask, 1.0), 0.0)
         self._check_centre(q)
         x = self._combined(q)
@@ -204,6 +207,18 @@ class MRI(LinearOperator):
         return other
 
     # ---- checks
+
+    def _check_sampled(self, q: Tensor) -> None:
+        """Warn if many samples are 0 where the mask has them, and others are where it has none."""
+        found = (q.detach() != 0).any(-3).reshape(-1, *self.image_shape[1:]).any(0)
+        seen = (self.mask > 0).reshape(-1, *self.image_shape[1:]).any(0)
+        empty = float((seen & ~found).sum() / seen.sum())
+        if empty > EMPTY and bool((found & ~seen).any()):
+            warnings.warn(
+                f"MRI: {empty:.0%} of the samples that the mask says were taken are 0, and there "
+                "are others where it has none. Give the mask with which these data were taken.",
+                stacklevel=5,
+            )
 
     def _check_centre(self, q: Tensor) -> None:
         """Refuse data with low frequencies at the corners: more power there than in the middle."""
