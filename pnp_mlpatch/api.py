@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from pnp_mlpatch import denoisers, operators, solvers
@@ -122,6 +123,9 @@ def reconstruct(
             D = D.to(q.device)
     if isinstance(A, operators.LinearOperator) and A.complex_image:
         D = for_complex(D)
+    if isinstance(A, (operators.Emission, operators.Transmission)):
+        _check_counts(q, A, noise)
+        noise = 1.0 if noise is None and by_name and "alpha" not in settings else noise
     if check and isinstance(A, operators.LinearOperator) and isinstance(q, Tensor):
         with operators.data_on(q.device):
             _warn_of_mismatch(A)
@@ -188,9 +192,27 @@ def level_from_noise(
     known = describe(D).sigma_range
     scale = 1.0 if known is None else known[1] / UNIT_TOP
     with operators.data_on(q.device):
-        level: Any = {"sigma": schedules.from_noise(A, noise, scale=scale)}
+        level: Any = {"sigma": schedules.from_noise(A, noise, scale=scale, images=len(q))}
     why = "The level follows from the noise (schedules.from_noise)."
     return replace(cast(Any, solver), **level), noise, Tuned(level, noise, estimated, {}, why)
+
+
+def _check_counts(
+    q: Tensor, A: operators.Emission | operators.Transmission, noise: float | Tensor | None
+) -> None:
+    """Refuse other data and noise than those that an operator of counts has made of them."""
+    who = type(A).__name__
+    known = isinstance(q, Tensor) and q.is_floating_point() and q.shape[1:] == A.q.shape[1:]
+    if known and q.device == A.q.device and q.dtype == A.q.dtype and not torch.allclose(q, A.q):
+        raise InputError(
+            f"reconstruct: {who} has its data in A.q, made of its counts, and q is not that. Call "
+            "reconstruct(A.q, A, D, noise=1.0)."
+        )
+    if noise is not None and not bool((torch.as_tensor(noise) == 1).all()):
+        raise InputError(
+            f"reconstruct: the noise of A.q of {who} is 1: the counts say how far they can be "
+            "trusted. Give noise=1.0; leave data out by a mask as the operator inside."
+        )
 
 
 def _warn_of_mismatch(A: operators.LinearOperator) -> None:

@@ -32,7 +32,7 @@ class save_frames:
 
     The number is the iteration. Each file is written whole or not at all; existing frames are
     replaced. The grey value is (x - low) / (high - low), clipped to [0, 1], in 8 bit. 1 or 3
-    channels are drawn as they are, of 2 the first.
+    channels are drawn as they are, of 2 the first, or their magnitude.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ class save_frames:
         Values (low, high) of black and white.
     image : int
         Number of the image in the batch.
+    magnitude : bool
+        Whether the 2 channels are the parts of a complex image, whose magnitude is drawn.
 
     Attributes
     ----------
@@ -65,6 +67,7 @@ class save_frames:
         every: int = 1,
         window: tuple[float, float] = (0.0, 1.0),
         image: int = 0,
+        magnitude: bool = False,
     ):
         _check_every(every, "save_frames")
         if (
@@ -82,7 +85,7 @@ class save_frames:
                 f"got {image!r}."
             )
         self.folder, self.every, self.window, self.image = Path(folder), every, window, image
-        self.paths: list[Path] = []
+        self.magnitude, self.paths = magnitude, list[Path]()
         require("PIL.Image", "Writing frames")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,9 @@ class save_frames:
         low, high = self.window
         x = state.x[self.image].detach()
         path = self.folder / f"frame_{state.iteration:04d}.png"
-        write_image(path, ((x[:1] if x.shape[0] == 2 else x) - low) / (high - low))
+        if x.shape[0] == 2:
+            x = torch.linalg.vector_norm(x, dim=0, keepdim=True) if self.magnitude else x[:1]
+        write_image(path, (x - low) / (high - low))
         self.paths.append(path)
 
 

@@ -39,7 +39,7 @@ from pnp_mlpatch.operators.blur import Blur, gaussian_psf
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, random_mask
-from pnp_mlpatch.operators.mri import MRI
+from pnp_mlpatch.operators.mri import MRI, cartesian_mask
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.solvers import make_problem
 from pnp_mlpatch.testing import adjoint_mismatch, optimality
@@ -1342,3 +1342,21 @@ def test_odd_sizes(family, shape):
         x = run(q, A, D, solver, noise=0.05, sigma=0.1, iterations=2).x
         assert x.shape == x0.shape
         assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: random_mask((8, 8), keep=0.5, seed="x"), "random_mask: seed must be an integer"),
+        (lambda: random_mask((8, 8), keep=0.5, seed=1.5), "random_mask: seed must be an integer"),
+        (lambda: random_mask((8, 8), keep="half"), r"keep must be in \(0, 1\], got 'half'"),
+        (lambda: random_mask(8, keep=0.5), r"random_mask: shape must be \(H, W\), two .* got 8"),
+        (lambda: cartesian_mask((8, 8), 2, seed="x"), "cartesian_mask: seed must be an integer"),
+        (lambda: cartesian_mask((8, 8), 2, seed=-1), "cartesian_mask: seed must be an integer"),
+        (lambda: cartesian_mask(8, 2), r"cartesian_mask: shape must be \(H, W\), two .* got 8"),
+        (lambda: cartesian_mask((1, 8, 8), 2), r"shape must be \(H, W\), .* got \(1, 8, 8\)"),
+    ],
+)
+def test_masks_that_are_drawn(call, words):
+    with pytest.raises(InputError, match=words):
+        call()

@@ -84,6 +84,14 @@ def test_frames_of_several_channels(tmp_path, channels, drawn):
     )
 
 
+def test_frames_of_complex_images(tmp_path):
+    x = rand(1, 2, 5, 4)
+    save_frames(tmp_path, magnitude=True)(State(x=x, iteration=1))
+    expected = x.norm(dim=1, keepdim=True).clamp_max(1)
+    frame = read_image(tmp_path / "frame_0001.png")
+    assert torch.allclose(frame, expected, atol=0.5 / 255 + 1e-6)
+
+
 def test_a_frame_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     watch = save_frames(tmp_path)
     watch(state(0.5, 1))

@@ -27,7 +27,7 @@ from pnp_mlpatch.io.images import read_image, write_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.blur import gaussian_psf
 from pnp_mlpatch.operators.downsample import Downsample
-from pnp_mlpatch.operators.mask import random_mask
+from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.registry import Registry
 
 HEIGHT, WIDTH = 29, 24
@@ -943,3 +943,27 @@ def test_tune_in_the_shell(run, fails):
     assert made["tuned"]["noise"] == 0.05
     assert "Leave one of them out" in fails(f"{line} --checkpoint s.pt")
     assert "solver.sigma gives it" in fails(f"{line} --set solver.sigma=0.1")
+
+
+def test_a_grey_mosaic_is_data_of_a_colour_filter_array(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    colour = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    mosaic = Mask.bayer((3, 12, 10), "GRBG")(colour)
+    np.save("grey.npy", mosaic.sum(1)[0].numpy())
+    np.save("colour.npy", mosaic[0].numpy())
+    flags = ["--operator", "mask", "--set", "operator.pattern=GRBG", "--noise", "0.1", "--quiet"]
+    flags += ["--denoiser", "tv", "--set", "solver.iterations=2"]
+    for name in ("grey", "colour"):
+        assert (
+            cli.main(["solve", "--data", f"{name}.npy", *flags, "--output", f"{name}_x.npy"]) == 0
+        )
+    assert np.load("grey_x.npy").shape == (3, 12, 10)
+    assert np.allclose(np.load("grey_x.npy"), np.load("colour_x.npy"), atol=1e-6)
+
+
+def test_two_ways_to_make_a_mask_are_told_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).random((3, 8, 8)).astype(np.float32))
+    flags = ["--operator", "mask", "--set", "operator.pattern=RGGB", "--set", "operator.keep=0.5"]
+    assert cli.main(["solve", "--simulate", "x.npy", *flags, "--output", "o.npy"]) != 0
+    assert "operator.keep (random); or operator.pattern (bayer)" in capsys.readouterr().err

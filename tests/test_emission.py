@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pnp_mlpatch import reconstruct
+from pnp_mlpatch import as_denoiser, reconstruct, solvers
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.operators import Emission
 from pnp_mlpatch.operators.blur import Blur, gaussian_psf
@@ -17,6 +17,7 @@ from pnp_mlpatch.operators.hadamard import Hadamard
 from pnp_mlpatch.operators.identity import Identity
 from pnp_mlpatch.operators.mask import Mask, random_mask
 from pnp_mlpatch.testing import adjoint_mismatch
+from pnp_mlpatch.tuning import auto
 
 SHAPE = (1, 7, 8)
 OPERATORS = {
@@ -162,6 +163,21 @@ def test_solvers_remove_the_noise(name, solver):
     assert float((result.x - truth).norm()) < 0.9 * float((start - truth).norm())
 
 
+@pytest.mark.parametrize("name", ["identity", "blur"])
+def test_images_of_a_batch_are_solved_as_alone(name):
+    A, _, E = problem(name, torch.tensor([5.0, 500.0]).reshape(2, 1, 1, 1), 0.0)
+    settings = {"noise": 1.0, "iterations": 3, "tol": 0.0, "progress": False}
+    both = reconstruct(E.q, E, "tv", **settings)
+    alone = [Emission(A, E.counts[k : k + 1], E.gain[k : k + 1]) for k in range(2)]
+    for k, one in enumerate(alone):
+        result = reconstruct(one.q, one, "tv", **settings)
+        assert torch.allclose(
+            both.tuned.settings["sigma"][k], torch.tensor(result.tuned.settings["sigma"]), rtol=1e-4
+        )
+        assert torch.allclose(both.x[k], result.x[0], atol=1e-4)
+    assert E.norm() == pytest.approx(max(one.norm() for one in alone), rel=1e-3)
+
+
 def test_the_start_has_no_weights_in_it():
     truth = 0.2 + 0.6 * draw(2, *SHAPE)
     E = Emission(Identity(SHAPE), 50 * truth, 50.0)
@@ -223,8 +239,44 @@ def test_the_deviance_is_about_the_number_of_data():
         ),
         (lambda A, c: Emission("blur", c), InputTypeError, "A must be an operator, got str"),
         (lambda A, c: Emission.example(), InputError, "Emission is made by Emission"),
+        (
+            lambda A, c: Emission(A, c, torch.ones(5)),
+            InputError,
+            r"got a tensor \(5,\). One number for each image has the shape \(B, 1",
+        ),
+        (
+            lambda A, c: Emission(A, c) @ A,
+            InputError,
+            r"A @ B: Emission .* Emission\(A @ B, counts",
+        ),
+        (lambda A, c: A + Emission(A, c), InputError, r"A \+ B: Emission has the data step of its"),
+        (lambda A, c: 2 * Emission(A, c), InputError, r"c \* A: Emission has the data step of its"),
+        (lambda A, c: Emission(A, c).T, InputError, r"A\.T: Emission has the data step of its"),
+        (lambda A, c: reconstruct(c, Emission(A, c, 9.0), "tv"), InputError, "its data in A.q"),
+        (
+            lambda A, c: reconstruct(Emission(A, c).q, Emission(A, c), "tv", noise=0.1),
+            InputError,
+            "noise of A.q of Emission is 1: .* Give noise=1.0",
+        ),
     ],
 )
 def test_bad_input(make, error, words):
     with pytest.raises(error, match=words):
         make(Identity(SHAPE), draw(1, *SHAPE) + 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_of_each_image_everywhere(tmp_path):
+    A = Blur(gaussian_psf(0.8), SHAPE).weighted(draw(2, *SHAPE, seed=4) + 0.1)
+    truth = draw(2, *SHAPE)
+    q = A(truth) + 0.05 * (draw(2, *SHAPE, seed=5) - 0.5)
+    result = reconstruct(q, A, "tv", iterations=2, progress=False)
+    assert result.tuned.estimated
+    assert len(result.tuned.settings["sigma"]) == 2
+    result.report(tmp_path / "r.html", q=q, A=A)
+    admm = solvers.make("admm", sigma=0.1, iterations=2)
+    for shape, keep in ((SHAPE, 1.0), ((1, 24, 24), 0.3)):  # of few data some are held out
+        A = Mask(random_mask(shape[1:], keep=keep)).weighted(draw(2, *shape) + 0.1)
+        A = A @ Blur(gaussian_psf(0.8), shape)
+        found = auto(A(draw(2, *shape)), A, as_denoiser("tv"), admm, noise=0.05)
+        assert found.x.shape == (2, *shape)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ from pnp_mlpatch.io.images import read_image, write_image
 from pnp_mlpatch.metrics import psnr
 from pnp_mlpatch.operators.mask import random_mask
 from pnp_mlpatch.operators.mri import MRI, cartesian_mask
+from pnp_mlpatch.solvers import Result
 from pnp_mlpatch.testing import check_denoiser, check_operator
+from pnp_mlpatch.viz._of_result import report_of
 
 
 def generator(seed=0):
@@ -299,6 +303,27 @@ def test_the_shell_simulates_and_writes_the_magnitude(tmp_path, monkeypatch, cap
     assert abs(score - report["psnr"]) < 0.1
 
 
+def test_the_magnitude_is_drawn_and_scored(tmp_path):
+    (x, size), A = phantom(32), MRI(cartesian_mask((32, 32), 2.0, 0.2))
+    result = reconstruct(A(x), A, "tv", noise=0.01, iterations=3, progress=False)
+    assert result.complex_image
+    magnitude, start = (v.norm(dim=1, keepdim=True) for v in (result.x, A.initial(A(x))))
+    told = report_of(result, q=A(x), A=A, truth=x)
+    for name, image in {"result": magnitude, "start": start, "truth": size}.items():
+        assert torch.allclose(told.images[name], image, atol=1e-6), name
+    assert torch.allclose(told.truth, size, atol=1e-6)
+    numbers = {name: value for name, value, _ in told.numbers}
+    assert numbers["PSNR"] == f"{float(psnr(magnitude, size)):.2f} dB"
+    assert numbers["range of the result"].split(" to ")[1] == f"{float(magnitude.max()):.4g}"
+    drawn = result.plot().axes[0].images[0].get_array()
+    assert np.allclose(drawn, magnitude[0, 0].numpy(), atol=1e-6)
+    plain = dataclasses.replace(result, x=magnitude, complex_image=False)
+    picture = [re.search(r"base64,([^\"]+)", r._repr_html_())[1] for r in (result, plain)]
+    assert picture[0] == picture[1]
+    result.save(tmp_path / "r.pt")
+    assert Result.load(tmp_path / "r.pt").complex_image
+
+
 @pytest.mark.parametrize("form", ["complex", "pairs", "coils"])
 def test_the_shell_reads_samples(form, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -410,3 +435,13 @@ def test_low_frequencies_at_the_corners_are_noticed(count):
         B.initial(shifted(q))
     assert torch.equal(MRI(shifted(B.mask), maps).initial(shifted(shifted(q))), A.initial(q))
     A.initial(torch.randn(2, *A.data_shape, generator=generator()))  # noise has no middle
+
+
+def test_a_mask_of_other_data_is_noticed():
+    x = phantom(32)[0]
+    q = MRI(cartesian_mask((32, 32), 3.0, 0.1, seed=1))(x)
+    with pytest.warns(UserWarning, match="samples that the mask says were taken are 0"):
+        MRI(cartesian_mask((32, 32), 3.0, 0.1, seed=2)).initial(q)
+    whole = MRI(torch.ones(32, 32))(x)
+    whole[..., :3] = whole[..., -3:] = 0  # as scanners fill up the edges
+    MRI(cartesian_mask((32, 32), 3.0, 0.1)).initial(whole)  # warnings are errors

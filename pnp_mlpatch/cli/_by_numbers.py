@@ -41,7 +41,8 @@ def by_numbers(
             return made, {**defaults, **given}
     takes = {"": plugin, **ways}
     needed = "; or ".join(
-        ", ".join(f"operator.{key}" for key in _required(make)) + (other and f" ({other})")
+        ", ".join(f"operator.{key}" for key in _required(make) or _more(make, plugin))
+        + (other and f" ({other})")
         for other, make in takes.items()
     )
     every = sorted({key for make in takes.values() for key in inspect.signature(make).parameters})
@@ -50,6 +51,12 @@ def by_numbers(
     raise InputTypeError(
         f"the operator '{name}' " + (f"has {fault}It takes" if fault else "takes") + f" {needed}."
     )
+
+
+def _more(make: Callable[..., Any], plugin: Any) -> list[str]:
+    """Return the settings of a class method that the class itself does not have."""
+    known = inspect.signature(plugin).parameters
+    return [key for key in inspect.signature(make).parameters if key not in known][-1:]
 
 
 def _fits(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:

@@ -258,6 +258,8 @@ def _measured(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor]:
         return *make_operator(run.operator, {"image_shape": tuple(q.shape[-3:])}), q
     if _image_shaped(operators.get(name)):
         q = read_picture(run.source, gray=run.gray, index=run.slice)
+        if "pattern" in run.operator and q.shape[1] == 1:  # a mosaic as the camera has it
+            q = q.repeat(1, 3, 1, 1)
         A, used = make_operator(run.operator, _sizes(q))
         if A.data_shape != A.image_shape and "image_shape" not in run.operator:
             A, used = make_operator(run.operator, {"image_shape": _around(A)})

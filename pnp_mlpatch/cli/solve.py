@@ -21,8 +21,8 @@ Settings. VALUE is a TOML value (60, 0.06, true, [64, 48]), else a text. A setti
 that is an array (mask, psf, weight, angles) is given by the path of a .npy file or of a picture; a
 picture of a mask is cut at half its range, one of a psf is scaled to sum 1. The mask operator also
 takes operator.keep=FRACTION (and operator.seed=N): random pixels, or operator.pattern=RGGB: the
-mosaic of a camera. Denoisers of one channel run on every channel by itself; lensing denoises the E
-mode, and takes a picture less its mean as E.
+mosaic of a camera, whose --data are a grey picture or one in colour. Denoisers of one channel run
+on every channel by itself; lensing denoises the E mode, and takes a picture less its mean as E.
 
 Kernels. The blur operator takes operator.psf=FILE, or operator.width=WIDTH (a Gaussian), or
 operator.length=LENGTH and operator.angle=ANGLE (a motion), or operator.radius=RADIUS (a disk), in

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.linalg import Map
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ class Algebra:
     - ``A + B`` and ``A - B`` have the same images and data.
     - ``c * A``, with a real number c, finite and not 0; ``-A``.
     - ``A.T`` is the adjoint; the data of A have three axes, as an image.
+
+    Operators whose data step is that of counts have ``likelihood = True``, and no arithmetic.
     """
+
+    likelihood: bool = False
 
     def __matmul__(self, other: Any) -> LinearOperator:
         from pnp_mlpatch.operators._composed import product
@@ -52,6 +57,23 @@ class Algebra:
         from pnp_mlpatch.operators._composed import Transposed
 
         return Transposed.of(cast("LinearOperator", self))
+
+
+def check_linear(text: str, A: LinearOperator) -> None:
+    """Refuse operators of counts, whose likelihood their products and multiples would lose.
+
+    Parameters
+    ----------
+    text : str
+        The expression, for the message.
+    A : LinearOperator
+        A part of it.
+    """
+    if A.likelihood:
+        raise InputError(
+            f"{text}: {A._who()} has the data step of its counts, which would be lost. Put the "
+            f"composed operator into it: {A._who()}(A @ B, counts)."
+        )
 
 
 def between(B: LinearOperator, alpha: Tensor, inverse: Map) -> Map:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.operators._algebra import between
+from pnp_mlpatch.operators._algebra import between, check_linear
 from pnp_mlpatch.operators._base import LinearOperator, Map
 from pnp_mlpatch.operators._weighted import norm_of_images
 
@@ -257,6 +257,7 @@ class Transposed(LinearOperator):
                 f"A.T: the data of {operator._who()} have shape {operator.data_shape}, and images "
                 "have three axes (C, H, W). Apply A.adjoint(y) instead."
             )
+        check_linear("A.T", operator)
         return cls(operator)
 
     @classmethod
@@ -301,6 +302,7 @@ def product(A: LinearOperator, B: Any) -> LinearOperator:
 
 def scaled(A: LinearOperator, number: Any) -> LinearOperator:
     """Return the operator times a real number, finite and not 0."""
+    check_linear("c * A", A)
     if isinstance(number, Tensor) and number.ndim == 0 and not number.is_complex():
         number = number.item()
     if isinstance(number, Tensor):
@@ -338,6 +340,8 @@ def _check_operators(text: str, A: LinearOperator, B: Any) -> None:
             f"{text}: B must be an operator, got {type(B).__name__}. "
             "See pnp_mlpatch.interop for those of other packages."
         )
+    check_linear(text, A)
+    check_linear(text, B)
     devices = {str(buffer.device) for C in (A, B) for buffer in C.buffers()}
     if len(devices) > 1:
         raise InputError(

@@ -79,6 +79,8 @@ class Emission(LinearOperator):
         result = reconstruct(E.q, E, D, noise=1.0)
     """
 
+    likelihood = True
+
     def __init__(
         self,
         A: LinearOperator,
@@ -134,6 +136,9 @@ class Emission(LinearOperator):
             v[rows] if len(v) > 1 else v for v in (self.counts, self.gain, self.background)
         )
         return Emission(self.operator, counts, gain, background)
+
+    def _norm(self, iterations: int, tol: float) -> float:
+        return norm_of_images(self, iterations, tol)
 
     def objective(self, p: Tensor) -> Tensor:
         r"""Return the negative log-likelihood of an image, less that of the best possible.
@@ -273,9 +278,11 @@ def _photons(name: str, value: float | Tensor, counts: Tensor) -> Tensor:
         photons = torch.as_tensor(value, dtype=counts.dtype, device=counts.device).detach()
         photons = photons.expand_as(counts)
     except (TypeError, ValueError, RuntimeError) as error:
+        got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise InputError(
             f"Emission: {name} must be a number or broadcast to the counts "
-            f"{tuple(counts.shape)}, got {value!r}."
+            f"{tuple(counts.shape)}, got {got}. "
+            "One number for each image has the shape (B, 1, ...)."
         ) from error
     least = float(photons.min())
     if not bool(torch.isfinite(photons).all()) or least < 0 or (name == "gain" and least == 0):

@@ -41,6 +41,48 @@ def check_image_shape(who: str, image_shape: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def check_seed(who: str, seed: Any) -> int:
+    """Return ``seed``; raise :class:`InputError` if it is no integer from 0 to 2^31 - 1.
+
+    Parameters
+    ----------
+    who : str
+        Who takes it, for messages.
+    seed : int
+        The seed.
+
+    Returns
+    -------
+    int
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise InputError(f"{who}: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
+    return seed
+
+
+def check_size(who: str, shape: Any) -> tuple[int, int]:
+    """Return ``shape`` as a tuple (H, W); raise :class:`InputError` if it is not one.
+
+    Parameters
+    ----------
+    who : str
+        Who takes it, for messages.
+    shape : sequence of int
+        (H, W).
+
+    Returns
+    -------
+    tuple of int
+    """
+    try:
+        _, height, width = check_image_shape(who, (1, *shape))
+    except (TypeError, InputError) as error:
+        raise InputError(
+            f"{who}: shape must be (H, W), two integers >= 1, got {shape!r}."
+        ) from error
+    return height, width
+
+
 def check_tensor(A: LinearOperator, x: Any, kind: str, call: str, expected: str) -> None:
     r"""Raise :class:`InputError` or :class:`InputTypeError` unless x is a batch for A.
 

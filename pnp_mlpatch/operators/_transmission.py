@@ -69,6 +69,8 @@ class Transmission(LinearOperator):
         result = reconstruct(T.q, T, D, noise=1.0)
     """
 
+    likelihood = True
+
     def __init__(
         self,
         A: LinearOperator,

@@ -13,6 +13,7 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import weights_of
 from pnp_mlpatch.operators._base import Map, register
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
+from pnp_mlpatch.operators._inputs import check_seed
 
 ROW_STREAM = 0x77616C73  # added to seeds, so that rows and noise of one seed are independent
 
@@ -158,11 +159,9 @@ def _drawn(order: Tensor, keep: float | None, low: float, seed: int) -> Tensor:
         raise InputError(f"Hadamard: keep must be a number in (0, 1], got {keep!r}.")
     if not (finite_number(low) and 0 <= low <= 1):
         raise InputError(f"Hadamard: low must be a number from 0 to 1, got {low!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise InputError(f"Hadamard: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}.")
     count = max(1, round(float(keep or 0) * len(order)))
     first = max(1, round(low * count))
-    generator = torch.Generator().manual_seed(ROW_STREAM + seed)
+    generator = torch.Generator().manual_seed(ROW_STREAM + check_seed("Hadamard", seed))
     others = torch.randperm(len(order) - first, generator=generator)[: count - first] + first
     return torch.cat([order[:first], order[others.sort().values]])
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import two_levels, weights_of
 from pnp_mlpatch.linalg import laplacian, pcg
 from pnp_mlpatch.operators._base import Map, register
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
-from pnp_mlpatch.operators._inputs import check_image_shape
+from pnp_mlpatch.operators._inputs import check_image_shape, check_seed, check_size
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")  # of a colour filter array
 MASK_STREAM = 0x6D61736B  # added to seeds, so that masks and noise of one seed are independent
@@ -188,9 +189,10 @@ def random_mask(shape: tuple[int, int], *, keep: float, seed: int = 0) -> Tensor
     -------
     Tensor, shape (H, W)
     """
-    if not 0 < keep <= 1:
-        raise InputError(f"random_mask: keep must be in (0, 1], got {keep}.")
-    generator = torch.Generator().manual_seed(MASK_STREAM + seed)
+    shape = check_size("random_mask", shape)
+    if not finite_number(keep) or not 0 < keep <= 1:
+        raise InputError(f"random_mask: keep must be in (0, 1], got {keep!r}.")
+    generator = torch.Generator().manual_seed(MASK_STREAM + check_seed("random_mask", seed))
     return (torch.rand(shape, generator=generator) < keep).float()
 
 

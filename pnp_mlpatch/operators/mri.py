@@ -24,10 +24,11 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.reading import two_levels, weights_of
 from pnp_mlpatch.operators._base import LinearOperator, Map, register
 from pnp_mlpatch.operators._fourier import joined, middle, pair, transform
-from pnp_mlpatch.operators._inputs import check_image_shape
+from pnp_mlpatch.operators._inputs import check_image_shape, check_seed, check_size
 
 LINE_STREAM = 0x6C696E65  # added to seeds, so that lines and noise of one seed are independent
 SHIFTED = 10.0  # of the power per sample at the corners to that in the middle: refused from here on
+EMPTY = 0.25  # of the samples may be 0, as where scanners fill up the edges
 LEAST = 16  # rows, columns and samples for which it is known
 SHIFT = "torch.fft.fftshift({}, dim=(-2, -1))"
 
@@ -67,7 +68,8 @@ class MRI(LinearOperator):
     Warns
     -----
     UserWarning
-        If the mask looks as if its low frequencies were at the corners.
+        Later, if many data are 0 where the mask says that they were sampled, and others are not
+        where it says so. If the mask looks as if its low frequencies were at the corners.
 
     Notes
     -----
@@ -184,6 +186,7 @@ class MRI(LinearOperator):
 
     def _initial(self, q: Tensor) -> Tensor:
         mask = self.mask.to(q.dtype)
+        self._check_sampled(q)
         q = torch.where(mask > 0, q / torch.where(mask > 0, mask, 1.0), 0.0)
         self._check_centre(q)
         x = self._combined(q)
@@ -204,6 +207,18 @@ class MRI(LinearOperator):
         return other
 
     # ---- checks
+
+    def _check_sampled(self, q: Tensor) -> None:
+        """Warn if many samples are 0 where the mask has them, and others are where it has none."""
+        found = (q.detach() != 0).any(-3).reshape(-1, *self.image_shape[1:]).any(0)
+        seen = (self.mask > 0).reshape(-1, *self.image_shape[1:]).any(0)
+        empty = float((seen & ~found).sum() / seen.sum())
+        if empty > EMPTY and bool((found & ~seen).any()):
+            warnings.warn(
+                f"MRI: {empty:.0%} of the samples that the mask says were taken are 0, and there "
+                "are others where it has none. Give the mask with which these data were taken.",
+                stacklevel=5,
+            )
 
     def _check_centre(self, q: Tensor) -> None:
         """Refuse data with low frequencies at the corners: more power there than in the middle."""
@@ -249,7 +264,7 @@ def cartesian_mask(
     InputError
         For an acceleration below 1, or more columns in the middle than are sampled.
     """
-    _, height, width = check_image_shape("cartesian_mask", (1, *shape))
+    height, width = check_size("cartesian_mask", shape)
     if not finite_number(acceleration) or not 1 <= acceleration <= width:
         raise InputError(
             f"cartesian_mask: acceleration must be from 1 (all columns) to {width} (one of them), "
@@ -267,7 +282,7 @@ def cartesian_mask(
         )
     first = width // 2 - centre // 2
     outside = torch.tensor([k for k in range(width) if not first <= k < first + centre])
-    generator = torch.Generator().manual_seed(LINE_STREAM + seed)
+    generator = torch.Generator().manual_seed(LINE_STREAM + check_seed("cartesian_mask", seed))
     lines = torch.zeros(width)
     lines[first : first + centre] = 1
     order = torch.randperm(len(outside), generator=generator)[: count - centre]

@@ -66,9 +66,8 @@ class VaryingBlur(LinearOperator):
         channels, height, width = self.image_shape
         for name, value in (("psfs", psfs), ("maps", maps)):
             if not isinstance(value, Tensor) or value.is_complex():
-                raise InputTypeError(
-                    f"VaryingBlur: {name} must be a real torch tensor, got {type(value).__name__}."
-                )
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise InputTypeError(f"VaryingBlur: {name} must be a real torch tensor, got {got}.")
         if psfs.ndim != 3 or not len(psfs):
             raise InputError(
                 f"VaryingBlur: psfs must be (N, K, L), N >= 1, got {tuple(psfs.shape)}."

@@ -85,7 +85,16 @@ def solve(
         per_image.get("residual"), batch.resting, batch.halted, stopped, solver.tol
     )
     statuses = mark_outside(statuses, problem, x0, state.x)
-    return Result(state.x, worst(statuses), state, log.history, log.seconds, statuses, per_image)
+    return Result(
+        state.x,
+        worst(statuses),
+        state,
+        log.history,
+        log.seconds,
+        statuses,
+        per_image,
+        complex_image=problem.A.complex_image,
+    )
 
 
 def iterate(solver: Solver[S], problem: Problem, D: Denoiser, state: S) -> Iterator[S]:

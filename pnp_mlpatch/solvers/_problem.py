@@ -125,7 +125,7 @@ def _without_unmeasured(q: Tensor, A: LinearOperator, noise: object) -> Tensor:
             q = torch.where(unseen, torch.zeros_like(q), q)
     finite = torch.isfinite(q.detach())
     if not bool(finite.all()):
-        finite = finite | ~reached(A, device=q.device)
+        finite = finite | ~reached(A, len(q), q.device)
         q = torch.where(torch.isfinite(q), q, torch.zeros_like(q))
     if not bool(finite.all()):
         raise InputError(

@@ -86,6 +86,8 @@ class Result:
         Residuals and measures of each image. An image at rest keeps its last.
     tuned : Tuned or None
         Settings that were chosen from the data.
+    complex_image : bool
+        Whether x holds the real and the imaginary part of a complex image. Its magnitude is drawn.
     """
 
     x: Tensor
@@ -96,6 +98,7 @@ class Result:
     statuses: tuple[str, ...] = ()
     per_image: dict[str, Tensor] = field(default_factory=dict)
     tuned: Tuned | None = None
+    complex_image: bool = False
 
     def __repr__(self) -> str:
         """One line: how the run ended, and the range of x."""
@@ -147,7 +150,7 @@ class Result:
 
         It has the image with a window, a zoom and a slider against the start or the truth, the
         status in words, what was chosen from the data and why, and curves. What more it has
-        depends on what is given.
+        depends on what is given. Of complex images the magnitude is shown and scored.
 
         Parameters
         ----------
@@ -266,7 +269,8 @@ class Result:
                 f"{path}: not a saved result. "
                 "A state is read by load_state of the solver that made it."
             )
-        values = {"statuses": (), "per_image": {}, "tuned": None} | values
+        since = {"statuses": (), "per_image": {}, "tuned": None, "complex_image": False}
+        values = since | values  # older files lack some
         wrong = [name for name, kind in _KINDS.items() if not isinstance(values.get(name), kind)]
         if wrong or values.keys() != {f.name for f in fields(cls)}:
             raise WeightsError(
@@ -290,6 +294,7 @@ _KINDS = {
     "seconds": float,
     "statuses": tuple,
     "per_image": dict,
+    "complex_image": bool,
 }
 
 

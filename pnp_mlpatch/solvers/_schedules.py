@@ -67,7 +67,12 @@ def dpir(noise: float, steps: int = 8, *, start: float = 49 / 255) -> tuple[floa
 
 
 def from_noise(
-    A: LinearOperator, noise: float | Tensor, *, scale: float = 1.0, seed: int = 0
+    A: LinearOperator,
+    noise: float | Tensor,
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+    images: int = 1,
 ) -> Level:
     r"""Return a level for the denoiser that suits the noise of the data.
 
@@ -91,6 +96,8 @@ def from_noise(
         Length of the range of the image that the denoiser sees as [0, 1].
     seed : int
         Seed of the draw.
+    images : int
+        The number of images, which matters only if A has weights or counts of each image.
 
     Returns
     -------
@@ -113,6 +120,8 @@ def from_noise(
     draw = torch.randn(1, *A.data_shape, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad(), data_on(deviation.device if isinstance(noise, Tensor) else None):
         draw = deviation.to(A.device) * draw.to(A.device)
+        if A.for_images(torch.tensor([0], device=A.device)) is not A:  # each image has its own A
+            draw = draw.expand(images, *A.data_shape).contiguous()
         s = A.initial(draw).flatten(1).square().mean(1).sqrt().double() / scale
     sigma = scale * (0.15 * s).sqrt().clamp(5 / 255, 50 / 255)
     return sigma.float() if len(sigma) > 1 else float(sigma)

@@ -277,7 +277,7 @@ def choose_criterion(
     Criterion
     """
     deviation, pixels = noise_as_map(q, A, noise), problem.A.initial(problem.q)[0].numel()
-    seen = reached(A, device=q.device) & torch.isfinite(deviation)
+    seen = reached(A, len(q), q.device) & torch.isfinite(deviation)
     measured = seen.flatten(1).sum(1)
     fraction = (measured / pixels).clamp_max(1).expand(len(q))
     if bool((fraction >= config.full_fraction).all()):

@@ -119,7 +119,7 @@ def cross_validate(
     with torch.no_grad():
         make_problem(q, A, noise).known_noise(who)
         level = noise_as_map(q, A, noise)
-        seen = torch.isfinite(level) & reached(A, device=q.device)
+        seen = torch.isfinite(level) & reached(A, len(q), q.device)
         table = q.new_zeros(len(sigmas), len(q))
         for held in holdout_masks(seen, A, holdout_fraction, folds, seed, who):
             known = torch.where(held, torch.inf, level)

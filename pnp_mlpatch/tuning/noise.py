@@ -72,9 +72,7 @@ def noise_level(q: Tensor, A: LinearOperator) -> Tensor:
         return torch.stack(
             [
                 _level(one, seen, A)
-                for one, seen in zip(
-                    q.double(), reached(A, device=q.device).expand_as(q), strict=True
-                )
+                for one, seen in zip(q.double(), reached(A, len(q), q.device), strict=True)
             ]
         ).to(q)
 

@@ -267,7 +267,7 @@ def _probe(
         problem = make_problem(q, A, noise)
         problem.known_noise(who)
         deviation = noise_as_map(q, A, noise)
-        seen = torch.isfinite(deviation) & reached(A, device=q.device)
+        seen = torch.isfinite(deviation) & reached(A, len(q), q.device)
         clean = torch.where(seen, q, 0.0)
         generator = torch.Generator().manual_seed(seed)
         size = torch.where(seen, deviation, 0.0)

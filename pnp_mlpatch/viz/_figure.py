@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
@@ -97,6 +98,11 @@ def square(row: float, column: float, field: int, label: str) -> Any:
     side = 2 * field + 1
     line = {"fill": False, "edgecolor": ORANGE, "linewidth": 1.8}
     return Rectangle((column - side / 2, row - side / 2), side, side, label=label, **line)
+
+
+def drawn(image: Tensor, complex_image: bool) -> Tensor:
+    """Return what is drawn of images (..., C, H, W): of complex ones the magnitude."""
+    return torch.linalg.vector_norm(image, dim=-3, keepdim=True) if complex_image else image
 
 
 def check_one(x: Tensor, who: str) -> None:

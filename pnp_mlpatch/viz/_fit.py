@@ -98,9 +98,8 @@ def fit(
     with torch.no_grad():
         problem = make_problem(q, A, noise)
         r = (problem.A(x) - problem.q)[0]
-        measured = reached(problem.A, device=problem.q.device)[
-            0
-        ]  # what a noise map weighs by 0 is not
+        # what a noise map weighs by 0 is not measured
+        measured = reached(problem.A, len(q), problem.q.device)[0]
         r = torch.where(measured, r, 0.0)
         chi2 = None
         if problem.noise is not None:

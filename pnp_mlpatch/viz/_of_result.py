@@ -21,7 +21,7 @@ from pnp_mlpatch.viz._curves import (
     draw_curves,
     residual_curves,
 )
-from pnp_mlpatch.viz._figure import new_figure
+from pnp_mlpatch.viz._figure import drawn, new_figure
 from pnp_mlpatch.viz._fit import Fit, fit, png, whiteness_figure
 from pnp_mlpatch.viz._packed import as_shown, default_window, through
 from pnp_mlpatch.viz._words import STATUS, say_chi2, tone
@@ -58,16 +58,17 @@ def report_of(
     if noise is None and result.tuned is not None:
         noise = result.tuned.noise
     start = A.initial(q) if start is None and q is not None and A is not None else start
-    images = {"result": result.x, "start": start, "truth": truth}
+    known = {"result": result.x, "start": start, "truth": truth}
+    images = {k: drawn(x, result.complex_image) for k, x in known.items() if x is not None}
     found = None if q is None or A is None else fit(q, A, result.x, noise)
     several = f", first of {len(result.x)} images" if len(result.x) > 1 else ""
     size = " x ".join(map(str, result.x.shape[-2:]))
     return Report(
         title=f"{title or f'Reconstruction of {size} pixels'}{several}",
-        images={name: x for name, x in images.items() if x is not None},
-        truth=truth,
+        images=images,
+        truth=images.get("truth"),
         statuses=result.statuses or (result.status,),
-        numbers=_numbers(result, found, truth, start),
+        numbers=_numbers(result, found, images),
         choices=[*chosen(result), *choices],
         plots=_plots(result, found),
         settings={**(settings or {}), **card_of(D)},
@@ -156,21 +157,21 @@ def curve(
     return png(figure)
 
 
-def _numbers(
-    result: Result, found: Fit | None, truth: Tensor | None, start: Tensor | None
-) -> list[Row]:
+def _numbers(result: Result, found: Fit | None, images: Mapping[str, Tensor]) -> list[Row]:
+    x, start, truth = images["result"], images.get("start"), images.get("truth")
+    values = "of the magnitude, which is shown and scored" if result.complex_image else ""
     residual = result.history.get("residual") or [math.nan]
     rows: list[Row] = [
         ("iterations", str(result.state.iteration), ""),
         ("last relative change", f"{residual[-1]:.2g}", "of the image, in the last iteration"),
         ("time", f"{result.seconds:.3g} s", ""),
-        ("range of the result", f"{float(result.x.min()):.4g} to {float(result.x.max()):.4g}", ""),
+        ("range of the result", f"{float(x.min()):.4g} to {float(x.max()):.4g}", values),
     ]
     if truth is not None:
         low, high = float(truth.min()), float(truth.max())
         span = 1.0 if (low >= 0 and high <= 1) or low == high else high - low
         before = "" if start is None else f"the start has {_db(start, truth, span)}"
-        rows.append(("PSNR", _db(result.x, truth, span), before))
+        rows.append(("PSNR", _db(x, truth, span), before))
     if found is not None:
         rows += fit_rows(found, result.tuned is not None and result.tuned.estimated)
     return rows
@@ -209,7 +210,7 @@ def _is_number(value: Any) -> bool:
 
 def small_form(result: Result) -> str:
     """Return the HTML that a notebook shows: a picture, how the run ended, what was chosen."""
-    image = as_shown(result.x, "Result")
+    image = as_shown(drawn(result.x, result.complex_image), "Result")
     picture = through(image, default_window([image]), "gray", False)
     low, high = float(result.x.min()), float(result.x.max())
     lines = []

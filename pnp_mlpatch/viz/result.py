@@ -16,7 +16,7 @@ from pnp_mlpatch.viz._curves import (
     draw_curves,
     residual_curves,
 )
-from pnp_mlpatch.viz._figure import for_imshow, new_figure
+from pnp_mlpatch.viz._figure import drawn, for_imshow, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def result_figure(result: Result) -> Figure:
     "primal", "dual" or "fixed_point". Levels that are constant, or nowhere above 0, are written
     below the axis. The title gives the status, that of each image where they differ, and the
     settings that were chosen by the data; then the errors of all candidates are drawn too. Of an
-    image of two channels the first is shown.
+    image of two channels the first is shown, of a complex one the magnitude.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def result_figure(result: Result) -> Figure:
     panels = 4 + bool(others) + bool(candidates)
     figure = new_figure(13 + 3.3 * (panels - 4), 3.2 + 0.2 * len(title), "Drawing a result")
     axes = list(figure.subplots(1, panels))
-    _draw_image(axes[0], result.x)
+    _draw_image(axes[0], drawn(result.x.detach(), result.complex_image))
     kind = "relative change" if len(residuals) == 1 else "relative residuals"
     draw_curves(axes[1], kind, iterations, residuals, log=True)
     draw_curves(axes[2], "levels", iterations, varying, log=True, legend=True)
