@@ -128,9 +128,6 @@ class Emission(LinearOperator):
     def _initial(self, q: Tensor) -> Tensor:
         return self.linear._initial(q)
 
-    def _norm(self, iterations: int, tol: float) -> float:
-        return norm_of_images(self, iterations, tol)
-
     def for_images(self, rows: Tensor) -> Emission:
         counts, gain, background = (
             v[rows] if len(v) > 1 else v for v in (self.counts, self.gain, self.background)
