@@ -28,7 +28,7 @@ PIXEL, SIDE, WIDTH = "0.5 arcmin", 96, "1.1 arcmin"
 E2 = torch.tensor([1.0, -1.0])[:, None, None]
 
 
-def field(seed=0, n_gal=80):
+def field(seed=0, n_gal=120):
     """A part of a generated sky, of which a disc is masked, with noise."""
     kappa = lognormal_convergence((SIDE + 32, SIDE + 32), PIXEL, seed=seed)
     gamma = shear_of(kappa - kappa.mean())[0, :, 16:-16, 16:-16]
@@ -142,12 +142,12 @@ RUN = "massmap galaxies.csv --catalogue --out k.fits --iterations 2 --burn-in 0 
 
 @pytest.mark.parametrize(
     ("signs", "flags"),
-    [({}, []), ({"e2": -1}, ["--flip-e2"]), ({"ra": -1}, ["--flip-ra"])],
-    ids=["right", "e2", "ra"],
+    [({"e2": -1}, ["--flip-e2"]), ({"ra": -1}, ["--flip-ra"])],
+    ids=["e2", "ra"],
 )
 def test_the_shell_names_the_flag_that_mends_it(galaxies, signs, flags):
     galaxies(**signs)
-    for given, wrong in ((False, bool(signs)), (True, False)):
+    for given, wrong in ((False, True), (True, False)):
         line = [*RUN.split(), "--pixel", PIXEL, *(flags if given else [])]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -29,8 +29,8 @@ from pnp_mlpatch.lensing._shear_map import ShearMap
 from pnp_mlpatch.lensing.estimators import kaiser_squires, optimal_width, smoothed
 from pnp_mlpatch.lensing.spectra import convergence_spectrum
 
-DRAWS = 16  # maps of turned shears, of which each gives two variances, those of E and B
-SIGNIFICANT = 3.0  # standard deviations of the noise
+DRAWS = 24  # maps of turned shears, of which each gives two variances, those of E and B
+SIGNIFICANT = 4.0  # standard deviations of the noise
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Signs:
     def seem_wrong(self) -> bool:
         """Whether one flip explains B.
 
-        B is more than 3 standard deviations above the noise, the flip raises E - B by more than 3
+        B is more than 4 standard deviations above the noise, the flip raises E - B by more than 4
         of its own, and leaves B less than half of E. The last tells a wrong sign from a shear that
         is turned by 45 degrees.
         """
