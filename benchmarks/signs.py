@@ -63,7 +63,7 @@ def main():
             {"galaxies": f"{density:.0f}", "signs": data, **summary(each)}
             for data, each in found.items()
         ]
-    publish(args, {f"Hints of a wrong sign, {args.draws} draws": rows})
+    publish(args, {"Hints of a wrong sign": rows})
 
 
 def noise_of(args):
@@ -74,7 +74,7 @@ def noise_of(args):
         noise = torch.where(std > 0, std.double(), torch.inf)
     if args.mask:
         noise = torch.where(torch.from_numpy(np.load(args.mask)) > 0, noise, torch.inf)
-    return noise[100:196, 100:196] if args.quick else noise
+    return noise[100:196, 100:196] if args.quick and not args.std else noise
 
 
 def scale(noise, n_gal, pixel):
@@ -127,7 +127,7 @@ def measure(data, truth, shear, width):
 
 
 def summary(rows):
-    """The number of hints, and means; the largest B is of all draws."""
+    """The number of hints, the means, and the largest B."""
     mean = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     return {
         "hints": f"{sum(row['hint'] for row in rows)} of {len(rows)}",

@@ -233,6 +233,21 @@ def test_ct_quality(sets, tmp_path):
 
 
 @pytest.mark.slow
+def test_signs(tmp_path, sets):
+    kappa = np.load(sets / "kappa.npy")
+    for name, values in (("std", np.full_like(kappa, 0.01)), ("mask", np.ones_like(kappa))):
+        np.save(tmp_path / f"{name}.npy", values)
+    files = ("--kappa", sets / "kappa.npy", "--std", tmp_path / "std.npy")
+    files += ("--mask", tmp_path / "mask.npy")
+    (rows,) = run("signs", *files, out=tmp_path / "f.json").values()
+    hints = {row["signs"]: row["hints"] for row in rows}
+    assert hints["right"] == hints["both"] == hints["turned"] == "0 of 2"
+    assert hints["e2"] == hints["ra"] == "2 of 2"
+    (rows,) = run("signs", "--galaxies", 30, 60, out=tmp_path / "g.json").values()
+    assert [row["galaxies"] for row in rows] == ["30"] * 5 + ["60"] * 5
+
+
+@pytest.mark.slow
 def test_massmap(tmp_path):
     (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
     assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.lensing import ShearMap, Signs, arcmin
+from pnp_mlpatch.lensing import ShearMap, Signs, arcmin, check_signs
 
 BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
 
 
-def warn_of_signs(signs: Signs, shear: ShearMap) -> None:
+def b_mode_check(
+    shear: ShearMap, width: str, padding: int, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the rms of E and B, smoothed, and of noise; warn if a sign seems to be wrong."""
+    signs = check_signs(shear, width=width, padding=padding, seed=seed, device=device)
+    _warn_of_signs(signs, shear)
+    return {
+        "E rms smoothed": math.sqrt(signs.e),
+        "B rms": math.sqrt(signs.b),
+        "B rms of noise": math.sqrt(signs.noise),
+        "signs": signs.excess | {"seem wrong": signs.seem_wrong},
+    }
+
+
+def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
     """Warn where one flip turns B into E: say what was found, what it means, and what to try."""
     if not signs.seem_wrong:
         return

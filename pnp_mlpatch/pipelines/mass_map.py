@@ -19,7 +19,6 @@ from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing import (
     ShearMap,
-    check_signs,
     convergence_spectrum,
     describe_map,
     from_reduced,
@@ -28,7 +27,7 @@ from pnp_mlpatch.lensing import (
 )
 from pnp_mlpatch.lensing.estimators import weights
 from pnp_mlpatch.operators.lensing import Lensing
-from pnp_mlpatch.pipelines._mass_map_checks import border, check_scales, warn_of_signs
+from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, border, check_scales
 from pnp_mlpatch.solvers import State
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
 
@@ -223,24 +222,13 @@ def map_mass(
         kappa, spread = _sample(job, checkpoint, about, save_every, progress)
     ks = job.kaiser_squires(job.g)
     maps = torch.stack([job.A.cut(kappa)[0, 0], ks[1]]).cpu()
-    statistics = describe_map(maps, shear.pixel, shear.seen) | _of_signs(job, shear)
+    statistics = describe_map(maps, shear.pixel, shear.seen) | b_mode_check(
+        shear, job.width, job.A.padding, job.config.seed, job.g.device
+    )
     statistics["seen"] = float(shear.seen.double().mean())
     residual, spread = _residual(job, kappa), job.A.cut(spread)[0, 0].cpu()
     seconds = time.perf_counter() - start
     return MassMap(maps, spread, ks.cpu(), statistics, settings, seconds, residual)
-
-
-def _of_signs(job: _Job, shear: ShearMap) -> dict[str, Any]:
-    """Return the rms of E and B, smoothed, and of noise; warn if a sign seems to be wrong."""
-    padding, seed = job.config.padding or 0, job.config.seed
-    signs = check_signs(shear, width=job.width, padding=padding, seed=seed, device=job.g.device)
-    warn_of_signs(signs, shear)
-    return {
-        "E rms smoothed": math.sqrt(signs.e),
-        "B rms": math.sqrt(signs.b),
-        "B rms of noise": math.sqrt(signs.noise),
-        "signs": signs.excess | {"seem wrong": signs.seem_wrong},
-    }
 
 
 def _residual(job: _Job, kappa: Tensor) -> Tensor:
