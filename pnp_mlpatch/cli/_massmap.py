@@ -243,8 +243,8 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
                 f"--columns {text}: expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}."
             )
         names[key] = column
-    flips = {key: bool(asked.get(key)) for key in ("flip_e2", "flip_ra")}
-    catalogue = read_catalogue(asked["shear"], **names, **flips)
+    flip_e2, flip_ra = bool(asked.get("flip_e2")), bool(asked.get("flip_ra"))
+    catalogue = read_catalogue(asked["shear"], **names, flip_e2=flip_e2, flip_ra=flip_ra)
     shape, center = (
         None if asked.get(key) is None else tuple(asked[key]) for key in ("shape", "center")
     )
