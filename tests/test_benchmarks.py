@@ -17,6 +17,7 @@ import torch
 
 from pnp_mlpatch import samples
 from pnp_mlpatch.io.images import write_image
+from pnp_mlpatch.lensing import lognormal_convergence
 from pnp_mlpatch.weights import DIRECTORY, manifest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -230,6 +231,22 @@ def test_ct_quality(sets, tmp_path):
     assert [row["images"] for row in rows] == [1, 1]
     assert all(row["mlpatch-ct"] > row["FBP"] + 3 for row in rows)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_signs(tmp_path):
+    kappa = lognormal_convergence((96, 96), seed=0)[0, 0].numpy()
+    maps = {"kappa": kappa, "std": np.full_like(kappa, 0.05), "mask": np.ones_like(kappa)}
+    for name, values in maps.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    files = ("--kappa", tmp_path / "kappa.npy", "--std", tmp_path / "std.npy")
+    files += ("--mask", tmp_path / "mask.npy")
+    (rows,) = run("signs", *files, out=tmp_path / "f.json").values()
+    hints = {row["signs"]: row["hints"] for row in rows}
+    assert hints["right"] == hints["both"] == "0 of 2"
+    assert hints["e2"] == hints["ra"] == "2 of 2"
+    (rows,) = run("signs", "--galaxies", 30, 60, out=tmp_path / "g.json").values()
+    assert [row["galaxies"] for row in rows] == ["30"] * 5 + ["60"] * 5
 
 
 @pytest.mark.slow

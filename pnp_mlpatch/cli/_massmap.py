@@ -53,7 +53,7 @@ KEPT = (
     "seed",
     "truth",
 )
-MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask", "flip_ra")
+MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask")
 CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape")
 
 
@@ -221,7 +221,7 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
             )
         given: dict[str, Any] = {
             key: _number(asked[key]) if key in ("noise", "n_gal") else asked[key]
-            for key in MAP_ONLY
+            for key in (*MAP_ONLY, "flip_ra")
             if key in asked
         }
         return read_shear(asked["shear"], pixel=pixel, **given)
@@ -243,7 +243,8 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
                 f"--columns {text}: expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}."
             )
         names[key] = column
-    catalogue = read_catalogue(asked["shear"], **names, flip_e2=bool(asked.get("flip_e2")))
+    flip_e2, flip_ra = bool(asked.get("flip_e2")), bool(asked.get("flip_ra"))
+    catalogue = read_catalogue(asked["shear"], **names, flip_e2=flip_e2, flip_ra=flip_ra)
     shape, center = (
         None if asked.get(key) is None else tuple(asked[key]) for key in ("shape", "center")
     )

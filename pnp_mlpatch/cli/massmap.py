@@ -25,6 +25,8 @@ far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json wi
 the sha256 of the input, rms, skewness, peaks and spectrum. --from OUT.json repeats a run, with
 flags in place of what it says. A run that was killed goes on with the same command.
 
+Signs. Where a wrong sign of e2 or of right ascension explains B, a warning names the flag to try.
+
 Examples:
   pnp-mlpatch massmap shear.fits --out kappa.fits --figure kappa.png
   pnp-mlpatch massmap shear.npy --pixel '0.29 arcmin' --n-gal 30 --mask mask.npy --out kappa.fits
@@ -82,7 +84,8 @@ def _shear_map(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--flip-ra",
         action=argparse.BooleanOptionalAction,
-        help="right ascension falls along the columns (default: by the WCS)",
+        help="right ascension falls along the columns (default: by the WCS); of a catalogue: it "
+        "grows to the West (default: to the East)",
     )
     group.add_argument(
         "--reduced",
@@ -107,7 +110,9 @@ def _catalogue(sub: argparse.ArgumentParser) -> None:
         metavar="NAME=COLUMN",
         help="names of the columns ra, dec, e1, e2, w",
     )
-    group.add_argument("--flip-e2", action="store_true", default=None, help="e2 has the other sign")
+    group.add_argument(
+        "--flip-e2", action="store_true", default=None, help="e2 has the other sign: x is West"
+    )
     group.add_argument(
         "--center",
         type=float,

@@ -19,6 +19,7 @@ from pnp_mlpatch.lensing.fits import (
     read_shear,
     write_convergence,
 )
+from pnp_mlpatch.lensing.signs import Signs, check_signs
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
 from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
 from pnp_mlpatch.lensing.units import arcmin, pixel_noise, radians
@@ -26,8 +27,10 @@ from pnp_mlpatch.lensing.units import arcmin, pixel_noise, radians
 __all__ = [
     "Catalogue",
     "ShearMap",
+    "Signs",
     "arcmin",
     "bin_shear",
+    "check_signs",
     "convergence_spectrum",
     "describe_map",
     "from_reduced",

@@ -35,6 +35,8 @@ class ShearMap:
         Whether right ascension falls along the columns.
     header : str
         Cards of the FITS header, WCS and others, one a line. They are written with the output.
+    binned : bool
+        Whether it was made from a catalogue. Messages then name the flags of a catalogue.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class ShearMap:
     pixel: str
     flip_ra: bool = False
     header: str = field(default="", repr=False)
+    binned: bool = False
 
     def __post_init__(self) -> None:
         _check_arguments(self)

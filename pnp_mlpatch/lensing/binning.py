@@ -108,7 +108,8 @@ def bin_shear(
     noise = sigma * total(w**2).sqrt() / weight
     gamma, noise = torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf)
     text = pixel.strip() if isinstance(pixel, str) else pixel_text(arcmin(pixel))
-    return ShearMap(gamma, noise, text, True, _cards(plane, grid, math.degrees(side)))
+    cards = _cards(plane, grid, math.degrees(side))
+    return ShearMap(gamma, noise, text, True, cards, binned=True)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ distortion divided by its responsivity,
 
 .. math:: e_1 = -|e| \cos 2 \phi, \qquad e_2 = |e| \sin 2 \phi.
 
-Surveys differ: where x is West, e_2 has the other sign, and ``flip_e2`` changes it. With the wrong
-sign, E modes become a mixture of E and B.
+Surveys differ: where x is West, e_2 has the other sign, and ``flip_e2`` changes it. Where the
+column of right ascension grows to the West, ``flip_ra`` changes its sign. With one wrong sign, E
+modes become a mixture of E and B (:mod:`pnp_mlpatch.lensing.signs`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def read_catalogue(
     e2: str = "e2",
     w: str | None = "w",
     flip_e2: bool = False,
+    flip_ra: bool = False,
 ) -> Catalogue:
     """Read a catalogue from a table in a FITS, .csv or .ecsv file.
 
@@ -139,6 +141,9 @@ def read_catalogue(
         Name of the column of weights. With None, or without a column "w", all weights are 1.
     flip_e2 : bool
         Change the sign of e_2, for catalogues whose x is West.
+    flip_ra : bool
+        Change the sign of right ascension, for tables in which it grows to the West, such as
+        offsets along the columns of an image.
 
     Returns
     -------
@@ -154,8 +159,9 @@ def read_catalogue(
     MissingPackage
         Without astropy.
     """
-    if not isinstance(flip_e2, bool):
-        raise InputTypeError(f"read_catalogue: flip_e2 must be True or False, got {flip_e2!r}.")
+    for name, flip in (("flip_e2", flip_e2), ("flip_ra", flip_ra)):
+        if not isinstance(flip, bool):
+            raise InputTypeError(f"read_catalogue: {name} must be True or False, got {flip!r}.")
     path, which = split_source(str(as_path(path, "read_catalogue")), Path(path))
     wanted = {"ra": ra, "dec": dec, "e1": e1, "e2": e2} | ({} if w is None else {"w": w})
     for name, column in wanted.items():
@@ -176,9 +182,10 @@ def read_catalogue(
     if flip_e2:
         columns["e2"] = -columns["e2"]
     try:
-        return Catalogue(**{name: torch.from_numpy(values) for name, values in columns.items()})
+        found = Catalogue(**{name: torch.from_numpy(values) for name, values in columns.items()})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return replace(found, ra=-found.ra % 360) if flip_ra else found
 
 
 def _read(table: _Table, wanted: dict[str, str], path: Path) -> dict[str, np.ndarray]:

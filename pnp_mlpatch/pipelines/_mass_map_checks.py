@@ -1,51 +1,55 @@
-"""Checks of a shear map: its noise, its pixels, and the sign of its second component."""
+"""Checks of a shear map: its noise, its pixels, and its signs."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pnp_mlpatch.errors import InputError
-from pnp_mlpatch.lensing import ShearMap, arcmin
+from pnp_mlpatch.lensing import ShearMap, Signs, arcmin, check_signs
 
 BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
-NOISE_DRAWS = 8  # maps of noise alone, for the rms that it gives to B
 
 
 def b_mode_check(
-    estimate: Callable[[Tensor], Tensor], g: Tensor, noise: Tensor, *, seed: int, flip_ra: bool
-) -> dict[str, float]:
-    """Return the rms of E and B, and of B of noise alone; warn if gamma_2 seems flipped.
+    shear: ShearMap, width: str, padding: int, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the rms of E and B, smoothed, and of noise; warn if a sign seems to be wrong."""
+    signs = check_signs(shear, width=width, padding=padding, seed=seed, device=device)
+    _warn_of_signs(signs, shear)
+    return {
+        "E rms smoothed": math.sqrt(signs.e),
+        "B rms": math.sqrt(signs.b),
+        "B rms of noise": math.sqrt(signs.noise),
+        "signs": signs.excess | {"seem wrong": signs.seem_wrong},
+    }
 
-    ``estimate`` takes a shear (1, 2, H, W), such as ``g``, to smoothed maps of E and B (2, H, W).
-    """
-    seen = torch.isfinite(noise)
-    negated = estimate(g * g.new_tensor([1, -1])[:, None, None])
-    e, b, other = (float(x[seen].double().std()) for x in (*estimate(g), negated[1]))
-    alone = _noise_rms(estimate, noise, seed)
-    if b > 1.3 * alone and other - alone < (b - alone) / 2:
-        warnings.warn(
-            f"map_mass: smoothed, B has the rms {b:.3g}, and noise alone {alone:.3g}; with gamma_2 "
-            f"of the other sign it is {other:.3g}. The sign seems to be wrong: turn it, of a "
-            f"catalogue by flip_e2=True, of a map by flip_ra={not flip_ra}.",
-            stacklevel=3,
+
+def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
+    """Warn where one flip turns B into E: say what was found, what it means, and what to try."""
+    if not signs.seem_wrong:
+        return
+    z = {name: f"{value:.1f}" for name, value in signs.excess.items()}
+    if shear.binned:
+        turned, meaning = "e2", "e2 has the other sign, or right ascension grows to the West"
+        try_ = (
+            "flip_e2=True or flip_ra=True (or without it, if it was given): B is the same with "
+            "either, and the two maps are mirror images, so look up which it is"
         )
-    return {"E rms smoothed": e, "B rms": b, "B rms of noise": alone}
-
-
-def _noise_rms(estimate: Callable[[Tensor], Tensor], noise: Tensor, seed: int) -> float:
-    """Return the rms of B inside the mask, of maps of noise alone."""
-    generator, total = torch.Generator().manual_seed(seed), 0.0
-    seen = torch.isfinite(noise)
-    std = torch.where(seen, noise, 0.0)
-    for _ in range(NOISE_DRAWS):
-        draw = std * torch.randn(1, 2, *std.shape, generator=generator).to(std)
-        total += float(estimate(draw)[1][seen].double().var())
-    return math.sqrt(total / NOISE_DRAWS)
+    else:
+        turned, meaning = "gamma_2", "gamma_2 has the other sign for these columns and rows"
+        try_ = f"flip_ra={not shear.flip_ra}"
+    warnings.warn(
+        f"map_mass: B is well above its noise: E {z['E']}, B {z['B']} "
+        f"(variances smoothed by {signs.width}, in standard deviations above the same shears, each "
+        f"turned by a random angle). Lenses make no B. With {turned} of the other sign: "
+        f"E {z['flipped E']}, B {z['flipped B']}. So {meaning}. Nothing was flipped. Try {try_}.",
+        stacklevel=4,
+    )
 
 
 def check_scales(shear: ShearMap, level: float) -> None:

@@ -105,8 +105,9 @@ class MassMap:
         E and B of Kaiser-Squires, smoothed by ``settings["width"]``.
     statistics : dict
         Those of :func:`~pnp_mlpatch.lensing.statistics.describe_map` for E; of the smoothed map "E
-        rms smoothed", "B rms", and "B rms of noise", which noise alone gives. A B rms that is much
-        larger indicates systematic errors of the shear.
+        rms smoothed", "B rms", and "B rms of noise", that of the same shears, each turned by a
+        random angle. A B rms that is much larger indicates systematic errors of the shear, or a
+        wrong sign: "signs" has what :func:`~pnp_mlpatch.lensing.signs.check_signs` found.
     settings : dict
         All settings that were used.
     seconds : float
@@ -222,7 +223,7 @@ def map_mass(
     ks = job.kaiser_squires(job.g)
     maps = torch.stack([job.A.cut(kappa)[0, 0], ks[1]]).cpu()
     statistics = describe_map(maps, shear.pixel, shear.seen) | b_mode_check(
-        job.kaiser_squires, job.g, job.noise, seed=job.config.seed, flip_ra=shear.flip_ra
+        shear, job.width, job.A.padding, job.config.seed, job.g.device
     )
     statistics["seen"] = float(shear.seen.double().mean())
     residual, spread = _residual(job, kappa), job.A.cut(spread)[0, 0].cpu()

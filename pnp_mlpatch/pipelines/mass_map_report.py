@@ -83,11 +83,12 @@ def _centred(kappa: Tensor, seen: Tensor) -> Tensor:
 
 def _numbers(result: MassMap, found: Fit) -> list[Row]:
     s = result.statistics
-    excess = (
-        "no more than noise makes"
-        if s["B rms"] < 1.2 * s["B rms of noise"]
-        else ("more than noise makes: look for systematic errors of the shear")
-    )
+    if s["signs"]["seem wrong"]:
+        excess = "a sign of the shear seems to be wrong"
+    elif s["B rms"] < 1.2 * s["B rms of noise"]:
+        excess = "no more than noise makes"
+    else:
+        excess = "more than noise makes: look for systematic errors of the shear"
     return [
         ("seen", f"{100 * s['seen']:.0f} % of the pixels", f"pixels of {result.settings['pixel']}"),
         ("E rms", f"{s['rms']:.4f}", "of the map, the mean of the posterior"),
