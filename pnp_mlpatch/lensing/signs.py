@@ -76,8 +76,8 @@ class Signs:
         """Whether one flip explains B.
 
         B is more than 4 standard deviations above the noise, the flip raises E - B by more than 4
-        of its own, and leaves B less than half of E. The last tells a wrong sign from a shear that
-        is turned by 45 degrees.
+        of its own, and leaves B less than half of E. Before the flip E is more than a third of B:
+        a wrong sign leaves half of the power in E, a shear that is turned by 45 degrees nothing.
         """
         z = self.excess
         gain = z["flipped E"] - z["flipped B"] - z["E"] + z["B"]  # of scatter 2
