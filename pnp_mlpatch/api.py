@@ -117,12 +117,7 @@ def reconstruct(
     }
     by_name = isinstance(solver, str)
     solver = _solver(solver, settings)
-    if isinstance(D, str) or not callable(D):
-        D = as_denoiser(D)
-        if isinstance(D, nn.Module) and isinstance(q, Tensor):
-            D = D.to(q.device)
-    if isinstance(A, operators.LinearOperator) and A.complex_image:
-        D = for_complex(D)
+    D = _denoiser(D, q, A)
     if isinstance(A, (operators.Emission, operators.Transmission)):
         _check_counts(q, A, noise)
         noise = 1.0 if noise is None and by_name and "alpha" not in settings else noise
@@ -153,6 +148,16 @@ def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver:
             f"reconstruct: solver must be a name or a Solver object, got {solver!r}."
         )
     return solver
+
+
+def _denoiser(D: denoisers.Denoiser | str, q: Tensor, A: Any) -> denoisers.Denoiser:
+    """Return the denoiser, made by its name where the data are, for complex images if A has them."""
+    if isinstance(D, str) or not callable(D):
+        D = as_denoiser(D)
+        if isinstance(D, nn.Module) and isinstance(q, Tensor):
+            D = D.to(q.device)
+    complex_image = isinstance(A, operators.LinearOperator) and A.complex_image
+    return for_complex(D) if complex_image else D
 
 
 def level_from_noise(
