@@ -151,7 +151,7 @@ def _solver(solver: Solver | str, settings: dict[str, Any]) -> Solver:
 
 
 def _denoiser(D: denoisers.Denoiser | str, q: Tensor, A: Any) -> denoisers.Denoiser:
-    """Return the denoiser, made by its name where the data are, for complex images if A has them."""
+    """Return the denoiser, by its name on the device of the data, adapted to complex images."""
     if isinstance(D, str) or not callable(D):
         D = as_denoiser(D)
         if isinstance(D, nn.Module) and isinstance(q, Tensor):
