@@ -361,10 +361,13 @@ def test_the_shell_refuses_what_is_no_kspace(tmp_path, monkeypatch, capsys):
     np.save("real.npy", np.ones((3, 8, 9), np.float32))
     np.save("nan.npy", np.full((8, 9), np.nan, np.complex64))
     np.save("small.npy", np.ones((8, 9), np.complex64))
+    np.save("coils.npy", np.ones((3, 8, 9), np.complex64))
+    np.save("mask.npy", np.ones((8, 9), np.float32))
     write_image("q.png", torch.rand(1, 1, 16, 16))
     four = ("--set", "operator.acceleration=2", "--output", "o.npy")
     for arguments, words in (
         (("--data", "real.npy", *four), "expected complex numbers (..., H, W)"),
+        (("--data", "coils.npy", "--set", "operator.mask=mask.npy", *four[2:]), "of 3 coils. Give"),
         (("--data", "nan.npy", *four), "values are NaN or infinite"),
         (("--data", "q.png", *four), "the data of mri are a .npy file"),
         (("--data", "small.npy", "--output", "o.npy"), "operator.acceleration=NUMBER"),

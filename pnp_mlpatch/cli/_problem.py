@@ -255,6 +255,11 @@ def _measured(run: Run) -> tuple[LinearOperator, dict[str, Any], Tensor]:
     name = run.operator["name"]
     if name == "mri":
         q = read_kspace(run.source)
+        if q.ndim == 5 and "maps" not in run.operator:
+            raise InputError(
+                f"{run.source}: data of {q.shape[1]} coils. Give their maps: --set "
+                "operator.maps=FILE."
+            )
         return *make_operator(run.operator, {"image_shape": tuple(q.shape[-3:])}), q
     if _image_shaped(operators.get(name)):
         q = read_picture(run.source, gray=run.gray, index=run.slice)
