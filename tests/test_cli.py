@@ -668,7 +668,7 @@ def test_a_state_of_other_data_is_never_continued(run, fails, here):
         ("--simulate grey.png --operator mask --set operator.keep=2", "keep must be in (0, 1]"),
         (
             "--simulate grey.png --operator mask --set operator.keep=much",
-            "operator.keep, operator.seed: a setting",
+            "random_mask: keep must be in (0, 1], got 'much'",
         ),
         (
             "--simulate grey.png --operator mask --set operator.mask=none.png",
