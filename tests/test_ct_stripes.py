@@ -39,6 +39,15 @@ def test_what_was_not_measured_is_interpolated_before_and_0_after(algotom):
     assert algotom[0].tolist() == [[1, 2, 3, 4], [0, 0, 0, 0]]
 
 
+def test_a_margin_that_saw_nothing_is_left_out(algotom):
+    q = torch.tensor([[0.0, 1.0, 2.0, 0.0, 0.0], [0.0, 3.0, 4.0, 0.0, 0.0]])
+    seen = torch.tensor([[False, True, True, False, False]] * 2)
+    assert remove_stripes(q, seen).tolist() == [[0, 2, 4, 0, 0], [0, 6, 8, 0, 0]]
+    assert algotom[0].tolist() == [[1, 2], [3, 4]]
+    assert not remove_stripes(q, ~seen & seen).any()
+    assert len(algotom) == 1
+
+
 def test_what_algotom_refuses_is_said(algotom, monkeypatch):
     def refuse(sinogram):
         raise ValueError("no noise")

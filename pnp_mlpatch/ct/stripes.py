@@ -37,7 +37,11 @@ def remove_stripes(q: Tensor, seen: Tensor) -> Tensor:
     micro-tomography, Optics Express 2018: algotom's ``remove_all_stripe``, with its defaults.
     """
     removal = require("algotom.prep.removal", "Removing stripes")
-    values, known = q.double().numpy().copy(), seen.numpy()
+    alive = np.flatnonzero(seen.numpy().any(0))
+    if not len(alive):
+        return torch.zeros_like(q)
+    part = slice(int(alive[0]), int(alive[-1]) + 1)  # without a margin of elements that saw nothing
+    values, known = q[:, part].double().numpy().copy(), seen[:, part].numpy()
     places = np.arange(values.shape[1])
     for row, mask in zip(values, known, strict=True):
         if mask.any() and not mask.all():
@@ -49,7 +53,9 @@ def remove_stripes(q: Tensor, seen: Tensor) -> Tensor:
             f"stripes: algotom does not filter this sinogram of {values.shape[0]} angles x "
             f"{values.shape[1]} detectors ({error}). Leave out stripes (--stripes)."
         ) from error
-    return torch.where(seen, torch.from_numpy(np.ascontiguousarray(clean)).to(q), 0.0)
+    found = torch.zeros_like(q)
+    found[:, part] = torch.from_numpy(np.ascontiguousarray(clean)).to(q)
+    return torch.where(seen, found, 0.0)
 
 
 __all__ = ["remove_stripes"]
