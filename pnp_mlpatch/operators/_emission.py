@@ -6,23 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.linalg import CGInfo, dot, pcg
-from pnp_mlpatch.operators._base import LinearOperator, Map
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.linalg import CGInfo
+from pnp_mlpatch.operators._base import LinearOperator
+from pnp_mlpatch.operators._counts import TINY, Counts
 from pnp_mlpatch.operators._decomposable import DecomposableOperator
 from pnp_mlpatch.operators._verify import reached
-from pnp_mlpatch.operators._weighted import norm_of_images
 
 LEAST_MEAN = 0.01  # photons, below which the likelihood is continued by a parabola
 LEAST_COUNT = 0.25  # photons, the least variance of the weighted least squares
 NEIGHBOURS = 5  # rows and columns over which the counts are averaged for it
-NEWTON_TOL = 0.1  # relative residual to which the equations of a Newton step are solved
-HALVINGS = 20  # of a Newton step, at most
-ROUNDING = 1e-14  # of the objective, relative to the counts
-TINY = 1e-30
 
 
-class Emission(LinearOperator):
+class Emission(Counts):
     r"""Photon counts of an image, c ~ Poisson(g A f + b): low light, fluorescence, astronomy.
 
     The data step is the proximal map of the negative log-likelihood, so it is unbiased where counts
@@ -79,7 +75,7 @@ class Emission(LinearOperator):
         result = reconstruct(E.q, E, D, noise=1.0)
     """
 
-    likelihood = True
+    rounding = 1e-14
 
     def __init__(
         self,
@@ -88,12 +84,7 @@ class Emission(LinearOperator):
         gain: float | Tensor = 1.0,
         background: float | Tensor = 0.0,
     ):
-        if not isinstance(A, LinearOperator):
-            raise InputTypeError(f"Emission: A must be an operator, got {type(A).__name__}.")
-        super().__init__(A.image_shape, A.data_shape)
-        A._check(counts, "data", "Emission(A, counts)", "counts")
-        self.operator = A
-        self.counts: Tensor
+        super().__init__(A, counts)
         self.gain: Tensor
         self.background: Tensor
         for name, value in (("counts", counts), ("gain", gain), ("background", background)):
@@ -116,26 +107,11 @@ class Emission(LinearOperator):
     def example(cls) -> LinearOperator:
         raise InputError("Emission is made by Emission(A, counts, gain, background).")
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.linear._forward(x)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self.linear._adjoint(y)
-
-    def _precondition(self, alpha: Tensor) -> Map | None:
-        return self.linear._precondition(alpha)
-
-    def _initial(self, q: Tensor) -> Tensor:
-        return self.linear._initial(q)
-
     def for_images(self, rows: Tensor) -> Emission:
         counts, gain, background = (
             v[rows] if len(v) > 1 else v for v in (self.counts, self.gain, self.background)
         )
         return Emission(self.operator, counts, gain, background)
-
-    def _norm(self, iterations: int, tol: float) -> float:
-        return norm_of_images(self, iterations, tol)
 
     def objective(self, p: Tensor) -> Tensor:
         r"""Return the negative log-likelihood of an image, less that of the best possible.
@@ -170,28 +146,18 @@ class Emission(LinearOperator):
         second = torch.where(below < 0, steep, c / at.square())
         return g * first, g.square() * second
 
+    def _expand(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, second = self._slopes(p)
+        pull = self.operator._adjoint(first)
+        scale = self.operator._adjoint(self.gain.expand_as(p).contiguous())
+        return pull, pull.flatten(1).norm(dim=1) + scale.flatten(1).norm(dim=1), second.sqrt()
+
     def _solve(
         self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
     ) -> tuple[Tensor, CGInfo]:
         if _is_diagonal(self.operator):
             return self._roots(z, alpha), CGInfo(0, z.new_zeros(len(z)))
-        with torch.no_grad():
-            f = x0.clone() if len(x0) == len(z) else x0.expand_as(z)
-            p, used = self.operator._forward(f), 0
-            scale = self.operator._adjoint(self.gain.expand_as(p).contiguous())
-            while True:
-                first, second = self._slopes(p)
-                pull = self.operator._adjoint(first)
-                gradient = pull + alpha * (f - z)
-                size = pull.flatten(1).norm(dim=1) + scale.flatten(1).norm(dim=1)
-                residual = gradient.flatten(1).norm(dim=1) / size.clamp_min(TINY)
-                if used >= max_iter or bool((residual <= tol).all()):
-                    return f, CGInfo(used, residual)
-                direction, info = self._newton(gradient, second, alpha, max_iter - used)
-                used += max(1, info.iterations)
-                f, p, moved = self._descend(f, p, direction, z, alpha)
-                if not moved:  # at the precision of the numbers
-                    used = max_iter
+        return super()._solve(z, alpha, Aty, x0, tol, max_iter)
 
     def _roots(self, z: Tensor, alpha: Tensor) -> Tensor:
         """Return the data step of each pixel, where A multiplies it by a number d."""
@@ -208,45 +174,6 @@ class Emission(LinearOperator):
         y = torch.where(y < eps, low, y)
         slope = torch.where(y < eps, 1 - c / eps + steep * (y - eps), 1 - c / y.clamp_min(eps))
         return (x - d * slope / a).to(z.dtype)
-
-    def _newton(
-        self, gradient: Tensor, curvature: Tensor, alpha: Tensor, max_iter: int
-    ) -> tuple[Tensor, CGInfo]:
-        def normal(x: Tensor) -> Tensor:
-            return self.operator._adjoint(curvature * self.operator._forward(x)) + alpha * x
-
-        return pcg(
-            normal,
-            -gradient,
-            torch.zeros_like(gradient),
-            precondition=self.operator._precondition_weighted(alpha, curvature.sqrt()),
-            tol=NEWTON_TOL,
-            max_iter=max_iter,
-        )
-
-    def _descend(
-        self, f: Tensor, p: Tensor, direction: Tensor, z: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Tensor, bool]:
-        """Find the largest step of 1, 1/2, 1/4 ... that lowers the objective, of each image."""
-        change = self.operator._forward(direction)
-
-        def ray(step: Tensor) -> Tensor:
-            return p + step.reshape(-1, *[1] * (p.ndim - 1)) * change
-
-        def value(step: Tensor) -> Tensor:
-            at = f + step * direction - z
-            fidelity = self.objective(ray(step)).reshape(-1, 1, 1, 1)
-            return fidelity + 0.5 * alpha * dot(at, at).double()
-
-        step = torch.ones_like(f[:, :1, :1, :1])
-        before = value(torch.zeros_like(step)) + ROUNDING * self.counts.sum().double()
-        for _ in range(HALVINGS):
-            worse = ~(value(step) <= before)
-            if not bool(worse.any()):
-                break
-            step = torch.where(worse, step / 2, step)
-        step = torch.where(value(step) <= before, step, torch.zeros_like(step))
-        return f + step * direction, ray(step), bool((step > 0).any())
 
 
 def _is_diagonal(A: LinearOperator) -> bool:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError, InputTypeError
-from pnp_mlpatch.linalg import CGInfo, dot, pcg
-from pnp_mlpatch.operators._base import LinearOperator, Map
-from pnp_mlpatch.operators._weighted import norm_of_images
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.operators._base import LinearOperator
+from pnp_mlpatch.operators._counts import TINY, Counts
 
-NEWTON_TOL = 0.1  # relative residual to which the equations of a Newton step are solved
-HALVINGS = 12  # of a Newton step, at most
 LEAST_COUNT = 0.5  # photons, where a logarithm of counts is taken
-TINY = 1e-30
 
 
-class Transmission(LinearOperator):
+class Transmission(Counts):
     r"""Photon counts behind an operator A of line integrals, c ~ Poisson(b exp(-A f) + r).
 
     The data step is the proximal map of the negative log-likelihood. It takes no logarithm of the
@@ -69,7 +65,7 @@ class Transmission(LinearOperator):
         result = reconstruct(T.q, T, D, noise=1.0)
     """
 
-    likelihood = True
+    takes = "an operator of line integrals"
 
     def __init__(
         self,
@@ -78,14 +74,7 @@ class Transmission(LinearOperator):
         blank: float | Tensor,
         background: float | Tensor = 0.0,
     ):
-        if not isinstance(A, LinearOperator):
-            raise InputTypeError(
-                f"Transmission: A must be an operator of line integrals, got {type(A).__name__}."
-            )
-        super().__init__(A.image_shape, A.data_shape)
-        A._check(counts, "data", "Transmission(A, counts)", "counts")
-        self.operator = A
-        self.counts: Tensor
+        super().__init__(A, counts)
         self.blank: Tensor
         self.background: Tensor
         for name, value in (("counts", counts), ("blank", blank), ("background", background)):
@@ -107,27 +96,12 @@ class Transmission(LinearOperator):
     def example(cls) -> LinearOperator:
         raise InputError("Transmission is made by Transmission(A, counts, blank).")
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.linear._forward(x)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self.linear._adjoint(y)
-
-    def _precondition(self, alpha: Tensor) -> Map | None:
-        return self.linear._precondition(alpha)
-
-    def _initial(self, q: Tensor) -> Tensor:
-        return self.linear._initial(q)
-
     def for_images(self, rows: Tensor) -> Transmission:
         counts, blank, background = (
             v[rows] if v.ndim > len(self.data_shape) and len(v) > 1 else v
             for v in (self.counts, self.blank, self.background)
         )
         return Transmission(self.operator, counts, blank, background)
-
-    def _norm(self, iterations: int, tol: float) -> float:
-        return norm_of_images(self, iterations, tol)
 
     def objective(self, p: Tensor) -> Tensor:
         r"""Return the negative log-likelihood of line integrals, less that of the best possible.
@@ -152,67 +126,13 @@ class Transmission(LinearOperator):
     def _mean(self, p: Tensor) -> Tensor:
         return self.blank * torch.exp(-p.clamp_min(-30)) + self.background
 
-    def _solve(
-        self, z: Tensor, alpha: Tensor, Aty: Tensor, x0: Tensor, tol: float, max_iter: int
-    ) -> tuple[Tensor, CGInfo]:
-        with torch.no_grad():
-            f = x0.clone() if len(x0) == len(z) else x0.expand_as(z)
-            p, used = self.operator._forward(f), 0
-            while True:
-                signal = self._mean(p) - self.background
-                mean = (signal + self.background).clamp_min(TINY)
-                ratio = torch.where(self.blank > 0, self.counts / mean, torch.ones_like(signal))
-                pull, push = self.operator._adjoint(signal * ratio), self.operator._adjoint(signal)
-                gradient = pull - push + alpha * (f - z)
-                size = (pull.flatten(1).norm(dim=1) + push.flatten(1).norm(dim=1)).clamp_min(TINY)
-                residual = gradient.flatten(1).norm(dim=1) / size
-                if used >= max_iter or bool((residual <= tol).all()):
-                    return f, CGInfo(used, residual)
-                weight = (signal.square() / mean).sqrt()
-                direction, info = self._newton(gradient, weight, alpha, max_iter - used)
-                used += max(1, info.iterations)
-                f, p, moved = self._descend(f, p, direction, z, alpha)
-                if not moved:  # at the precision of the numbers
-                    used = max_iter
-
-    def _newton(
-        self, gradient: Tensor, weight: Tensor, alpha: Tensor, max_iter: int
-    ) -> tuple[Tensor, CGInfo]:
-        def normal(x: Tensor) -> Tensor:
-            return self.operator._adjoint(weight.square() * self.operator._forward(x)) + alpha * x
-
-        return pcg(
-            normal,
-            -gradient,
-            torch.zeros_like(gradient),
-            precondition=self.operator._precondition_weighted(alpha, weight),
-            tol=NEWTON_TOL,
-            max_iter=max_iter,
-        )
-
-    def _descend(
-        self, f: Tensor, p: Tensor, direction: Tensor, z: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Tensor, bool]:
-        """Find the largest step of 1, 1/2, 1/4 ... that lowers the objective, of each image."""
-        change = self.operator._forward(direction)
-
-        def ray(step: Tensor) -> Tensor:
-            return p + step.reshape(-1, *[1] * (p.ndim - 1)) * change
-
-        def value(step: Tensor) -> Tensor:
-            at = f + step * direction - z
-            fidelity = self.objective(ray(step)).reshape(-1, 1, 1, 1)
-            return fidelity + 0.5 * alpha * dot(at, at).double()
-
-        step = torch.ones_like(f[:, :1, :1, :1])
-        before = value(torch.zeros_like(step))
-        for _ in range(HALVINGS):
-            worse = ~(value(step) <= before)
-            if not bool(worse.any()):
-                break
-            step = torch.where(worse, step / 2, step)
-        step = torch.where(value(step) <= before, step, torch.zeros_like(step))
-        return f + step * direction, ray(step), bool((step > 0).any())
+    def _expand(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        signal = self._mean(p) - self.background
+        mean = (signal + self.background).clamp_min(TINY)
+        ratio = torch.where(self.blank > 0, self.counts / mean, torch.ones_like(signal))
+        pull, push = self.operator._adjoint(signal * ratio), self.operator._adjoint(signal)
+        size = pull.flatten(1).norm(dim=1) + push.flatten(1).norm(dim=1)
+        return pull - push, size, (signal.square() / mean).sqrt()
 
 
 def _photons(name: str, value: float | Tensor, counts: Tensor) -> Tensor:
