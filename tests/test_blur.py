@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matrices import dense
 from scipy.ndimage import convolve
 from scipy.signal import convolve2d
 
@@ -42,12 +43,6 @@ def kernel(name):
     height, width, symmetric = KERNELS[name]
     psf = draw(height, width) + 0.1
     return psf + psf.flip(0) + psf.flip(1) + psf.flip(0, 1) if symmetric else psf
-
-
-def dense(A):
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=torch.float64).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
 
 
 def varying(shape, boundary):

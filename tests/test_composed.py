@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from matrices import dense, relative
 
 from pnp_mlpatch import interop, operators, reconstruct
 from pnp_mlpatch._optional import require
@@ -89,16 +90,6 @@ MADE = {  # the operator, and whether its data step is exact
         False,
     ),
 }
-
-
-def dense(A):
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=torch.float64).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)], ids=str)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from matrices import dense
 
 from pnp_mlpatch import interop, reconstruct
 from pnp_mlpatch._optional import require
@@ -43,13 +44,6 @@ OPERATORS = {
     "gaussian x3": lambda: Downsample.gaussian((1, 15, 9), 3, 0.7),
     "gaussian x4, narrow": lambda: Downsample.gaussian((1, 12, 8), 4, 0.01),
 }
-
-
-def dense(A):
-    """The matrix, column by column."""
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=torch.float64).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
 
 
 def solved(A, z, q, alpha):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
+from matrices import dense
 from scipy.linalg import hadamard
 
 from pnp_mlpatch import operators, samples
@@ -19,12 +18,6 @@ from pnp_mlpatch.operators.hadamard import Hadamard, walsh_hadamard
 def draw(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-
-def dense(A):
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=torch.float64).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
 
 
 def walsh(n):

@@ -12,6 +12,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from matrices import dense, relative
 
 from pnp_mlpatch import cli, denoisers, reconstruct, solvers
 from pnp_mlpatch._optional import require
@@ -45,16 +46,6 @@ def coils(count, height, width, dtype=torch.complex64):
             for k, t in enumerate(turns)
         ]
     ).to(dtype)
-
-
-def dense(A):
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=torch.float64).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def phantom(size):

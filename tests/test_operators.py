@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matrices import dense
 
 from pnp_mlpatch import denoisers, operators, samples
 from pnp_mlpatch.errors import InputError, InputTypeError
@@ -24,14 +25,6 @@ from pnp_mlpatch.operators.lensing import Lensing
 from pnp_mlpatch.operators.mask import Mask, interpolate_gaps, random_mask
 from pnp_mlpatch.operators.radon import Radon, cache_directory
 from pnp_mlpatch.testing import optimality
-
-
-def dense(A, dtype=torch.float64):
-    """The matrix of an operator, column by column."""
-    count = math.prod(A.image_shape)
-    basis = torch.eye(count, dtype=dtype).reshape(count, *A.image_shape)
-    return A(basis).reshape(count, -1).T
-
 
 # ---- data step against a dense solve
 
