@@ -11,6 +11,7 @@ from torch import Tensor
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, for_complex, per_channel
 from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io.arrays import read_complex
+from pnp_mlpatch.operators import LinearOperator
 
 LEAST, MOST = 0.1, 10.0  # the largest magnitude of samples of mri in the right units
 
@@ -27,28 +28,28 @@ def truth_of(picture: Tensor, operator: str) -> Tensor:
     return torch.cat([picture, torch.zeros_like(picture)], dim=1)
 
 
-def fit(D: Denoiser, operator: str, channels: int) -> Denoiser:
-    """Adapt D to images of so many channels.
+def fit(D: Denoiser, operator: str, A: LinearOperator) -> Denoiser:
+    """Adapt D to the channels of A's images.
 
-    ``e_mode`` for lensing, ``complex_channels`` for mri where D takes grey images, ``per_channel``
-    where D takes one channel and there are more.
+    ``e_mode`` for lensing, ``complex_channels`` for complex images where D takes grey ones,
+    ``per_channel`` where D takes one channel and there are more.
     """
     known = describe(D).channels
     if operator == "lensing" and known != 2:
         return e_mode(D)
-    if operator == "mri":
+    if A.complex_image:
         return for_complex(D)
-    return per_channel(D) if known == 1 and channels > 1 else D
+    return per_channel(D) if known == 1 and A.image_shape[0] > 1 else D
 
 
-def shown(x: Tensor, operator: str) -> Tensor:
-    """Return what is written and scored of an image: for mri its magnitude (1, 1, H, W)."""
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True) if operator == "mri" else x
+def shown(x: Tensor, A: LinearOperator) -> Tensor:
+    """Return what is written and scored: of a complex image its magnitude (1, 1, H, W)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True) if A.complex_image else x
 
 
-def in_scale(x0: Tensor, operator: str) -> Tensor:
+def in_scale(x0: Tensor, A: LinearOperator) -> Tensor:
     """Return the start; warn where samples of mri make magnitudes far from [0, 1]."""
-    largest = float(shown(x0, operator).max()) if operator == "mri" else 1.0
+    largest = float(shown(x0, A).max()) if A.complex_image else 1.0
     if largest > 0 and not LEAST <= largest <= MOST:
         warnings.warn(
             f"mri: the magnitudes of the zero-filled image reach {largest:.3g}, and denoisers are "

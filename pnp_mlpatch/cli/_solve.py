@@ -28,6 +28,7 @@ from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.atomic import atomic_write, check_writable
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.io.lock import lock
+from pnp_mlpatch.operators import LinearOperator
 from pnp_mlpatch.solvers import Result, Solver, State, anderson
 from pnp_mlpatch.viz.report import check_report
 from pnp_mlpatch.weights import sha256
@@ -63,10 +64,9 @@ def _solve(
     solver, solver_used = make("solver", run.solver)
     D, denoiser_used = make("denoiser", run.denoiser)
     A, operator_used, q, truth = make_problem(run)
-    name = run.operator["name"]
-    _check_channels(run.output, shown(torch.zeros(1, *A.image_shape), name).shape[1])
+    _check_channels(run.output, 1 if A.complex_image else A.image_shape[0])
     A, q, truth = A.to(device), q.to(device), None if truth is None else truth.to(device)
-    D = fit(D.to(device) if hasattr(D, "to") else D, name, A.image_shape[0])
+    D = fit(D.to(device) if hasattr(D, "to") else D, run.operator["name"], A)
 
     asked = _asked(run, operator_used, denoiser_used, solver_used)
     about = _lasting(plain(asked))
@@ -77,8 +77,8 @@ def _solve(
         if checkpoint and now.iteration % CHECKPOINT_EVERY == 0:
             now.save(checkpoint, {**about, "history": history})
 
-    score = None if truth is None else _psnr_to(truth, name)
-    x0 = in_scale(A.initial(q), name)
+    score = None if truth is None else _psnr_to(truth, A)
+    x0 = in_scale(A.initial(q), A)
     noise, tuned = run.noise, None
     if not run.tune and not {"sigma", "alpha"} & run.solver.keys():
         solver, noise, tuned = level_from_noise(q, A, D, solver, noise)
@@ -101,9 +101,9 @@ def _solve(
         result.state.save(checkpoint, {**about, "history": history})
     report = _report(result, asked, run.output, device, resumed_at)
     if truth is not None:
-        report |= _scores(x0, result.x, truth, name)
+        report |= _scores(x0, result.x, truth, A)
     report["history"] = result.history
-    _write(run.output, shown(result.x, name), report)
+    _write(run.output, shown(result.x, A), report)
     if args.report is not None:
         about = {"q": q, "A": A, "D": D, "noise": noise, "truth": truth, "start": x0}
         report_solve(args, run, result, asked, about)
@@ -168,11 +168,11 @@ def _report(
     return report
 
 
-def _scores(x0: Tensor, x: Tensor, truth: Tensor, operator: str) -> dict[str, Any]:
+def _scores(x0: Tensor, x: Tensor, truth: Tensor, A: LinearOperator) -> dict[str, Any]:
     """PSNR of the start and of the result, and SSIM where the image is large enough."""
-    score, target = _psnr_to(truth, operator), shown(truth, operator)
+    score, target = _psnr_to(truth, A), shown(truth, A)
     values, enough = _data_range(target), min(truth.shape[-2:]) >= 11
-    similar = metrics.ssim(shown(x, operator), target, values) if enough else None
+    similar = metrics.ssim(shown(x, A), target, values) if enough else None
     return {
         "data_range": values,
         "psnr_initial": score(x0),
@@ -259,10 +259,10 @@ def _data_range(truth: Tensor) -> float:
     return 1.0 if (low >= 0 and high <= 1) or low == high else high - low
 
 
-def _psnr_to(truth: Tensor, operator: str) -> Callable[[Tensor], float]:
-    target = shown(truth, operator)
+def _psnr_to(truth: Tensor, A: LinearOperator) -> Callable[[Tensor], float]:
+    target = shown(truth, A)
     values = _data_range(target)
-    return lambda x: float(metrics.psnr(shown(x, operator), target, values).mean())
+    return lambda x: float(metrics.psnr(shown(x, A), target, values).mean())
 
 
 def _check_channels(output: Path, channels: int) -> None:
