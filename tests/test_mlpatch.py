@@ -189,7 +189,7 @@ def test_features_between_the_pixels_are_bicubic_samples_of_features_on_the_grid
         net.layers[0].weight,
         net.layers[0].bias,
     )
-    residual = net._mlp(h, level)[..., 0]
+    residual = net._mlp(net.activation(h), level)[..., 0]
     base = F.grid_sample(
         x,
         (p / torch.tensor([14.0, 15.0]) * 2 - 1).flip(-1)[None, None],
@@ -425,8 +425,9 @@ def test_a_constant_map_is_its_number(mapped):
     coords = torch.tensor([[3.25, 4.5], [0.0, 17.0], [21.6, 8.1]])
     bound = 2e-5 if mapped.deform else 1e-6  # offsets that follow the content amplify rounding
     for level in (0.0, 0.13):
-        constant = torch.full((1, 1, 23, 18), level)
-        assert (mapped(x, constant) - mapped(x, level)).abs().max() < bound
+        constant, number = torch.full((1, 1, 23, 18), level), mapped(x, level)
+        scale = max(1.0, float(number.abs().max()))
+        assert (mapped(x, constant) - number).abs().max() < bound * scale
         difference = mapped.at(x, coords, constant) - mapped.at(x, coords, level)
         assert difference.abs().max() < 2 * bound
     each = torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1)
@@ -440,8 +441,11 @@ def test_a_map_matters_where_it_is(mapped):
     halves = torch.full((1, 1, 12, size), 0.05)
     halves[..., size // 2 :] = 0.2
     y, near = mapped(x, halves), mapped.field + 1
-    assert torch.allclose(y[..., : size // 2 - near], mapped(x, 0.05)[..., : size // 2 - near])
-    assert torch.allclose(y[..., size // 2 + near :], mapped(x, 0.2)[..., size // 2 + near :])
+    left, right = mapped(x, 0.05), mapped(x, 0.2)
+    # a map is added after the products, a number with them; deformed patches amplify rounding
+    close = {"atol": 2e-5 if mapped.deform else 2e-6}
+    assert torch.allclose(y[..., : size // 2 - near], left[..., : size // 2 - near], **close)
+    assert torch.allclose(y[..., size // 2 + near :], right[..., size // 2 + near :], **close)
     assert not torch.allclose(y[..., size // 2 :], mapped(x, 0.05)[..., size // 2 :], atol=1e-4)
 
 

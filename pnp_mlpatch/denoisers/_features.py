@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pnp_mlpatch.denoisers._convolution import convolve
+
 HIDDEN_GAIN = math.sqrt(2)  # of the initial weights of a hidden layer
 SIGNAL_GAIN = 4.0  # of a layer that sees the small differences between pixels
 
@@ -73,8 +75,14 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.slope = nn.Parameter(torch.randn(outputs) / 2) if conditional else None
 
-    def forward(self, h: Tensor, level: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Apply the layer.
+    def forward(
+        self,
+        h: Tensor,
+        level: Tensor,
+        weight: Tensor | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Apply the layer, and the activation to what it gives.
 
         Parameters
         ----------
@@ -83,18 +91,21 @@ class Affine(nn.Module):
             The noise level, from 0 to 1. A map is read at the centres of the kernels.
         weight : Tensor, optional
             Other kernels in place of the layer's own.
+        activation : callable, optional
 
         Returns
         -------
         Tensor, shape (B, outputs, H', W')
         """
-        weight = (self.weight if weight is None else weight).to(h.dtype)
+        weight = self.weight if weight is None else weight
+        d, groups = self.dilation, self.groups
         if self.slope is None or level.numel() == 1:
             bias = self.bias if self.slope is None else self.bias + level.flatten() * self.slope
-            return F.conv2d(h, weight, bias.to(h.dtype), dilation=self.dilation, groups=self.groups)
-        y = F.conv2d(h, weight, dilation=self.dilation, groups=self.groups)
+            return convolve(h, weight, bias, activation, dilation=d, groups=groups)
+        y = convolve(h, weight, None, dilation=d, groups=groups)
         level = cropped_level(level, (level.shape[-2] - y.shape[-2]) // 2)
-        return y + (self.bias[:, None, None] + level * self.slope[:, None, None]).to(h.dtype)
+        y = y + (self.bias[:, None, None] + level * self.slope[:, None, None]).to(h.dtype)
+        return y if activation is None else activation(y)
 
 
 class Stem(nn.ModuleList):
@@ -167,12 +178,12 @@ class Stem(nn.ModuleList):
         if self.fold > 1 and is_map(level):
             level = F.avg_pool2d(level, self.fold)
         layers = list(self)
-        h = layers[0](h, level, zero_mean(cast(Tensor, layers[0].weight)) if self.centred else None)
         paired, rest = layers[1 : 1 + 2 * self.pairs], layers[1 + 2 * self.pairs :]
-        h = h if paired else self.activation(h)
+        weight = zero_mean(cast(Tensor, layers[0].weight)) if self.centred else None
+        h = layers[0](h, level, weight, None if paired else self.activation)
         for first, second in zip(paired[::2], paired[1::2], strict=True):
-            branch = second(self.activation(first(h, level)), level)
+            branch = second(first(h, level, activation=self.activation), level)
             h = cropped(h, (h.shape[-1] - branch.shape[-1]) // 2) + branch
         for layer in rest:
-            h = self.activation(layer(h, level))
+            h = layer(h, level, activation=self.activation)
         return F.pixel_shuffle(h, self.fold) if self.fold > 1 else h

@@ -244,21 +244,21 @@ class PatchNetwork(Network):
         return kernel.unflatten(-1, (len(axis), -1)).contiguous(memory_format=torch.channels_last)
 
     def _first(self, features: Tensor, level: Tensor, kernel: Tensor) -> Tensor:
-        """Sample and apply the first layer on the grid, by the kernel of :meth:`_folded`.
+        """Sample on the grid by the kernel of :meth:`_folded`; the first layer and its activation.
 
         Returns (B, outputs, h, w), where ``features`` are larger by the reach of the kernel.
         """
         if self.groups == 1:
-            return self.layers[0](features, level, kernel)
+            return self.layers[0](features, level, kernel, self.activation)
         samples = F.conv2d(features.flatten(0, 1)[:, None], kernel.to(features.dtype))
         samples = samples.unflatten(0, (len(features), -1)).unflatten(2, (self.groups, -1))
         # the order of the first layer: groups, C, M / groups
         return self._on_samples(samples.transpose(1, 2).flatten(1, 3), level)
 
     def _on_samples(self, samples: Tensor, level: Tensor) -> Tensor:
-        """Apply the first layer to samples in its order."""
+        """Apply the first layer to samples in its order, and the activation."""
         weight = self._first_weight().reshape(self.layers[0].weight.shape)  # type: ignore[arg-type]
-        return self.layers[0](samples, level, weight)
+        return self.layers[0](samples, level, weight, self.activation)
 
     def _samples(self, features: Tensor, coords: Tensor, offsets: Tensor) -> Tensor:
         """Sample at ``coords + offsets``, in the order of the first layer: (B, C M, Q, 1)."""
@@ -272,16 +272,15 @@ class PatchNetwork(Network):
         offsets = self.patch_offsets()[None, None]
         for take, move in self.steer:  # type: ignore[misc]
             weight = take.weight if self.stem else self._centred(take.weight)
-            h = take(self._samples(features, coords, offsets), level, weight)
-            step = move(self.activation(h), level)[..., 0].movedim(1, 2).unflatten(-1, (-1, 2))
+            h = take(self._samples(features, coords, offsets), level, weight, self.activation)
+            step = move(h, level)[..., 0].movedim(1, 2).unflatten(-1, (-1, 2))
             offsets = self._within(offsets + step.to(offsets.dtype))
         return offsets
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
-        """Apply the MLP after its first product to points (B, width, h, w): (B, C, h, w)."""
-        h = self.activation(h)
+        """Apply the MLP after its first layer to points (B, width, h, w): (B, C, h, w)."""
         for layer in self.layers[1:]:  # type: ignore[union-attr]
-            h = self.activation(layer(h, level))
+            h = layer(h, level, activation=self.activation)
         return F.conv2d(h, self.last.to(h.dtype))
 
     def _between(self, features: Tensor, coords: Tensor, level: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pnp_mlpatch.lensing.fits import (
     read_shear,
     write_convergence,
 )
+from pnp_mlpatch.lensing.halos import nfw_convergence
 from pnp_mlpatch.lensing.signs import Signs, check_signs
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
 from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
@@ -37,6 +38,7 @@ __all__ = [
     "judge",
     "kaiser_squires",
     "lognormal_convergence",
+    "nfw_convergence",
     "optimal_width",
     "peaks",
     "pixel_noise",

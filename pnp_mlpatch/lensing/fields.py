@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.lensing.halos import random_halos
 from pnp_mlpatch.lensing.spectra import Spectrum, convergence_spectrum, power, wavenumbers
 from pnp_mlpatch.lensing.units import radians
 
@@ -30,7 +31,8 @@ SHIFT, SHIFT_SPREAD = (
     0.028,
     0.005,
 )  # kappa_0 for sources at redshift 1, and how much it differs between maps
-AMPLITUDES = (0.7, 1.7)  # of training maps: other redshifts of the sources, other cosmologies
+AMPLITUDES = (0.45, 1.8)  # of training maps: sources at redshift 0.5 to 1.5, other cosmologies
+HALOS = 0.5  # share of the training maps with halos beside the log-normal field
 PIXEL = "0.293 arcmin"
 MARGIN = (
     1.5  # fields are made so much wider than the map that is cut from them, since they are periodic
@@ -99,10 +101,11 @@ def lognormal_convergence(
 
 
 def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
-    r"""Draw one map to train on, with random skewness and amplitude.
+    r"""Draw one map to train on, with random skewness and amplitude, half of them with halos.
 
     :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; the amplitude is uniform
-    from 0.7 to 1.7; pixels are 0.293 arcmin.
+    from 0.45 to 1.8; pixels are 0.293 arcmin. Every second map has one to six bright halos more
+    (:func:`~pnp_mlpatch.lensing.halos.random_halos`): clusters, which the log-normal field lacks.
 
     Parameters
     ----------
@@ -121,7 +124,10 @@ def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
     )  # in quarters, so that tables are shared
     amplitude = AMPLITUDES[0] + (AMPLITUDES[1] - AMPLITUDES[0]) * rng.random()
     root = _root((side, side), radians(PIXEL), convergence_spectrum, shift).float()
-    return (amplitude * _field(root, rng, (side, side), shift))[None]
+    kappa = amplitude * _field(root, rng, (side, side), shift)
+    if rng.random() < HALOS:
+        kappa = kappa + random_halos(side, PIXEL, rng)
+    return kappa[None]
 
 
 def _field(root: Tensor, rng: np.random.Generator, shape: tuple[int, ...], shift: float) -> Tensor:
