@@ -4,12 +4,16 @@ The denoiser is an MLPatch that was trained at 128 x 128. The sinogram is simula
 as fine and the noise is white, 40 dB below the root mean square of the data. Beside it: filtered
 backprojection, and total variation with the best weight of a sweep, chosen with the truth. The
 MLPatch run uses fixed settings and no truth.
-Run: python examples/ct_512.py [--quick] [--out DIR]
+--profile prints the functions that take most of the time of the MLPatch run.
+Run: python examples/ct_512.py [--quick] [--profile] [--out DIR]
 """
 
 import argparse
+import cProfile
 import platform
+import pstats
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -31,6 +35,7 @@ def main():
     parser.add_argument(
         "--quick", action="store_true", help="128 x 128 pixels and few iterations, for testing"
     )
+    parser.add_argument("--profile", action="store_true", help="print where the time goes")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -67,10 +72,19 @@ def main():
         {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
     )
 
-    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey")
-    ours = reconstruct(
-        q, A, mlpatch, noise=noise, sigma=20 / 255, iterations=4 if args.quick else 30, record=score
-    )
+    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey", precision="auto")
+    with cProfile.Profile() if args.profile else nullcontext() as profile:
+        ours = reconstruct(
+            q,
+            A,
+            mlpatch,
+            noise=noise,
+            sigma=20 / 255,
+            iterations=4 if args.quick else 30,
+            record=score,
+        )
+    if profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(12)
 
     results = {
         "FBP (Hann)": (fbp, fbp_seconds),
@@ -88,7 +102,7 @@ def main():
     ]
     print(
         f"\nChest CT {size} x {size}, 60 views, 40 dB; MLPatch trained at "
-        f"{mlpatch.card['trained_size']}, ADMM: {ours.status}"
+        f"{mlpatch.info.trained_size}, ADMM: {ours.status}"
     )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")

@@ -76,7 +76,7 @@ def main():
         {s: round(r.history["psnr"][-1], 2) for s, r in tv_runs.items()},
     )
 
-    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey")
+    mlpatch = denoisers.make("mlpatch", weights="mlpatch-grey", precision="auto")
     ours = reconstruct(
         q, A, mlpatch, alpha=0.02, sigma=20 / 255, iterations=4 if args.quick else 20, record=score
     )
@@ -98,7 +98,7 @@ def main():
     ]
     print(
         f"\nInpainting {size} x {size}, 30 % of the pixels; MLPatch trained at "
-        f"{mlpatch.card['trained_size']}, ADMM: {ours.status}"
+        f"{mlpatch.info.trained_size}, ADMM: {ours.status}"
     )
     print(table(rows))
     print(f"(seconds of one run on {platform.machine()}, {torch.get_num_threads()} threads)")

@@ -69,15 +69,16 @@ def _plain(h: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     given = [h, weight] if bias is None else [h, weight, bias]
     if not all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in given):
         return False
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    return not (wanted or _transformed(h) or torch.compiler.is_compiling()) and h.numel() > 0
+    return h.numel() > 0 and not torch.compiler.is_compiling() and not derivatives(*given)
 
 
-def _transformed(h: Tensor) -> bool:
-    """Whether torch.func or forward derivatives are at work."""
+def derivatives(*given: Tensor) -> bool:
+    """Whether derivatives pass through what is made of these tensors, or torch.func is at work."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        return True
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
-    return forward_ad.unpack_dual(h).tangent is not None
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in given)
 
 
 def _known(dtype: torch.dtype) -> bool:
@@ -91,4 +92,4 @@ def _known(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-__all__ = ["convolve"]
+__all__ = ["convolve", "derivatives"]
