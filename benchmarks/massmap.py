@@ -5,7 +5,7 @@ The truth is the simulated convergence that ships (kappaTNG, which no weights we
 the mask and the noise map of COSMOS, scaled to 8, 30 and 66 galaxies for each square arcminute;
 each number is the mean over --draws of the noise. Smoothed Kaiser-Squires has the width that is
 best with the truth, of a sweep; the Wiener filter has the spectrum --spectrum (.npy with rows l and
-C), by default the package's, times the amplitude that is best with the truth, of a sweep.
+C), by default the package's, times the amplitude that is best with the truth, of a sweep. MCALens has that spectrum.
 Plug-and-play has one set of weights and no truth: its level follows from the noise
 (massmap.map_mass). --choose compares levels on four generated maps instead, which is how its
 default was settled. --generator FILE.png draws spectrum, histogram and peaks of 40 training maps
@@ -30,7 +30,7 @@ from common import arguments, parse, publish
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.io.atomic import atomic_write
-from pnp_mlpatch.lensing import wiener
+from pnp_mlpatch.lensing import mcalens, wiener
 from pnp_mlpatch.lensing.estimators import (
     kaiser_squires,
     optimal_width,
@@ -204,6 +204,7 @@ def solve(truth, shear, args):
     }
     amplitude = best(lambda a: wiener(q, noise, filters[a], shear.pixel), list(filters))
     timed("Wiener, best amplitude", lambda: wiener(q, noise, filters[amplitude], shear.pixel))
+    timed("MCALens, same spectrum", lambda: mcalens(q, noise, filters[amplitude], shear.pixel))
     D, A = network(), Lensing(image_shape=(2, *noise.shape))
     tau = float(noise[shear.seen].min())
     few = 2 if args.quick else 8

@@ -20,6 +20,7 @@ from pnp_mlpatch.lensing.fits import (
     write_convergence,
 )
 from pnp_mlpatch.lensing.halos import nfw_convergence
+from pnp_mlpatch.lensing.mcalens import mcalens, starlet
 from pnp_mlpatch.lensing.signs import Signs, check_signs
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
 from pnp_mlpatch.lensing.statistics import describe_map, judge, peaks
@@ -38,6 +39,7 @@ __all__ = [
     "judge",
     "kaiser_squires",
     "lognormal_convergence",
+    "mcalens",
     "nfw_convergence",
     "optimal_width",
     "peaks",
@@ -51,6 +53,7 @@ __all__ = [
     "reduced",
     "shear_of",
     "smoothed",
+    "starlet",
     "tabulated",
     "wiener",
     "write_convergence",

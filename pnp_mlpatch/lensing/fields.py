@@ -31,8 +31,8 @@ SHIFT, SHIFT_SPREAD = (
     0.028,
     0.005,
 )  # kappa_0 for sources at redshift 1, and how much it differs between maps
-AMPLITUDES = (0.45, 1.8)  # of training maps: sources at redshift 0.5 to 1.5, other cosmologies
-HALOS = 0.5  # share of the training maps with halos beside the log-normal field
+AMPLITUDES = (0.5, 1.75)  # of training maps: sources at redshift 0.5 to 1.5, other cosmologies
+HALOS = 0.3  # share of the training maps with halos beside the log-normal field
 PIXEL = "0.293 arcmin"
 MARGIN = (
     1.5  # fields are made so much wider than the map that is cut from them, since they are periodic
@@ -101,10 +101,10 @@ def lognormal_convergence(
 
 
 def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
-    r"""Draw one map to train on, with random skewness and amplitude, half of them with halos.
+    r"""Draw one map to train on, with random skewness and amplitude, some of them with halos.
 
     :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; the amplitude is uniform
-    from 0.45 to 1.8; pixels are 0.293 arcmin. Every second map has one to six bright halos more
+    from 0.5 to 1.75; pixels are 0.293 arcmin. Three of ten maps have one to four bright halos more
     (:func:`~pnp_mlpatch.lensing.halos.random_halos`): clusters, which the log-normal field lacks.
 
     Parameters

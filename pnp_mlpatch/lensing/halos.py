@@ -71,6 +71,9 @@ def nfw_convergence(
     ----------
     Navarro, Frenk and White 1997; Bartelmann 1996; Wright and Brainerd 2000.
     """
+    whole = len(shape) == 2 and all(isinstance(n, int) and n >= 1 for n in shape)
+    if not whole:
+        raise InputError(f"nfw_convergence: shape must be (H, W), integers >= 1, got {shape!r}.")
     for name, value, top in (("peak", peak, math.inf), ("axis_ratio", axis_ratio, 1.0)):
         if not finite_number(value) or not 0 < value <= top:
             raise InputError(
@@ -81,14 +84,14 @@ def nfw_convergence(
     side = radians(pixel)
     row, column = (n // 2 for n in shape) if center is None else center
     place = (float(row), float(column))
-    lengths = radians(scale) / side, radians(core) / side
+    lengths = radians(scale, "scale") / side, radians(core, "core") / side
     return _halo(tuple(shape), place, lengths, (axis_ratio, angle), peak)[None, None]
 
 
 def random_halos(side: int, pixel: Any, rng: np.random.Generator) -> Tensor:
-    r"""Draw the halos of one map to train on: one or more, with one common peak distribution.
+    r"""Draw the halos of one map to train on.
 
-    One to six halos have a peak log-uniform in 0.1 to 2, a scale radius log-uniform in 0.5 to 4
+    One to four halos have a peak log-uniform in 0.05 to 1.5, a scale radius log-uniform in 0.5 to 4
     arcmin, a core log-uniform in 0.15 to 1.5 arcmin, and an axis ratio of 0.6 to 1.
 
     Parameters
@@ -107,10 +110,10 @@ def random_halos(side: int, pixel: Any, rng: np.random.Generator) -> Tensor:
     """
     unit = radians("1 arcmin") / radians(pixel)  # pixels
     total = torch.zeros(side, side)
-    for _ in range(1 + int(6 * rng.random())):
+    for _ in range(1 + int(4 * rng.random())):
         u = rng.random(7)
         place = (float(u[0] * side), float(u[1] * side))
-        peak, scale, core = 0.1 * 20 ** u[2], 0.5 * 8 ** u[3], 0.15 * 10 ** u[4]
+        peak, scale, core = 0.05 * 30 ** u[2], 0.5 * 8 ** u[3], 0.15 * 10 ** u[4]
         form = (0.6 + 0.4 * float(u[5]), math.pi * float(u[6]))
         lengths = (float(scale * unit), float(core * unit))
         total += _halo((side, side), place, lengths, form, float(peak))
