@@ -5,9 +5,9 @@ The truth is the simulated convergence that ships (kappaTNG, which no weights we
 the mask and the noise map of COSMOS, scaled to 8, 30 and 66 galaxies for each square arcminute;
 each number is the mean over --draws of the noise. Smoothed Kaiser-Squires has the width that is
 best with the truth, of a sweep; the Wiener filter has the spectrum --spectrum (.npy with rows l and
-C), by default the package's, times the amplitude that is best with the truth, of a sweep. MCALens has that spectrum.
-Plug-and-play has one set of weights and no truth: its level follows from the noise
-(massmap.map_mass). --choose compares levels on four generated maps instead, which is how its
+C), by default the package's, times the amplitude that is best with the truth, of a sweep. MCALens
+has that spectrum. Plug-and-play has one set of weights and no truth: its level follows from the
+noise (massmap.map_mass). --choose compares levels on four generated maps instead, which is how its
 default was settled. --generator FILE.png draws spectrum, histogram and peaks of 40 training maps
 beside those of the truth. --speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels,
 each in a process of its own.
