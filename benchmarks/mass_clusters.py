@@ -3,7 +3,8 @@
 A halo of convergence --peak stands in the middle of a log-normal map. The data are its shear with
 the noise of so many galaxies for each square arcminute, without a mask. For each method: the mean
 of the map within one arcminute of the centre, less the median of the map, over that of the truth;
-the mean over --draws of the noise and of the map behind. "nfw" is the profile of Navarro, Frenk and White (scale radius 2 arcmin, core 0.3
+the mean over --draws of the noise and of the map behind. "nfw" is the profile of Navarro, Frenk and
+White (scale radius 2 arcmin, core 0.3
 arcmin), "gauss" a Gaussian with a standard deviation of 1 arcmin, which no weights were trained on.
 
 Run: python benchmarks/mass_clusters.py [--peak K [K ...]] [--draws N] [--weights FILE]
@@ -63,7 +64,7 @@ def measure(form, peak, n_gal, draw, D, iterations):
     kappa = lognormal_convergence((whole, whole), PIXEL, seed=draw)
     kappa = kappa - kappa.mean() + halo(form, peak, whole)
     cut = (slice(MARGIN, MARGIN + SIDE),) * 2
-    truth, gamma = kappa[0, 0][cut], shear_of(kappa)[0][:, *cut]
+    truth, gamma = kappa[0, 0][cut], shear_of(kappa)[(0, slice(None), *cut)]
     noise = torch.full((SIDE, SIDE), pixel_noise(n_gal, PIXEL))
     gamma = gamma + noise * torch.randn(gamma.shape, generator=torch.Generator().manual_seed(draw))
     q, width = gamma[None], optimal_width(noise, convergence_spectrum, PIXEL)
