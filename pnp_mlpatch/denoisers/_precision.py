@@ -24,7 +24,7 @@ class in_precision(Wrapper):
     D : Denoiser
         A module.
     precision : {"auto", "float32", "bfloat16"}
-        "bfloat16" multiplies numbers of 8 significant bits: 0.6 to 0.7 of the time on processors
+        "bfloat16" multiplies numbers of 8 significant bits: 0.3 to 0.6 of the time on processors
         with AMX, and some 0.01 dB less. "auto" takes bfloat16 where the device has it and a
         short trial at the first call finds it at least 1.3 times as fast.
 
