@@ -227,6 +227,8 @@ class _Functions(TorchFunctionMode):
                 return _to(*args, **kwargs)
             if func in (torch.Tensor.cpu, torch.Tensor.cuda):
                 return _to(first, func.__name__)
+            if func is torch.Tensor.pin_memory:
+                return _pinned(first)
             if func is torch.Tensor.type_as:
                 return _to(first, args[1])
             if func is torch.Tensor.new_tensor and on_gpu(first):
@@ -257,6 +259,12 @@ def _to(x, *args, copy=False, other=None, **kwargs):
     if not cuda:
         _wait()
     return torch.Tensor.to(_Move.apply(x), dtype or x.dtype, **options)
+
+
+def _pinned(x):
+    if on_gpu(x):
+        raise RuntimeError("cannot pin a tensor of the device cuda:0: only those of the CPU")
+    return x.clone()
 
 
 def _made(func, args, kwargs):

@@ -75,7 +75,7 @@ class TV:
         """
         check_image(x, "TV")
         weight = self.strength * sigma_column(sigma, x, "TV")
-        if not bool((weight > 0).any()):
+        if not isinstance(sigma, Tensor) and not sigma:
             return x.clone()
         step = torch.where(
             weight > 0,
@@ -95,7 +95,7 @@ class TV:
             moved = (
                 self.tol > 0
                 and k % 10 == 9
-                and max(float((a - b).detach().abs().max()) for a, b in zip(new, p, strict=True))
+                and float((torch.stack(new) - torch.stack(p)).detach().abs().max())
             )
             p, t = new, after
             if moved is not False and moved < self.tol:
