@@ -302,6 +302,7 @@ def main():
         "--cuda", "--gpu", action="store_true", help="the talk's table on a GPU, and nothing else"
     )
     parser.add_argument("--device", default="cuda", help="of --cuda")
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, help="of --cuda")
     parser.add_argument("--one", help="(internal) a function and its arguments as JSON")
     args = parse(parser)
     if args.one:
@@ -313,7 +314,7 @@ def main():
         args.sizes, args.training_sizes, args.batch, args.steps = [64, 128], [32, 64], 2, 1
     batch = f"{args.batch} images"
     if args.cuda:
-        names = ("DnCNN", "U-Net", "MLPatch") if args.quick else RECIPES
+        names = args.networks or (("DnCNN", "U-Net", "MLPatch") if args.quick else RECIPES)
         rows = gpu_table(names, args.device, args.training_sizes, args.batch, args.steps)
         title = (
             f"Training, {batch} (MLPatch: {POINTS} random pixels of each), float32: memory and "

@@ -76,7 +76,7 @@ class PerPixel:
             for w, g, b in zip(weights, groups, biases, strict=True)
         ]
         self.last = net.last.flatten(1).T.contiguous()
-        axis = torch.arange(float(size))
+        axis = torch.arange(float(size), device=self.last.device)
         self.pixels, self.size, self.chunk = torch.cartesian_prod(axis, axis), size, CHUNKS[0]
 
     def points(self, x: Tensor, coords: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def calibrate(x: Tensor, std: Tensor, truth: Tensor, level: float = 0.9) -> Inte
             f"calibrate: for the level {level:g}, {math.ceil(level / (1 - level) - 1e-9)} pixels "
             f"or more are needed, got {x.numel()}."
         )
-    scores = (truth.double() - x.double()).abs() / std.double().clamp_min(floor)
+    scores = (truth.to(x.device).double() - x.double()).abs() / std.double().clamp_min(floor)
     return Intervals(
         factor=float(scores.flatten().kthvalue(rank).values), level=float(level), floor=floor
     )
@@ -200,6 +200,7 @@ def coverage(low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
             f"coverage: low must be <= high; it is not at {int((low > high).sum())} pixels. Are "
             "they exchanged?"
         )
+    truth = truth.to(low.device)
     return ((low <= truth) & (truth <= high)).double().mean(dim=(1, 2, 3))
 
 
@@ -239,7 +240,7 @@ def ranks(samples: Tensor, truth: Tensor) -> Tensor:
             f"ranks: samples must be (K, ...) of a truth (...), got {tuple(samples.shape)} and "
             f"{tuple(truth.shape)}."
         )
-    return (samples < truth).sum(0)
+    return (samples < truth.to(samples.device)).sum(0)
 
 
 def chi2_uniform(ranks: Tensor, samples: int, bins: int = 10) -> float:

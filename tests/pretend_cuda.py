@@ -21,7 +21,6 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
@@ -124,7 +123,27 @@ def on_gpu(x):
 
 
 def _tensors(*values):
-    return [v for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
+    """The tensors in arguments, which lists, tuples and dicts may hold."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(*value)
+        elif isinstance(value, dict):
+            found += _tensors(*value.values())
+    return found
+
+
+def _changed(kind, change, value):
+    """``value`` with ``change`` applied to what is of the ``kind`` in lists, tuples and dicts."""
+    if isinstance(value, kind):
+        return change(value)
+    if type(value) in (tuple, list):
+        return type(value)(_changed(kind, change, v) for v in value)
+    if isinstance(value, dict):
+        return {name: _changed(kind, change, v) for name, v in value.items()}
+    return value
 
 
 def _is_cuda(device):
@@ -193,12 +212,12 @@ def _run(func, args, kwargs):
     if kwargs.get("pin_memory"):
         kwargs = kwargs | {"pin_memory": False}
     given = [t for t in _tensors(args, kwargs) if isinstance(t, Pretend)]
-    args_, kwargs_ = tree_map_only(Pretend, lambda t: t.held, (args, kwargs))
+    args_, kwargs_ = _changed(Pretend, lambda t: t.held, (args, kwargs))
     out = MATERIAL.get(func, func)(*args_, **kwargs_)
     if to_host or leaves:
         return args[0] if to_host else out
     same = {id(t.held): t for t in given} if func._schema.is_mutable else {}
-    return tree_map_only(torch.Tensor, lambda t: same[id(t)] if id(t) in same else Pretend(t), out)
+    return _changed(torch.Tensor, lambda t: same[id(t)] if id(t) in same else Pretend(t), out)
 
 
 # ---- what C++ decides by the device
@@ -227,6 +246,8 @@ class _Functions(TorchFunctionMode):
                 return _to(*args, **kwargs)
             if func in (torch.Tensor.cpu, torch.Tensor.cuda):
                 return _to(first, func.__name__)
+            if func is torch.Tensor.pin_memory:
+                return _pinned(first)
             if func is torch.Tensor.type_as:
                 return _to(first, args[1])
             if func is torch.Tensor.new_tensor and on_gpu(first):
@@ -259,6 +280,12 @@ def _to(x, *args, copy=False, other=None, **kwargs):
     return torch.Tensor.to(_Move.apply(x), dtype or x.dtype, **options)
 
 
+def _pinned(x):
+    if on_gpu(x):
+        raise RuntimeError("cannot pin a tensor of the device cuda:0: only those of the CPU")
+    return x.clone()
+
+
 def _made(func, args, kwargs):
     """``torch.tensor``, ``as_tensor``, ``asarray``."""
     data, device, dtype = args[0], kwargs.pop("device", None), kwargs.pop("dtype", None)
@@ -267,9 +294,9 @@ def _made(func, args, kwargs):
         target = device if device is not None else CUDA if on_gpu(data) else data.device
         data = data.detach().clone() if func is torch.tensor else data
         return _to(data, target, dtype or data.dtype)
-    if any(map(on_gpu, tree_leaves(data))):
+    if any(map(on_gpu, _tensors(data))):
         _wait()
-        data = tree_map_only(Pretend, lambda t: t.held.item(), data)
+        data = _changed(Pretend, lambda t: t.held.item(), data)
     out = func(data, dtype=dtype, **kwargs)
     return _to(out, CUDA) if _is_cuda(device) else out
 
@@ -281,7 +308,7 @@ def _sparse(func, args, kwargs):
     cuda = any(map(on_gpu, parts)) or _is_cuda(kwargs.get("device"))
     if cuda:
         kwargs.pop("device", None)
-    args, kwargs = tree_map_only(Pretend, lambda t: t.held, (args, kwargs))
+    args, kwargs = _changed(Pretend, lambda t: t.held, (args, kwargs))
     return Pretend(func(*args, **kwargs)) if cuda else func(*args, **kwargs)
 
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pretend_cuda import PretendCuda
 
 from pnp_mlpatch import samples
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.io.images import write_image
 from pnp_mlpatch.lensing import lognormal_convergence
 from pnp_mlpatch.weights import DIRECTORY, manifest
@@ -388,3 +393,60 @@ def test_waits(tmp_path):
     (rows,) = run("waits", "--only", "admm", "hqs", out=tmp_path / "w.json").values()
     assert [row["solver"] for row in rows] == ["admm", "hqs"]
     assert 1 <= rows[0]["blur"] <= rows[0]["radon"]
+
+
+# ---- what a machine with a GPU is for
+
+
+def on_gpu(*arguments, work, **environment):
+    """The lines that benchmarks/on_gpu.sh prints, and its exit status."""
+    done = subprocess.run(
+        ["bash", str(BENCHMARKS / "on_gpu.sh"), "--device", "cpu", "--quick", *arguments],
+        env={
+            **os.environ,
+            **{"PYTHON": sys.executable, "WORK": str(work), "OMP_NUM_THREADS": "1"},
+            **{name: str(value) for name, value in environment.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.splitlines(), done.returncode
+
+
+def test_on_gpu_goes_on_where_it_was_left(tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    lines, code = on_gpu("--minutes", "0", "projectors", work=work)
+    assert (lines, code) == ([f"left for the next call: {work}/projectors.json"], 0)
+    lines, code = on_gpu("projectors", "grey", work=work, OUT=out)
+    assert (lines[-1], code) == ("nothing is left", 0)
+    assert "mlpatch-grey-large: left out, it needs --data" in lines
+    assert (out / "projectors.json").read_bytes() == (work / "projectors.json").read_bytes()
+    lines, code = on_gpu("projectors", work=work)
+    assert (lines, code) == ([f"{work}/projectors.json: finished before", "nothing is left"], 0)
+    lines, code = on_gpu("whole", work=work, PYTHON="false")
+    assert (lines, code) == ([f"failed: {work}/whole.json"], 1)
+
+
+@pytest.mark.slow
+def test_on_gpu_trains(sets, tmp_path):
+    for name, folder in (("train/BSD400_gray180", "grey"), ("test/Set12_gray", "grey")):
+        shutil.copytree(sets / folder, tmp_path / name)
+    lines, code = on_gpu("--data", str(tmp_path), "grey", work=tmp_path / "w", OUT=tmp_path / "out")
+    assert (lines[-1], code) == ("nothing is left", 0)
+    net = MLPatch.load(tmp_path / "out" / "mlpatch-grey-large" / "weights.safetensors")
+    assert 1.7e6 < sum(p.numel() for p in net.parameters()) < 1.9e6
+    assert not list(tmp_path.glob("out/*/checkpoint.pt"))
+
+
+@pytest.mark.parametrize("stage", ["denoising", "projectors", "whole"])
+def test_gpu_on_a_pretend_gpu(stage, tmp_path):
+    (here,) = run("gpu", stage, "--device", "cpu", out=tmp_path / "cpu.json").values()
+    with PretendCuda():
+        (rows,) = run("gpu", stage, "--device", "cuda", out=tmp_path / "cuda.json").values()
+    assert [row.keys() for row in rows] == [row.keys() for row in here]
+    if stage == "projectors":
+        assert [row["device"] for row in rows] == ["cuda", "cpu", "cpu", "cuda"]
+        assert float(rows[0]["adjoint mismatch"]) < 1e-6
+    if stage == "whole":
+        assert [row["PSNR (dB)"] for row in rows] == [row["PSNR (dB)"] for row in here]

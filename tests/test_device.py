@@ -6,10 +6,14 @@ import pytest
 import torch
 from pretend_cuda import CUDA, PretendCuda, on_gpu
 
-from pnp_mlpatch import denoisers, lensing, metrics, operators, reconstruct, solvers
-from pnp_mlpatch.errors import ContractError, InputError
-from pnp_mlpatch.interop import from_functions
-from pnp_mlpatch.operators import Emission, Transmission, adjoint_mismatch, reached
+from pnp_mlpatch import denoisers, lensing, metrics, operators, reconstruct, solvers, uncertainty
+from pnp_mlpatch._optional import require
+from pnp_mlpatch.denoisers import _convolution
+from pnp_mlpatch.denoisers._tiles import tiles
+from pnp_mlpatch.denoisers.mlpatch import MLPatch
+from pnp_mlpatch.errors import ContractError, Diverged, InputError
+from pnp_mlpatch.interop import from_deepinv, from_functions, to_deepinv, to_odl, to_scipy
+from pnp_mlpatch.operators import Emission, Transmission, adjoint_mismatch, data_on, reached
 from pnp_mlpatch.operators.radon import Radon
 from pnp_mlpatch.operators.stack import Stack
 from pnp_mlpatch.solvers import Result, schedules
@@ -21,6 +25,12 @@ from pnp_mlpatch.testing._solvers import shrink
 def gpu():
     with PretendCuda() as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch):
+    """Apply activations after the convolutions on the processor too, as on a GPU."""
+    monkeypatch.setattr(_convolution, "NAMES", {})
 
 
 def draw(*shape):
@@ -316,3 +326,172 @@ def test_a_denoiser_on_another_device_is_named(gpu):
     D = denoisers.make("mlpatch")
     with pytest.raises(InputError, match=r"weights are on cpu, the image on cuda:0\. Move it"):
         reconstruct(draw(1, 1, 6, 7).to("cuda"), A, D, noise=0.1, iterations=1, progress=False)
+
+
+# ---- where tensors are that nobody moved
+
+
+def test_functions_that_do_not_say_where_they_are(gpu):
+    A, here = scaled_on("cuda"), scaled_on("cpu")
+    x, y = draw(20).numpy(), draw(1, 4, 5)
+    calls = {
+        "norm": lambda A: A.norm(),
+        "adjoint_mismatch": adjoint_mismatch,
+        "from_noise": lambda A: schedules.from_noise(A, 0.1),
+        "to_scipy": lambda A: to_scipy(A).matvec(x).tolist(),
+        "to_odl": lambda A: to_odl(A)(to_odl(A).domain.element(y.numpy())).data.tolist(),
+    }
+    for name, call in calls.items():
+        wanted = call(here)
+        with pytest.raises(InputError, match=r"applied to a tensor on cpu, and holds tensors on a"):
+            call(A)
+        with data_on("cuda"):
+            assert call(A) == wanted
+        if name.startswith("to_"):
+            assert call(scaled_on("cuda", device="cuda")) == wanted
+
+
+def test_other_errors_of_functions_stay(gpu):
+    A = from_functions(lambda x: x @ x, lambda y: y, (1, 4, 5), (1, 4, 5))
+    with pytest.raises(RuntimeError, match="size"):
+        A(draw(1, 1, 4, 5))
+
+
+def test_physics_that_does_not_say_where_it_is(gpu):
+    physics = require("deepinv.physics", "test")
+
+    class Scaled(physics.LinearPhysics):
+        def __init__(self, w):
+            super().__init__()
+            self.w = w
+
+        def A(self, x, **options):
+            return self.w * x
+
+        def A_adjoint(self, y, **options):
+            return self.w * y
+
+    w, x = draw(1, 4, 5), draw(2, 1, 4, 5)
+    with pytest.raises(InputError, match=r"\(1, 4, 5\) on cpu .*Move its buffers there"):
+        from_deepinv(Scaled(w.to("cuda")), (1, 4, 5))
+    A = from_deepinv(Scaled(w.to("cuda")).to("cuda"), (1, 4, 5))
+    assert A.device == CUDA
+    assert torch.equal(A(x.to("cuda")).cpu(), w * x)
+
+
+def test_deepinv_gets_what_is_on_the_gpu(gpu):
+    A, here = scaled_on("cuda"), scaled_on("cpu")
+    y = draw(2, 1, 4, 5)
+    for call in (
+        lambda P, y: P.A(y),
+        lambda P, y: P.A_adjoint(y),
+        lambda P, y: P.prox_l2(0.0, y, 2.0),
+        lambda P, y: P.A_dagger(y),
+    ):
+        found = call(to_deepinv(A), y.to("cuda"))
+        assert found.device == CUDA
+        assert torch.equal(found.cpu(), call(to_deepinv(here), y))
+
+
+SETTINGS = [
+    (name, setting)
+    for name in solvers.names()
+    for setting in ("sigma", "alpha", "alpha_scale", "delta")
+    if hasattr(solvers.make(name), setting)
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_settings_of_each_image_may_be_on_the_cpu(name, setting):
+    settings = {"burn_in": 1} if hasattr(solvers.make(name), "burn_in") else {}
+    levels, noise = torch.tensor([0.1, 0.05]), torch.tensor([0.1, 0.2])
+    settings[setting] = 1e-4 * levels if setting == "delta" else levels
+    solver = solvers.make(name, iterations=2, **settings)
+    A = operators.get("identity")((1, 4, 5))
+    q = draw(2, 1, 4, 5)
+    wanted = solver.run(q, A, shrink, noise=noise, progress=False)
+    with PretendCuda():
+        found = solver.run(q.to("cuda"), A.to("cuda"), shrink, noise=noise, progress=False)
+        assert torch.equal(found.x.cpu(), wanted.x)
+        assert found.history.keys() == wanted.history.keys()
+
+
+def test_balance_with_levels_of_each_image(gpu):
+    solver = solvers.make("admm", iterations=4, balance=3, sigma=torch.tensor([0.1, 0.05]))
+    A, q = operators.get("identity")((1, 4, 5)), draw(2, 1, 4, 5)
+    wanted = solver.run(q, A, shrink, noise=0.1, progress=False)
+    found = solver.run(q.to("cuda"), A.to("cuda"), shrink, noise=0.1, progress=False)
+    assert torch.equal(found.x.cpu(), wanted.x)
+
+
+def test_images_of_hqs_that_rest_keep_their_noise(gpu):
+    """The levels of HQS are made on the CPU, from the noise of the images that move."""
+
+    def halt(state):
+        return torch.tensor([state.iteration == 2, False])
+
+    def run(device):
+        A, q = operators.get("blur").example().to(device), draw(2, 2, 8, 11).to(device)
+        solver, noise = solvers.make("hqs", iterations=4), torch.tensor([0.1, 0.03])
+        return solver.run(A(q), A, shrink, noise=noise, callbacks=[halt], progress=False)
+
+    there, here = run("cuda"), run("cpu")
+    assert there.x.device == CUDA
+    assert torch.equal(there.x.cpu(), here.x)
+    assert there.history["sigma"] == here.history["sigma"]
+
+
+def test_a_run_that_diverges_is_stopped_at_once(gpu):
+    A, q = operators.get("identity")((1, 4, 5)).to("cuda"), draw(2, 1, 4, 5).to("cuda")
+
+    def bad(x, sigma):
+        calls.append(x)
+        return torch.where(
+            torch.tensor([False, len(calls) == 3]).reshape(2, 1, 1, 1).to(x.device), torch.nan, x
+        )
+
+    calls = []
+    with pytest.raises(Diverged, match="of image 1 is not finite after iteration 3") as caught:
+        solvers.make("pgd", sigma=0.1, tol=0.0).run(q, A, bad, noise=0.1, progress=False)
+    assert caught.value.state.iteration == 2
+    assert bool(torch.isfinite(caught.value.state.x).all())
+    assert len(calls) == 3
+
+
+def test_maps_of_a_blur_go_where_its_psfs_are(gpu):
+    psfs, maps, x = draw(2, 3, 3), draw(2, 6, 7), draw(1, 1, 6, 7)
+    there = operators.get("varying_blur")(psfs.to("cuda"), maps, (1, 6, 7))
+    here = operators.get("varying_blur")(psfs, maps, (1, 6, 7))
+    assert torch.equal(there(x.to("cuda")).cpu(), here(x))
+
+
+def test_a_truth_may_be_on_another_device_than_samples(gpu):
+    samples, truth = draw(5, 2, 1, 6, 7), draw(2, 1, 6, 7) / 2
+    low, std = samples[0] - 0.3, samples.std(0)
+    for function, values in (
+        (uncertainty.ranks, (samples,)),
+        (uncertainty.coverage, (low, low + 0.6)),
+        (uncertainty.calibrate, (samples[0], std)),
+    ):
+        found = function(*(value.to("cuda") for value in values), truth)
+        wanted = function(*values, truth)
+        assert torch.equal(found.cpu(), wanted) if on_gpu(found) else found == wanted
+
+
+# ---- tiles
+
+
+def test_tiles_are_larger_on_a_gpu():
+    D, x = denoisers.make("mlpatch", weights="mlpatch-grey"), draw(1, 1, 140, 130)
+    wide = MLPatch(rings=9, angles=9, sectors=(370, 100), width=370)
+    given = denoisers.make("mlpatch", weights="mlpatch-grey", tile=40)
+    want = D(x, 0.1)
+    with PretendCuda():
+        there = x.to("cuda")
+        assert (D.side(x), D.side(there), given.side(there)) == (128, 1024, 40)
+        assert 16 * 9 * 370 * wide.side(there) ** 2 <= 2**31 < 16 * 9 * 370 * 1024**2
+        assert len(list(tiles(x, there[..., :1, :1], D.side(x), D.halo, 1))) == 4
+        assert len(list(tiles(there, there[..., :1, :1], D.side(there), D.halo, 1))) == 1
+        got = denoisers.make("mlpatch", weights="mlpatch-grey").to("cuda")(there, 0.1)
+        assert got.device == CUDA
+        assert torch.allclose(got.cpu(), want, atol=1e-6)

@@ -17,6 +17,7 @@ from pretend_cuda import CUDA, PretendCuda
 
 from pnp_mlpatch import denoisers, operators, solvers
 from pnp_mlpatch.ct import INTEGRALS, ParallelBeam, read_scan
+from pnp_mlpatch.denoisers import _convolution
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.denoisers.tv import TV
 from pnp_mlpatch.lensing import ShearMap
@@ -25,13 +26,18 @@ from pnp_mlpatch.pipelines.ct_volume import VolumeConfig, reconstruct_volume
 from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
 from pnp_mlpatch.testing._solvers import shrink
 from pnp_mlpatch.training import TrainConfig, train
+from pnp_mlpatch.training.data import batch
+from pnp_mlpatch.training.loop import _Training as Training
 from pnp_mlpatch.tuning import AutoConfig, auto
 
-# Waits of the host in an iteration: one for the check that estimates are finite and one for all
-# numbers of the history. More for levels that follow from tensors. CG waits once in each step.
-WAITS = {"dpir": 5, "hqs": 5}
 STEPS = 3
 SEARCH = AutoConfig(levels=2, max_runs=5, holdout_fraction=0.2)
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch):
+    """Apply activations after the convolutions on the processor too, as on a GPU."""
+    monkeypatch.setattr(_convolution, "NAMES", {})
 
 
 def draw(*shape, seed=0):
@@ -80,7 +86,8 @@ def test_solvers_run_on_the_gpu_and_rarely_wait(solver, operator):
         assert found.history[name] == wanted.history[name]
     assert found.statuses == wanted.statuses
     (cg_before, before), (cg, after) = marks[-2:]
-    assert after - before <= WAITS.get(solver, 2), gpu.waits
+    # one for all numbers of a step; CG waits once in each of its steps
+    assert after - before == 1, gpu.waits
     steps = getattr(run, "data_iterations", 0) if solver != "split_gibbs" else 20
     assert cg - cg_before <= (0 if A.closed_form else steps + 2), gpu.waits
 
@@ -117,6 +124,17 @@ WRAPPERS = {
 }
 
 
+# Waits for a number, and for a tensor whose values are checked; none and one if not here.
+WAITS = {
+    "tv": (6, 7),  # one for each 10 iterations
+    "as_denoiser numpy": (2, 3),
+    "per_channel": (0, 2),  # checked again inside
+    "complex_channels": (0, 2),
+    "equivariant": (0, 9),  # 8 calls
+    "slabs": (6, 7),  # one for each plane and image
+}
+
+
 @pytest.mark.parametrize("name", [*denoisers.names(), *WRAPPERS])
 def test_denoisers_run_on_the_gpu(name):
     D = WRAPPERS[name]() if name in WRAPPERS else made(name)
@@ -130,9 +148,12 @@ def test_denoisers_run_on_the_gpu(name):
     with PretendCuda() as gpu:
         there = WRAPPERS[name]() if name in WRAPPERS else made(name)
         there = there.to("cuda") if isinstance(there, torch.nn.Module) else there
-        for sigma, want in zip((0.1, levels.to("cuda")), wanted, strict=True):
+        for sigma, want, most in zip(
+            (0.1, levels.to("cuda")), wanted, WAITS.get(name, (0, 1)), strict=True
+        ):
             gpu.waits.clear()
             got = there(x.to("cuda"), sigma).detach()
+            assert sum(gpu.waits.values()) <= most, gpu.waits
             assert got.device == CUDA
             assert torch.equal(got.cpu(), want)
 
@@ -156,28 +177,48 @@ def test_auto(keep):
         assert torch.equal(found.x.cpu(), wanted.x)
 
 
-def test_training(tmp_path):
+def small_training(tmp_path, **settings):
     (tmp_path / "pictures").mkdir()
     for k in range(2):
         picture = (255 * draw(20, 22, seed=k)).to(torch.uint8).numpy()
         Image.fromarray(picture).save(tmp_path / "pictures" / f"{k}.png")
-    config = TrainConfig(
+    return TrainConfig(
         data=str(tmp_path / "pictures"),
         out=str(tmp_path / "cpu"),
         model={"width": 4, "rings": 1, "angles": 4, "radius": 1.0, "depth": 2},
         size=8,
         crop=4,
         batch=2,
-        steps=2,
         warmup=1,
-        validate_every=2,
+        **settings,
     )
+
+
+def test_training(tmp_path):
+    config = small_training(tmp_path, steps=2, validate_every=2)
     wanted = MLPatch.load(train(config, progress=False)).state_dict()
     with PretendCuda():
         path = train(replace(config, out=str(tmp_path / "cuda"), device="cuda"), progress=False)
     found = MLPatch.load(path).state_dict()
     assert wanted.keys() == found.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_images_of_the_next_step_are_on_the_gpu_already(tmp_path):
+    config = small_training(tmp_path, steps=3, device="cuda")
+    with PretendCuda() as gpu:
+        training = Training(config, torch.device("cuda"), rank=0, world=1)
+        wanted = [batch(training.sources, config, training.model.halo, k, range(2)) for k in (1, 2)]
+        for step, expected in enumerate([*wanted, None]):
+            gpu.waits.clear()
+            training._step(step)
+            assert sum(gpu.waits.values()) <= 2, gpu.waits  # for the loss, and the norm
+            if expected is None:
+                assert training.ahead is None
+                continue
+            for found, part in zip(training.ahead[:3], expected[:3], strict=True):
+                assert found.device == CUDA
+                assert torch.equal(found.cpu(), part)
 
 
 @pytest.mark.filterwarnings("ignore:map_mass")

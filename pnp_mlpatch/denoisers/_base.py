@@ -153,7 +153,7 @@ def _column(sigma: float | Tensor, x: Tensor, who: str, maps: bool) -> Tensor:
     batch = x.shape[0]
     if not isinstance(sigma, Tensor):
         try:
-            return x.new_full((batch, 1, 1, 1), float(sigma))
+            return x.new_full((1, 1, 1, 1), float(sigma)).expand(batch, 1, 1, 1)
         except (TypeError, ValueError) as error:
             raise InputTypeError(
                 f"{who}: sigma must be a number or a tensor of shape (B,), got {sigma!r}."
@@ -174,9 +174,10 @@ def _column(sigma: float | Tensor, x: Tensor, who: str, maps: bool) -> Tensor:
 def _extent(sigma: Tensor, who: str) -> tuple[float, float]:
     """Return the least and the largest value; both are NaN where one is."""
     try:
-        return float(sigma.min()), float(sigma.max())
+        low, high = torch.stack(torch.aminmax(sigma)).tolist()  # a GPU is waited for once
     except RuntimeError as error:
         raise InputTypeError(
             f"{who}: the values of sigma cannot be read, which torch.vmap does not allow. "
             "Give a number, or a batch of images and one sigma for each, without vmap."
         ) from error
+    return low, high

@@ -30,7 +30,7 @@ from pnp_mlpatch.denoisers._features import (
 )
 from pnp_mlpatch.denoisers._network import Network
 from pnp_mlpatch.denoisers._settings import ACTIVATIONS, check_settings, in_file
-from pnp_mlpatch.denoisers._tiles import aligned, points_by_tile
+from pnp_mlpatch.denoisers._tiles import aligned, gpu_tile, points_by_tile
 
 STEER_WIDTH = 64  # of the layers that move the offsets
 
@@ -53,8 +53,8 @@ class PatchNetwork(Network):
     """
 
     def __init__(self, settings: dict[str, Any]):
-        tile, features, fold = (settings[name] for name in ("tile", "features", "fold"))
-        tile = (256 if fold != 1 else 128 if features else 64) if tile is None else tile
+        given, features, fold = (settings[name] for name in ("tile", "features", "fold"))
+        tile = (256 if fold != 1 else 128 if features else 64) if given is None else given
         check_settings({**settings, "tile": tile})
         super().__init__(settings["channels"], float(settings["sigma_max"]), in_file(settings))
         self.tile, self.fold = tile, fold
@@ -76,6 +76,7 @@ class PatchNetwork(Network):
         self.field = self.eaten + self.reach + fold - 1
         self.halo = self.eaten + aligned(self.reach, fold)
         self._make_mlp(settings["sectors"], [settings["width"]] * settings["depth"])
+        self.gpu_tile = gpu_tile(self._widest()) if given is None else tile
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  fast convolutions
 
     def _make_offsets(self, settings: dict[str, Any]) -> None:
@@ -116,6 +117,27 @@ class PatchNetwork(Network):
             )
             for _ in range(self.deform)
         )
+
+    def _widest(self) -> float:
+        """Return the channels of the widest layer, for each pixel."""
+        samples = (self.config["features"] or self.channels) * len(self.offsets)
+        formed = samples if self.deform or self.groups > 1 else 1
+        made = [layer.weight.shape[0] for layer in self.layers]  # type: ignore[union-attr]
+        stem = [layer.weight.shape[0] / self.fold**2 for layer in self.stem]  # type: ignore
+        return max(formed, *made, *stem)
+
+    def side(self, x: Tensor) -> int:
+        """Return the side of the tiles for images on their device.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, H, W)
+
+        Returns
+        -------
+        int
+        """
+        return self.tile if x.device.type == "cpu" else self.gpu_tile
 
     # ---- the patch, to be looked at
 
@@ -169,13 +191,14 @@ class PatchNetwork(Network):
 
     def _level(self, sigma: Tensor) -> Tensor:
         """Scale the noise level to 0 ... 1, logarithmic beyond ``signal``; one if all are equal."""
+        sigma = sigma[:1] if sigma.stride(0) == 0 else sigma  # one number for all images
         if self.signal:
             top = math.log1p((self.sigma_max or 1.0) / self.signal)
             level = torch.log1p(sigma / self.signal) / top
         else:
             level = sigma / self.sigma_max if self.sigma_max else torch.zeros_like(sigma)
-        if len(level) == 1 or torch.compiler.is_compiling():
-            return level
+        if len(level) == 1 or torch.compiler.is_compiling() or level.device.type != "cpu":
+            return level  # nobody waits for a GPU
         return level[:1] if bool((level == level[:1]).all()) else level
 
     def _gain(self, sigma: Tensor) -> Tensor | float:
@@ -308,7 +331,7 @@ class PatchNetwork(Network):
         points = torch.arange(coords.shape[1], device=x.device)
         groups = [points] if len(points) else []
         if self.stem:
-            groups = points_by_tile(coords[0], self.tile, x.shape[-1])
+            groups = points_by_tile(coords[0], self.side(x), x.shape[-1])
         out = x.new_empty(*x.shape[:2], len(points))
         for group in groups:
             inside = coords[:, group]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
@@ -10,6 +11,23 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers._bicubic import window
 from pnp_mlpatch.denoisers._features import is_map
+
+GPU_TILE, GPU_BYTES = 1024, 2**31  # on a GPU: the largest side, and what four layers may take
+
+
+def gpu_tile(channels: float) -> int:
+    """Choose the side of the tiles on a GPU, which small ones would leave idle.
+
+    Parameters
+    ----------
+    channels : float
+        Channels of the widest layer, float32, for each pixel.
+
+    Returns
+    -------
+    int
+    """
+    return max(1, min(GPU_TILE, math.isqrt(int(GPU_BYTES / (16 * channels)))))
 
 
 def aligned(size: int, fold: int) -> int:

@@ -99,7 +99,7 @@ class MLPatch(PatchNetwork):
     sigma_max : float
         Top of the trained noise range, in the units of the image; 0: images without noise.
     tile : int, optional
-        Side of the tiles, which bounds the memory; by default what fits a cache.
+        Side of the tiles, which bounds memory; by default what fits a cache, on a GPU 2 GiB.
 
     Raises
     ------
@@ -171,10 +171,10 @@ class MLPatch(PatchNetwork):
         Tensor, shape (B, C, H, W)
         """
         check_image(x, "MLPatch", self.channels)
-        column = sigma_column(sigma, x, "MLPatch", self.sigma_max, maps=True)
+        sigma = sigma_column(sigma, x, "MLPatch", self.sigma_max, maps=True)
         kernel = None if self.deform else self._folded()
         out = torch.empty_like(x)
-        for images, rows, cols, block, noise in tiles(x, column, self.tile, self.halo, self.fold):
+        for images, rows, cols, block, noise in tiles(x, sigma, self.side(x), self.halo, self.fold):
             clean = self.denoise_block(block, noise, kernel)
             h, w = rows.stop - rows.start, cols.stop - cols.start
             out[images, :, rows, cols] = clean[:, :, :h, :w]
@@ -295,7 +295,7 @@ class MLPatch(PatchNetwork):
             phases.append((i, j, self._folded((down, across)), base))
         out = x.new_empty(*x.shape[:2], factor * x.shape[2], factor * x.shape[3])
         margin = self.eaten + aligned(self.reach + 2, self.fold)
-        for images, rows, cols, block, noise in tiles(x, sigma, self.tile, margin, self.fold):
+        for images, rows, cols, block, noise in tiles(x, sigma, self.side(x), margin, self.fold):
             level, (keep, scale) = self._level(noise), self._mix(noise)
             features = self._features(self._gain(noise) * block, level)
             features = cropped(features, margin - self.eaten - self.reach - 2)
@@ -346,5 +346,5 @@ def mlpatch(
     if isinstance(weights, str) and weights == "auto":
         return ByChannels({name: mlpatch(name, tile=tile) for name in AUTO})  # type: ignore[misc]
     model = MLPatch.load(weight_files.locate(weights))
-    model.tile = tile or model.tile
+    model.tile, model.gpu_tile = tile or model.tile, tile or model.gpu_tile
     return model

@@ -76,7 +76,7 @@ class TV:
         """
         check_image(x, "TV")
         weight = self.strength * sigma_column(sigma, x, "TV")
-        if not bool((weight > 0).any()):
+        if not isinstance(sigma, Tensor) and not sigma:
             return x.clone()
         step = torch.where(
             weight > 0,
@@ -119,10 +119,8 @@ class TV:
             new = tuple(a / length for a in new)
             after = (1 + (1 + 4 * t * t) ** 0.5) / 2
             r = tuple(a + (t - 1) / after * (a - b) for a, b in zip(new, p, strict=True))
-            stop = self._looks(k) and (
-                max(float((a - b).detach().abs().max()) for a, b in zip(new, p, strict=True))
-                < self.tol
-            )
+            moved = torch.stack(new) - torch.stack(p)
+            stop = self._looks(k) and float(moved.detach().abs().max()) < self.tol
             p, t = new, after
             if stop:
                 break

@@ -135,9 +135,10 @@ def _data_shape(physics: Any, image_shape: tuple[int, ...], who: str) -> tuple[i
         with torch.no_grad():
             data = physics.A(torch.zeros(1, *image_shape, dtype=_dtype(physics), device=device))
     except Exception as error:  # deepinv and torch raise many kinds
+        elsewhere = " Move its buffers there: physics.to('cuda')." * ("same device" in str(error))
         raise InputError(
-            f"{who}: the physics does not take images of shape {image_shape} "
-            f"({type(error).__name__}: {error})."
+            f"{who}: the physics does not take images of shape {image_shape} on {device} "
+            f"({type(error).__name__}: {error}).{elsewhere}"
         ) from error
     if not isinstance(data, Tensor):
         raise InputTypeError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.linalg import pcg
+from pnp_mlpatch.operators._place import same_place
 
 if TYPE_CHECKING:
     from pnp_mlpatch.operators._base import LinearOperator
@@ -37,7 +38,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, operator: LinearOperator, kind: str) -> Tensor:
-        with full_precision(x):
+        with full_precision(x), same_place(operator._who(), x):
             return getattr(operator, "_" + kind)(x)
 
     @staticmethod

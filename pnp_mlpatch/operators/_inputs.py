@@ -173,8 +173,8 @@ def alpha_column(A: LinearOperator, alpha: float | Tensor, z: Tensor) -> Tensor:
             f"{who}: alpha must be a number or of shape ({z.shape[0]},), got {tuple(column.shape)}."
         )
     try:
-        # a number is looked at on the host, so that nobody waits for a GPU
-        seen = column.detach() if isinstance(alpha, Tensor) else torch.tensor(alpha, dtype=z.dtype)
+        # looked at where it is: nobody waits for a GPU if that is the host
+        seen = torch.as_tensor(alpha, dtype=z.dtype).detach()
         good = bool(((seen > 0) & torch.isfinite(seen)).all())
     except RuntimeError as error:
         raise InputTypeError(

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from pnp_mlpatch.errors import InputError
 
 _data: ContextVar[torch.device | None] = ContextVar("device of the data", default=None)
 
@@ -42,3 +44,26 @@ def device_of(module: nn.Module) -> torch.device:
     """
     given = _data.get()
     return next((b.device for b in module.buffers()), given or torch.device("cpu"))
+
+
+@contextmanager
+def same_place(who: str, x: Tensor) -> Iterator[None]:
+    """Raise :class:`InputError` where an operator holds tensors on another device than x.
+
+    Parameters
+    ----------
+    who : str
+        The operator, for the message.
+    x : Tensor
+        What it is applied to.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "same device" not in str(error):
+            raise
+        raise InputError(
+            f"{who}: it was applied to a tensor on {x.device}, and holds tensors on another "
+            "device. Say which: from_functions(..., device='cuda'), a buffer in a class of your "
+            "own, or operators.data_on('cuda') around the call."
+        ) from error

@@ -77,7 +77,7 @@ class VaryingBlur(LinearOperator):
                 "VaryingBlur: maps must be one for each psf and pixel, "
                 f"{(len(psfs), height, width)}, got {tuple(maps.shape)}."
             )
-        maps = maps.detach().double()
+        maps = maps.detach().to(psfs.device).double()
         if not bool(torch.isfinite(maps).all()) or float(maps.min()) < 0 or not bool(maps.any()):
             raise InputError("VaryingBlur: maps must be finite, >= 0 and not all zero.")
         kernels = torch.stack([check_psf("VaryingBlur", psf, (height, width)) for psf in psfs])

@@ -43,16 +43,23 @@ class Batch:
         self._growth = Growth(state.x)
 
     def step(self, denoise: Denoiser, state: State) -> tuple[State, dict[str, float | Tensor]]:
-        """Take one step; return the state, and residual and measures of the images that moved."""
+        """Take one step; return the state, and what is known of the images that moved.
+
+        That is the residual, the measures, and which run "away", for :meth:`refuse`.
+        """
         images = len(state.x)
         if not torch.equal(self._cut_for, self.resting):
             self._cut(images, state.x.device)
         solver, problem = self._part
         before = state if self.rows is None else take(state, self.rows, images)
         after = solver.step(problem, denoise, before)
-        self._growth.check(type(solver).__name__, state, after, self.rows)
-        found = {"residual": solver.residuals(before, after)} | after.measures()
+        away = self._growth.look(after, self.rows)
+        found = {"residual": solver.residuals(before, after), "away": away} | after.measures()
         return after if self.rows is None else put(state, self.rows, after, images), found
+
+    def refuse(self, away: Tensor, old: State, new: State) -> None:
+        """Raise :class:`Diverged` if an image that the step to ``new`` moved is ``away``."""
+        self._growth.refuse(type(self._part[0]).__name__, away, old, new, self.rows)
 
     def rest(self, state: State, arrived: Tensor) -> State:
         """Put images that moved and have ``arrived`` at rest, and return the state."""
@@ -99,7 +106,7 @@ def put(state: State, rows: Tensor, part: State, images: int) -> State:
         if isinstance(old, State):
             changes[name] = put(old, rows, new, images)
         elif isinstance(new, Tensor) and isinstance(old, Tensor) and old.shape[:1] == (images,):
-            changes[name] = old.index_put((rows,), new)
+            changes[name] = old.index_put((rows.to(old.device),), new)
     return replace(state, **changes | {"resting": state.resting})
 
 
@@ -130,7 +137,7 @@ def _values(thing: Any) -> dict[str, Any]:
 def _rows(thing: Any, rows: Tensor, images: int) -> dict[str, Any]:
     """Return the images ``rows`` of the fields of a dataclass with one entry an image."""
     return {
-        name: value[rows]
+        name: value[rows.to(value.device)]
         for name, value in _values(thing).items()
         if isinstance(value, Tensor) and value.shape[:1] == (images,)
     }

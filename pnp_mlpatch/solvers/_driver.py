@@ -71,12 +71,12 @@ def solve(
             old = state
             state, found = batch.step(denoise, old)
             levels, found = on_host(solver.levels(problem, old), found)
+            batch.refuse(torch.as_tensor(found.pop("away")), old, state)
             row = log.add(state, levels, found, batch.rows)
             state = batch.rest(state, torch.as_tensor(found["residual"] < solver.tol))
             watch.see(old, state)
             bar.update()
-            shown = {name: f"{row[name]:.3g}" for name in ("residual", *log.record)}
-            bar.set_postfix(shown, refresh=False)
+            bar.set_postfix({n: f"{row[n]:.3g}" for n in ("residual", *log.record)}, refresh=False)
             answers = [callback(state) for callback in callbacks]
             stopped = any(answer is True for answer in answers)
             state = batch.halt(state, answers)
@@ -102,7 +102,7 @@ def iterate(solver: Solver[S], problem: Problem, D: Denoiser, state: S) -> Itera
     denoise, growth = checked(D), Growth(state.x)
     while True:
         new = solver.step(problem, denoise, state)
-        growth.check(type(solver).__name__, state, new)
+        growth.refuse(type(solver).__name__, growth.look(new), state, new)
         state = new
         yield state
 
@@ -147,6 +147,7 @@ def checked(D: Denoiser) -> Denoiser:
     name = getattr(D, "__name__", type(D).__name__)
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        sigma = sigma.to(x.device) if isinstance(sigma, Tensor) else sigma
         try:
             y = D(x, sigma)
         except RuntimeError as error:

@@ -224,9 +224,30 @@ def weight_of(
     -------
     float or Tensor, shape (B,)
     """
-    if alpha is None:
-        return alpha_scale * (problem.known_noise(f"{who} (or give alpha)") / sigma) ** 2
-    return alpha * problem.unit**2
+    if alpha is not None:
+        alpha, unit = together(alpha, problem.unit)
+        return alpha * unit**2
+    noise = problem.known_noise(f"{who} (or give alpha)")
+    noise, sigma, alpha_scale = together(noise, sigma, alpha_scale)
+    return alpha_scale * (noise / sigma) ** 2
+
+
+def together(*values: float | Tensor) -> list[float | Tensor]:
+    """Return numbers on one device: the CPU if all are there, so that no GPU has to be waited for.
+
+    Parameters
+    ----------
+    *values : float or Tensor, shape (B,)
+        Settings of solvers, which may be on the CPU where the data are not.
+
+    Returns
+    -------
+    list of float or Tensor
+    """
+    cpu = torch.device("cpu")
+    away = [v.device for v in values if isinstance(v, Tensor) and v.device != cpu]
+    place = away[0] if away else cpu
+    return [v.to(place) if isinstance(v, Tensor) else v for v in values]
 
 
 def norms(A: LinearOperator, images: int) -> list[float]:

@@ -33,11 +33,8 @@ class Growth:
         self.first = self.last = sizes(x)
         self.steps, self.growing = 0, torch.zeros_like(self.last)
 
-    def check(self, who: str, old: State, new: State, rows: Tensor | None = None) -> None:
-        """Look at the step to ``new``, of all images or of the ``rows``.
-
-        Raises :class:`Diverged`, with the last finite state ``old``.
-        """
+    def look(self, new: State, rows: Tensor | None = None) -> Tensor:
+        """Look at a step to ``new``, of all images or of the ``rows``: which of them run away."""
         size = sizes(new.x)
         finite = torch.isfinite(new.x.detach()).flatten(1).all(dim=1)
         self.steps += 1
@@ -48,13 +45,20 @@ class Growth:
         growing = torch.where(grows, self.growing[at] + 1, 0.0)
         self.growing = self.growing.index_put((at,), growing)
         self.last = self.last.index_put((at,), size)
-        away = ~finite | ((size > RUNAWAY * self.first[at]) & (growing >= 5))
+        return ~finite | ((size > RUNAWAY * self.first[at]) & (growing >= 5))
+
+    def refuse(
+        self, who: str, away: Tensor, old: State, new: State, rows: Tensor | None = None
+    ) -> None:
+        """Raise :class:`Diverged`, with the last finite state ``old``, if any image is ``away``."""
         if bool(away.any()):
-            numbers = ", ".join(map(str, at[away].tolist()[:8]))
+            at = torch.arange(len(self.first)) if rows is None else rows.cpu()
+            numbers = ", ".join(map(str, at[away.cpu()].tolist()[:8]))
             which = f" of image {numbers}" if len(self.first) > 1 else ""
             what = f"is more than {RUNAWAY:g} times as large as at the start, and grows"
+            finite = bool(torch.isfinite(new.x.detach()).all())
             raise Diverged(
-                f"{who}: the estimate{which} {what if bool(finite.all()) else 'is not finite'} "
+                f"{who}: the estimate{which} {what if finite else 'is not finite'} "
                 f"after iteration {new.iteration}. Likely causes: a step size or sigma too large, "
                 "a denoiser that amplifies, an adjoint that is not the transpose of A "
                 "(testing.check_operator), an image outside the range of the denoiser "

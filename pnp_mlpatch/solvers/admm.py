@@ -96,7 +96,8 @@ class ADMM(Dual[ADMMState]):
         if state.scale is None:
             return levels
         scale = state.scale.to(problem.q)
-        return {"sigma": levels["sigma"] * scale, "alpha": levels["alpha"] / scale**2}
+        sigma, alpha = (torch.as_tensor(value).to(scale) for value in levels.values())
+        return {"sigma": sigma * scale, "alpha": alpha / scale**2}
 
     def init(self, problem: Problem, x0: Tensor) -> ADMMState:
         scale = x0.new_ones(len(x0), dtype=torch.float64) if self.balance else None

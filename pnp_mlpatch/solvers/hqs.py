@@ -24,7 +24,8 @@ class HQSState(SplittingState, EstimateState):
     f : Tensor, shape (B, C, H, W)
         The data variable.
     noise : Tensor of shape (B,), or None
-        Noise in the start, where the schedule is made from it.
+        Noise in the start, where the schedule is made from it. It is on the CPU, so that its levels
+        do not make anyone wait for a GPU.
     """
 
     f: Tensor
@@ -84,7 +85,7 @@ class HQS(Splitting[HQSState], EstimateIteration[HQSState]):
 
     def init(self, problem: Problem, x0: Tensor) -> HQSState:
         who = "HQS (or give sigma and alpha)"
-        noise = noise_in_start(problem, who) if self.sigma is None else None
+        noise = noise_in_start(problem, who).cpu() if self.sigma is None else None
         exact = x0.new_zeros(len(x0))
         return HQSState(x0, 0, ahead=x0, data_residual=exact, f=x0, noise=noise)
 

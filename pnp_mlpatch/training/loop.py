@@ -23,7 +23,7 @@ from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.training._log import add_row, cut_log, plot_log
 from pnp_mlpatch.training._processes import processes, sum_over_processes
 from pnp_mlpatch.training.config import TrainConfig
-from pnp_mlpatch.training.data import batch
+from pnp_mlpatch.training.data import Batch, batch
 from pnp_mlpatch.training.sources import open_sources, whole_images
 from pnp_mlpatch.training.validation import (
     FACTORS,
@@ -143,6 +143,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.loss, self.start = 0.0, time.perf_counter()
+        self.ahead: Batch | None = None
 
     def run(self, resume: bool, progress: bool | None) -> Path:
         """Train from the checkpoint, or from the start, to the end."""
@@ -177,9 +178,12 @@ class _Training:
     def _step(self, step: int) -> float:
         """Make one step of the optimiser; return the loss before it."""
         config = self.config
-        loss = self._loss(step)
+        loss = self._loss(self.ahead or self._images(step))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        # made while a GPU is busy, which the next line waits for
+        more = self.device.type == "cuda" and step + 1 < config.steps
+        self.ahead = self._images(step + 1) if more else None
         loss = loss.detach()
         value = float(sum_over_processes(self.parameters, loss) if self.world > 1 else loss)
         if not math.isfinite(value):
@@ -199,11 +203,14 @@ class _Training:
             _follow(self.average, self.model, min(config.ema, (1 + step) / (10 + step)))
         return value
 
-    def _loss(self, step: int) -> Tensor:
+    def _images(self, step: int) -> Batch:
+        """Make this process's share of the images of a step, on the device."""
+        mine = range(self.rank, self.config.batch, self.world)
+        return batch(self.sources, self.config, self.model.halo, step, mine).to(self.device)
+
+    def _loss(self, images: Batch) -> Tensor:
         """Compute this process's share of the loss of a step."""
         config, model = self.config, self.model
-        mine = range(self.rank, config.batch, self.world)
-        images = batch(self.sources, config, model.halo, step, mine).to(self.device)
         noisy, sigma, clean, coords = images
         kind, low = getattr(torch, config.precision), config.precision != "float32"
         with torch.autocast(self.device.type, kind, enabled=low):
