@@ -1,6 +1,7 @@
 """Weak lensing: shear maps and catalogues, spectra, estimators, random maps, statistics."""
 
 from pnp_mlpatch.lensing._wiener import wiener
+from pnp_mlpatch.lensing.aperture import aperture_mass
 from pnp_mlpatch.lensing.binning import bin_shear
 from pnp_mlpatch.lensing.catalogue import Catalogue, read_catalogue
 from pnp_mlpatch.lensing.estimators import (
@@ -30,6 +31,7 @@ __all__ = [
     "Catalogue",
     "ShearMap",
     "Signs",
+    "aperture_mass",
     "arcmin",
     "bin_shear",
     "check_signs",
