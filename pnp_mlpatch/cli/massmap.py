@@ -30,6 +30,12 @@ map) in 90 % of the pixels, and STD, the standard deviation of its errors; OUT.j
 above 0.05 with its interval. They are learned from generated maps with the mask and the noise of
 the input, and take twice the time of the map on top.
 
+Large fields. --patch-size '5 deg' maps overlapping patches and blends them. Those of a catalogue
+are tangent planes about their own centres. Finished patches are kept: the same command goes on.
+
+Tomography. --bins COLUMN maps each bin of a catalogue (integers; negative: none), all as one batch,
+on the same pixels. OUT.fits gives the names OUT_bin1.fits, OUT_bin2.fits and so on.
+
 Signs. Where a wrong sign of e2 or of right ascension explains B, a warning names the flag to try.
 
 Examples:
@@ -37,6 +43,8 @@ Examples:
   pnp-mlpatch massmap shear.fits --errors --out kappa.fits
   pnp-mlpatch massmap shear.npy --pixel '0.29 arcmin' --n-gal 30 --mask mask.npy --out kappa.fits
   pnp-mlpatch massmap galaxies.fits --catalogue --pixel '0.4 arcmin' --reduced --out kappa.fits
+  pnp-mlpatch massmap wide.fits --catalogue --pixel '2 arcmin' --patch-size '5 deg' --out kappa.fits
+  pnp-mlpatch massmap galaxies.fits --catalogue --pixel '1 arcmin' --bins zbin --out kappa.fits
   pnp-mlpatch massmap --from kappa.json --out again.fits
 """
 
@@ -133,6 +141,11 @@ def _catalogue(sub: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="pixels of the map (default: what holds all galaxies)",
     )
+    group.add_argument(
+        "--bins",
+        metavar="COLUMN",
+        help="number of the tomographic bin of each galaxy; writes OUT_bin1.fits and so on",
+    )
 
 
 def _reconstruction(sub: argparse.ArgumentParser) -> None:
@@ -143,6 +156,14 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME",
         help="its weights: a shipped name or a path (default: mlpatch-kappa)",
+    )
+    group.add_argument(
+        "--patch-size",
+        metavar="ANGLE",
+        help="map overlapping patches of at most this side and blend them: '5 deg'",
+    )
+    group.add_argument(
+        "--overlap", metavar="ANGLE", help="what neighbouring patches share (default: 2 deg)"
     )
     group.add_argument(
         "--sigma",

@@ -2,7 +2,7 @@
 
 from pnp_mlpatch.lensing._wiener import wiener
 from pnp_mlpatch.lensing.aperture import aperture_mass
-from pnp_mlpatch.lensing.binning import bin_shear
+from pnp_mlpatch.lensing.binning import bin_shear, bin_shear_tomographic
 from pnp_mlpatch.lensing.catalogue import Catalogue, read_catalogue
 from pnp_mlpatch.lensing.estimators import (
     from_reduced,
@@ -21,6 +21,13 @@ from pnp_mlpatch.lensing.fits import (
     write_convergence,
 )
 from pnp_mlpatch.lensing.halos import nfw_convergence
+from pnp_mlpatch.lensing.healpix import (
+    healpix_catalogue,
+    healpix_centres,
+    read_healpix,
+    to_healpix,
+    write_healpix,
+)
 from pnp_mlpatch.lensing.mcalens import mcalens, starlet
 from pnp_mlpatch.lensing.signs import Signs, check_signs
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
@@ -34,10 +41,13 @@ __all__ = [
     "aperture_mass",
     "arcmin",
     "bin_shear",
+    "bin_shear_tomographic",
     "check_signs",
     "convergence_spectrum",
     "describe_map",
     "from_reduced",
+    "healpix_catalogue",
+    "healpix_centres",
     "judge",
     "kaiser_squires",
     "lognormal_convergence",
@@ -49,6 +59,7 @@ __all__ = [
     "power_spectrum",
     "radians",
     "read_catalogue",
+    "read_healpix",
     "read_map",
     "read_provenance",
     "read_shear",
@@ -57,6 +68,8 @@ __all__ = [
     "smoothed",
     "starlet",
     "tabulated",
+    "to_healpix",
     "wiener",
     "write_convergence",
+    "write_healpix",
 ]

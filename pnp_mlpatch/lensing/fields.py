@@ -100,7 +100,7 @@ def lognormal_convergence(
     return (amplitude * torch.stack(maps)[:, None]).float()
 
 
-def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
+def random_convergence(side: int, rng: np.random.Generator, halos: float = HALOS) -> Tensor:
     r"""Draw one map to train on, with random skewness and amplitude, some of them with halos.
 
     :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; the amplitude is uniform
@@ -113,6 +113,8 @@ def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
         Side of the map in pixels.
     rng : numpy.random.Generator
         Source of the random numbers.
+    halos : float
+        The share of maps with halos, from 0 to 1.
 
     Returns
     -------
@@ -125,7 +127,7 @@ def random_convergence(side: int, rng: np.random.Generator) -> Tensor:
     amplitude = AMPLITUDES[0] + (AMPLITUDES[1] - AMPLITUDES[0]) * rng.random()
     root = _root((side, side), radians(PIXEL), convergence_spectrum, shift).float()
     kappa = amplitude * _field(root, rng, (side, side), shift)
-    if rng.random() < HALOS:
+    if rng.random() < halos:
         kappa = kappa + random_halos(side, PIXEL, rng)
     return kappa[None]
 

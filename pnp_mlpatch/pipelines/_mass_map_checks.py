@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ from pnp_mlpatch.lensing import ShearMap, Signs, arcmin, check_signs
 
 BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
 LEAST_SIDE = 16  # pixels: below it a map is mostly the guess of the denoiser
+
+
+def check_map_and_denoiser(shears: Sequence[Any], D: Any, who: str) -> None:
+    """Raise unless these are shear maps and a denoiser."""
+    for shear in shears:
+        if not isinstance(shear, ShearMap):
+            raise InputTypeError(
+                f"{who}: expected a ShearMap, see lensing.read_shear; got {type(shear).__name__}."
+            )
+    if not callable(D):
+        raise InputTypeError(
+            f"{who}: the denoiser must be callable as D(x, sigma), got {type(D).__name__}."
+        )
 
 
 def b_mode_check(
@@ -49,7 +63,7 @@ def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
         f"(variances smoothed by {signs.width}, in standard deviations above the same shears, each "
         f"turned by a random angle). Lenses make no B. With {turned} of the other sign: "
         f"E {z['flipped E']}, B {z['flipped B']}. So {meaning}. Nothing was flipped. Try {try_}.",
-        stacklevel=4,
+        stacklevel=7,
     )
 
 
