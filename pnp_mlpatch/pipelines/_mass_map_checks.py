@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing import ShearMap, Signs, arcmin, check_signs
 
 BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
+
+
+def check_map_and_denoiser(shears: Sequence[Any], D: Any, who: str) -> None:
+    """Raise unless these are shear maps and a denoiser."""
+    for shear in shears:
+        if not isinstance(shear, ShearMap):
+            raise InputTypeError(
+                f"{who}: expected a ShearMap, see lensing.read_shear; got {type(shear).__name__}."
+            )
+    if not callable(D):
+        raise InputTypeError(
+            f"{who}: the denoiser must be callable as D(x, sigma), got {type(D).__name__}."
+        )
 
 
 def b_mode_check(
@@ -48,7 +62,7 @@ def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
         f"(variances smoothed by {signs.width}, in standard deviations above the same shears, each "
         f"turned by a random angle). Lenses make no B. With {turned} of the other sign: "
         f"E {z['flipped E']}, B {z['flipped B']}. So {meaning}. Nothing was flipped. Try {try_}.",
-        stacklevel=4,
+        stacklevel=6,
     )
 
 
@@ -67,20 +81,20 @@ def check_scales(shear: ShearMap, level: float) -> None:
             f"map_mass: the rms of the shear is {rms:.3g}, {rms / level:.3g} times its noise, more "
             "than lenses make. The noise must be a standard deviation of one component, not a "
             "variance.",
-            stacklevel=4,
+            stacklevel=5,
         )
     if not 0.02 < side < 4:
         warnings.warn(
             f"map_mass: pixels of {shear.pixel}. Haloes, which are what shear tells of, have a few "
             "arcmin: such pixels hardly show them, or hold no galaxies. Is the unit right?",
-            stacklevel=4,
+            stacklevel=5,
         )
     if min(shear.noise.shape) < 16:
         warnings.warn(
             f"map_mass: a map of {' x '.join(map(str, shear.noise.shape))} pixels is too small for "
             "what a denoiser has learnt of maps: what it returns is mostly its own guess. "
             "Take smaller pixels, or the smoothed map.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -14,25 +14,27 @@ from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, fingerprint
-from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError
+from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing import (
     ShearMap,
     convergence_spectrum,
     describe_map,
-    from_reduced,
     optimal_width,
-    smoothed,
 )
 from pnp_mlpatch.lensing.estimators import weights
 from pnp_mlpatch.operators.lensing import Lensing
-from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, border, check_scales
-from pnp_mlpatch.solvers import State
-from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
+from pnp_mlpatch.pipelines._mass_map_checks import (
+    b_mode_check,
+    border,
+    check_map_and_denoiser,
+    check_scales,
+)
+from pnp_mlpatch.pipelines._mass_map_place import Place, Shifted
+from pnp_mlpatch.pipelines._mass_map_sample import SAVE_EVERY, Job, Running, of_reduced, sample
 
 SIGMA_SCALE = 0.75  # sigma over the noise of the data, from benchmarks/massmap.py --choose
-SAVE_EVERY = 5.0  # seconds between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -125,37 +127,6 @@ class MassMap:
     residual: Tensor
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Data, operator, denoiser and settings of a run, on one device.
-
-    ``g`` (1, 2, H, W) is the shear or reduced shear; ``config`` has its sigma and padding;
-    ``level`` is the noise of the data, ``max_sigma`` the highest level of the denoiser.
-    """
-
-    g: Tensor
-    noise: Tensor
-    A: Lensing
-    D: Denoiser
-    config: MassMapConfig
-    level: float
-    max_sigma: float
-    width: str
-
-    def kaiser_squires(self, gamma: Tensor) -> Tensor:
-        """E and B (2, H, W) of a shear map, smoothed."""
-        return smoothed(self.A.cut(self.A.initial(gamma)), self.width, self.A.pixel)[0]
-
-
-@dataclass
-class _Position:
-    """Where a run is: in which pass, with which map of the pass before, and which state."""
-
-    pass_number: int = 0
-    kappa: Tensor | None = None
-    state: SplitGibbsState | None = None
-
-
 def map_mass(
     shear: ShearMap,
     D: Denoiser,
@@ -205,135 +176,102 @@ def map_mass(
     FileError
         If another run writes the checkpoint.
     """
-    if not isinstance(shear, ShearMap):
-        raise InputTypeError(
-            f"map_mass: expected a ShearMap, see lensing.read_shear; got {type(shear).__name__}."
-        )
-    if not callable(D):
-        raise InputTypeError(
-            f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}."
-        )
-    start = time.perf_counter()
-    job = _prepare(shear, D, config or MassMapConfig(), torch.device(device))
-    settings = asdict(job.config) | {"noise": job.level, "width": job.width}
-    settings |= {"pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": fingerprint(D)}
-    about = settings | {"data": checkpoints.digest(shear.gamma, shear.noise)}
+    check_map_and_denoiser([shear], D, "map_mass")
     with nullcontext() if checkpoint is None else lock(checkpoint):
-        kappa, spread = _sample(job, checkpoint, about, save_every, progress)
-    ks = job.kaiser_squires(job.g)
-    maps = torch.stack([job.A.cut(kappa)[0, 0], ks[1]]).cpu()
+        run = Running(checkpoint, save_every, device, progress)
+        return run_maps([shear], D, config or MassMapConfig(), run)[0]
+
+
+def run_maps(
+    shears: list[ShearMap],
+    D: Denoiser,
+    config: MassMapConfig,
+    run: Running,
+    place: Place | None = None,
+) -> list[MassMap]:
+    """Map several shear maps of one shape as a batch."""
+    start = time.perf_counter()
+    job = _prepare(shears, D, config, torch.device(run.device), place or Place())
+    first = shears[0]
+    shared = {"pixel": first.pixel, "flip_ra": first.flip_ra, "denoiser": fingerprint(D)}
+    settings = [
+        asdict(replace(job.config, sigma=sigma)) | {"noise": level, "width": width} | shared
+        for sigma, level, width in zip(job.sigmas, job.levels, job.widths, strict=True)
+    ]
+    about = dict(settings[0]) if len(shears) == 1 else {"maps": settings}
+    about |= {"data": checkpoints.digest(*(x for s in shears for x in (s.gamma, s.noise)))}
+    kappa, spread = sample(job, run, about | job.place.about())
+    kappa = job.whole(kappa)
+    ks, residual = job.kaiser_squires(), _residual(job, kappa)
+    kappa, spread = job.A.cut(kappa)[:, :1].cpu(), job.A.cut(spread)[:, 0].cpu()
+    maps, ks = torch.cat([kappa, ks[:, 1:].cpu()], dim=1), ks.cpu()
+    found = [_statistics(job, shears[k], maps[k], k) for k in range(len(shears))]
+    seconds = (time.perf_counter() - start) / len(shears)
+    return [
+        MassMap(maps[k], spread[k], ks[k], found[k], settings[k], seconds, residual[k])
+        for k in range(len(shears))
+    ]
+
+
+def _statistics(job: Job, shear: ShearMap, maps: Tensor, k: int) -> dict[str, Any]:
     statistics = describe_map(maps, shear.pixel, shear.seen) | b_mode_check(
-        shear, job.width, job.A.padding, job.config.seed, job.g.device
+        shear, job.widths[k], job.A.padding, job.config.seed, job.g.device
     )
-    statistics["seen"] = float(shear.seen.double().mean())
-    residual, spread = _residual(job, kappa), job.A.cut(spread)[0, 0].cpu()
-    seconds = time.perf_counter() - start
-    return MassMap(maps, spread, ks.cpu(), statistics, settings, seconds, residual)
+    return statistics | {"seen": float(shear.seen.double().mean())}
 
 
-def _residual(job: _Job, kappa: Tensor) -> Tensor:
-    """Return what the shear (2, H, W) of a map, with its border, misses, in units of the noise."""
+def _residual(job: Job, kappa: Tensor) -> Tensor:
+    """Return the shear (B, 2, H, W) of maps, with their border, less the data, over the noise."""
     gamma, noise = job.g, job.noise
     if job.config.passes > 1:
-        gamma = from_reduced(gamma, job.A.cut(kappa))
-        noise = noise * (1 - job.A.cut(kappa)[0, 0]).clamp_min(0.1)
-    return ((job.A(kappa) - gamma) / noise).where(torch.isfinite(noise), 0.0)[0].cpu()
+        gamma, noise = of_reduced(job, kappa)
+    return ((job.A(kappa) - gamma) / noise).where(torch.isfinite(noise), 0.0).cpu()
 
 
-def _prepare(shear: ShearMap, D: Denoiser, config: MassMapConfig, device: torch.device) -> _Job:
+def _prepare(
+    shears: list[ShearMap],
+    D: Denoiser,
+    config: MassMapConfig,
+    device: torch.device,
+    place: Place,
+) -> Job:
     """Choose the settings that are left open, and move all to the device."""
-    level = float(weights(shear.noise)[shear.seen].mean().rsqrt())
-    check_scales(shear, level)
+    levels = [float(weights(shear.noise)[shear.seen].mean().rsqrt()) for shear in shears]
+    for shear, level in zip(shears, levels, strict=True):
+        check_scales(shear, level)
     max_sigma = (describe(D).sigma_range or (0.0, math.inf))[1]
-    sigma = min(SIGMA_SCALE * level, max_sigma) if config.sigma is None else config.sigma
-    if sigma > max_sigma:
+    if config.sigma is not None and config.sigma > max_sigma:
         raise InputError(
-            f"map_mass: the denoiser takes sigma up to {max_sigma:.4g}, got {sigma:.4g}."
+            f"map_mass: the denoiser takes sigma up to {max_sigma:.4g}, got {config.sigma:.4g}."
         )
-    padding = border(shear.seen) if config.padding is None else config.padding
-    noise = shear.noise.float().to(device)
+    sigmas = [
+        min(SIGMA_SCALE * level, max_sigma) if config.sigma is None else config.sigma
+        for level in levels
+    ]
+    padding, first = config.padding, shears[0]
+    if padding is None:
+        padding = max(border(shear.seen) for shear in shears)
     A = Lensing(
-        weight=torch.ones(noise.shape), padding=padding, flip_ra=shear.flip_ra, pixel=shear.pixel
+        weight=torch.ones(first.noise.shape),
+        padding=padding,
+        flip_ra=first.flip_ra,
+        pixel=first.pixel,
     )
     move = getattr(D, "to", None)
-    return _Job(
-        g=shear.gamma.float()[None].to(device),
-        noise=noise,
+    D = D if move is None else move(device)
+    D = D if place.outside is None else Shifted(D, place.outside.to(device))
+    return Job(
+        g=torch.stack([shear.gamma for shear in shears]).float().to(device),
+        noise=torch.stack([shear.noise for shear in shears])[:, None].float().to(device),
         A=A.to(device),
-        D=e_mode(D if move is None else move(device)),
-        config=replace(config, sigma=sigma, padding=padding),
-        level=level,
+        D=e_mode(D),
+        config=replace(config, padding=padding),
+        sigmas=sigmas,
+        levels=levels,
         max_sigma=max_sigma,
-        width=optimal_width(shear.noise, convergence_spectrum, shear.pixel),
+        widths=[optimal_width(s.noise, convergence_spectrum, s.pixel) for s in shears],
+        place=place,
     )
-
-
-# ---- sampling, and its checkpoints
-
-
-def _sample(
-    job: _Job,
-    checkpoint: str | PathLike[str] | None,
-    about: dict[str, Any],
-    save_every: float,
-    progress: bool | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the map and its spread, with the border, from where an interrupted run was left."""
-    config, A = job.config, job.A
-    assert config.sigma is not None
-    position = _resume(checkpoint, about, job.g.device)
-    kappa, spread, saved = position.kappa, torch.zeros_like(job.g), time.perf_counter()
-
-    def keep(state: State) -> None:
-        nonlocal saved
-        if checkpoint is not None and time.perf_counter() - saved > save_every:
-            content = {"pass": position.pass_number, "kappa": position.kappa, "state": vars(state)}
-            checkpoints.save(checkpoint, content, about=about)
-            saved = time.perf_counter()
-
-    solver = SplitGibbs(
-        iterations=config.iterations, sigma=config.sigma, burn_in=config.burn_in, seed=config.seed
-    )
-    while position.pass_number < config.passes:
-        if kappa is None:
-            gamma, noise = job.g, job.noise
-            x0 = job.D(A.initial(gamma), min(job.level, job.max_sigma))
-        else:
-            gamma, x0 = from_reduced(job.g, A.cut(kappa)), kappa
-            noise = job.noise * (1 - A.cut(kappa)[0, 0]).clamp_min(0.1)
-        result = solver.run(
-            gamma,
-            A,
-            job.D,
-            noise=remaining(noise, config.sigma),
-            x0=x0 if position.state is None else None,
-            state=position.state,
-            callbacks=[keep],
-            progress=progress,
-        )
-        assert isinstance(result.state, SplitGibbsState)
-        kappa, spread = result.x, result.state.std
-        position = _Position(position.pass_number + 1, kappa)
-    assert kappa is not None
-    return kappa, spread
-
-
-def _resume(
-    path: str | PathLike[str] | None, about: dict[str, Any], device: torch.device
-) -> _Position:
-    """Return the position of an interrupted run, or the start."""
-    found = checkpoints.resume(path, about, "checkpoint of map_mass", device)
-    if found is None:
-        return _Position()
-    content, _ = found
-    try:
-        state = SplitGibbsState(**content["state"])
-        return _Position(int(content["pass"]), content["kappa"], state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: not a checkpoint of map_mass ({type(error).__name__}). "
-            "Remove it to start anew."
-        ) from error
 
 
 __all__ = ["MassMap", "MassMapConfig", "border", "map_mass"]

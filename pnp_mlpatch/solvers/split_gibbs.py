@@ -13,7 +13,7 @@ from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.solvers import _schedules as schedules
 from pnp_mlpatch.solvers._base import Solver, State, check_settings, register
 from pnp_mlpatch.solvers._chain import check_counts
-from pnp_mlpatch.solvers._gibbs import SplitGibbsState, remaining, white
+from pnp_mlpatch.solvers._gibbs import SplitGibbsState, check_origin, remaining, white
 from pnp_mlpatch.solvers._problem import Problem, per_image, weight_of
 from pnp_mlpatch.solvers._splitting import data_step
 
@@ -45,6 +45,9 @@ class SplitGibbs(Solver[SplitGibbsState]):
         Seed of the random numbers, from 0 to 4095; those of iteration k are from (seed, k).
     tol : float
         For the relative change of x, which falls as 1 / k: 0 by default.
+    origin : tuple of int, optional
+        Row and column of the first pixel of the data in a larger field. The random numbers of a
+        pixel then follow from its place in that field, so that patches of it share them.
     data_iterations, data_tol
         As for :class:`~pnp_mlpatch.solvers.admm.ADMM`.
 
@@ -83,6 +86,7 @@ class SplitGibbs(Solver[SplitGibbsState]):
     tol: float = 0.0
     data_iterations: int = 10
     data_tol: float = 1e-4
+    origin: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, data_iterations=self.data_iterations, data_tol=self.data_tol)
@@ -92,6 +96,8 @@ class SplitGibbs(Solver[SplitGibbsState]):
             raise InputError(
                 f"SplitGibbs: seed must be below 4096, above that seeds repeat; got {self.seed}."
             )
+        if self.origin is not None:
+            check_origin(self.origin)
 
     def levels(self, problem: Problem, state: SplitGibbsState) -> dict[str, float | Tensor]:
         sigma = schedules.level(self.sigma, state.iteration)
@@ -103,7 +109,7 @@ class SplitGibbs(Solver[SplitGibbsState]):
     def step(self, problem: Problem, denoise: Denoiser, state: SplitGibbsState) -> SplitGibbsState:
         level, k = self.levels(problem, state), state.iteration
         sigma = per_image(level["sigma"], state.z, "SplitGibbs: sigma")
-        white_q, white_z = white((self.seed << 20) + k // 2, (problem.q, state.x))
+        white_q, white_z = white((self.seed << 20) + k // 2, (problem.q, state.x), self.origin)
         sign = 1.0 - 2.0 * (k % 2)
         noise = per_image(problem.known_noise("SplitGibbs"), problem.q, "SplitGibbs: noise")
         drawn = replace(problem, Aty=problem.Aty + problem.A.adjoint(noise * (sign * white_q)))
