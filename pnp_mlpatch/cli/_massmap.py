@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import pnp_mlpatch
 from pnp_mlpatch.cli._common import COLUMNS, prepare
-from pnp_mlpatch.cli._problem import make
+from pnp_mlpatch.cli._massmap_bins import map_bins
+from pnp_mlpatch.cli._massmap_write import (
+    config_of,
+    denoiser_of,
+    provenance_of,
+    remove,
+    say,
+    write,
+)
 from pnp_mlpatch.cli._report import report_massmap
-from pnp_mlpatch.cli._solve import plain
 from pnp_mlpatch.errors import FileError, InputError
-from pnp_mlpatch.io.atomic import atomic_write, check_writable
+from pnp_mlpatch.io.atomic import check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.io.reading import refuse_special
-from pnp_mlpatch.lensing import bin_shear, read_catalogue
-from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source, write_convergence
-from pnp_mlpatch.lensing.statistics import judge
+from pnp_mlpatch.lensing import Catalogue, bin_shear, bin_shear_tomographic, read_catalogue
+from pnp_mlpatch.lensing.fits import ShearMap, read_map, read_shear, split_source
 from pnp_mlpatch.viz.report import check_report
 from pnp_mlpatch.weights import sha256
 
 if TYPE_CHECKING:
-    from pnp_mlpatch.pipelines.mass_map import MassMap
+    from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig
 
 KEPT = (
     "shear",
@@ -44,6 +49,9 @@ KEPT = (
     "flip_e2",
     "center",
     "shape",
+    "bins",
+    "patch_size",
+    "overlap",
     "denoiser",
     "weights",
     "sigma",
@@ -54,7 +62,7 @@ KEPT = (
     "truth",
 )
 MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask")
-CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape")
+CATALOGUE_ONLY = ("columns", "flip_e2", "center", "shape", "bins")
 
 
 def run_massmap(args: argparse.Namespace) -> int:
@@ -81,8 +89,6 @@ def _map(
     device: torch.device,
 ) -> int:
     """Map, and write the result."""
-    from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
-
     digests = {name: sha256(path) for name, path in _files(asked).items()}
     for name, digest in digests.items():
         if before.get(name, digest) != digest:
@@ -90,34 +96,59 @@ def _map(
                 f"{_files(asked)[name]}: is not the file that {args.source} was made from; "
                 "give another SHEAR, or run it without --from."
             )
-    shear = _shear(asked)
-    truth = _truth(asked, shear)
-    names = ("sigma", "iterations", "burn_in", "padding", "seed")
-    settings = {key: asked[key] for key in names if key in asked}
-    config = MassMapConfig(**settings, passes=3 if asked.get("reduced") else 1)
-    name = asked.get("denoiser", "mlpatch")
-    weights = asked.get("weights", "mlpatch-kappa" if name == "mlpatch" else None)
-    D, used = make("denoiser", {"name": name, **({} if weights is None else {"weights": weights})})
-    partial = _partial(out)
+    shear, catalogue = _shear(asked)
+    if isinstance(shear, dict):
+        return map_bins(args, out, asked, digests, shear, device)
+    truth, config = _truth(asked, shear), config_of(asked)
+    name, D, used = denoiser_of(asked)
+    partial = _partial(out, asked)
     if args.no_resume:
-        partial.unlink(missing_ok=True)
+        remove(partial)
     progress = False if args.quiet else None
-    result = map_mass(shear, D, config, checkpoint=partial, device=device, progress=progress)
+    result = _solve(asked, shear, catalogue, D, config, partial, device, progress)
     denoiser = {"name": name, **used, **result.settings["denoiser"]}
-    provenance = {
-        "pnp_mlpatch": pnp_mlpatch.__version__,
-        "asked": asked,
-        "sha256": digests,
-        "settings": plain({**result.settings, "denoiser": denoiser}),
-    }
-    _write(out, result, shear, truth, provenance)
+    provenance = provenance_of(asked, digests, result, denoiser)
+    write(out, result, shear, truth, provenance)
     if args.figure:
         _draw(args.figure, name, result, shear, truth)
     report_massmap(args, result, shear, D, config, truth, provenance)
-    partial.unlink(missing_ok=True)  # last: until all is written, the same command resumes from it
+    remove(partial)  # last: until all is written, the same command resumes from it
     if not args.quiet:
-        _say(out, result, shear)
+        say(out, result, shear)
     return 0
+
+
+def _solve(
+    asked: dict[str, Any],
+    shear: ShearMap,
+    catalogue: Catalogue | None,
+    D: Any,
+    config: MassMapConfig,
+    partial: Path,
+    device: torch.device,
+    progress: bool | None,
+) -> MassMap:
+    """Map as a whole, or by patches if they are asked for."""
+    from pnp_mlpatch.pipelines.mass_map import map_mass
+    from pnp_mlpatch.pipelines.mass_map_patches import map_mass_patches
+
+    if not _patches(asked):
+        return map_mass(shear, D, config, checkpoint=partial, device=device, progress=progress)
+    sizes = {"size": asked.get("patch_size"), "overlap": asked.get("overlap")}
+    return map_mass_patches(
+        shear,
+        D,
+        config,
+        catalogue=catalogue,
+        checkpoint=partial,
+        device=device,
+        progress=progress,
+        **{key: value for key, value in sizes.items() if value is not None},
+    )
+
+
+def _patches(asked: dict[str, Any]) -> bool:
+    return "patch_size" in asked or "overlap" in asked
 
 
 def _truth(asked: dict[str, Any], shear: ShearMap) -> Tensor | None:
@@ -134,33 +165,6 @@ def _truth(asked: dict[str, Any], shear: ShearMap) -> Tensor | None:
     return truth
 
 
-def _write(
-    out: Path,
-    result: MassMap,
-    shear: ShearMap,
-    truth: Tensor | None,
-    provenance: dict[str, Any],
-) -> None:
-    """Write the maps, and beside them how they were made."""
-    maps = {"SPREAD": result.spread, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
-    write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
-    table: dict[str, Any] = {
-        **provenance,
-        "output": out.name,
-        "statistics": plain(result.statistics),
-        "seconds": round(result.seconds, 1),
-    }
-    if truth is not None:
-        table["judged"] = {
-            name: plain(judge(kappa, truth, shear.pixel, shear.seen))
-            for name, kappa in (("map", result.kappa), ("smoothed", result.smoothed))
-        }
-    text = json.dumps(table, indent=2) + "\n"
-    atomic_write(
-        out.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
-
-
 def _draw(path: str, name: str, result: MassMap, shear: ShearMap, truth: Tensor | None) -> None:
     """Draw the map beside Kaiser-Squires, and the truth if there is one."""
     from pnp_mlpatch.viz.panels import mass_panel
@@ -171,21 +175,6 @@ def _draw(path: str, name: str, result: MassMap, shear: ShearMap, truth: Tensor 
         f"Kaiser-Squires, {result.settings['width']}": result.smoothed[0],
     }
     mass_panel(path, shown, pixel=shear.pixel, mask=shear.seen, flip_ra=shear.flip_ra)
-
-
-def _say(out: Path, result: MassMap, shear: ShearMap) -> None:
-    """Print what the map shows."""
-    s, (height, width) = result.statistics, shear.noise.shape
-    print(
-        f"{height} x {width} pixels of {shear.pixel}, {100 * s['seen']:.0f} % seen; "
-        f"noise {result.settings['noise']:.3g}"
-    )
-    print(
-        f"E rms {s['rms']:.4f} (mean of the posterior), peaks above 0.1: {s['peaks']['0.1']}\n"
-        f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, "
-        f"B rms {s['B rms']:.4f}; noise alone: {s['B rms of noise']:.4f}"
-    )
-    print(f"{result.seconds:.1f} s, {out}")
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
@@ -212,7 +201,10 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     }, before
 
 
-def _shear(asked: dict[str, Any]) -> ShearMap:
+def _shear(
+    asked: dict[str, Any],
+) -> tuple[ShearMap | dict[int, ShearMap], Catalogue | None]:
+    """Return the shear map, or one for each bin, and the catalogue that it is of."""
     pixel = asked.get("pixel")
     if not asked.get("catalogue"):
         if wrong := [key for key in CATALOGUE_ONLY if asked.get(key)]:
@@ -224,7 +216,7 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
             for key in (*MAP_ONLY, "flip_ra")
             if key in asked
         }
-        return read_shear(asked["shear"], pixel=pixel, **given)
+        return read_shear(asked["shear"], pixel=pixel, **given), None
     if wrong := [key for key in MAP_ONLY if key in asked]:
         raise InputError(
             f"massmap: --{wrong[0].replace('_', '-')} is for a shear map, not for a "
@@ -244,11 +236,19 @@ def _shear(asked: dict[str, Any]) -> ShearMap:
             )
         names[key] = column
     flip_e2, flip_ra = bool(asked.get("flip_e2")), bool(asked.get("flip_ra"))
-    catalogue = read_catalogue(asked["shear"], **names, flip_e2=flip_e2, flip_ra=flip_ra)
+    catalogue = read_catalogue(
+        asked["shear"], **names, bins=asked.get("bins"), flip_e2=flip_e2, flip_ra=flip_ra
+    )
     shape, center = (
         None if asked.get(key) is None else tuple(asked[key]) for key in ("shape", "center")
     )
-    return bin_shear(catalogue, pixel, shape=shape, centre=center)
+    if "bins" not in asked:
+        return bin_shear(catalogue, pixel, shape=shape, centre=center), catalogue
+    if wrong := [key for key in ("patch_size", "overlap", "truth") if key in asked]:
+        raise InputError(
+            f"massmap: --bins and --{wrong[0].replace('_', '-')} do not go together. Leave one out."
+        )
+    return bin_shear_tomographic(catalogue, pixel, shape=shape, centre=center), catalogue
 
 
 def _number(text: str) -> float | str:
@@ -285,7 +285,7 @@ def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> No
     written = [
         out,
         out.with_suffix(".json"),
-        _partial(out),
+        _partial(out, asked),
         *([Path(args.figure)] if args.figure else []),
         *([check_report(args.report)] if args.report else []),
     ]
@@ -293,9 +293,9 @@ def _check_out(args: argparse.Namespace, out: Path, asked: dict[str, Any]) -> No
         check_writable(path, [*reads, *written[:k]])
 
 
-def _partial(out: Path) -> Path:
-    """Where the state lies until the map is written."""
-    return out.with_name(f".{out.name}.partial.pt")
+def _partial(out: Path, asked: dict[str, Any]) -> Path:
+    """Where the state lies until the map is written: a file, or of patches a folder."""
+    return out.with_name(f".{out.name}.partial{'' if _patches(asked) else '.pt'}")
 
 
 __all__ = ["run_massmap"]

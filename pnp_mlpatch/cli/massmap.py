@@ -25,12 +25,20 @@ far), SMOOTHED (Kaiser-Squires) and MASK, with the WCS of the input; OUT.json wi
 the sha256 of the input, rms, skewness, peaks and spectrum. --from OUT.json repeats a run, with
 flags in place of what it says. A run that was killed goes on with the same command.
 
+Large fields. --patch-size '5 deg' maps overlapping patches and blends them. Those of a catalogue
+are tangent planes about their own centres. Finished patches are kept: the same command goes on.
+
+Tomography. --bins COLUMN maps each bin of a catalogue (integers; negative: none), all as one batch,
+on the same pixels. OUT.fits gives the names OUT_bin1.fits, OUT_bin2.fits and so on.
+
 Signs. Where a wrong sign of e2 or of right ascension explains B, a warning names the flag to try.
 
 Examples:
   pnp-mlpatch massmap shear.fits --out kappa.fits --figure kappa.png
   pnp-mlpatch massmap shear.npy --pixel '0.29 arcmin' --n-gal 30 --mask mask.npy --out kappa.fits
   pnp-mlpatch massmap galaxies.fits --catalogue --pixel '0.4 arcmin' --reduced --out kappa.fits
+  pnp-mlpatch massmap wide.fits --catalogue --pixel '2 arcmin' --patch-size '5 deg' --out kappa.fits
+  pnp-mlpatch massmap galaxies.fits --catalogue --pixel '1 arcmin' --bins zbin --out kappa.fits
   pnp-mlpatch massmap --from kappa.json --out again.fits
 """
 
@@ -127,6 +135,11 @@ def _catalogue(sub: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="pixels of the map (default: what holds all galaxies)",
     )
+    group.add_argument(
+        "--bins",
+        metavar="COLUMN",
+        help="number of the tomographic bin of each galaxy; writes OUT_bin1.fits and so on",
+    )
 
 
 def _reconstruction(sub: argparse.ArgumentParser) -> None:
@@ -137,6 +150,14 @@ def _reconstruction(sub: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME",
         help="its weights: a shipped name or a path (default: mlpatch-kappa)",
+    )
+    group.add_argument(
+        "--patch-size",
+        metavar="ANGLE",
+        help="map overlapping patches of at most this side and blend them: '5 deg'",
+    )
+    group.add_argument(
+        "--overlap", metavar="ANGLE", help="what neighbouring patches share (default: 2 deg)"
     )
     group.add_argument(
         "--sigma",

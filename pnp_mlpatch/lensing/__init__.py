@@ -1,7 +1,7 @@
 """Weak lensing: shear maps and catalogues, spectra, estimators, random maps, statistics."""
 
 from pnp_mlpatch.lensing._wiener import wiener
-from pnp_mlpatch.lensing.binning import bin_shear
+from pnp_mlpatch.lensing.binning import bin_shear, bin_shear_tomographic
 from pnp_mlpatch.lensing.catalogue import Catalogue, read_catalogue
 from pnp_mlpatch.lensing.estimators import (
     from_reduced,
@@ -32,6 +32,7 @@ __all__ = [
     "Signs",
     "arcmin",
     "bin_shear",
+    "bin_shear_tomographic",
     "check_signs",
     "convergence_spectrum",
     "describe_map",

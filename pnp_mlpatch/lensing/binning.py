@@ -15,6 +15,7 @@ from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing._shear_map import ShearMap
+from pnp_mlpatch.lensing._sphere import Axes, directions, north_angle, norths
 from pnp_mlpatch.lensing.catalogue import Catalogue
 from pnp_mlpatch.lensing.units import arcmin, pixel_text, radians
 
@@ -72,48 +73,139 @@ def bin_shear(
         For a map above 8192 pixels a side, galaxies more than 60 degrees from the centre (without
         ``shape``), a map without galaxies, or ellipticities that are all 0, which have no noise.
     """
+    _check_arguments(catalogue, least, "bin_shear")
+    side = radians(pixel, "bin_shear: pixel")
+    galaxies = Galaxies.of(catalogue)
+    plane = _project(galaxies, side, centre)
+    grid = _grid(plane, shape, pixel, side)
+    gamma, noise = galaxies.average(plane, grid, least=least)
+    return _shear_map(gamma, noise, plane, grid, pixel)
+
+
+def bin_shear_tomographic(
+    catalogue: Catalogue,
+    pixel: Any,
+    *,
+    shape: tuple[int, int] | None = None,
+    centre: tuple[float, float] | None = None,
+    least: int = 1,
+) -> dict[int, ShearMap]:
+    """Average each tomographic bin of a catalogue on the same pixels.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+        The galaxies of all bins, with ``bins``. Those with a negative number are in none.
+    pixel, shape, centre, least
+        See :func:`bin_shear`. By default the map just holds the galaxies of all bins.
+
+    Returns
+    -------
+    dict of int to ShearMap
+        The map of each bin by its number, in order. The noise is that of the galaxies of the bin.
+
+    Raises
+    ------
+    InputError
+        If the catalogue has no bins, no galaxy is in one, or for a reason of :func:`bin_shear`.
+    """
+    who = "bin_shear_tomographic"
+    _check_arguments(catalogue, least, who)
+    if catalogue.bins is None:
+        raise InputError(
+            f"{who}: the catalogue has no bins. Give read_catalogue bins='COLUMN', or "
+            "Catalogue(..., bins=)."
+        )
+    side, numbers = radians(pixel, f"{who}: pixel"), catalogue.bins.numpy()
+    used = (numbers >= 0) & (catalogue.w > 0).numpy()
+    if not used.any():
+        raise InputError(
+            f"{who}: no galaxy with a weight has a bin >= 0. Check the column of the bins."
+        )
+    plane = _project(Galaxies.of(catalogue, used), side, centre)
+    grid, maps = _grid(plane, shape, pixel, side), {}
+    for number in sorted({int(n) for n in numbers[used]}):
+        galaxies = Galaxies.of(catalogue, used & (numbers == number))
+        own = _project(galaxies, side, (plane.lon, plane.lat))
+        gamma, noise = galaxies.average(own, grid, least=least)
+        maps[number] = _shear_map(gamma, noise, plane, grid, pixel)
+    return maps
+
+
+def _check_arguments(catalogue: Any, least: Any, who: str) -> None:
     if not isinstance(catalogue, Catalogue):
         raise InputTypeError(
-            f"bin_shear: expected a Catalogue, got {type(catalogue).__name__}. "
+            f"{who}: expected a Catalogue, got {type(catalogue).__name__}. "
             "Read one with read_catalogue."
         )
     if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-        raise InputError(f"bin_shear: least must be an integer >= 1, got {least!r}.")
-    side = radians(pixel, "bin_shear: pixel")
-    used = (catalogue.w > 0).numpy()
-    galaxies = {name: getattr(catalogue, name).numpy()[used] for name in vars(catalogue)}
-    plane = _project(galaxies["ra"], galaxies["dec"], side, centre)
-    grid = _grid(plane, shape, pixel, side)
-    inside, index = _pixels(plane, grid)
-    e, w = galaxies["e1"] + 1j * galaxies["e2"], galaxies["w"]
-    sigma = math.sqrt(float((w**2 * np.abs(e) ** 2).sum() / (2 * (w**2).sum())))
-    if sigma == 0:
-        raise InputError(
-            "bin_shear: all ellipticities are 0, so their noise is not known. "
-            "Check the columns e1 and e2."
-        )
-    e, w = (e * np.exp(-2j * plane.psi))[inside], w[inside]
+        raise InputError(f"{who}: least must be an integer >= 1, got {least!r}.")
 
-    def total(values: np.ndarray | None) -> Tensor:
-        sums = np.bincount(index, values, minlength=grid.height * grid.width)
-        return torch.from_numpy(sums).reshape(grid.height, grid.width)
 
-    weight, seen = total(w), total(None) >= least
-    if not bool(seen.any()):
-        raise InputError(
-            f"bin_shear: no pixel has {least} galaxies, at most {int(total(None).max())}. "
-            "Take larger pixels or a smaller least."
-        )
-    gamma = torch.stack([total(w * e.real), total(w * e.imag)]) / weight
-    noise = sigma * total(w**2).sqrt() / weight
-    gamma, noise = torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf)
+def _shear_map(gamma: Tensor, noise: Tensor, plane: Plane, grid: Grid, pixel: Any) -> ShearMap:
     text = pixel.strip() if isinstance(pixel, str) else pixel_text(arcmin(pixel))
-    cards = _cards(plane, grid, math.degrees(side))
+    cards = _cards(plane, grid, math.degrees(radians(pixel)))
     return ShearMap(gamma, noise, text, True, cards, binned=True)
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Galaxies:
+    """Places, ellipticities and weights of the galaxies that count.
+
+    ``s`` and ``up`` (3, N) are the directions and the norths; ``e`` is complex; ``sigma`` is the
+    rms of one component, over all galaxies.
+    """
+
+    s: np.ndarray
+    up: np.ndarray
+    e: np.ndarray
+    w: np.ndarray
+    sigma: float
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, used: np.ndarray | None = None) -> Galaxies:
+        """Return those of a catalogue with a weight, or those that are ``used``."""
+        used = (catalogue.w > 0).numpy() if used is None else used
+        ra, dec, e1, e2, w = (
+            getattr(catalogue, name).numpy()[used] for name in ("ra", "dec", "e1", "e2", "w")
+        )
+        e = e1 + 1j * e2
+        sigma = math.sqrt(float((w**2 * np.abs(e) ** 2).sum() / (2 * (w**2).sum())))
+        if sigma == 0:
+            raise InputError(
+                "bin_shear: all ellipticities are 0, so their noise is not known. "
+                "Check the columns e1 and e2."
+            )
+        return cls(directions(ra, dec), norths(ra, dec), e, w, sigma)
+
+    def average(
+        self, plane: Plane, grid: Grid, *, least: int = 1, whole: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean shear (2, H, W) along the axes of the plane, and its noise (H, W).
+
+        ``whole``: warn of galaxies outside, and raise if no pixel is seen.
+        """
+        inside, index = _pixels(plane, grid, whole)
+        e = (self.e * np.exp(-2j * plane.psi))[inside]
+        w = self.w[inside]
+
+        def total(values: np.ndarray | None) -> Tensor:
+            sums = np.bincount(index, values, minlength=grid.height * grid.width)
+            return torch.from_numpy(sums).reshape(grid.height, grid.width)
+
+        weight, seen = total(w), total(None) >= least
+        if whole and not bool(seen.any()):
+            raise InputError(
+                f"bin_shear: no pixel has {least} galaxies, at most {int(total(None).max())}. "
+                "Take larger pixels or a smaller least."
+            )
+        gamma = torch.stack([total(w * e.real), total(w * e.imag)]) / weight
+        noise = self.sigma * total(w**2).sqrt() / weight
+        return torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf)
+
+
+@dataclass(frozen=True)
+class Plane:
     """Galaxies on the tangent plane at (``lon``, ``lat``) degrees.
 
     ``xi`` (East) and ``eta`` (North) are in pixels, ``cos`` is the cosine of the distance to the
@@ -129,7 +221,7 @@ class _Plane:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """The size of a map, and the row and column where the plane touches the sky."""
 
     height: int
@@ -138,24 +230,18 @@ class _Grid:
     column: float
 
 
-def _project(
-    ra: np.ndarray, dec: np.ndarray, side: float, centre: tuple[float, float] | None
-) -> _Plane:
-    a, d = np.radians(ra), np.radians(dec)
-    s = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
-    lon, lat = _mean_direction(s) if centre is None else _checked_centre(centre)
-    sin_lon, cos_lon = math.sin(math.radians(lon)), math.cos(math.radians(lon))
-    sin_lat, cos_lat = math.sin(math.radians(lat)), math.cos(math.radians(lat))
-    east = np.array([-sin_lon, cos_lon, 0.0])
-    north = np.array([-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat])
-    middle = np.array([cos_lat * cos_lon, cos_lat * sin_lon, sin_lat])
-    x, y, cos = east @ s, north @ s, middle @ s
-    up = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
-    # parallel transport along the great circle takes up to: up - carried (s + middle)
-    carried = (middle @ up) / np.maximum(1 + cos, 1e-12)
-    psi = np.arctan2(east @ up - carried * x, north @ up - carried * y)
-    depth = np.maximum(cos, 1e-6)
-    return _Plane(lon, lat, x / depth / side, y / depth / side, cos, psi)
+def _project(galaxies: Galaxies, side: float, centre: tuple[float, float] | None) -> Plane:
+    lon, lat = _mean_direction(galaxies.s) if centre is None else _checked_centre(centre)
+    return on_plane(Axes.north_up(lon, lat), galaxies, side, (lon, lat))
+
+
+def on_plane(
+    axes: Axes, galaxies: Galaxies, side: float, centre: tuple[float, float] = (0.0, 0.0)
+) -> Plane:
+    """Return galaxies on a tangent plane, in pixels of ``side`` radians."""
+    xi, eta, cos = axes.project(galaxies.s)
+    psi = north_angle(axes, galaxies.s, galaxies.up)
+    return Plane(*centre, xi / side, eta / side, cos, psi)
 
 
 def _mean_direction(s: np.ndarray) -> tuple[float, float]:
@@ -182,7 +268,7 @@ def _checked_centre(centre: Any) -> tuple[float, float]:
     return float(centre[0]) % 360, float(centre[1])
 
 
-def _grid(plane: _Plane, shape: tuple[int, int] | None, pixel: Any, side: float) -> _Grid:
+def _grid(plane: Plane, shape: tuple[int, int] | None, pixel: Any, side: float) -> Grid:
     """Return the map of that shape about the centre, or the one that just holds all galaxies."""
     if shape is None:
         distance = math.degrees(math.acos(max(-1.0, min(1.0, float(plane.cos.min())))))
@@ -192,13 +278,13 @@ def _grid(plane: _Plane, shape: tuple[int, int] | None, pixel: Any, side: float)
                 f"a flat map holds {MAX_DISTANCE:g}. Cut the catalogue."
             )
         height, width = (math.floor(np.ptp(x) + 0.5) + 1 for x in (plane.eta, plane.xi))
-        grid = _Grid(height, width, -float(plane.eta.min()), float(plane.xi.max()))
+        grid = Grid(height, width, -float(plane.eta.min()), float(plane.xi.max()))
     else:
         pair = isinstance(shape, (tuple, list)) and len(shape) == 2
         if not pair or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
             raise InputError(f"bin_shear: shape must be (H, W), two integers >= 1, got {shape!r}.")
         height, width = shape
-        grid = _Grid(height, width, (height - 1) / 2, (width - 1) / 2)
+        grid = Grid(height, width, (height - 1) / 2, (width - 1) / 2)
     if max(height, width) > MAX_PIXELS:
         span = " by ".join(f"{math.degrees(n * side):.4g}" for n in (width, height))
         raise InputError(
@@ -209,27 +295,27 @@ def _grid(plane: _Plane, shape: tuple[int, int] | None, pixel: Any, side: float)
     return grid
 
 
-def _pixels(plane: _Plane, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(plane: Plane, grid: Grid, whole: bool) -> tuple[np.ndarray, np.ndarray]:
     """Which galaxies lie in the map, and the flat index of the pixel of each of those."""
     front = plane.cos > math.cos(math.radians(MAX_DISTANCE))
     rows = np.floor(np.where(front, grid.row + plane.eta, -1) + 0.5).astype(np.int64)
     columns = np.floor(np.where(front, grid.column - plane.xi, -1) + 0.5).astype(np.int64)
     inside = front & (rows >= 0) & (rows < grid.height)
     inside &= (columns >= 0) & (columns < grid.width)
-    if not inside.any():
+    if whole and not inside.any():
         raise InputError(
             f"bin_shear: no galaxy lies in the map of {grid.width} by {grid.height} pixels about "
             f"({plane.lon:.6g}, {plane.lat:.6g}). Check centre=."
         )
-    if not inside.all():
+    if whole and not inside.all():
         warnings.warn(
             f"bin_shear: {int((~inside).sum())} of {len(inside)} galaxies lie outside of the map.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return inside, (rows * grid.width + columns)[inside]
 
 
-def _cards(plane: _Plane, grid: _Grid, side: float) -> str:
+def _cards(plane: Plane, grid: Grid, side: float) -> str:
     """Return the cards of the WCS of a map, one a line."""
     header = require("astropy.io.fits", "The header of a map").Header()
     for axis, kind, value, step, reference in (
@@ -245,4 +331,4 @@ def _cards(plane: _Plane, grid: _Grid, side: float) -> str:
     return header.tostring(sep="\n", endcard=False, padding=False).rstrip()
 
 
-__all__ = ["bin_shear"]
+__all__ = ["bin_shear", "bin_shear_tomographic"]

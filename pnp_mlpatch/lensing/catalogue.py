@@ -51,6 +51,8 @@ class Catalogue:
         Ellipticities along (East, North), of modulus below 1.
     w : Tensor, shape (N,)
         Weights, >= 0.
+    bins : Tensor, shape (N,), optional
+        Number of the tomographic bin of each galaxy, an integer; negative for none. Kept as int64.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class Catalogue:
     e1: Tensor
     e2: Tensor
     w: Tensor
+    bins: Tensor | None = None
 
     def __post_init__(self) -> None:
         names = ("ra", "dec", "e1", "e2", "w")
@@ -102,9 +105,25 @@ class Catalogue:
                 f"Catalogue: the ellipticity of {bad} of {lengths[0]} galaxies is NaN or not below "
                 "1. Cut them, or give them the weight 0."
             )
+        if self.bins is not None:
+            object.__setattr__(self, "bins", _bin_numbers(self.bins, lengths[0]))
 
     def __len__(self) -> int:
         return len(self.ra)
+
+
+def _bin_numbers(bins: Any, count: int) -> Tensor:
+    """Return the numbers of the bins (N,) as integers."""
+    if not isinstance(bins, Tensor) or bins.is_complex() or tuple(bins.shape) != (count,):
+        got = tuple(getattr(bins, "shape", ())) or type(bins)
+        raise InputTypeError(f"Catalogue: bins must be a real tensor ({count},), got {got}.")
+    numbers = bins.detach().cpu()
+    if bad := int((numbers != numbers.nan_to_num(0.5).round()).sum()):
+        raise InputError(
+            f"Catalogue: the bins of {bad} of {count} galaxies are no integers. Give numbers such "
+            "as 0, 1, 2, and -1 for none; np.digitize makes them from redshifts."
+        )
+    return numbers.long()
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ def read_catalogue(
     e1: str = "e1",
     e2: str = "e2",
     w: str | None = "w",
+    bins: str | None = None,
     flip_e2: bool = False,
     flip_ra: bool = False,
 ) -> Catalogue:
@@ -139,6 +159,8 @@ def read_catalogue(
         Names of columns: the ellipticities.
     w : str or None
         Name of the column of weights. With None, or without a column "w", all weights are 1.
+    bins : str, optional
+        Name of a column: the number of the tomographic bin.
     flip_e2 : bool
         Change the sign of e_2, for catalogues whose x is West.
     flip_ra : bool
@@ -164,6 +186,7 @@ def read_catalogue(
             raise InputTypeError(f"read_catalogue: {name} must be True or False, got {flip!r}.")
     path, which = split_source(str(as_path(path, "read_catalogue")), Path(path))
     wanted = {"ra": ra, "dec": dec, "e1": e1, "e2": e2} | ({} if w is None else {"w": w})
+    wanted |= {} if bins is None else {"bins": bins}
     for name, column in wanted.items():
         if not isinstance(column, str):
             raise InputTypeError(

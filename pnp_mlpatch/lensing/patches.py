@@ -69,7 +69,8 @@ def patches_of(shape: tuple[int, int], pixel: Any, size: Any, overlap: Any) -> l
         Largest side of a patch, an angle with its unit. The patches have equal sides, no longer
         than this.
     overlap : str or astropy quantity
-        What two neighbours share, an angle with its unit, at most half of the side.
+        What two neighbours share, an angle with its unit, at most two thirds of the
+        side.
 
     Returns
     -------
@@ -79,21 +80,19 @@ def patches_of(shape: tuple[int, int], pixel: Any, size: Any, overlap: Any) -> l
     Raises
     ------
     InputError
-        If the overlap is more than half of the size, or a size is below three pixels.
+        If the overlap is more than two thirds of the size, or the size below three pixels.
     """
     side = radians(pixel, "patches_of: pixel")
     most = math.floor(radians(size, "patches_of: size") / side + 1e-9)
     shared = math.ceil(radians(overlap, "patches_of: overlap") / side - 1e-9)
-    if most < 3 or 2 * shared > most:
+    if most < 3 or 3 * shared > 2 * most:
         raise InputError(
-            f"patches_of: the overlap must be at most half of the size, and the size 3 pixels or "
-            f"more; got size {size!r} ({most} pixels of {pixel}) and overlap {overlap!r} "
+            f"patches_of: patches must share at most two thirds of their size, and have 3 "
+            f"pixels or more; got size {size!r} ({most} pixels of {pixel}) and overlap {overlap!r} "
             f"({shared}). Take larger patches or a smaller overlap."
         )
     rows, columns = (_axis(n, most, shared) for n in shape)
-    return [
-        Patch(row, column, (len(r), len(c)), r, c) for row, r in rows for column, c in columns
-    ]
+    return [Patch(row, column, (len(r), len(c)), r, c) for row, r in rows for column, c in columns]
 
 
 def blend(maps: list[Tensor], patches: list[Patch], shape: tuple[int, int]) -> Tensor:
@@ -139,13 +138,15 @@ def seams(patches: list[Patch], shape: tuple[int, int]) -> Tensor:
     return count > 1
 
 
-def offsets(maps: list[Tensor], patches: list[Patch], shape: tuple[int, int]) -> Tensor:
+def offsets(maps: list[Tensor], patches: list[Patch], seen: Tensor) -> Tensor:
     r"""Find a constant for each patch that makes overlapping maps agree.
 
     Shear does not tell the mean of the convergence, so each patch has its own. The constants are
 
     .. math:: \arg\min_c \sum_{p, q} \sum_x w_p w_q (x_p + c_p - x_q - c_q)^2, \qquad
-              \sum_p c_p = 0.
+              \sum_p c_p = 0,
+
+    with the inner sum over the pixels that were seen.
 
     Parameters
     ----------
@@ -153,8 +154,8 @@ def offsets(maps: list[Tensor], patches: list[Patch], shape: tuple[int, int]) ->
         The map of each patch.
     patches : list of Patch
         The patches.
-    shape : tuple of int
-        Size (H, W) of the whole map.
+    seen : Tensor of bool, shape (H, W)
+        Where the whole map was measured.
 
     Returns
     -------
@@ -165,7 +166,7 @@ def offsets(maps: list[Tensor], patches: list[Patch], shape: tuple[int, int]) ->
     matrix, right = torch.zeros(count, count).double(), torch.zeros(count).double()
     for p in range(count):
         for q in range(p + 1, count):
-            weight, difference = _shared(maps, patches, p, q, shape)
+            weight, difference = _shared(maps, patches, p, q, seen)
             matrix[p, p] += weight
             matrix[q, q] += weight
             matrix[p, q] -= weight
@@ -177,7 +178,7 @@ def offsets(maps: list[Tensor], patches: list[Patch], shape: tuple[int, int]) ->
 
 
 def _shared(
-    maps: list[Tensor], patches: list[Patch], p: int, q: int, shape: tuple[int, int]
+    maps: list[Tensor], patches: list[Patch], p: int, q: int, seen: Tensor
 ) -> tuple[float, float]:
     """Return the sum of w_p w_q, and that of w_p w_q (x_p - x_q)."""
     a, b = patches[p], patches[q]
@@ -190,7 +191,7 @@ def _shared(
         i, j = (slice(n[0] - m, n[1] - m) for n, m in ((rows, patch.row), (columns, patch.column)))
         return x[i, j].double()
 
-    weight = part(a.weights, a) * part(b.weights, b)
+    weight = part(a.weights, a) * part(b.weights, b) * seen[slice(*rows), slice(*columns)]
     difference = part(maps[p], a) - part(maps[q], b)
     return float(weight.sum()), float((weight * difference).sum())
 

@@ -62,7 +62,7 @@ def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
         f"(variances smoothed by {signs.width}, in standard deviations above the same shears, each "
         f"turned by a random angle). Lenses make no B. With {turned} of the other sign: "
         f"E {z['flipped E']}, B {z['flipped B']}. So {meaning}. Nothing was flipped. Try {try_}.",
-        stacklevel=6,
+        stacklevel=7,
     )
 
 
@@ -81,20 +81,20 @@ def check_scales(shear: ShearMap, level: float) -> None:
             f"map_mass: the rms of the shear is {rms:.3g}, {rms / level:.3g} times its noise, more "
             "than lenses make. The noise must be a standard deviation of one component, not a "
             "variance.",
-            stacklevel=5,
+            stacklevel=4,
         )
     if not 0.02 < side < 4:
         warnings.warn(
             f"map_mass: pixels of {shear.pixel}. Haloes, which are what shear tells of, have a few "
             "arcmin: such pixels hardly show them, or hold no galaxies. Is the unit right?",
-            stacklevel=5,
+            stacklevel=4,
         )
     if min(shear.noise.shape) < 16:
         warnings.warn(
             f"map_mass: a map of {' x '.join(map(str, shear.noise.shape))} pixels is too small for "
             "what a denoiser has learnt of maps: what it returns is mostly its own guess. "
             "Take smaller pixels, or the smoothed map.",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

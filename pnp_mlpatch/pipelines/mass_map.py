@@ -183,25 +183,44 @@ def map_mass(
 
 
 def run_maps(
-    shears: list[ShearMap],
-    D: Denoiser,
-    config: MassMapConfig,
-    run: Running,
-    place: Place | None = None,
+    shears: list[ShearMap], D: Denoiser, config: MassMapConfig, run: Running
 ) -> list[MassMap]:
     """Map several shear maps of one shape as a batch."""
     start = time.perf_counter()
-    job = _prepare(shears, D, config, torch.device(run.device), place or Place())
-    first = shears[0]
-    shared = {"pixel": first.pixel, "flip_ra": first.flip_ra, "denoiser": fingerprint(D)}
-    settings = [
+    job = prepare(shears, D, config, torch.device(run.device), Place())
+    for shear, level in zip(shears, job.levels, strict=True):
+        check_scales(shear, level)
+    kappa, spread = sample(job, run, about_run(job, shears, D))
+    return finish(job, shears, D, kappa, spread, start)
+
+
+def settings_of(job: Job, shear: ShearMap, D: Denoiser) -> list[dict[str, Any]]:
+    """Return the settings of each map that were used."""
+    shared = {"pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": fingerprint(D)}
+    return [
         asdict(replace(job.config, sigma=sigma)) | {"noise": level, "width": width} | shared
         for sigma, level, width in zip(job.sigmas, job.levels, job.widths, strict=True)
     ]
-    about = dict(settings[0]) if len(shears) == 1 else {"maps": settings}
-    about |= {"data": checkpoints.digest(*(x for s in shears for x in (s.gamma, s.noise)))}
-    kappa, spread = sample(job, run, about | job.place.about())
-    kappa = job.whole(kappa)
+
+
+def about_run(job: Job, shears: list[ShearMap], D: Denoiser) -> dict[str, Any]:
+    """Return what tells a run from others: its settings and data."""
+    settings = settings_of(job, shears[0], D)
+    data = checkpoints.digest(*(x for shear in shears for x in (shear.gamma, shear.noise)))
+    about = settings[0] if len(shears) == 1 else {"maps": settings}
+    return about | {"data": data} | job.place.about()
+
+
+def finish(
+    job: Job,
+    shears: list[ShearMap],
+    D: Denoiser,
+    kappa: Tensor,
+    spread: Tensor,
+    start: float,
+) -> list[MassMap]:
+    """Return the results: maps (B, 2, H, W) with their border, and what is derived from them."""
+    settings = settings_of(job, shears[0], D)
     ks, residual = job.kaiser_squires(), _residual(job, kappa)
     kappa, spread = job.A.cut(kappa)[:, :1].cpu(), job.A.cut(spread)[:, 0].cpu()
     maps, ks = torch.cat([kappa, ks[:, 1:].cpu()], dim=1), ks.cpu()
@@ -228,17 +247,16 @@ def _residual(job: Job, kappa: Tensor) -> Tensor:
     return ((job.A(kappa) - gamma) / noise).where(torch.isfinite(noise), 0.0).cpu()
 
 
-def _prepare(
+def prepare(
     shears: list[ShearMap],
     D: Denoiser,
     config: MassMapConfig,
     device: torch.device,
     place: Place,
+    widths: list[str] | None = None,
 ) -> Job:
     """Choose the settings that are left open, and move all to the device."""
     levels = [float(weights(shear.noise)[shear.seen].mean().rsqrt()) for shear in shears]
-    for shear, level in zip(shears, levels, strict=True):
-        check_scales(shear, level)
     max_sigma = (describe(D).sigma_range or (0.0, math.inf))[1]
     if config.sigma is not None and config.sigma > max_sigma:
         raise InputError(
@@ -269,7 +287,7 @@ def _prepare(
         sigmas=sigmas,
         levels=levels,
         max_sigma=max_sigma,
-        widths=[optimal_width(s.noise, convergence_spectrum, s.pixel) for s in shears],
+        widths=widths or [optimal_width(s.noise, convergence_spectrum, s.pixel) for s in shears],
         place=place,
     )
 

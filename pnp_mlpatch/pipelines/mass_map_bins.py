@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
 
@@ -18,7 +18,7 @@ from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig, run_maps
 
 
 def map_mass_bins(
-    shears: Sequence[ShearMap],
+    shears: Sequence[ShearMap] | Mapping[int, ShearMap],
     D: Denoiser,
     config: MassMapConfig | None = None,
     *,
@@ -36,7 +36,7 @@ def map_mass_bins(
 
     Parameters
     ----------
-    shears : sequence of ShearMap
+    shears : sequence of ShearMap, or mapping of int to ShearMap
         The bins, all on the same pixels, as
         :func:`~pnp_mlpatch.lensing.binning.bin_shear_tomographic` makes them.
     D : Denoiser
@@ -49,7 +49,7 @@ def map_mass_bins(
     Returns
     -------
     list of MassMap
-        One for each bin. ``seconds`` is the time of the batch over the number of bins.
+        One for each bin, in order. ``seconds`` is the time of the batch over the number of bins.
 
     Raises
     ------
@@ -59,6 +59,7 @@ def map_mass_bins(
     WeightsError, FileError
         See :func:`~pnp_mlpatch.pipelines.mass_map.map_mass`.
     """
+    shears = list(shears.values()) if isinstance(shears, Mapping) else shears
     if isinstance(shears, ShearMap) or not isinstance(shears, Sequence):
         raise InputTypeError(
             "map_mass_bins: expected a list of ShearMap, one for each bin, got "
