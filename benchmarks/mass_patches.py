@@ -7,9 +7,9 @@ less whole, over the noise of the map: the rms of Kaiser-Squires of the noise al
 the width that suits it (optimal_width). "seams" are the pixels in which more than one patch has a
 weight, "elsewhere" the others, "largest" is the largest difference in a seam. Both maps are taken
 less their mean, which shear does not tell. "posterior" is the difference in the seams over the rms
-error of the whole-field map. The note at the end has the rms difference of two whole-field maps with other
-random numbers, over the noise of the map: what 40 draws leave open. With --plain, "pasted"
-are patches that are mapped on their own by map_mass, and blended.
+error of the whole-field map. The note at the end has the rms difference of two whole-field maps
+with other random numbers, over the noise of the map: what 40 draws leave open. With --plain,
+"pasted" are patches that are mapped on their own by map_mass, and blended.
 
 Run: python benchmarks/mass_patches.py [--side DEGREES] [--pixel ANGLE] [--overlaps MINUTES ...]
      [--plain] [--keep FOLDER]

@@ -20,6 +20,13 @@ from pnp_mlpatch.lensing.fits import (
     write_convergence,
 )
 from pnp_mlpatch.lensing.halos import nfw_convergence
+from pnp_mlpatch.lensing.healpix import (
+    healpix_catalogue,
+    healpix_centres,
+    read_healpix,
+    to_healpix,
+    write_healpix,
+)
 from pnp_mlpatch.lensing.mcalens import mcalens, starlet
 from pnp_mlpatch.lensing.signs import Signs, check_signs
 from pnp_mlpatch.lensing.spectra import convergence_spectrum, power_spectrum, tabulated
@@ -37,6 +44,8 @@ __all__ = [
     "convergence_spectrum",
     "describe_map",
     "from_reduced",
+    "healpix_catalogue",
+    "healpix_centres",
     "judge",
     "kaiser_squires",
     "lognormal_convergence",
@@ -48,6 +57,7 @@ __all__ = [
     "power_spectrum",
     "radians",
     "read_catalogue",
+    "read_healpix",
     "read_map",
     "read_provenance",
     "read_shear",
@@ -56,6 +66,8 @@ __all__ = [
     "smoothed",
     "starlet",
     "tabulated",
+    "to_healpix",
     "wiener",
     "write_convergence",
+    "write_healpix",
 ]

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.lensing._hdus import header_of
+from pnp_mlpatch.lensing._shear_map import ShearMap
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -71,3 +75,20 @@ def north_angle(axes: Axes, s: np.ndarray, up: np.ndarray) -> np.ndarray:
     r"""Return the angle from up towards x of each place's North, carried to the middle."""
     north = transport(up, s, axes.middle)
     return np.arctan2(axes.x @ north, axes.y @ north)
+
+
+def plane_of(shear: ShearMap, who: str) -> tuple[Axes, float, float]:
+    """Return the tangent plane of a map that ``bin_shear`` made, and where it touches the sky."""
+    header, wanted = header_of(shear.header), {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}
+    found = {key: header.get(key) for key in wanted}
+    turned = [key for key in ("CD1_2", "CD2_1", "PC1_2", "PC2_1", "CROTA2") if header.get(key)]
+    steps = [header.get(f"CDELT{axis}", 0.0) for axis in (1, 2)]
+    if found != wanted or turned or not shear.flip_ra or not steps[0] < 0 < steps[1]:
+        raise InputError(
+            f"{who}: the map must be one of bin_shear, on a tangent plane (RA---TAN, DEC--TAN), "
+            f"North up and East to the left; its header has {found}. "
+            "Give shear=bin_shear(catalogue, pixel)."
+        )
+    axes = Axes.north_up(float(header["CRVAL1"]), float(header["CRVAL2"]))
+    column, row = (float(header[f"CRPIX{axis}"]) - 1 for axis in (1, 2))
+    return axes, row, column

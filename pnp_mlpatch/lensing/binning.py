@@ -41,7 +41,8 @@ def bin_shear(
 
     :math:`\sigma_e` is the rms of one component over the whole catalogue. The weights enter as in
     the variance of a mean, so that the noise is right on average where w follows the noise of each
-    galaxy.
+    galaxy. Where the catalogue has a noise, the variance is
+    :math:`\sum w^2 \sigma_i^2 / (\sum w)^2`.
 
     Away from the centre North is not up. Each ellipticity is first turned to the axes at the
     centre, :math:`e \exp(-2 i \psi)`, with :math:`\psi` the angle from North towards East of a
@@ -153,14 +154,14 @@ class Galaxies:
     """Places, ellipticities and weights of the galaxies that count.
 
     ``s`` and ``up`` (3, N) are the directions and the norths; ``e`` is complex; ``sigma`` is the
-    rms of one component, over all galaxies.
+    noise of one component: of each galaxy, or the rms over all.
     """
 
     s: np.ndarray
     up: np.ndarray
     e: np.ndarray
     w: np.ndarray
-    sigma: float
+    sigma: np.ndarray
 
     @classmethod
     def of(cls, catalogue: Catalogue, used: np.ndarray | None = None) -> Galaxies:
@@ -170,13 +171,15 @@ class Galaxies:
             getattr(catalogue, name).numpy()[used] for name in ("ra", "dec", "e1", "e2", "w")
         )
         e = e1 + 1j * e2
-        sigma = math.sqrt(float((w**2 * np.abs(e) ** 2).sum() / (2 * (w**2).sum())))
-        if sigma == 0:
+        sigma = np.sqrt((w**2 * np.abs(e) ** 2).sum() / (2 * (w**2).sum()))
+        if catalogue.noise is not None:
+            sigma = catalogue.noise.numpy()[used]
+        if not np.all(sigma > 0):
             raise InputError(
                 "bin_shear: all ellipticities are 0, so their noise is not known. "
                 "Check the columns e1 and e2."
             )
-        return cls(directions(ra, dec), norths(ra, dec), e, w, sigma)
+        return cls(directions(ra, dec), norths(ra, dec), e, w, np.broadcast_to(sigma, w.shape))
 
     def average(
         self, plane: Plane, grid: Grid, *, least: int = 1, whole: bool = True
@@ -186,7 +189,7 @@ class Galaxies:
         ``whole``: warn of galaxies outside, and raise if no pixel is seen.
         """
         inside, index = _pixels(plane, grid, whole)
-        e = (self.e * np.exp(-2j * plane.psi))[inside]
+        e: Any = (self.e * np.exp(-2j * plane.psi))[inside]
         w = self.w[inside]
 
         def total(values: np.ndarray | None) -> Tensor:
@@ -200,7 +203,7 @@ class Galaxies:
                 "Take larger pixels or a smaller least."
             )
         gamma = torch.stack([total(w * e.real), total(w * e.imag)]) / weight
-        noise = self.sigma * total(w**2).sqrt() / weight
+        noise = total((w * self.sigma[inside]) ** 2).sqrt() / weight
         return torch.where(seen, gamma, 0.0), torch.where(seen, noise, torch.inf)
 
 

@@ -53,6 +53,8 @@ class Catalogue:
         Weights, >= 0.
     bins : Tensor, shape (N,), optional
         Number of the tomographic bin of each galaxy, an integer; negative for none. Kept as int64.
+    noise : Tensor, shape (N,), optional
+        Standard deviation of one component, > 0, where it is known; by default the rms of all.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class Catalogue:
     e2: Tensor
     w: Tensor
     bins: Tensor | None = None
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         names = ("ra", "dec", "e1", "e2", "w")
@@ -105,15 +108,27 @@ class Catalogue:
                 f"Catalogue: the ellipticity of {bad} of {lengths[0]} galaxies is NaN or not below "
                 "1. Cut them, or give them the weight 0."
             )
-        if self.bins is not None:
-            object.__setattr__(self, "bins", _bin_numbers(self.bins, lengths[0]))
+        object.__setattr__(self, "bins", _bin_numbers(self.bins, lengths[0]))
+        object.__setattr__(self, "noise", _known_noise(self.noise, used))
 
     def __len__(self) -> int:
         return len(self.ra)
 
 
-def _bin_numbers(bins: Any, count: int) -> Tensor:
-    """Return the numbers of the bins (N,) as integers."""
+def _known_noise(noise: Any, used: Tensor) -> Tensor | None:
+    """Return the noise of each entry (N,), if it is known."""
+    if noise is None:
+        return None
+    values = torch.as_tensor(noise).detach().cpu().double()
+    if values.shape != used.shape or not bool((values[used] > 0).all()):
+        raise InputError(f"Catalogue: noise must be standard deviations > 0, {tuple(used.shape)}.")
+    return values
+
+
+def _bin_numbers(bins: Any, count: int) -> Tensor | None:
+    """Return the numbers of the bins (N,) as integers, if there are bins."""
+    if bins is None:
+        return None
     if not isinstance(bins, Tensor) or bins.is_complex() or tuple(bins.shape) != (count,):
         got = tuple(getattr(bins, "shape", ())) or type(bins)
         raise InputTypeError(f"Catalogue: bins must be a real tensor ({count},), got {got}.")

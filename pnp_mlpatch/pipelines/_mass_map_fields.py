@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
-from pnp_mlpatch.errors import InputError
 from pnp_mlpatch.lensing import Catalogue, ShearMap, convergence_spectrum, wiener
-from pnp_mlpatch.lensing._hdus import header_of
-from pnp_mlpatch.lensing._sphere import Axes
+from pnp_mlpatch.lensing._sphere import Axes, plane_of
 from pnp_mlpatch.lensing.binning import Galaxies, Grid, on_plane
 from pnp_mlpatch.lensing.patches import Patch
 from pnp_mlpatch.lensing.units import radians
@@ -73,7 +71,9 @@ class SkyField:
 
     def __init__(self, shear: ShearMap, catalogue: Catalogue):
         self.shear = shear
-        self.axes, self.grid = plane_of(shear)
+        height, width = shear.noise.shape
+        self.axes, row, column = plane_of(shear, "map_mass_patches")
+        self.grid = Grid(height, width, row, column)
         self.side = radians(shear.pixel)
         self.galaxies = Galaxies.of(catalogue)
 
@@ -140,23 +140,6 @@ class SkyField:
         if not bool(torch.isfinite(noise).any()):
             return None
         return ShearMap(gamma, noise, self.shear.pixel, True)
-
-
-def plane_of(shear: ShearMap) -> tuple[Axes, Grid]:
-    """Return the tangent plane and the pixels of a map that ``bin_shear`` made."""
-    header, wanted = header_of(shear.header), {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}
-    found = {key: header.get(key) for key in wanted}
-    turned = [key for key in ("CD1_2", "CD2_1", "PC1_2", "PC2_1", "CROTA2") if header.get(key)]
-    steps = [header.get(f"CDELT{axis}", 0.0) for axis in (1, 2)]
-    if found != wanted or turned or not shear.flip_ra or not steps[0] < 0 < steps[1]:
-        raise InputError(
-            "map_mass_patches: with a catalogue, shear must be the map of bin_shear, on a tangent "
-            f"plane (RA---TAN, DEC--TAN), North up and East to the left; its header has {found}. "
-            "Give shear=bin_shear(catalogue, pixel)."
-        )
-    axes = Axes.north_up(float(header["CRVAL1"]), float(header["CRVAL2"]))
-    column, row = (float(header[f"CRPIX{axis}"]) - 1 for axis in (1, 2))
-    return axes, Grid(*shear.noise.shape, row, column)
 
 
 def _grown(grid: Grid, reach: int) -> Grid:

@@ -114,7 +114,7 @@ def sample(job: Job, run: Running, about: dict[str, Any]) -> tuple[Tensor, Tenso
             x0 = job.D(A.initial(gamma), job.for_each(start))
         else:
             (gamma, noise), x0 = of_reduced(job, job.whole(kappa)), kappa
-        split = [remaining(n, s) for n, s in zip(noise, job.sigmas, strict=True)]
+        split = [torch.as_tensor(remaining(n, s)) for n, s in zip(noise, job.sigmas, strict=True)]
         result = solver.run(
             gamma,
             A,

@@ -109,7 +109,8 @@ def map_mass_patches(
             f"{type(catalogue).__name__}."
         )
     start, device = time.perf_counter(), torch.device(device)
-    patches = patches_of(tuple(shear.noise.shape), shear.pixel, size, overlap)
+    height, width = shear.noise.shape
+    patches = patches_of((height, width), shear.pixel, size, overlap)
     job = prepare([shear], D, config or MassMapConfig(), device, Place())
     check_scales(shear, job.levels[0])
     each = replace(config or MassMapConfig(), sigma=job.sigmas[0])
@@ -127,9 +128,10 @@ def map_mass_patches(
             spreads.append(spread)
     found = offsets(maps, patches, shear.seen)
     maps = [x + float(c) for x, c in zip(maps, found, strict=True)]
-    shape, p = tuple(shear.noise.shape), job.A.padding
+    p = job.A.padding
     kappa, spread = (
-        F.pad(blend(x, patches, shape)[None, None].to(device), [p] * 4) for x in (maps, spreads)
+        F.pad(blend(x, patches, (height, width))[None, None].to(device), [p] * 4)
+        for x in (maps, spreads)
     )
     kappa = torch.cat([kappa, torch.zeros_like(kappa)], dim=1)
     result = finish(job, [shear], D, kappa, spread, start)[0]
