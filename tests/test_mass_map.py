@@ -113,7 +113,7 @@ def test_interrupted_runs_go_on_to_the_same_bits(D, tmp_path, monkeypatch):
 
         breaks.info = D.info
         monkeypatch.setattr(
-            "pnp_mlpatch.pipelines.mass_map.fingerprint", lambda D: {"name": "the same"}
+            "pnp_mlpatch.pipelines._mass_map_run.fingerprint", lambda D: {"name": "the same"}
         )
         with pytest.raises(KeyboardInterrupt):
             map_mass(shear, breaks, config, checkpoint=path, save_every=0.0, progress=False)

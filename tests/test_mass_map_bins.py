@@ -78,7 +78,7 @@ def test_an_interrupted_batch_goes_on(D, tmp_path, monkeypatch):
 
     breaks.info = D.info
     name = {"name": "the same"}
-    monkeypatch.setattr("pnp_mlpatch.pipelines.mass_map.fingerprint", lambda D: name)
+    monkeypatch.setattr("pnp_mlpatch.pipelines._mass_map_run.fingerprint", lambda D: name)
     with pytest.raises(KeyboardInterrupt):
         map_mass_bins(shears, breaks, config, checkpoint=path, save_every=0.0, progress=False)
     with pytest.raises(InputError, match="other data or settings"):

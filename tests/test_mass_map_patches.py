@@ -176,7 +176,7 @@ def test_finished_patches_are_kept(D, tmp_path, monkeypatch):
 
     counted.info, stop = D.info, 8  # in the second of four patches, of five calls each
     name = {"name": "the same"}
-    monkeypatch.setattr("pnp_mlpatch.pipelines.mass_map.fingerprint", lambda D: name)
+    monkeypatch.setattr("pnp_mlpatch.pipelines._mass_map_run.fingerprint", lambda D: name)
     folder = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         map_mass_patches(shear, counted, config, checkpoint=folder, save_every=0.0, **sizes)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.lensing import Catalogue, ShearMap, convergence_spectrum, wiener
+from pnp_mlpatch.lensing._plane import Galaxies, Grid, on_plane
 from pnp_mlpatch.lensing._sphere import Axes, plane_of
-from pnp_mlpatch.lensing.binning import Galaxies, Grid, on_plane
 from pnp_mlpatch.lensing.patches import Patch
 from pnp_mlpatch.lensing.units import radians
 

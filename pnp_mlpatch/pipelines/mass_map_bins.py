@@ -13,8 +13,9 @@ from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing import ShearMap
 from pnp_mlpatch.pipelines._mass_map_checks import check_map_and_denoiser
+from pnp_mlpatch.pipelines._mass_map_run import run_maps
 from pnp_mlpatch.pipelines._mass_map_sample import SAVE_EVERY, Running
-from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig, run_maps
+from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig
 
 
 def map_mass_bins(

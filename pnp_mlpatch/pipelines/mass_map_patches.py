@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -23,14 +23,9 @@ from pnp_mlpatch.lensing.patches import Patch, blend, offsets, patches_of
 from pnp_mlpatch.pipelines._mass_map_checks import border, check_map_and_denoiser, check_scales
 from pnp_mlpatch.pipelines._mass_map_fields import FlatField, SkyField
 from pnp_mlpatch.pipelines._mass_map_place import Place
+from pnp_mlpatch.pipelines._mass_map_run import about_run, finish, prepare
 from pnp_mlpatch.pipelines._mass_map_sample import SAVE_EVERY, Running, sample
-from pnp_mlpatch.pipelines.mass_map import (
-    MassMap,
-    MassMapConfig,
-    about_run,
-    finish,
-    prepare,
-)
+from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig
 
 SIZE, OVERLAP = "5 deg", "2 deg"  # from benchmarks/mass_patches.py
 
@@ -108,22 +103,19 @@ def map_mass_patches(
             "map_mass_patches: catalogue must be a Catalogue, see lensing.read_catalogue; got "
             f"{type(catalogue).__name__}."
         )
-    start, device = time.perf_counter(), torch.device(device)
+    start, device, config = time.perf_counter(), torch.device(device), config or MassMapConfig()
     height, width = shear.noise.shape
     patches = patches_of((height, width), shear.pixel, size, overlap)
-    job = prepare([shear], D, config or MassMapConfig(), device, Place())
+    job = prepare([shear], D, config, device, Place())
     check_scales(shear, job.levels[0])
-    each = replace(config or MassMapConfig(), sigma=job.sigmas[0])
+    config = replace(config, sigma=job.sigmas[0])
     field = FlatField(shear, job.A.padding) if catalogue is None else SkyField(shear, catalogue)
     folder = None if checkpoint is None else _folder(checkpoint)
     maps, spreads = [], []
-    with ExitStack() as stack:
-        if folder is not None:
-            stack.enter_context(lock(folder))
-        hidden = None if progress is None else not progress
-        for k, patch in enumerate(tqdm(patches, desc="patches", disable=hidden)):
+    with nullcontext() if folder is None else lock(folder):
+        for k, patch in enumerate(tqdm(patches, desc="patches", disable=_hidden(progress))):
             run = Running(folder and folder / f"patch-{k:04d}.pt", save_every, device, False)
-            kappa, spread = _map_patch(field, patch, D, each, job.widths[0], run)
+            kappa, spread = _map_patch(field, patch, D, config, job.widths[0], run)
             maps.append(kappa)
             spreads.append(spread)
     found = offsets(maps, patches, shear.seen)
@@ -140,6 +132,11 @@ def map_mass_patches(
         | {"offsets": found.tolist(), "sphere": catalogue is not None}
     )
     return result
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    """Return what tqdm takes as ``disable``: None hides the bar where there is no terminal."""
+    return None if progress is None else not progress
 
 
 def _map_patch(

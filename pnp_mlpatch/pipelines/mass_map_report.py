@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser
 from pnp_mlpatch.lensing import ShearMap
-from pnp_mlpatch.pipelines.mass_map import SIGMA_SCALE, MassMap, MassMapConfig
+from pnp_mlpatch.pipelines._mass_map_run import SIGMA_SCALE
+from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig
 from pnp_mlpatch.viz._fit import Fit
 from pnp_mlpatch.viz._of_result import card_of, fit_plots, fit_rows
 from pnp_mlpatch.viz.report import Report, Row
