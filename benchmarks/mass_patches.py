@@ -42,7 +42,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--side", type=float, default=10.0, help="of the field, in degrees")
     parser.add_argument("--pixel", default="2 arcmin", help="side of a pixel")
-    parser.add_argument("--overlaps", type=float, nargs="+", default=[40, 80, 120, 160])
+    parser.add_argument("--overlaps", type=float, nargs="+", default=[60, 120, 180])
     parser.add_argument("--n-gal", type=float, default=30.0)
     parser.add_argument("--keep", type=Path, help="folder for finished maps; a run goes on from it")
     parser.add_argument("--plain", action="store_true", help="add patches that are only pasted")

@@ -257,6 +257,15 @@ def test_signs(tmp_path):
 
 
 @pytest.mark.slow
+def test_mass_patches(tmp_path):
+    kept = tmp_path / "kept"
+    (rows,) = run("mass_patches", "--plain", "--keep", kept, out=tmp_path / "m.json").values()
+    assert [row["method"] for row in rows] == ["map_mass_patches", "pasted"]
+    assert float(rows[0]["seams"]) < 0.5 * float(rows[1]["seams"])
+    assert len(list(kept.glob("*/patch-*.pt"))) == 9 + 2
+
+
+@pytest.mark.slow
 def test_massmap(tmp_path):
     (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
     assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"

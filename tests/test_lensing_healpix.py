@@ -7,6 +7,7 @@ import pytest
 import torch
 from astropy.io import fits
 
+from pnp_mlpatch import denoisers
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.lensing import (
     bin_shear,
@@ -16,8 +17,10 @@ from pnp_mlpatch.lensing import (
     to_healpix,
     write_healpix,
 )
-from pnp_mlpatch.lensing._sphere import directions, plane_of
+from pnp_mlpatch.lensing._sphere import directions, norths, plane_of
 from pnp_mlpatch.lensing.healpix import UNSEEN
+from pnp_mlpatch.pipelines.mass_map import MassMapConfig
+from pnp_mlpatch.pipelines.mass_map_patches import map_mass_patches
 
 
 def test_centres_of_the_twelve_base_pixels():
@@ -82,6 +85,46 @@ def test_shear_map_to_a_plane_and_back():
         back[inside], torch.sin(torch.deg2rad(dec[inside])), atol=3e-4, rtol=0
     )
     assert bool(torch.isnan(back[~near & ((ra - 180).abs() > 12)]).all())
+
+
+def test_from_file_to_file(tmp_path):
+    """A mass on the sphere: from a shear file by patches to a file, where it is."""
+    nside, mass = 256, (200.0, -35.0)
+    ra, dec = healpix_centres(nside).numpy()
+    s, to = directions(ra, dec), directions(*np.array(mass)[:, None])[:, 0]
+    north = norths(ra, dec)
+    east = np.cross(north.T, s.T).T
+    phi = np.arctan2(north.T @ to, east.T @ to)
+    u = np.arccos(np.clip(to @ s, -1, 1)) ** 2 / (2 * math.radians(0.6) ** 2) + 1e-9
+    e = -0.1 * ((1 - np.exp(-u)) / u - np.exp(-u)) * np.exp(2j * phi)
+    rng = np.random.default_rng(0)
+    e = e + 0.01 * rng.standard_normal((2, len(ra))).T @ (1, 1j)
+    noise = np.where((abs(ra - 200) < 6) & (abs(dec + 33) < 4.5), 0.01, np.nan)
+    columns = {"E1": e.real, "E2": e.imag, "NOISE": noise}
+    maps = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in columns.items()}
+    write_healpix(tmp_path / "shear.fits", maps)
+    (e1, e2, std), nest = read_healpix(tmp_path / "shear.fits", list(maps))
+    catalogue = healpix_catalogue(torch.stack([e1, e2]), std, nest=nest)
+    shear = bin_shear(catalogue, "20 arcmin")
+    assert float(shear.noise[shear.seen].max()) < 0.0101
+    D = denoisers.make("mlpatch", weights="mlpatch-kappa")
+    found = map_mass_patches(
+        shear,
+        D,
+        MassMapConfig(iterations=4, burn_in=1),
+        catalogue=catalogue,
+        size="7 deg",
+        overlap="3 deg",
+        progress=False,
+    )
+    assert found.settings["patches"] > 1
+    kappa = to_healpix(found.kappa[:1], shear, nside, nest=nest)[0]
+    write_healpix(tmp_path / "kappa.fits", {"KAPPA_E": kappa})
+    (back,), _ = read_healpix(tmp_path / "kappa.fits", ["kappa_e"])
+    best = int(back.nan_to_num(-1).argmax())
+    assert math.degrees(math.acos(float(to @ s[:, best]))) < 0.5
+    assert float(back[best]) > 0.05
+    assert int(back.isfinite().sum()) == pytest.approx(np.isfinite(noise).sum(), rel=0.1)
 
 
 @pytest.mark.parametrize("nest", [False, True])
