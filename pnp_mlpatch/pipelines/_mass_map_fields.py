@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnp_mlpatch._optional import require
+from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.lensing import Catalogue, ShearMap, convergence_spectrum, wiener
 from pnp_mlpatch.lensing._plane import Galaxies, Grid, on_plane
 from pnp_mlpatch.lensing._sphere import Axes, plane_of
@@ -34,6 +35,7 @@ class FlatField:
 
     def __init__(self, shear: ShearMap, padding: int):
         self.shear, self.padding = shear, padding
+        self.digest = checkpoints.digest(shear.gamma, shear.noise)
         self.wiener: Tensor | None = None
 
     def cut(self, patch: Patch) -> Cut | None:
@@ -76,6 +78,8 @@ class SkyField:
         self.grid = Grid(height, width, row, column)
         self.side = radians(shear.pixel)
         self.galaxies = Galaxies.of(catalogue)
+        columns = (catalogue.ra, catalogue.dec, catalogue.e1, catalogue.e2, catalogue.w)
+        self.digest = checkpoints.digest(*columns)
 
     def cut(self, patch: Patch) -> Cut | None:
         """Return the shear of a patch, or None where nothing was measured."""
@@ -91,7 +95,7 @@ class SkyField:
     def outside(self, cut: Cut, padding: int, device: torch.device) -> Tensor | None:
         """As for a flat field; the field is the patch with as much again on every side."""
         axes, grid = self._plane(cut.patch)
-        reach = max(grid.height, grid.width)
+        reach = max(grid.height, grid.width, padding + 1)
         wide = self._bin(axes, _grown(grid, reach))
         assert wide is not None
         around = reach - padding

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pnp_mlpatch.denoisers import Denoiser, describe
-from pnp_mlpatch.io import checkpoint as checkpoints
 
 
 @dataclass(frozen=True)
@@ -22,15 +21,17 @@ class Place:
         Row and column of its first pixel in the field, whose noise it shares.
     outside : Tensor, shape (1, 1, H, W), optional
         E, with the border, that the data of the field tell and those of the patch alone do not.
+    field : str, optional
+        The sha256 of the data of the field, from which ``outside`` follows up to rounding.
     """
 
     origin: tuple[int, int] | None = None
     outside: Tensor | None = None
+    field: str | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what tells the place from others, in plain JSON values."""
-        outside = None if self.outside is None else checkpoints.digest(self.outside)
-        found = {"origin": self.origin and list(self.origin), "outside": outside}
+        found = {"origin": self.origin and list(self.origin), "field": self.field}
         return {key: value for key, value in found.items() if value is not None}
 
 

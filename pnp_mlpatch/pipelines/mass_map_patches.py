@@ -152,7 +152,7 @@ def _map_patch(
     if cut is None:
         return torch.zeros(patch.shape), torch.zeros(patch.shape)
     padding = border(cut.shear.seen) if config.padding is None else config.padding
-    place = Place(cut.origin, field.outside(cut, padding, device))
+    place = Place(cut.origin, field.outside(cut, padding, device), field.digest)
     job = prepare([cut.shear], D, replace(config, padding=padding), device, place, [width])
     about = about_run(job, [cut.shear], D)
     path = None if run.checkpoint is None else Path(run.checkpoint)
