@@ -285,6 +285,9 @@ def test_a_field_on_the_sphere(D):
 def test_frames_that_have_no_plane(D):
     galaxies = sphere(2000)
     shear = bin_shear(galaxies, "20 arcmin", centre=(40, 60))
+    with pytest.warns(UserWarning, match="pixels of 20 arcmin") as caught:
+        map_mass_patches(shear, D, MassMapConfig(iterations=1, burn_in=0), size="20 deg")
+    assert caught[0].filename == __file__  # it points at this call
     bare = ShearMap(shear.gamma, shear.noise, shear.pixel, True)
     with pytest.raises(InputError, match=r"Give shear=bin_shear\(catalogue, pixel\)"):
         map_mass_patches(bare, D, catalogue=galaxies)

@@ -70,7 +70,9 @@ def finish(
     ks, residual = job.kaiser_squires(), _residual(job, kappa)
     kappa, spread = job.A.cut(kappa)[:, :1].cpu(), job.A.cut(spread)[:, 0].cpu()
     maps, ks = torch.cat([kappa, ks[:, 1:].cpu()], dim=1), ks.cpu()
-    found = [_statistics(job, shears[k], maps[k], k) for k in range(len(shears))]
+    found = []
+    for k, shear in enumerate(shears):  # a loop: warnings count the functions up to the user's
+        found.append(_statistics(job, shear, maps[k], k))
     seconds = (time.perf_counter() - start) / len(shears)
     return [
         MassMap(maps[k], spread[k], ks[k], found[k], settings[k], seconds, residual[k])

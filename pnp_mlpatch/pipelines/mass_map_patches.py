@@ -24,7 +24,7 @@ from pnp_mlpatch.pipelines._mass_map_checks import border, check_map_and_denoise
 from pnp_mlpatch.pipelines._mass_map_fields import FlatField, SkyField
 from pnp_mlpatch.pipelines._mass_map_place import Place
 from pnp_mlpatch.pipelines._mass_map_run import about_run, finish, prepare
-from pnp_mlpatch.pipelines._mass_map_sample import SAVE_EVERY, Running, sample
+from pnp_mlpatch.pipelines._mass_map_sample import SAVE_EVERY, Job, Running, sample
 from pnp_mlpatch.pipelines.mass_map import MassMap, MassMapConfig
 
 SIZE, OVERLAP = "5 deg", "2 deg"  # from benchmarks/mass_patches.py
@@ -106,8 +106,7 @@ def map_mass_patches(
     start, device, config = time.perf_counter(), torch.device(device), config or MassMapConfig()
     height, width = shear.noise.shape
     patches = patches_of((height, width), shear.pixel, size, overlap)
-    job = prepare([shear], D, config, device, Place())
-    check_scales(shear, job.levels[0])
+    job = _prepared(shear, D, config, device)
     config = replace(config, sigma=job.sigmas[0])
     field = FlatField(shear, job.A.padding) if catalogue is None else SkyField(shear, catalogue)
     folder = None if checkpoint is None else _folder(checkpoint)
@@ -120,18 +119,28 @@ def map_mass_patches(
             spreads.append(spread)
     found = offsets(maps, patches, shear.seen)
     maps = [x + float(c) for x, c in zip(maps, found, strict=True)]
-    p = job.A.padding
-    kappa, spread = (
-        F.pad(blend(x, patches, (height, width))[None, None].to(device), [p] * 4)
-        for x in (maps, spreads)
-    )
-    kappa = torch.cat([kappa, torch.zeros_like(kappa)], dim=1)
-    result = finish(job, [shear], D, kappa, spread, start)[0]
+    blended = [blend(x, patches, (height, width)) for x in (maps, spreads)]
+    result = _result(job, shear, D, blended, start)
     result.settings.update(
         {"size": str(size), "overlap": str(overlap), "patches": len(patches)}
         | {"offsets": found.tolist(), "sphere": catalogue is not None}
     )
     return result
+
+
+def _prepared(shear: ShearMap, D: Denoiser, config: MassMapConfig, device: torch.device) -> Job:
+    """Return what is needed for the whole field, checked."""
+    job = prepare([shear], D, config, device, Place())
+    check_scales(shear, job.levels[0])
+    return job
+
+
+def _result(job: Job, shear: ShearMap, D: Denoiser, blended: list[Tensor], start: float) -> MassMap:
+    """Return the result of the blended map and spread (H, W), with no mass beyond the field."""
+    sides = [job.A.padding] * 4
+    kappa, spread = (F.pad(x[None, None].to(job.g.device), sides) for x in blended)
+    kappa = torch.cat([kappa, torch.zeros_like(kappa)], dim=1)
+    return finish(job, [shear], D, kappa, spread, start)[0]
 
 
 def _hidden(progress: bool | None) -> bool | None:
