@@ -235,7 +235,9 @@ def test_runs_with_errors_resume_to_the_same_bits(D, tmp_path, monkeypatch):
     _, shear = seen_sky(1, survey(32, hole=False))
     path, config = tmp_path / "state.pt", dataclasses.replace(QUICK, passes=2)
     whole = map_mass(shear, D, config, errors=True, progress=False)
-    monkeypatch.setattr("pnp_mlpatch.pipelines._mass_map_run.fingerprint", lambda D: {"name": "same"})
+    monkeypatch.setattr(
+        "pnp_mlpatch.pipelines._mass_map_run.fingerprint", lambda D: {"name": "same"}
+    )
     calls = []
 
     def breaks(x, sigma):
