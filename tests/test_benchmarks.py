@@ -252,6 +252,20 @@ def test_signs(tmp_path):
 
 
 @pytest.mark.slow
+def test_mass_errors(tmp_path):
+    keep = tmp_path / "maps"
+    tables = run("mass_errors", "--kappatng", "--keep", keep, out=tmp_path / "e.json")
+    for title in ("coverage of held-out skies", "coverage of kappaTNG"):
+        assert [row["pixels"] for row in tables[title]][:3] == ["all pixels", "measured", "edge"]
+        assert all(0 <= float(row["coverage"]) <= 1 for row in tables[title])
+    methods = [row["method"] for row in tables["detection of peaks"]]
+    assert methods[0] == "map_mass"
+    assert methods[-1] == "by chance"
+    again = run("mass_errors", "--kappatng", "--keep", keep, out=tmp_path / "f.json")
+    assert again == tables  # from the maps that were kept
+
+
+@pytest.mark.slow
 def test_massmap(tmp_path):
     (rows,) = run("massmap", "--picture", tmp_path / "none.png", out=tmp_path / "m.json").values()
     assert [row["method"] for row in rows][-1] == "plug-and-play (map_mass)"

@@ -51,6 +51,7 @@ KEPT = (
     "burn_in",
     "padding",
     "seed",
+    "errors",
     "truth",
 )
 MAP_ONLY = ("gamma1", "gamma2", "noise", "n_gal", "shape_noise", "mask")
@@ -102,7 +103,10 @@ def _map(
     if args.no_resume:
         partial.unlink(missing_ok=True)
     progress = False if args.quiet else None
-    result = map_mass(shear, D, config, checkpoint=partial, device=device, progress=progress)
+    errors = bool(asked.get("errors"))
+    result = map_mass(
+        shear, D, config, errors=errors, checkpoint=partial, device=device, progress=progress
+    )
     denoiser = {"name": name, **used, **result.settings["denoiser"]}
     provenance = {
         "pnp_mlpatch": pnp_mlpatch.__version__,
@@ -143,6 +147,8 @@ def _write(
 ) -> None:
     """Write the maps, and beside them how they were made."""
     maps = {"SPREAD": result.spread, "SMOOTHED": result.smoothed[0], "MASK": shear.seen}
+    named = ("KAPPA_LOW", result.kappa_low), ("KAPPA_HIGH", result.kappa_high), ("STD", result.std)
+    maps |= {name: values for name, values in named if values is not None}
     write_convergence(out, result.kappa, shear, more=maps, provenance=provenance)
     table: dict[str, Any] = {
         **provenance,
@@ -150,6 +156,8 @@ def _write(
         "statistics": plain(result.statistics),
         "seconds": round(result.seconds, 1),
     }
+    if result.peaks is not None:
+        table["peaks"] = plain(list(result.peaks))
     if truth is not None:
         table["judged"] = {
             name: plain(judge(kappa, truth, shear.pixel, shear.seen))
@@ -185,6 +193,8 @@ def _say(out: Path, result: MassMap, shear: ShearMap) -> None:
         f"smoothed by {result.settings['width']}: E rms {s['E rms smoothed']:.4f}, "
         f"B rms {s['B rms']:.4f}; noise alone: {s['B rms of noise']:.4f}"
     )
+    if result.std is not None:
+        print(f"standard deviation of the errors: {float(result.std[shear.seen].mean()):.4f}")
     print(f"{result.seconds:.1f} s, {out}")
 
 

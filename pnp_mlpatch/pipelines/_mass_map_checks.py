@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_mlpatch.errors import InputError
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.lensing import ShearMap, Signs, arcmin, check_signs
 
 BORDER_FRACTION = 1 / 8  # of the side: an unseen border, since Fourier transforms are periodic
+LEAST_SIDE = 16  # pixels: below it a map is mostly the guess of the denoiser
 
 
 def b_mode_check(
@@ -52,6 +53,17 @@ def _warn_of_signs(signs: Signs, shear: ShearMap) -> None:
     )
 
 
+def check_errors(errors: bool, shear: ShearMap) -> None:
+    """Raise unless ``errors`` is a boolean, and the map large enough to learn errors from."""
+    if not isinstance(errors, bool):
+        raise InputTypeError(f"map_mass: errors must be True or False, got {errors!r}.")
+    if errors and min(shear.noise.shape) < LEAST_SIDE:
+        raise InputError(
+            f"map_mass: errors are learned from maps of {LEAST_SIDE} x {LEAST_SIDE} pixels or "
+            f"more, got {' x '.join(map(str, shear.noise.shape))}. Take errors=False."
+        )
+
+
 def check_scales(shear: ShearMap, level: float) -> None:
     """Raise or warn where the noise, the pixels or the size of the map cannot be right."""
     seen, side = shear.seen, arcmin(shear.pixel)
@@ -75,7 +87,7 @@ def check_scales(shear: ShearMap, level: float) -> None:
             "arcmin: such pixels hardly show them, or hold no galaxies. Is the unit right?",
             stacklevel=4,
         )
-    if min(shear.noise.shape) < 16:
+    if min(shear.noise.shape) < LEAST_SIDE:
         warnings.warn(
             f"map_mass: a map of {' x '.join(map(str, shear.noise.shape))} pixels is too small for "
             "what a denoiser has learnt of maps: what it returns is mostly its own guess. "

@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.denoisers import Denoiser, describe, e_mode, fingerprint
-from pnp_mlpatch.errors import InputError, InputTypeError, WeightsError
+from pnp_mlpatch.errors import InputError, InputTypeError
 from pnp_mlpatch.io import checkpoint as checkpoints
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.lensing import (
@@ -27,11 +28,15 @@ from pnp_mlpatch.lensing import (
 )
 from pnp_mlpatch.lensing.estimators import weights
 from pnp_mlpatch.operators.lensing import Lensing
-from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, border, check_scales
-from pnp_mlpatch.solvers import State
+from pnp_mlpatch.pipelines._mass_map_checks import b_mode_check, border, check_errors, check_scales
+from pnp_mlpatch.pipelines._mass_map_intervals import LEVEL, Calibration, Known, calibrated
+from pnp_mlpatch.pipelines._mass_map_journal import Journal, Position
+from pnp_mlpatch.pipelines._mass_map_result import MassMap
+from pnp_mlpatch.pipelines._mass_map_skies import amplitudes, counts, noise_of, observed, skies
 from pnp_mlpatch.solvers.split_gibbs import SplitGibbs, SplitGibbsState, remaining
 
 SIGMA_SCALE = 0.75  # sigma over the noise of the data, from benchmarks/massmap.py --choose
+SEEDS = 4096  # of SplitGibbs
 SAVE_EVERY = 5.0  # seconds between two checkpoints
 
 
@@ -90,42 +95,6 @@ class MassMapConfig:
 
 
 @dataclass(frozen=True)
-class MassMap:
-    """The result of :func:`map_mass`, on the pixels of the shear map.
-
-    Parameters
-    ----------
-    kappa : Tensor, shape (2, H, W)
-        E, the mean of the posterior, and B, which gravity does not make: that of the smoothed
-        Kaiser-Squires map, a check.
-    spread : Tensor, shape (H, W)
-        Standard deviation of the denoised draws. It is no error bar: on generated maps the error is
-        below it in 20 % of the pixels, where an error bar would have 68 %.
-    smoothed : Tensor, shape (2, H, W)
-        E and B of Kaiser-Squires, smoothed by ``settings["width"]``.
-    statistics : dict
-        Those of :func:`~pnp_mlpatch.lensing.statistics.describe_map` for E; of the smoothed map "E
-        rms smoothed", "B rms", and "B rms of noise", that of the same shears, each turned by a
-        random angle. A B rms that is much larger indicates systematic errors of the shear, or a
-        wrong sign: "signs" has what :func:`~pnp_mlpatch.lensing.signs.check_signs` found.
-    settings : dict
-        All settings that were used.
-    seconds : float
-        Computing time.
-    residual : Tensor, shape (2, H, W)
-        Shear of the map less the data, in units of the noise; 0 where nothing was measured.
-    """
-
-    kappa: Tensor
-    spread: Tensor
-    smoothed: Tensor
-    statistics: dict[str, Any]
-    settings: dict[str, Any]
-    seconds: float
-    residual: Tensor
-
-
-@dataclass(frozen=True)
 class _Job:
     """Data, operator, denoiser and settings of a run, on one device.
 
@@ -147,20 +116,12 @@ class _Job:
         return smoothed(self.A.cut(self.A.initial(gamma)), self.width, self.A.pixel)[0]
 
 
-@dataclass
-class _Position:
-    """Where a run is: in which pass, with which map of the pass before, and which state."""
-
-    pass_number: int = 0
-    kappa: Tensor | None = None
-    state: SplitGibbsState | None = None
-
-
 def map_mass(
     shear: ShearMap,
     D: Denoiser,
     config: MassMapConfig | None = None,
     *,
+    errors: bool = False,
     checkpoint: str | PathLike[str] | None = None,
     save_every: float = SAVE_EVERY,
     device: str | torch.device = "cpu",
@@ -180,6 +141,10 @@ def map_mass(
         is moved to ``device`` if it is a module.
     config : MassMapConfig, optional
         The settings.
+    errors : bool
+        Whether intervals are calibrated, on generated maps with the mask and the noise of the
+        shear: ``kappa_low``, ``kappa_high``, ``std`` and ``peaks`` of the result. It takes about
+        three times as long.
     checkpoint : str or path, optional
         File for the state of the run. If it is there, the run resumes from it, to the same bits. It
         stays at the end: remove it once the result is saved.
@@ -213,22 +178,28 @@ def map_mass(
         raise InputTypeError(
             f"map_mass: the denoiser must be callable as D(x, sigma), got {type(D).__name__}."
         )
+    check_errors(errors, shear)
     start = time.perf_counter()
     job = _prepare(shear, D, config or MassMapConfig(), torch.device(device))
     settings = asdict(job.config) | {"noise": job.level, "width": job.width}
     settings |= {"pixel": shear.pixel, "flip_ra": shear.flip_ra, "denoiser": fingerprint(D)}
+    settings |= _plan(job.config) if errors else {}
     about = settings | {"data": checkpoints.digest(shear.gamma, shear.noise)}
     with nullcontext() if checkpoint is None else lock(checkpoint):
-        kappa, spread = _sample(job, checkpoint, about, save_every, progress)
-    ks = job.kaiser_squires(job.g)
-    maps = torch.stack([job.A.cut(kappa)[0, 0], ks[1]]).cpu()
-    statistics = describe_map(maps, shear.pixel, shear.seen) | b_mode_check(
-        shear, job.width, job.A.padding, job.config.seed, job.g.device
-    )
+        journal = Journal(checkpoint, about, save_every, job.g.device)
+        kappa, spread = journal.chain(0, lambda: _sample(job, journal, progress))
+        ks = job.kaiser_squires(job.g)
+        maps = torch.stack([job.A.cut(kappa)[0, 0], ks[1]]).cpu()
+        statistics = describe_map(maps, shear.pixel, shear.seen) | b_mode_check(
+            shear, job.width, job.A.padding, job.config.seed, job.g.device
+        )
+        found = _calibrate(job, shear, statistics, journal, progress) if errors else None
     statistics["seen"] = float(shear.seen.double().mean())
     residual, spread = _residual(job, kappa), job.A.cut(spread)[0, 0].cpu()
-    seconds = time.perf_counter() - start
-    return MassMap(maps, spread, ks.cpu(), statistics, settings, seconds, residual)
+    result = MassMap(maps, spread, ks.cpu(), statistics, settings, 0.0, residual)
+    if found is not None:
+        result = _with_errors(result, found, shear.seen)
+    return replace(result, seconds=time.perf_counter() - start)
 
 
 def _residual(job: _Job, kappa: Tensor) -> Tensor:
@@ -268,29 +239,76 @@ def _prepare(shear: ShearMap, D: Denoiser, config: MassMapConfig, device: torch.
     )
 
 
-# ---- sampling, and its checkpoints
+# ---- errors
 
 
-def _sample(
-    job: _Job,
-    checkpoint: str | PathLike[str] | None,
-    about: dict[str, Any],
-    save_every: float,
-    progress: bool | None,
-) -> tuple[Tensor, Tensor]:
+def _plan(config: MassMapConfig) -> dict[str, Any]:
+    """Return what the errors are learned from, for the settings."""
+    number, iterations = counts(config.iterations, config.burn_in)
+    return {"errors": {"level": LEVEL, "skies": number, "iterations": iterations}}
+
+
+def _calibrate(
+    job: _Job, shear: ShearMap, statistics: dict[str, Any], journal: Journal, progress: bool | None
+) -> Calibration:
+    """Map generated skies with the mask and the noise of the survey, and learn from their errors.
+
+    The amplitude of these skies is kept in ``statistics``.
+    """
+    config, seen = job.config, shear.seen
+    number, iterations = counts(config.iterations, config.burn_in)
+    seeds = [(config.seed, k) for k in range(1, number + 1)]
+    generated = skies(shear, number, config.seed)
+
+    def smooth(gamma: Tensor) -> Tensor:  # E at the measured pixels
+        return job.kaiser_squires(gamma[None].float().to(job.g.device))[0].cpu()[seen]
+
+    variance = statistics["E rms smoothed"] ** 2 - statistics["B rms of noise"] ** 2
+    found = amplitudes(
+        [smooth(sky.gamma.where(seen, 0.0)) for sky in generated],
+        [smooth(noise_of(shear, seed)) for seed in seeds],
+        smooth(shear.gamma),
+        abs(variance / (statistics["signs"]["E"] or 1e-30)),
+    )
+    statistics["amplitude of skies"] = sum(found) / number
+    known = []
+    for (_, k), sky, amplitude in zip(seeds, generated, found, strict=True):
+        settings = replace(config, iterations=iterations, seed=(config.seed + k) % SEEDS)
+        g = observed(sky, amplitude, shear, g=config.passes > 1, seed=seeds[k - 1])
+        again = replace(job, g=g.float()[None].to(job.g.device), config=settings)
+
+        def run(again: _Job = again) -> tuple[Tensor]:
+            return (job.A.cut(_sample(again, journal, progress)[0])[0, 0].clone(),)
+
+        (x,), truth = journal.chain(k, run), amplitude * sky.truth
+        x = x.cpu()
+        known.append(Known(x - x[seen].mean(), truth - truth[seen].mean()))
+    return calibrated(known, seen, shear.pixel)
+
+
+def _with_errors(result: MassMap, found: Calibration, seen: Tensor) -> MassMap:
+    """Add the intervals to a map."""
+    mean = result.kappa[0][seen].mean()
+    x = result.kappa[0] - mean
+    low, high, std = found.maps(x)
+    return replace(
+        result,
+        kappa_low=torch.minimum(low + mean, result.kappa[0]),
+        kappa_high=torch.maximum(high + mean, result.kappa[0]),
+        std=std,
+        peaks=found.rows(x, seen, float(mean)),
+    )
+
+
+# ---- sampling
+
+
+def _sample(job: _Job, journal: Journal, progress: bool | None) -> tuple[Tensor, Tensor]:
     """Return the map and its spread, with the border, from where an interrupted run was left."""
     config, A = job.config, job.A
     assert config.sigma is not None
-    position = _resume(checkpoint, about, job.g.device)
-    kappa, spread, saved = position.kappa, torch.zeros_like(job.g), time.perf_counter()
-
-    def keep(state: State) -> None:
-        nonlocal saved
-        if checkpoint is not None and time.perf_counter() - saved > save_every:
-            content = {"pass": position.pass_number, "kappa": position.kappa, "state": vars(state)}
-            checkpoints.save(checkpoint, content, about=about)
-            saved = time.perf_counter()
-
+    position = journal.position
+    kappa, spread = position.kappa, torch.zeros_like(job.g)
     solver = SplitGibbs(
         iterations=config.iterations, sigma=config.sigma, burn_in=config.burn_in, seed=config.seed
     )
@@ -308,32 +326,14 @@ def _sample(
             noise=remaining(noise, config.sigma),
             x0=x0 if position.state is None else None,
             state=position.state,
-            callbacks=[keep],
+            callbacks=[partial(journal.keep, position)],
             progress=progress,
         )
         assert isinstance(result.state, SplitGibbsState)
         kappa, spread = result.x, result.state.std
-        position = _Position(position.pass_number + 1, kappa)
+        position = Position(position.pass_number + 1, kappa)
     assert kappa is not None
     return kappa, spread
-
-
-def _resume(
-    path: str | PathLike[str] | None, about: dict[str, Any], device: torch.device
-) -> _Position:
-    """Return the position of an interrupted run, or the start."""
-    found = checkpoints.resume(path, about, "checkpoint of map_mass", device)
-    if found is None:
-        return _Position()
-    content, _ = found
-    try:
-        state = SplitGibbsState(**content["state"])
-        return _Position(int(content["pass"]), content["kappa"], state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: not a checkpoint of map_mass ({type(error).__name__}). "
-            "Remove it to start anew."
-        ) from error
 
 
 __all__ = ["MassMap", "MassMapConfig", "border", "map_mass"]

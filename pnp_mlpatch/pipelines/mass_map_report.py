@@ -15,6 +15,8 @@ from pnp_mlpatch.viz._fit import Fit
 from pnp_mlpatch.viz._of_result import card_of, fit_plots, fit_rows
 from pnp_mlpatch.viz.report import Report, Row
 
+LISTED = 5  # peaks in the report
+
 
 def report_mass_map(
     result: MassMap,
@@ -65,7 +67,7 @@ def report_mass_map(
         images=shown,
         truth=shown.get("truth"),
         statuses=("done",),
-        numbers=_numbers(result, found),
+        numbers=_numbers(result, found, seen),
         choices=[*_choices(result, config), *choices],
         plots=fit_plots(found, upwards=True),
         settings={**(settings or {}), "settings": result.settings, **card_of(D)},
@@ -81,7 +83,7 @@ def _centred(kappa: Tensor, seen: Tensor) -> Tensor:
     return (values - values[seen].mean()).where(seen, torch.nan)
 
 
-def _numbers(result: MassMap, found: Fit) -> list[Row]:
+def _numbers(result: MassMap, found: Fit, seen: Tensor) -> list[Row]:
     s = result.statistics
     if s["signs"]["seem wrong"]:
         excess = "a sign of the shear seems to be wrong"
@@ -93,6 +95,7 @@ def _numbers(result: MassMap, found: Fit) -> list[Row]:
         ("seen", f"{100 * s['seen']:.0f} % of the pixels", f"pixels of {result.settings['pixel']}"),
         ("E rms", f"{s['rms']:.4f}", "of the map, the mean of the posterior"),
         ("peaks above 0.1", str(s["peaks"]["0.1"]), ""),
+        *_errors(result, seen),
         (
             "B rms, smoothed",
             f"{s['B rms']:.4f}",
@@ -101,6 +104,22 @@ def _numbers(result: MassMap, found: Fit) -> list[Row]:
         *fit_rows(found, False),
         ("time", f"{result.seconds:.1f} s", ""),
     ]
+
+
+def _errors(result: MassMap, seen: Tensor) -> list[Row]:
+    """Return the errors of pixels and of the highest peaks, if they were asked for."""
+    if result.std is None or result.kappa_low is None or result.kappa_high is None:
+        return []
+    width = float((result.kappa_high - result.kappa_low)[seen].mean())
+    level = result.settings["errors"]["level"]
+    rows: list[Row] = [
+        ("standard deviation", f"{float(result.std[seen].mean()):.4f}", "of the errors, mean"),
+        ("width of the intervals", f"{width:.4f}", f"{100 * level:.0f} %, mean"),
+    ]
+    for k, peak in enumerate((result.peaks or ())[:LISTED], start=1):
+        value = f"{peak['kappa']:.3f} ({peak['low']:.3f} to {peak['high']:.3f})"
+        rows.append((f"peak {k}", value, f"row {peak['row']}, column {peak['column']}"))
+    return rows
 
 
 def _choices(result: MassMap, config: MassMapConfig) -> list[Row]:
@@ -118,6 +137,11 @@ def _choices(result: MassMap, config: MassMapConfig) -> list[Row]:
         rows.append(("padding", f"{s['padding']} pixels", why))
     why = "of the filter: best for this noise and the spectrum of the convergence"
     rows.append(("width of Kaiser-Squires", str(s["width"]), why))
+    if "errors" in s:
+        learned, amplitude = s["errors"], result.statistics["amplitude of skies"]
+        value = f"{learned['skies']} generated maps of {learned['iterations']} iterations"
+        why = f"with the mask and the noise of the shear; amplitude {amplitude:.2f}, from E"
+        rows.append(("errors", value, why))
     rows.append(("iterations", f"{s['iterations']}, {s['burn_in']} left out", "as in the settings"))
     return rows
 
