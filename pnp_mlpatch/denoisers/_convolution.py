@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
 NAMES = {F.gelu: "gelu", F.relu: "relu"}  # of the activations that oneDNN knows
@@ -64,6 +65,15 @@ def convolve(
     return y if activation is None else activation(y)
 
 
+def applied(
+    layer: nn.Module, h: Tensor, activation: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Apply a square ``nn.Conv2d`` and an activation."""
+    assert isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str)
+    options = {"padding": layer.padding[0], "dilation": layer.dilation[0], "groups": layer.groups}
+    return convolve(h, layer.weight, layer.bias, activation, **options)
+
+
 def _plain(h: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are tensors of the processor with values, of which no derivative is asked."""
     given = [h, weight] if bias is None else [h, weight, bias]
@@ -76,7 +86,7 @@ def derivatives(*given: Tensor) -> bool:
     """Whether derivatives pass through what is made of these tensors, or torch.func is at work."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return True
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _functorch.peek_interpreter_stack() is not None:
         return True
     return any(forward_ad.unpack_dual(t).tangent is not None for t in given)
 
@@ -92,4 +102,4 @@ def _known(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-__all__ = ["convolve", "derivatives"]
+__all__ = ["applied", "convolve", "derivatives"]

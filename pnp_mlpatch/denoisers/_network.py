@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers._base import DenoiserInfo, check_image, sigma_column
-from pnp_mlpatch.denoisers._convolution import convolve
+from pnp_mlpatch.denoisers._convolution import applied
 from pnp_mlpatch.errors import InputError, WeightsError
 from pnp_mlpatch.io.checkpoint import read_torch
 from pnp_mlpatch.io.reading import refuse_special
@@ -200,7 +200,7 @@ class ConvNet(Network):
         )
         self.conditional, self.residual = conditional, residual
         self.sigma_use = "input" if conditional else "ignored"
-        self.field, self.dilations = sum(dilations), tuple(dilations)
+        self.field = sum(dilations)
         for layer in self.convolutions:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -217,8 +217,8 @@ class ConvNet(Network):
         h = torch.cat([x, column.expand(-1, 1, *x.shape[2:])], dim=1) if self.conditional else x
         dtype = next(self.parameters()).dtype
         h = h.to(dtype)
-        for layer, d in zip(self.convolutions[:-1], self.dilations, strict=False):
-            h = convolve(h, layer.weight, layer.bias, F.relu, padding=d, dilation=d)
+        for layer in self.convolutions[:-1]:
+            h = applied(layer, h, F.relu)
         h = self.convolutions[-1](h).to(x.dtype)
         return x - h if self.residual else h
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnp_mlpatch.denoisers._base import register
-from pnp_mlpatch.denoisers._convolution import convolve
+from pnp_mlpatch.denoisers._convolution import applied
 from pnp_mlpatch.denoisers._network import (
     Network,
     folded_convolutions,
@@ -113,7 +113,7 @@ class FFDNet(Network):
         image, level = both[:, :-1], both[:, -1:]
         h = torch.cat([F.pixel_unshuffle(image, FOLD), F.avg_pool2d(level, FOLD)], dim=1)
         for layer in self.convolutions[:-1]:
-            h = convolve(h, layer.weight, layer.bias, F.relu, padding=1)
+            h = applied(layer, h, F.relu)
         clean = F.pixel_shuffle(self.convolutions[-1](h), FOLD)
         return clean[..., : x.shape[-2], : x.shape[-1]].to(x.dtype)
 
