@@ -69,7 +69,8 @@ def applied(
     layer: nn.Module, h: Tensor, activation: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Apply a square ``nn.Conv2d`` and an activation."""
-    assert isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str)
+    assert isinstance(layer, nn.Conv2d)
+    assert not isinstance(layer.padding, str)
     options = {"padding": layer.padding[0], "dilation": layer.dilation[0], "groups": layer.groups}
     return convolve(h, layer.weight, layer.bias, activation, **options)
 
