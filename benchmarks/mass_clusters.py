@@ -7,7 +7,7 @@ the mean over --draws of the noise and of the map behind. "nfw" is the profile o
 White (scale radius 2 arcmin, core 0.3
 arcmin), "gauss" a Gaussian with a standard deviation of 1 arcmin, which no weights were trained on.
 
-Run: python benchmarks/mass_clusters.py [--peak K [K ...]] [--draws N] [--weights FILE]
+Run: python benchmarks/mass_clusters.py [--peak K [K ...]] [--draws N] [--weights NAME [NAME ...]]
 """
 
 import torch
@@ -32,6 +32,7 @@ from pnp_mlpatch.lensing.fields import PIXEL
 from pnp_mlpatch.pipelines.mass_map import MassMapConfig, map_mass
 
 GALAXIES = (10, 30, 100, 300)
+WEIGHTS = ("mlpatch-kappa", "mlpatch-kappa-clusters")
 SIDE, MARGIN = 192, 64  # pixels of the map, and of the field beyond it on each side
 
 
@@ -39,9 +40,9 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--peak", type=float, nargs="+", default=[0.3, 1.0])
     parser.add_argument("--draws", type=int, default=4, help="of the noise (default: 4)")
-    parser.add_argument("--weights", default="mlpatch-kappa", help="of the denoiser")
+    parser.add_argument("--weights", nargs="+", default=WEIGHTS, help="of the denoisers")
     args = parse(parser)
-    D = denoisers.make("mlpatch", weights=args.weights)
+    D = {name: denoisers.make("mlpatch", weights=name) for name in args.weights}
     rows = []
     for form in ("nfw", "gauss"):
         for peak in args.peak[: 1 if args.quick else None]:
@@ -74,8 +75,9 @@ def measure(form, peak, n_gal, draw, D, iterations):
         "smoothed": smoothed(kaiser_squires(q), width, PIXEL)[0, 0],
         "Wiener": wiener(q, noise, convergence_spectrum, PIXEL)[0, 0],
         "MCALens": mcalens(q, noise, convergence_spectrum, PIXEL)[0, 0],
-        "plug-and-play (map_mass)": map_mass(shear, D, config, progress=False).kappa[0],
     }
+    for name, network in D.items():
+        maps[f"map_mass, {name}"] = map_mass(shear, network, config, progress=False).kappa[0]
     true = height(truth)
     return {name: height(x) / true for name, x in maps.items()}
 

@@ -105,7 +105,7 @@ def survey(args):
 def held_out(side, k):
     """E (1, 1, H, W) on a wider field, and where the survey begins on it."""
     rng = np.random.default_rng((k, *b"held out"))
-    return random_convergence(3 * side // 2, rng, halos=0.0)[None], side // 4, k
+    return random_convergence(3 * side // 2, rng)[None], side // 4, k
 
 
 def shipped(side, k):

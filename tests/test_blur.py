@@ -78,7 +78,7 @@ def test_data_step_equals_a_dense_solve(case, weights):
     z, q = draw(2, *A.image_shape, seed=1), draw(2, *A.data_shape, seed=2)
     matrix = weight.flatten(1)[..., None] * dense(A)
     for alpha in (1e-2, 1.0):
-        f = B.data_step(z, alpha, Aty=B.adjoint(q), tol=1e-8, max_iter=1000)[0].flatten(1)
+        f = B.data_step(z, alpha, Aty=B.adjoint(q), tol=1e-10, max_iter=1000)[0].flatten(1)
         b = matrix.mT @ q.flatten(1)[..., None] + alpha * z.flatten(1)[..., None]
         normal = matrix.mT @ matrix + alpha * torch.eye(matrix.shape[2]).double()
         exact = torch.linalg.solve(normal, b)[..., 0]

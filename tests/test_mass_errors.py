@@ -45,7 +45,7 @@ def survey(side=64, hole=True):
 def seen_sky(k, noise):
     """A held-out sky: truth (H, W) and shear."""
     side = len(noise)
-    kappa = random_convergence(2 * side, np.random.default_rng((k, 5)), halos=0.0)[None]
+    kappa = random_convergence(2 * side, np.random.default_rng((k, 5)))[None]
     inner = (..., *[slice(side // 2, side // 2 + side)] * 2)
     gamma, seen = shear_of(kappa - kappa.mean())[inner][0], torch.isfinite(noise)
     e = torch.randn(gamma.shape, generator=torch.Generator().manual_seed(500 + k))

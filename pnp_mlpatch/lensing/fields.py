@@ -31,8 +31,8 @@ SHIFT, SHIFT_SPREAD = (
     0.028,
     0.005,
 )  # kappa_0 for sources at redshift 1, and how much it differs between maps
-AMPLITUDES = (0.5, 1.75)  # of training maps: sources at redshift 0.5 to 1.5, other cosmologies
-HALOS = 0.3  # share of the training maps with halos beside the log-normal field
+AMPLITUDES = (0.7, 1.7)  # of training maps: other redshifts of the sources, other cosmologies
+HALOS, WIDER = 0.3, (0.5, 1.75)  # of training maps with clusters: their share, and amplitudes
 PIXEL = "0.293 arcmin"
 MARGIN = (
     1.5  # fields are made so much wider than the map that is cut from them, since they are periodic
@@ -100,12 +100,16 @@ def lognormal_convergence(
     return (amplitude * torch.stack(maps)[:, None]).float()
 
 
-def random_convergence(side: int, rng: np.random.Generator, halos: float = HALOS) -> Tensor:
-    r"""Draw one map to train on, with random skewness and amplitude, some of them with halos.
+def random_convergence(
+    side: int,
+    rng: np.random.Generator,
+    *,
+    halos: float = 0.0,
+    amplitudes: tuple[float, float] = AMPLITUDES,
+) -> Tensor:
+    r"""Draw one map to train on, with random skewness and amplitude.
 
-    :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; the amplitude is uniform
-    from 0.5 to 1.75; pixels are 0.293 arcmin. Three of ten maps have one to four bright halos more
-    (:func:`~pnp_mlpatch.lensing.halos.random_halos`): clusters, which the log-normal field lacks.
+    :math:`\kappa_0` is normal about 0.028 with standard deviation 0.005; pixels are 0.293 arcmin.
 
     Parameters
     ----------
@@ -114,7 +118,10 @@ def random_convergence(side: int, rng: np.random.Generator, halos: float = HALOS
     rng : numpy.random.Generator
         Source of the random numbers.
     halos : float
-        The share of maps with halos, from 0 to 1.
+        The share of maps with bright halos beside the log-normal field, which lacks clusters, from
+        0 to 1 (:func:`~pnp_mlpatch.lensing.halos.random_halos`).
+    amplitudes : tuple of two floats
+        The amplitude of the log-normal field is uniform between them.
 
     Returns
     -------
@@ -124,10 +131,10 @@ def random_convergence(side: int, rng: np.random.Generator, halos: float = HALOS
     shift = (
         SHIFT + SHIFT_SPREAD * round(4 * min(max(rng.standard_normal(), -2.0), 2.0)) / 4
     )  # in quarters, so that tables are shared
-    amplitude = AMPLITUDES[0] + (AMPLITUDES[1] - AMPLITUDES[0]) * rng.random()
+    amplitude = amplitudes[0] + (amplitudes[1] - amplitudes[0]) * rng.random()
     root = _root((side, side), radians(PIXEL), convergence_spectrum, shift).float()
     kappa = amplitude * _field(root, rng, (side, side), shift)
-    if rng.random() < halos:
+    if halos and rng.random() < halos:
         kappa = kappa + random_halos(side, PIXEL, rng)
     return kappa[None]
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnp_mlpatch.lensing.fields import random_convergence
+from pnp_mlpatch.lensing.fields import HALOS, WIDER, random_convergence
 from pnp_mlpatch.training._source import Source, below
 
-PROCEDURAL, CONVERGENCE = "procedural", "convergence"
+PROCEDURAL, CONVERGENCE, CLUSTERS = "procedural", "convergence", "clusters"
+GENERATED = (PROCEDURAL, CONVERGENCE, CLUSTERS)
 SIDE = 256  # pixels
 BANK = 128  # images in use
 REFRESH = 4  # steps until the oldest is replaced
@@ -34,7 +35,8 @@ def generator(
     ----------
     name : str
         "procedural": random pictures (:func:`dead_leaves`). "convergence": log-normal mass maps
-        (:func:`~pnp_mlpatch.lensing.fields.random_convergence`).
+        (:func:`~pnp_mlpatch.lensing.fields.random_convergence`). "clusters": the same with halos
+        on three maps of ten, and a wider range of amplitudes.
     channels, side, seed : int
     count : int
         As how many images the source counts; 0: ``bank``.
@@ -50,6 +52,8 @@ def generator(
         rng = np.random.default_rng((seed, number, STREAM))
         if name == CONVERGENCE:
             return random_convergence(side, rng)
+        if name == CLUSTERS:
+            return random_convergence(side, rng, halos=HALOS, amplitudes=WIDER)
         return dead_leaves(side, channels, rng)
 
     def window(k: int, size: int, step: int, rng: np.random.Generator) -> Tensor:

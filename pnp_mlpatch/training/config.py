@@ -26,7 +26,8 @@ class TrainConfig:
     data : str or list of str
         Training images: a folder of pictures, a stack of images (N, H, W) or (N, C, H, W) in
         FILE.npy, .npz, .h5 or .zarr (FILE:NAME where the file holds several arrays), "procedural"
-        (random pictures), "convergence" (log-normal mass maps about zero), or a list of these.
+        (random pictures), "convergence" (log-normal mass maps about zero), "clusters" (the same
+        with bright halos), or a list of these.
     out : str
         Folder of the weights, the log and the checkpoint.
     validation : str or list of str, optional

@@ -14,7 +14,7 @@ from torch import Tensor
 from pnp_mlpatch._checks import finite_number
 from pnp_mlpatch.errors import FileError, InputError, InputTypeError
 from pnp_mlpatch.io.images import READABLE, read_image
-from pnp_mlpatch.training._generated import CONVERGENCE, PROCEDURAL, SIDE, generator
+from pnp_mlpatch.training._generated import GENERATED, PROCEDURAL, SIDE, generator
 from pnp_mlpatch.training._source import Source, below
 from pnp_mlpatch.training._stacks import STACKS, split_name, stack
 
@@ -33,8 +33,8 @@ def open_sources(
     Parameters
     ----------
     data : str or sequence of str
-        "procedural" or "convergence" (generated images), an array file FILE or FILE:NAME, or a
-        folder of pictures; or several of these.
+        "procedural", "convergence" or "clusters" (generated images), an array file FILE or
+        FILE:NAME, or a folder of pictures; or several of these.
     channels : int
         Channels that the images must have.
     smallest : int
@@ -55,15 +55,15 @@ def open_sources(
     FileError
         For a file or folder without usable images.
     InputError
-        For "convergence" with more than one channel.
+        For mass maps with more than one channel.
     """
     sources, generated = [], []
     for item in [data] if isinstance(data, str) else data:
         path, _ = split_name(item)
-        if item in (PROCEDURAL, CONVERGENCE):
-            if item == CONVERGENCE and channels != 1:
+        if item in GENERATED:
+            if item != PROCEDURAL and channels != 1:
                 raise InputError(
-                    f"train: '{CONVERGENCE}' has one channel, the network has {channels}. "
+                    f"train: '{item}' has one channel, the network has {channels}. "
                     "Set model.channels = 1."
                 )
             generated += [item] if item not in generated else []
@@ -93,7 +93,7 @@ def whole_images(sources: Sequence[Source]) -> Iterator[Tensor]:
         few = (
             source.count
             if Path(split_name(source.name)[0]).suffix.lower() not in STACKS
-            and source.name not in (PROCEDURAL, CONVERGENCE)
+            and source.name not in GENERATED
             else VALIDATED
         )
         for k in np.linspace(0, source.count - 1, min(source.count, few)).round():
@@ -190,7 +190,7 @@ def check_data(data: Any, key: str) -> None:
         or not all(isinstance(item, str) and item for item in items)
     ):
         raise InputTypeError(
-            f"train: {key} must be a folder, an array file, '{PROCEDURAL}' or '{CONVERGENCE}', "
+            f"train: {key} must be a folder, an array file, or one of {', '.join(GENERATED)}, "
             f"or a list of these; got {data!r}."
         )
 
