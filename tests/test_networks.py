@@ -238,10 +238,10 @@ def test_recipes_run(recipe, tmp_path):
     card = weights.load(train(replace(small, device="cpu"), progress=False), kind=config.denoiser)[
         2
     ]
-    levels = {"mlpatch-kappa": 0.35}  # mass maps; 60/255 for pictures
+    level = 0.35 if recipe.stem.startswith("mlpatch-kappa") else 60 / 255  # mass maps, pictures
     assert card["sigma_range"] == [
         0.0,
-        pytest.approx(0.0 if config.task == "upscale" else levels.get(recipe.stem, 60 / 255)),
+        pytest.approx(0.0 if config.task == "upscale" else level),
     ]
     assert card["licence"].startswith("MIT")
 
