@@ -290,8 +290,8 @@ def test_training_on_every_kind(tmp_path):
     [
         (
             {"data": []},
-            r"train: data must be a folder, an array file, 'procedural' or 'convergence', "
-            r"or a list of these; got \[\]",
+            r"train: data must be a folder, an array file, or one of procedural, convergence, "
+            r"clusters, or a list of these; got \[\]",
         ),
         ({"data": 3}, "train: data must be a folder"),
         ({"data": ["a", 1]}, "train: data must be a folder"),
