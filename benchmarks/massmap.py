@@ -12,8 +12,8 @@ default was settled. --generator FILE.png draws spectrum, histogram and peaks of
 beside those of the truth. --speed: seconds and peak memory at 360 x 360 and 1024 x 1024 pixels,
 each in a process of its own.
 
-Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--picture FILE.png] [--choose]
-     [--generator FILE.png] [--speed]
+Run: python benchmarks/massmap.py [--spectrum FILE.npy] [--draws N] [--weights NAME] [--choose]
+     [--picture FILE.png] [--generator FILE.png] [--speed]
 """
 
 import json
@@ -56,6 +56,7 @@ def main():
         "--spectrum", type=Path, help="of the Wiener filter: an .npy with the rows l and C"
     )
     parser.add_argument("--draws", type=int, default=3, help="of the noise (default: 3)")
+    parser.add_argument("--weights", default="mlpatch-kappa", help="of the denoiser")
     parser.add_argument("--picture", type=Path, help="draw the maps at 30 galaxies there")
     parser.add_argument(
         "--choose", action="store_true", help="compare levels of the denoiser on generated maps"
@@ -163,8 +164,8 @@ def observe(kappa, noise, pixel, n_gal, draw, corner):
     return truth - truth[seen].mean(), ShearMap(gamma, noise, pixel)
 
 
-def network():
-    return denoisers.make("mlpatch", weights="mlpatch-kappa")
+def network(weights="mlpatch-kappa"):
+    return denoisers.make("mlpatch", weights=weights)
 
 
 def solve(truth, shear, args):
@@ -205,7 +206,7 @@ def solve(truth, shear, args):
     amplitude = best(lambda a: wiener(q, noise, filters[a], shear.pixel), list(filters))
     timed("Wiener, best amplitude", lambda: wiener(q, noise, filters[amplitude], shear.pixel))
     timed("MCALens, same spectrum", lambda: mcalens(q, noise, filters[amplitude], shear.pixel))
-    D, A = network(), Lensing(image_shape=(2, *noise.shape))
+    D, A = network(args.weights), Lensing(image_shape=(2, *noise.shape))
     tau = float(noise[shear.seen].min())
     few = 2 if args.quick else 8
     timed(
