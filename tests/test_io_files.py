@@ -225,12 +225,14 @@ def test_only_one_holds_a_lock(tmp_path):
     inside, most, taken = [], [], []
 
     def work() -> None:
-        for _ in range(60):
+        mine = 0
+        while mine < 15:  # until it had its turns: how often it is refused, nobody knows
             try:
                 with lock(tmp_path / "v"):
                     inside.append(0)
                     most.append(len(inside))
                     inside.pop()
+                    mine += 1
                     taken.append(0)
             except FileError:
                 pass
@@ -240,7 +242,7 @@ def test_only_one_holds_a_lock(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) >= 60
+    assert len(taken) == 60
     assert set(most) == {1}
 
 
