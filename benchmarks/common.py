@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_mlpatch import samples
 from pnp_mlpatch import weights as weight_files
 from pnp_mlpatch._optional import require
 from pnp_mlpatch.denoisers import Network, registry
@@ -181,3 +182,18 @@ def read_set(path: Path, channels: int | None = None, every: int = 4) -> list[Te
     if not images:
         raise FileError(f"{path}: no picture of {channels or 'any number of'} channels.")
     return images
+
+
+def survey_noise(std: Sequence[Path] | None, mask: Path | None) -> Tensor:
+    """Read the noise map (H, W) of a survey, infinite where nothing was measured.
+
+    ``std`` are .npy files of the standard deviation, of two the root mean square; None: the noise
+    of COSMOS that ships. ``mask`` is 0 where nothing was measured.
+    """
+    noise = samples.lensing()[1].double()
+    if std:
+        mean = torch.from_numpy(np.mean([np.load(path) ** 2 for path in std], axis=0)).sqrt()
+        noise = torch.where(mean > 0, mean.double(), torch.inf)
+    if mask:
+        noise = torch.where(torch.from_numpy(np.load(mask)) > 0, noise, torch.inf)
+    return noise

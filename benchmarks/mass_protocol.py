@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import arguments, parse, publish
+from common import arguments, parse, publish, survey_noise
 
 from pnp_mlpatch import denoisers, e_mode, reconstruct, samples
 from pnp_mlpatch.lensing import (
@@ -50,7 +50,8 @@ def main():
     parser.add_argument("--amplitude", type=float, default=1.2, help="of the known spectrum")
     parser.add_argument("--no-errors", action="store_true", help="map_mass without intervals")
     args = parse(parser)
-    noise = noise_of(args)
+    noise = survey_noise(args.std, args.mask)
+    noise = noise[QUICK, QUICK] if args.quick else noise
     D = denoisers.make("mlpatch", weights="mlpatch-kappa")
     found: dict[str, list[dict]] = {}
     for sky in skies(args):
@@ -60,17 +61,6 @@ def main():
             for name, row in measure(truth, shear, D, args).items():
                 found.setdefault(name, []).append(row)
     publish(args, {"Mass maps by the public protocol": [summary(n, r) for n, r in found.items()]})
-
-
-def noise_of(args):
-    """The noise map (H, W), infinite where nothing was measured."""
-    noise = samples.lensing()[1].double()
-    if args.std:
-        std = torch.from_numpy(np.mean([np.load(path) ** 2 for path in args.std], axis=0)).sqrt()
-        noise = torch.where(std > 0, std.double(), torch.inf)
-    if args.mask:
-        noise = torch.where(torch.from_numpy(np.load(args.mask)) > 0, noise, torch.inf)
-    return noise[QUICK, QUICK] if args.quick else noise
 
 
 def skies(args):

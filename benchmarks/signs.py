@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import arguments, parse, publish
+from common import arguments, parse, publish, survey_noise
 
-from pnp_mlpatch import samples
 from pnp_mlpatch.lensing import (
     ShearMap,
     arcmin,
@@ -50,7 +49,9 @@ def main():
     parser.add_argument("--draws", type=int, default=20, help="of the noise (default: 20)")
     parser.add_argument("--galaxies", type=float, nargs="+", help="for each square arcminute")
     args = parse(parser)
-    noise, rows = noise_of(args), []
+    noise, rows = survey_noise(args.std, args.mask), []
+    if args.quick and not args.std:
+        noise = noise[100:196, 100:196]
     for n_gal in args.galaxies or [None]:
         scaled, density = scale(noise, n_gal, args.pixel)
         width = optimal_width(scaled, convergence_spectrum, args.pixel)
@@ -64,17 +65,6 @@ def main():
             for data, each in found.items()
         ]
     publish(args, {"Hints of a wrong sign": rows})
-
-
-def noise_of(args):
-    """The noise map (H, W), infinite where nothing was measured."""
-    noise = samples.lensing()[1].double()
-    if args.std:
-        std = torch.from_numpy(np.mean([np.load(path) ** 2 for path in args.std], axis=0)).sqrt()
-        noise = torch.where(std > 0, std.double(), torch.inf)
-    if args.mask:
-        noise = torch.where(torch.from_numpy(np.load(args.mask)) > 0, noise, torch.inf)
-    return noise[100:196, 100:196] if args.quick and not args.std else noise
 
 
 def scale(noise, n_gal, pixel):

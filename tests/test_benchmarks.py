@@ -271,6 +271,21 @@ def test_mass_errors(tmp_path):
     assert again == tables  # from the maps that were kept
 
 
+def test_mass_protocol(tmp_path):
+    (rows,) = run("mass_protocol", out=tmp_path / "p.json").values()
+    by_name = {row["method"]: row for row in rows}
+    assert float(by_name["MCALens"]["nrmse"]) < float(by_name["Kaiser-Squires, smoothed"]["nrmse"])
+    assert 0.75 < float(by_name["plug-and-play (map_mass)"]["covered"]) < 1
+
+
+def test_mass_clusters(tmp_path):
+    (rows,) = run("mass_clusters", out=tmp_path / "c.json").values()
+    assert [row["halo"] for row in rows] == ["nfw", "gauss"]
+    assert all(
+        float(row["Wiener"]) < float(row["map_mass, mlpatch-kappa-clusters"]) < 1.2 for row in rows
+    )
+
+
 def test_mass_patches(tmp_path):
     kept = tmp_path / "kept"
     (rows,) = run("mass_patches", "--plain", "--keep", kept, out=tmp_path / "m.json").values()

@@ -421,31 +421,30 @@ def noise_map(batch, height, width):
 
 
 def test_a_constant_map_is_its_number(mapped):
-    x = torch.rand(2, mapped.channels, 23, 18, generator=torch.Generator().manual_seed(12))
-    coords = torch.tensor([[3.25, 4.5], [0.0, 17.0], [21.6, 8.1]])
+    """In float64: in float32 a map is added after the products, a number with them."""
+    mapped = mapped.double()
+    x = torch.rand(2, mapped.channels, 23, 18, generator=torch.Generator().manual_seed(12)).double()
+    coords = torch.tensor([[3.25, 4.5], [0.0, 17.0], [21.6, 8.1]]).double()
     bound = 2e-5 if mapped.deform else 1e-6  # offsets that follow the content amplify rounding
     for level in (0.0, 0.13):
-        constant, number = torch.full((1, 1, 23, 18), level), mapped(x, level)
-        scale = max(1.0, float(number.abs().max()))
-        assert (mapped(x, constant) - number).abs().max() < bound * scale
+        constant = torch.full((1, 1, 23, 18), level, dtype=torch.float64)
+        assert (mapped(x, constant) - mapped(x, level)).abs().max() < bound
         difference = mapped.at(x, coords, constant) - mapped.at(x, coords, level)
         assert difference.abs().max() < 2 * bound
-    each = torch.tensor([0.05, 0.2]).reshape(2, 1, 1, 1)
+    each = torch.tensor([0.05, 0.2]).double().reshape(2, 1, 1, 1)
     levels = each.expand(-1, -1, 23, 18)
     assert (mapped(x, levels) - mapped(x, each.flatten())).abs().max() < bound
 
 
 def test_a_map_matters_where_it_is(mapped):
-    size = 4 * mapped.field + 8
+    """In float64, as above."""
+    mapped, size = mapped.double(), 4 * mapped.field + 8
     x = torch.rand(1, mapped.channels, 12, size, generator=torch.Generator().manual_seed(13))
-    halves = torch.full((1, 1, 12, size), 0.05)
+    x, halves = x.double(), torch.full((1, 1, 12, size), 0.05, dtype=torch.float64)
     halves[..., size // 2 :] = 0.2
     y, near = mapped(x, halves), mapped.field + 1
-    left, right = mapped(x, 0.05), mapped(x, 0.2)
-    # a map is added after the products, a number with them; deformed patches amplify rounding
-    close = {"atol": 2e-5 if mapped.deform else 2e-6}
-    assert torch.allclose(y[..., : size // 2 - near], left[..., : size // 2 - near], **close)
-    assert torch.allclose(y[..., size // 2 + near :], right[..., size // 2 + near :], **close)
+    assert torch.allclose(y[..., : size // 2 - near], mapped(x, 0.05)[..., : size // 2 - near])
+    assert torch.allclose(y[..., size // 2 + near :], mapped(x, 0.2)[..., size // 2 + near :])
     assert not torch.allclose(y[..., size // 2 :], mapped(x, 0.05)[..., size // 2 :], atol=1e-4)
 
 

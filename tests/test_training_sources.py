@@ -316,6 +316,13 @@ def test_settings(settings, words):
 # ---- mass maps
 
 
+def test_clusters_are_mass_maps_with_bright_halos():
+    maps = [open_sources(name, 1, 32, seed=1)[0] for name in ("convergence", "clusters")]
+    tops = [[float(source.whole(k).max()) for k in range(30)] for source in maps]
+    assert max(tops[0]) < 0.5 < max(tops[1])
+    assert sum(top > 0.5 for top in tops[1]) < 15  # on a part of them
+
+
 def test_generated_mass_maps():
     """About zero, one channel, of (seed, step); beside others they give half of the windows, and
     validation has maps of its own.
