@@ -6,11 +6,12 @@ pixels as channels). Rows are grey, sigma is uniform in 0 to 60/255, the schedul
 ends with the time. "CPU s" is the processor time of one 512 x 512 picture on one thread, the least
 of three. Two seeds differ by about 0.05 dB.
 Run: python benchmarks/members.py TRAIN_FOLDER [TRAIN_FOLDER ...] --validation FOLDER --minutes 4
-     --threads 1 [--only WORD ...]
+     --threads 1 [--only WORD ...] [--optimizers adamw muon]
 """
 
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -63,15 +64,16 @@ def main():
     parser.add_argument("--minutes", type=float, default=4.0, help="of one processor, for each row")
     parser.add_argument("--out", type=Path, default=Path("runs/members"))
     parser.add_argument("--only", nargs="*", help="rows that hold one of these words")
+    parser.add_argument("--optimizers", nargs="*", default=["adamw"], help="adamw, muon, or both")
     parser.add_argument("--size", type=int, default=128, help="of the training windows")
     args = parse(parser)
     images = read_folder(args.validation, 1, 1)
     images = [image[:, :48, :48] for image in images[:2]] if args.quick else images
     rows = []
-    for name, settings in ROWS.items():
+    for (name, settings), optimizer in product(ROWS.items(), args.optimizers):
         if args.only and not any(word in name for word in args.only):
             continue
-        folder = args.out / name.replace(" ", "-").replace(",", "")
+        folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{optimizer}"
         config = TrainConfig(
             data=[str(path) for path in args.data],
             out=str(folder),
@@ -79,6 +81,7 @@ def main():
             size=args.size,
             crop=max(4, args.size * 3 // 16 * 4),
             batch=4,
+            optimizer=optimizer,
             lr=1.5e-3,
             scale=0.6 if args.size == 128 else 1.0,
             precision="bfloat16",
@@ -93,6 +96,7 @@ def main():
         rows.append(
             {
                 "member": name,
+                "optimizer": optimizer,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "field": model.field,
                 "CPU s": seconds_of_use(model, 64 if args.quick else 512),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from pnp_mlpatch import cli, weights
 from pnp_mlpatch.denoisers.mlpatch import MLPatch
 from pnp_mlpatch.errors import InputError, PnPError, WeightsError
 from pnp_mlpatch.training import TrainConfig, loop, train
+from pnp_mlpatch.training._optimizers import Muon, optimizers
 from pnp_mlpatch.training.data import batch
 from pnp_mlpatch.training.sources import pictures
 
@@ -163,6 +165,37 @@ def test_weight_decay_is_for_kernels(config):
     assert apart(decayed, tensors(train(changed(config, "b"), progress=False))) > 1e-4
 
 
+def test_muon_makes_steps_orthogonal(config):
+    """All singular values of a step are near 0.2 lr sqrt(max(n, m)), those of any gradient."""
+    kernel = torch.nn.Parameter(torch.randn(16, 20, 3, 3))
+    flat = torch.nn.Parameter(torch.randn(40, 17))
+    before = [p.detach().flatten(1).clone() for p in (kernel, flat)]
+    optimizer = Muon([kernel, flat], lr=0.01, weight_decay=0.5)
+    for p in (kernel, flat):
+        spread = torch.logspace(0, -1, min(p.flatten(1).shape))  # of singular values
+        left, right = (torch.linalg.qr(torch.randn(n, len(spread)))[0] for n in p.flatten(1).shape)
+        p.grad = (left * spread @ right.T).reshape(p.shape)
+    optimizer.step()
+    for p, old in zip((kernel, flat), before, strict=True):
+        step = (0.995 * old - p.detach().flatten(1)) / (0.2 * 0.01 * math.sqrt(max(old.shape)))
+        values = torch.linalg.svdvals(step)
+        assert 0.6 < values.min() <= values.max() < 1.3
+        assert float((p.grad.flatten(1) * step).sum()) > 0  # downhill
+
+
+def test_muon_is_for_kernels_between_hidden_channels(config):
+    """The first and the last layer and the learned offsets stay with AdamW."""
+    wide = {"channels": 1, "rings": 2, "angles": 9, "features": 16, "dilations": [1, 1]}
+    model = MLPatch(**wide, width=32, depth=2)
+    adamw, muon = optimizers(changed(config, optimizer="muon"), list(model.parameters()))
+    taken = [p for group in muon.param_groups for p in group["params"]]
+    names = {name for name, p in model.named_parameters() if any(p is q for q in taken)}
+    assert names == {"stem.1.weight", "layers.0.weight", "layers.1.weight"}
+    rest = [p for group in adamw.param_groups for p in group["params"]]
+    assert len(rest) + len(taken) == len(list(model.parameters()))
+    assert len(optimizers(config, list(model.parameters()))) == 1
+
+
 # ---- weights to start from
 
 
@@ -228,6 +261,7 @@ def test_weights_that_do_not_fit(config, tmp_path):
         {"data": "procedural"},
         {"ema": 0, "weight_decay": 0.1},
         {"precision": "bfloat16"},
+        {"optimizer": "muon", "model": {"width": 16, "depth": 2, "rings": 1, "angles": 4}},
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from pnp_mlpatch.training.sources import check_data, check_window
 from pnp_mlpatch.weights import read_toml
 
 TASKS = ("denoise", "upscale", "pairs")
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("float32", "bfloat16", "float16")
 COUNTS = ("size", "crop", "batch", "steps", "queries", "checkpoint_every", "validate_every")
 
@@ -68,8 +69,11 @@ class TrainConfig:
         Highest learning rate.
     warmup : int
         Steps up to it; then a cosine to zero at ``steps``.
+    optimizer : str
+        "adamw", or "muon": Muon for kernels between hidden channels and AdamW for the rest, which
+        learns more from as many steps.
     weight_decay : float
-        Of AdamW, on tensors of two or more dimensions.
+        On tensors of two or more dimensions.
     clip : float
         Largest norm of the gradient; 0: any.
     ema : float
@@ -104,9 +108,10 @@ class TrainConfig:
     "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
     and adds the noise to the small image; ``sigma_max = 0``: none.
 
-    The loss is the mean of :math:`(D(x) - \mathrm{clean})^2 / (\sigma^2 + (5/255)^2)^{0.6}`. The
-    optimiser is AdamW with betas (0.9, 0.99). The decay of the average is min(ema, (1 + k) / (10 +
-    k)) at step k.
+    The loss is the mean of :math:`(D(x) - \mathrm{clean})^2 / (\sigma^2 + (5/255)^2)^{0.6}`. AdamW
+    has betas (0.9, 0.99). Kernels between hidden channels are tensors with 16 or more inputs and
+    outputs; Muon (Jordan 2024) makes their steps orthogonal. The decay of the average is min(ema,
+    (1 + k) / (10 + k)) at step k.
 
     Under ``torchrun``, every process takes its share of the batch, on a GPU of its own with
     ``device = "cuda"``. The result is that of one process, to rounding.
@@ -133,6 +138,7 @@ class TrainConfig:
     steps: int = 20_000
     lr: float = 1e-3
     warmup: int = 300
+    optimizer: str = "adamw"
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
@@ -160,7 +166,11 @@ class TrainConfig:
                 )
         if not isinstance(self.permute, bool):
             raise InputTypeError(f"train: permute must be true or false, got {self.permute!r}.")
-        for name, known in (("task", TASKS), ("precision", PRECISIONS)):
+        for name, known in (
+            ("task", TASKS),
+            ("precision", PRECISIONS),
+            ("optimizer", OPTIMIZERS),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(
                     f"train: {name} must be {' or '.join(map(repr, known))}, "

@@ -21,6 +21,7 @@ from pnp_mlpatch.io import checkpoint
 from pnp_mlpatch.io.atomic import check_writable
 from pnp_mlpatch.io.lock import lock
 from pnp_mlpatch.training._log import add_row, cut_log, plot_log
+from pnp_mlpatch.training._optimizers import optimizers
 from pnp_mlpatch.training._processes import processes, sum_over_processes
 from pnp_mlpatch.training.config import TrainConfig
 from pnp_mlpatch.training.data import Batch, batch
@@ -134,13 +135,7 @@ class _Training:
         checked = config.validation if rank == 0 and config.validation else []
         self.validation = open_sources(checked, channels, smallest, config.window, config.seed + 1)
         self.parameters = list(self.model.parameters())
-        matrices = [p for p in self.parameters if p.ndim >= 2]
-        vectors = [p for p in self.parameters if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+        self.optimizers = optimizers(config, self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.loss, self.start = 0.0, time.perf_counter()
         self.ahead: Batch | None = None
@@ -179,7 +174,8 @@ class _Training:
         """Make one step of the optimiser; return the loss before it."""
         config = self.config
         loss = self._loss(self.ahead or self._images(step))
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         # made while a GPU is busy, which the next line waits for
         more = self.device.type == "cuda" and step + 1 < config.steps
@@ -191,13 +187,15 @@ class _Training:
                 f"train: the loss is {value} at step {step}. Lower lr (now {config.lr}); "
                 f"the last checkpoint is kept in {self.out}."
             )
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         if config.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         rate = learning_rate(config, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not self.model:
             _follow(self.average, self.model, min(config.ema, (1 + step) / (10 + step)))
@@ -237,8 +235,8 @@ class _Training:
         return {
             "model": self.model,
             "average": self.average,
-            "optimizer": self.optimizer,
             "scaler": self.scaler,
+            **dict(zip(("optimizer", "kernels"), self.optimizers, strict=False)),
         }
 
     def _seconds(self) -> float:
