@@ -191,6 +191,16 @@ def test_colour_inpainting(sets, tmp_path):
     assert {"start", "mlpatch-colour"} <= set(rows[0])
 
 
+def test_deepen_hardly_changes_the_result(tmp_path):
+    out = tmp_path / "deeper.safetensors"
+    run("deepen", "mlpatch-grey", out, "--after", "2", "4", out=tmp_path / "table.json")
+    old, deeper = MLPatch.load(DIRECTORY / "mlpatch-grey.safetensors"), MLPatch.load(out)
+    assert deeper.field == old.field + 4
+    x = samples.camera()[..., :96, :96] + 0.1 * torch.randn(1, 1, 96, 96)
+    with torch.no_grad():
+        assert (deeper(x, 0.1) - old(x, 0.1)).norm() < 0.1 * (old(x, 0.1) - x).norm()
+
+
 def test_ship_weights_quick_writes_nothing(sets, tmp_path):
     path = tmp_path / "weights.safetensors"
     trained_in_colour(path)
