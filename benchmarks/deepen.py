@@ -1,7 +1,8 @@
 """Insert layers into an MLPatch that hardly change what it computes, to train a deeper one from it.
 
 Each new 3 x 3 convolution copies its input. The activation that follows it changes large features
-little, and the features of late layers are large: there the PSNR falls by some hundredths of a dB. The new weights are the "init" of a training.
+little, and the features of late layers are large: there the PSNR falls by some hundredths of a dB.
+The new weights are the "init" of a training.
 Run: python benchmarks/deepen.py WEIGHTS OUT.safetensors --after 4 5 6 --dilation 2
 """
 

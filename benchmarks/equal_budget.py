@@ -1,12 +1,12 @@
 """Train several denoisers on the same images for the same processor time: MLPatch (both members),
-the published one, DnCNN, U-Net.
+the published one, DnCNN, IRCNN, U-Net, DRU-Net.
 
 The time of a step is measured first, as processor time of one thread, which hardly depends on what
 else the machine does; the number of steps follows from it, and the schedule of each recipe is
 stretched to it. The weights go to OUT/NAME/weights.safetensors; benchmarks/denoising.py --weights
 OUT/*/weights.safetensors makes the table of them.
 Run: python benchmarks/equal_budget.py FOLDER --minutes 6 --threads 1 --out runs/equal [--only NAME
-     ...]
+     ...] [--optimizer muon]
 """
 
 import tempfile
@@ -26,7 +26,9 @@ NAMES = {
     "mlpatch-samples": "mlpatch-samples-grey",
     "mlpatch-published": "mlpatch-published",
     "dncnn": "dncnn-grey",
+    "ircnn": "ircnn-grey",
     "unet": "unet-grey",
+    "drunet": "drunet-grey",
 }
 
 
@@ -59,6 +61,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--out", type=Path, default=Path("runs/equal"))
     parser.add_argument("--only", nargs="*", choices=NAMES)
+    parser.add_argument("--optimizer", help="of all networks, if not that of each recipe")
     parser.add_argument("--size", type=int, help="of the training windows, if not 128")
     args = parse(parser)
     rows = []
@@ -70,6 +73,8 @@ def main():
         }
         values.pop("validation", None)
         config = TrainConfig.from_dict(values)
+        if args.optimizer:
+            config = replace(config, optimizer=args.optimizer)
         if args.size:
             config = replace(config, size=args.size, crop=min(config.crop, args.size))
         path = args.out / name / "weights.safetensors"
