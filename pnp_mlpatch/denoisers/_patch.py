@@ -297,7 +297,7 @@ class PatchNetwork(Network):
             weight = take.weight if self.stem else self._centred(take.weight)
             h = take(self._samples(features, coords, offsets), level, weight, self.activation)
             step = move(h, level)[..., 0].movedim(1, 2).unflatten(-1, (-1, 2))
-            offsets = self._within(offsets + step.to(offsets.dtype))
+            offsets = self._within(offsets + self.radius * step.to(offsets.dtype))
         return offsets
 
     def _mlp(self, h: Tensor, level: Tensor) -> Tensor:
