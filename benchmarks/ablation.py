@@ -37,6 +37,7 @@ LEARNED = {
     "depth": 2,
 }
 SAMPLES = {"radius": 6.0, "rings": 8, "angles": 12, "width": 128, "depth": 3}
+NEAR = {**SAMPLES, "radius": 4.0, "rings": 4, "angles": 6}
 SECTORS = {"radius": 6.0, "rings": 9, "angles": 9, "sectors": (48, 32), "width": 96, "depth": 2}
 
 
@@ -136,6 +137,8 @@ ROWS = {
     "samples: fixed offsets": (Fixed, SAMPLES, 1),
     "samples: radius 8": (MLPatch, {**SAMPLES, "radius": 8.0}, 1),
     "samples: radius 4.5": (MLPatch, {**SAMPLES, "radius": 4.5}, 1),
+    "samples: 24 of them in 4 pixels": (MLPatch, NEAR, 1),
+    "samples: 24 of them in 4 pixels, deformed twice": (MLPatch, {**NEAR, "deform": 2}, 1),
     "samples: 48 of them": (MLPatch, {**SAMPLES, "rings": 6, "angles": 8}, 1),
     "samples: ReLU": (MLPatch, {**SAMPLES, "activation": "relu"}, 1),
     "samples: MLP 96 x 5": (MLPatch, {**SAMPLES, "width": 96, "depth": 5}, 1),

@@ -66,7 +66,7 @@ def random_network(**config):
     for layer in (*net.stem, *net.layers):
         torch.nn.init.normal_(layer.bias, std=0.2)
     for _, move in net.steer:
-        torch.nn.init.normal_(move.weight, std=0.1)
+        torch.nn.init.normal_(move.weight, std=0.1 / net.radius)  # steps are in radii
     return net.eval().requires_grad_(False)
 
 

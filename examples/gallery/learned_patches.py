@@ -32,6 +32,16 @@ figure = viz.patches_over(D, noisy, [(20, 30), (60.5, 40.25), (76, 3)], sigma)
 viz.save(figure, out / "learned_patches_over.png", dpi=100)
 
 # %%
+# Patches that follow the content
+# -------------------------------
+# Another network moves its samples by what it sees, twice. In flat regions the patch is round; at
+# an edge it is narrow, follows the edge, and stays on the side of its pixel.
+follows = denoisers.make("mlpatch", weights="mlpatch-deform-grey")
+places = [(36, 57), (33, 62), (50, 68), (60, 30)]
+figure = viz.patches_over(follows, noisy, places, sigma)
+viz.save(figure, out / "learned_patches_follow.png", dpi=100)
+
+# %%
 # What moves the result
 # ---------------------
 # The derivative of one output pixel by each input pixel, over four decades: grey is exactly zero.
@@ -45,6 +55,10 @@ for name, other in (("MLPatch", D), ("U-Net", denoisers.make("unet"))):
 # --------------
 rows = [
     {"denoiser": name, "PSNR (dB)": float(psnr(denoiser(noisy, sigma), clean))}
-    for name, denoiser in (("MLPatch, learned patch", D), ("U-Net", denoisers.make("unet")))
+    for name, denoiser in (
+        ("MLPatch, learned patch", D),
+        ("MLPatch, patch that follows the content", follows),
+        ("U-Net", denoisers.make("unet")),
+    )
 ]
 print(table(rows))

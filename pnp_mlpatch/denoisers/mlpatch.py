@@ -319,10 +319,10 @@ def mlpatch(
     Parameters
     ----------
     weights : str or path
-        "auto": "mlpatch-grey" for images of one channel and "mlpatch-colour-folded" for three, at
-        each call. Else a file of this package's training, or a shipped name: these two and
-        "mlpatch-colour" (all shifts) for photographs in [0, 1], "mlpatch-ct" for chest CT (-1024
-        ... 1024 HU mapped to [0, 1]), all for sigma 0 to 60/255; "mlpatch-samples-grey";
+        "auto": "mlpatch-grey" for one channel and "mlpatch-colour-folded" for three, at each call.
+        Else a file of this package's training, or a shipped name: these two and "mlpatch-colour"
+        (all shifts) for photographs in [0, 1], "mlpatch-ct" for chest CT (-1024 ... 1024 HU mapped
+        to [0, 1]), all for sigma 0 to 60/255; "mlpatch-samples-grey", "mlpatch-deform-grey" (slow);
         "mlpatch-sr" to :meth:`~MLPatch.upscale`; "mlpatch-kappa(-clusters)" for mass maps.
     tile : int, optional
         Side of the tiles; by default that of :class:`MLPatch`.
