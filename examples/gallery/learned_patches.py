@@ -37,8 +37,7 @@ viz.save(figure, out / "learned_patches_over.png", dpi=100)
 # Another network moves its samples by what it sees, twice. In flat regions the patch is round; at
 # an edge it is narrow, follows the edge, and stays on the side of its pixel.
 follows = denoisers.make("mlpatch", weights="mlpatch-deform-grey")
-places = [(36, 57), (33, 62), (50, 68), (60, 30)]
-figure = viz.patches_over(follows, noisy, places, sigma)
+figure = viz.patches_over(follows, noisy, [(36, 57), (33, 62), (50, 68), (60, 30)], sigma)
 viz.save(figure, out / "learned_patches_follow.png", dpi=100)
 
 # %%
@@ -53,12 +52,9 @@ for name, other in (("MLPatch", D), ("U-Net", denoisers.make("unet"))):
 # %%
 # How good it is
 # --------------
+all_three = {"learned patch": D, "follows": follows, "U-Net": denoisers.make("unet")}
 rows = [
     {"denoiser": name, "PSNR (dB)": float(psnr(denoiser(noisy, sigma), clean))}
-    for name, denoiser in (
-        ("MLPatch, learned patch", D),
-        ("MLPatch, patch that follows the content", follows),
-        ("U-Net", denoisers.make("unet")),
-    )
+    for name, denoiser in all_three.items()
 ]
 print(table(rows))
