@@ -5,7 +5,7 @@ The data are simulated on a grid twice as fine. SIRT and CGLS have the best numb
 TV the best weight of a sweep, each chosen with the truth. MLPatch has no truth, and one recipe
 everywhere (tuning.recipe): sigma from the noise (schedules.from_noise), a start by TV of strength 2
 (150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch, and 20 more with
-half of alpha, and with a quarter, as long as the residual of the data exceeds the noise; with
+half of alpha if the residual of the data exceeds the noise; with
 weights from photographs (mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in
 dB, of [0, 1] = -1024 ... 1024 HU.
 
@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--only", nargs="+", help="parts of the names of cases")
     parser.add_argument("--slices", type=int, default=2, help="images of each case (default: 2)")
     parser.add_argument(
-        "--lowest", type=float, default=0.25, help="of the discrepancy; 1 leaves it out"
+        "--lowest", type=float, default=0.5, help="of the discrepancy; 1 leaves it out"
     )
     args = parse(parser)
     size = 64 if args.quick else 512

@@ -165,7 +165,14 @@ def test_the_levels_of_the_last_step_are_held(truth):
 
     solver = solvers.make("hqs", sigma=(0.3, 0.2, 0.1), iterations=3, alpha_scale=0.5)
     found = discrepancy(
-        noisy(A, truth, 0.1), A, watched, solver, noise=0.1, iterations=2, progress=False
+        noisy(A, truth, 0.1),
+        A,
+        watched,
+        solver,
+        noise=0.1,
+        lowest=0.25,
+        iterations=2,
+        progress=False,
     )
     assert seen == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1])
     # the mean over the images, of which the rough one alone is lowered
@@ -185,9 +192,11 @@ def test_where_alpha_changes_nothing_it_stays(truth):
 def test_alpha_given_is_the_one_that_is_lowered(truth):
     A = Identity((1, SIZE, SIZE))
     solver = solvers.make("admm", alpha=3.0, iterations=5, tol=0)
-    found = discrepancy(
-        noisy(A, truth, 0.1)[1:], A, mostly_smooth, solver, noise=0.1, iterations=3, progress=False
-    )
+    settings = {"noise": 0.1, "iterations": 3, "progress": False}
+    q = noisy(A, truth, 0.1)[1:]
+    once = discrepancy(q, A, mostly_smooth, solver, **settings)
+    assert [result.history["alpha"][0] for result in once.runs] == [3.0, 1.5]
+    found = discrepancy(q, A, mostly_smooth, solver, lowest=0.25, **settings)
     assert [result.history["alpha"][0] for result in found.runs] == [3.0, 1.5, 0.75]
 
 

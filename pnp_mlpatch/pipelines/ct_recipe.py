@@ -180,7 +180,7 @@ def _by_recipe(
         x0=x0,
         noise=noise,
         sigma=sigma,
-        lowest=0.25 if slab.counts is None else 1.0,
+        lowest=0.5 if slab.counts is None else 1.0,
         preset=preset,
         callbacks=[change],
         progress=False,

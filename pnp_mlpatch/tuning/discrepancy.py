@@ -42,7 +42,7 @@ class Preset:
     lowest: float
 
 
-PRESETS = {"fast": Preset(20, 10, 6, 1.0), "standard": Preset(150, 60, 40, 0.25)}
+PRESETS = {"fast": Preset(20, 10, 6, 1.0), "standard": Preset(150, 60, 40, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def discrepancy(
     *,
     noise: float | Tensor,
     x0: Tensor | None = None,
-    lowest: float = 0.25,
+    lowest: float = 0.5,
     iterations: int = 20,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Discrepancy:
     r"""Run a solver, then halve alpha for each image whose residual exceeds its noise.
 
-    .. math:: \alpha = s \, (\mathrm{noise} / \sigma)^2, \qquad s = 1, 1/2, 1/4, \dots
+    .. math:: \alpha = s \, (\mathrm{noise} / \sigma)^2, \qquad s = 1, 1/2, \dots
         \quad \text{until} \quad \chi^2(x) \le 1 \ \text{or} \ s / 2 < \mathrm{lowest}
 
     The weight for s = 1 is right for a denoiser that knows this kind of image. A denoiser that
@@ -200,7 +200,7 @@ def recipe(
     noise: float | Tensor,
     sigma: schedules.Schedule,
     x0: Tensor | None = None,
-    lowest: float = 0.25,
+    lowest: float = 0.5,
     preset: str = "standard",
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
@@ -209,8 +209,7 @@ def recipe(
 
     1. A start by total variation of strength 2: at most 150 iterations of ``fast_admm``.
     2. 40 iterations of ``fast_admm`` with the denoiser from there.
-    3. :func:`discrepancy`: 20 more with half of alpha, then with a quarter, for the images whose
-       residual exceeds the noise.
+    3. :func:`discrepancy`: 20 more with half of alpha, where the residual exceeds the noise.
 
     Parameters
     ----------
