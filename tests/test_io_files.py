@@ -246,6 +246,22 @@ def test_only_one_holds_a_lock(tmp_path):
     assert set(most) == {1}
 
 
+def test_a_lock_that_vanishes_while_it_is_taken(tmp_path, monkeypatch):
+    """The holder removes the file after it was opened, before it is looked at: it is made anew."""
+    place, real, left = tmp_path / ".v.lock", Path.stat, [1]
+
+    def stat(self, **settings):
+        if self == place and left and left.pop():
+            place.unlink()
+        return real(self, **settings)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with lock(tmp_path / "v"):
+        assert not left
+        assert place.exists()
+    assert not place.exists()
+
+
 # ---- the process
 
 BIN = [sys.executable, "-m", "pnp_mlpatch.cli"]

@@ -86,13 +86,21 @@ def _take(place: Path, path: str | PathLike[str], until: float) -> int:
                     f"{place}: no lock, since the file system has none ({error.strerror}).",
                     stacklevel=5,
                 )
-            if os.path.exists(place) and os.path.samestat(os.fstat(descriptor), os.stat(place)):
+            if _is_at(descriptor, place):
                 _sign(descriptor)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder ended and removed it between our two calls
+
+
+def _is_at(descriptor: int, place: Path) -> bool:
+    """Whether an open file still has its name; its holder may remove it at any moment."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), place.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sign(descriptor: int) -> None:
