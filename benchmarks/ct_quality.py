@@ -5,9 +5,9 @@ The data are simulated on a grid twice as fine. SIRT and CGLS have the best numb
 TV the best weight of a sweep, each chosen with the truth. MLPatch has no truth, and one recipe
 everywhere (tuning.recipe): sigma from the noise (schedules.from_noise), a start by TV of strength 2
 (150 iterations of fast_admm, fewer if they stand still), then 40 with MLPatch, and 20 more with
-half of alpha if the residual of the data exceeds the noise; with
-weights from photographs (mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in
-dB, of [0, 1] = -1024 ... 1024 HU.
+half of alpha if the residual of the data exceeds the noise; with weights from photographs
+(mlpatch-grey) and from chest CT of other patients (mlpatch-ct). PSNR in dB, of [0, 1] = -1024 ...
+1024 HU.
 
 Run: python benchmarks/ct_quality.py [--chest FILE.npz] [--head FOLDER] [--pictures FOLDER] [--only
      NAME ...] [--slices N] [--lowest 1]

@@ -196,9 +196,12 @@ def test_deepen_hardly_changes_the_result(tmp_path):
     run("deepen", "mlpatch-grey", out, out=tmp_path / "table.json")
     old, deeper = MLPatch.load(DIRECTORY / "mlpatch-grey.safetensors"), MLPatch.load(out)
     assert deeper.field == old.field + 6
-    x = samples.camera()[..., :96, :96] + 0.1 * torch.randn(1, 1, 96, 96)
+    noise = torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    x = samples.camera()[..., :96, :96] + 0.1 * noise
     with torch.no_grad():
         assert (deeper(x, 0.1) - old(x, 0.1)).norm() < 0.1 * (old(x, 0.1) - x).norm()
+    with pytest.raises(SystemExit):  # there is no layer 99
+        run("deepen", "mlpatch-grey", out, "--after", 99, out=tmp_path / "table.json")
 
 
 def test_ship_weights_quick_writes_nothing(sets, tmp_path):

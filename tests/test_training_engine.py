@@ -165,7 +165,7 @@ def test_weight_decay_is_for_kernels(config):
     assert apart(decayed, tensors(train(changed(config, "b"), progress=False))) > 1e-4
 
 
-def test_muon_makes_steps_orthogonal(config):
+def test_muon_makes_steps_orthogonal():
     """All singular values of a step are near 0.2 lr sqrt(max(n, m)), those of any gradient."""
     kernel = torch.nn.Parameter(torch.randn(16, 20, 3, 3))
     flat = torch.nn.Parameter(torch.randn(40, 17))
