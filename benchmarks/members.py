@@ -6,7 +6,7 @@ pixels as channels). Rows are grey, sigma is uniform in 0 to 60/255, the schedul
 ends with the time. "CPU s" is the processor time of one 512 x 512 picture on one thread, the least
 of three. Two seeds differ by about 0.05 dB.
 Run: python benchmarks/members.py TRAIN_FOLDER [TRAIN_FOLDER ...] --validation FOLDER --minutes 4
-     --threads 1 [--only WORD ...] [--optimizers adamw muon]
+     --threads 1 [--only WORD ...] [--optimizers adamw muon] [--losses squares log]
 """
 
 import time
@@ -65,15 +65,16 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/members"))
     parser.add_argument("--only", nargs="*", help="rows that hold one of these words")
     parser.add_argument("--optimizers", nargs="*", default=["adamw"], help="adamw, muon, or both")
+    parser.add_argument("--losses", nargs="*", default=["squares"], help="squares, log, or both")
     parser.add_argument("--size", type=int, default=128, help="of the training windows")
     args = parse(parser)
     images = read_folder(args.validation, 1, 1)
     images = [image[:, :48, :48] for image in images[:2]] if args.quick else images
     rows = []
-    for (name, settings), optimizer in product(ROWS.items(), args.optimizers):
+    for (name, settings), optimizer, loss in product(ROWS.items(), args.optimizers, args.losses):
         if args.only and not any(word in name for word in args.only):
             continue
-        folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{optimizer}"
+        folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{optimizer}-{loss}"
         config = TrainConfig(
             data=[str(path) for path in args.data],
             out=str(folder),
@@ -82,6 +83,7 @@ def main():
             crop=max(4, args.size * 3 // 16 * 4),
             batch=4,
             optimizer=optimizer,
+            loss=loss,
             lr=1.5e-3,
             scale=0.6 if args.size == 128 else 1.0,
             precision="bfloat16",
@@ -97,6 +99,7 @@ def main():
             {
                 "member": name,
                 "optimizer": optimizer,
+                "loss": loss,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "field": model.field,
                 "CPU s": seconds_of_use(model, 64 if args.quick else 512),

@@ -358,6 +358,7 @@ def test_a_loss_that_is_not_finite(config):
             "train: sigma_max must be > 0 to learn to denoise, got 0. Only task = 'upscale'",
         ),
         ({"optimizer": "sgd"}, "train: optimizer must be 'adamw' or 'muon', got 'sgd'"),
+        ({"loss": "psnr"}, "train: loss must be 'squares' or 'log', got 'psnr'"),
         ({"seed": -1}, "train: seed must be an integer >= 0, got -1"),
         ({"ema": 1.0}, r"train: ema must be in \[0, 1\), got 1.0"),
         ({"factor": 1}, r"train: factor must be > 1 and at most size \(16\), got 1"),

@@ -102,6 +102,22 @@ def test_the_average_is_saved_and_the_checkpoint_holds_both(config, monkeypatch)
     assert apart(state["model"], state["average"]) > 1e-5
 
 
+@pytest.mark.parametrize("loss", ["squares", "log"])
+def test_the_loss_of_a_step(config, loss):
+    """The mean over the images of the batch, each written out from its error and its noise."""
+    training = loop._Training(changed(config, loss=loss), torch.device("cpu"), 0, 1)
+    images = training._images(0)
+    noisy, sigma, clean, _ = images
+    found = training._loss(images)
+    terms = []
+    for x, s, truth in zip(training.model.denoise_block(noisy, sigma), sigma, clean, strict=True):
+        error = float((x - truth).square().mean())
+        weight = (float(s) ** 2 + (5 / 255) ** 2) ** -0.6
+        terms.append(weight * error if loss == "squares" else 0.01 * math.log(1 + 255**2 * error))
+    assert float(found) == pytest.approx(sum(terms) / 4, rel=1e-5)
+    assert len(set(terms)) == 4
+
+
 def test_without_an_average_the_weights_are_saved(config, monkeypatch):
     monkeypatch.setattr(loop, "_follow", lambda *args: pytest.fail("it averages"))
     saved = tensors(train(changed(config, ema=0), progress=False))

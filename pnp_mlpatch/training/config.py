@@ -14,6 +14,7 @@ from pnp_mlpatch.weights import read_toml
 
 TASKS = ("denoise", "upscale", "pairs")
 OPTIMIZERS = ("adamw", "muon")
+LOSSES = ("squares", "log")
 PRECISIONS = ("float32", "bfloat16", "float16")
 COUNTS = ("size", "crop", "batch", "steps", "queries", "checkpoint_every", "validate_every")
 
@@ -72,6 +73,8 @@ class TrainConfig:
     optimizer : str
         "adamw", or "muon": Muon for kernels between hidden channels and AdamW for the rest, which
         learns more from as many steps.
+    loss : str
+        "squares": errors weighted by the noise level; "log": the PSNR of each image. See the notes.
     weight_decay : float
         On tensors of two or more dimensions.
     clip : float
@@ -108,8 +111,10 @@ class TrainConfig:
     "upscale" shrinks the window (antialiased bicubic, the coarse grid at a random sub-pixel shift)
     and adds the noise to the small image; ``sigma_max = 0``: none.
 
-    The loss is the mean of :math:`(D(x) - \mathrm{clean})^2 / (\sigma^2 + (5/255)^2)^{0.6}`. AdamW
-    has betas (0.9, 0.99). Kernels between hidden channels are tensors with 16 or more inputs and
+    With e the mean square of D(x) - clean over an image, the loss is the mean over the batch of
+    :math:`e / (\sigma^2 + (5/255)^2)^{0.6}` ("squares") or of :math:`0.01 \log(1 + 255^2 e)`
+    ("log"), which asks for the PSNR, so that smooth images count as much as textures. AdamW has
+    betas (0.9, 0.99). Kernels between hidden channels are tensors with 16 or more inputs and
     outputs; Muon (Jordan 2024) makes their steps orthogonal. The decay of the average is min(ema,
     (1 + k) / (10 + k)) at step k.
 
@@ -139,6 +144,7 @@ class TrainConfig:
     lr: float = 1e-3
     warmup: int = 300
     optimizer: str = "adamw"
+    loss: str = "squares"
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
@@ -170,6 +176,7 @@ class TrainConfig:
             ("task", TASKS),
             ("precision", PRECISIONS),
             ("optimizer", OPTIMIZERS),
+            ("loss", LOSSES),
         ):
             if getattr(self, name) not in known:
                 raise InputError(

@@ -217,6 +217,8 @@ class _Training:
             else:
                 denoised = model.at(noisy, coords, sigma.flatten())
         error = (denoised.float() - clean).square().flatten(1).mean(dim=1)
+        if config.loss == "log":
+            return 0.01 * torch.log1p(255**2 * error).sum() / config.batch
         return (error / (sigma.flatten() ** 2 + (5 / 255) ** 2) ** 0.6).sum() / config.batch
 
     def _validate(self, done: int) -> None:
