@@ -6,6 +6,7 @@ mapped to [0, 1] and cut), or an .npy with a convergence map (one scale for all:
 0.4). Sets named after --out-of-distribution are of another kind than what the networks were trained
 on; the second table compares the two groups. A network of three channels is scored on colour sets,
 and one of one channel beside it on every channel by itself; the third table has the difference.
+The last table has what is left of the noise on a flat image, which no texture hides.
 
 The noise of image k at level s comes from the seed 1000 s + k, so every run and every denoiser sees
 the same data. Time is processor time, so other programs on the machine hardly count.
@@ -53,6 +54,10 @@ def scores(D: Any, images: list[Tensor], level: int, name: str) -> tuple[float, 
     return statistics.mean(a for a, _ in found), statistics.mean(b for _, b in found)
 
 
+def in_range(D: Any, level: int) -> bool:
+    return not D.info.sigma_range or level / 255 <= D.info.sigma_range[1] * (1 + 1e-4)
+
+
 def measure(
     name: str, D: Any, images: list[Tensor], levels: Sequence[int]
 ) -> dict[str, Any] | None:
@@ -66,12 +71,19 @@ def measure(
     row: dict[str, Any] = {"denoiser": name}
     start = time.process_time()
     for level in levels:
-        beyond = D.info.sigma_range and level / 255 > D.info.sigma_range[1] * (1 + 1e-4)
         row[f"PSNR {level}"], row[f"SSIM {level}"] = (
-            ("-", "-") if beyond else scores(D, images, level, name)
+            scores(D, images, level, name) if in_range(D, level) else ("-", "-")
         )
     pixels = len(levels) * sum(image.shape[-1] * image.shape[-2] for image in images)
     return row | {"CPU us per pixel": 1e6 * (time.process_time() - start) / pixels}
+
+
+@torch.no_grad()
+def left_on_a_flat_image(D: Any, level: int, side: int) -> float:
+    """The standard deviation of what is left on a flat image, in per cent of that of the noise."""
+    flat = torch.full((1, D.info.channels or 1, side, side), 0.5)
+    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(level))
+    return 100 * float((D(flat + level / 255 * noise, level / 255) - flat).std()) * 255 / level
 
 
 def generalisation(rows: list[dict[str, Any]], levels: Sequence[int]) -> list[dict[str, Any]]:
@@ -201,6 +213,12 @@ def main():
     tables[f"Colour against grey on every channel, PSNR (dB) at {level}"] = colour(
         rows, kinds, level
     )
+    tables["Noise left on a flat image, in per cent of sigma"] = [
+        {"denoiser": name}
+        | {str(s): left_on_a_flat_image(D, s, 48 if args.quick else 256) for s in args.levels}
+        for name, D in candidates.items()
+        if (not args.only or name in args.only) and in_range(D, max(args.levels))
+    ]
     publish(args, tables)
 
 
