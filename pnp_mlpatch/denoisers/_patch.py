@@ -54,7 +54,7 @@ class PatchNetwork(Network):
 
     def __init__(self, settings: dict[str, Any]):
         given, features, fold = (settings[name] for name in ("tile", "features", "fold"))
-        tile = (256 if fold != 1 else 128 if features else 64) if given is None else given
+        tile = (512 if fold != 1 else 128 if features else 64) if given is None else given
         check_settings({**settings, "tile": tile})
         super().__init__(settings["channels"], float(settings["sigma_max"]), in_file(settings))
         self.tile, self.fold = tile, fold
