@@ -119,7 +119,7 @@ def test_denoising(sets, tmp_path):
         *("--weights", "dncnn-grey", colour, "--levels", 25),
         out=tmp_path / "d.json",
     )
-    rows, groups, difference = found.values()
+    rows, groups, difference, left = found.values()
     assert [row["denoiser"] for row in rows if row["set"] == "colour"] == [
         "TV",
         "dncnn-grey per channel",
@@ -129,6 +129,8 @@ def test_denoising(sets, tmp_path):
     assert all(row["PSNR 25"] > 21 for row in rows if row["denoiser"] == "dncnn-grey")
     assert [row["denoiser"] for row in groups] == ["TV", "dncnn-grey"]
     assert difference[0]["in colour"] == "colour"
+    assert [row["denoiser"] for row in left] == ["TV", "dncnn-grey", "colour"]
+    assert all(0 < row["25"] < 30 for row in left[:2])
 
 
 def trained_in_colour(path):
