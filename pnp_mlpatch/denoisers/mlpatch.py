@@ -99,7 +99,7 @@ class MLPatch(PatchNetwork):
     sigma_max : float
         Top of the trained noise range, in the units of the image; 0: images without noise.
     tile : int, optional
-        Side of the tiles, which bounds memory; by default what fits a cache, on a GPU 2 GiB.
+        Side of the tiles, which bounds memory; by default 64 to 512, on a GPU what takes 2 GiB.
 
     Raises
     ------
